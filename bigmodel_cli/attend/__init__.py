@@ -65,11 +65,11 @@ def _attend_text(
             "attend shows texts and pictures; of sound, those of one length (data.seconds)"
         )
     tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
-    reader: Reader
-    if loaded.model.can_generate:
-        reader = Prompts(tokenizer, loaded.model.limit, options)
-    else:
-        reader = kind.reader(options, loaded.assets)
+    reader: Reader = (
+        Prompts(tokenizer, loaded.model.limit, options)
+        if loaded.model.can_generate
+        else kind.reader(options, loaded.assets)
+    )
     content, truncated = reader.read(text, "the text")
     if truncated:
         say(f"the text is cut: the model reads {reader.most}")
@@ -77,10 +77,8 @@ def _attend_text(
     labels = name_tokens(tokenizer, batch["tokens"][0].tolist())
     heads = record_heads(loaded.model, loaded.model.arguments(batch), labels)
     check_choice(heads, layer, head)
-    last = len(heads.layers) - 1
-    layers = (
-        range(last + 1) if layer is None and head is None else [last if layer is None else layer]
-    )
+    every = range(len(heads.layers))
+    layers = every if layer is None and head is None else [every[-1] if layer is None else layer]
     title = f"{loaded.name} ({loaded.spec.model.type}), attention in: {' '.join(text.split())}"
     draw_heads(heads, layers, head, title, picture)
     shown = show_heads(heads, layers[-1], head, color)

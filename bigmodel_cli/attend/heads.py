@@ -18,9 +18,7 @@ from bigmodel_cli.parts.contract import attending
 
 @dataclass(frozen=True)
 class Heads:
-    """`weights[i]` (H, T, T) are those of layer `layers[i]`:
-    row t is what position t attends to.
-    """
+    """`weights[i]` (H, T, T) are those of `layers[i]`: row t is what position t attends to."""
 
     tokens: list[str]
     layers: list[str]

@@ -14,8 +14,7 @@ MOST_COLUMNS = 64
 
 
 def show_heads(heads: Heads, layer: int, head: int | None, color: bool) -> str:
-    """One head's weights (None: the layer's mean) as a map, and what each head's last row attends
-    to.
+    """One head's weights (None: the layer's mean) as a map, and what each head's last row looks at.
 
     Rows are queries, columns keys. Only the last 48 tokens are drawn.
     """

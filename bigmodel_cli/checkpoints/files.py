@@ -25,9 +25,7 @@ MOST_JSON = 32_000_000
 MOST_WIDE = 4_000_000
 """Most bytes where there is non-ASCII text, which may take four bytes per character in memory."""
 MOST_VALUES = 1_000_000
-"""Most commas, colons and opening brackets: a tensor's entry has about 10, and takes half a
-kilobyte of memory.
-"""
+"""Most commas, colons and opening brackets: a tensor's entry has 10, and takes 512 bytes."""
 MOST_DIGITS = 20
 """Most digits of an integer, as 2^64 has: arithmetic with longer ones is slow."""
 CHUNK = 4_000_000

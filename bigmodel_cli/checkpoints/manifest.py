@@ -1,6 +1,4 @@
-"""manifest.json: which files a checkpoint has, their sizes and hashes, and the shape and dtype of
-every tensor.
-"""
+"""manifest.json: files with sizes and hashes, and the shape and dtype of every tensor."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ def shard_names(kind: str, count: int) -> list[str]:
 
 
 def shard_of(name: str) -> tuple[str, int]:
-    """(kind, number of files of that kind) of a file of tensors by its name; for any other file
-    (its name, 1).
-    """
+    """(kind, number of files of that kind) of a file of tensors; of another file (its name, 1)."""
     found = _SHARD.fullmatch(name)
     return (
         (found[1] + found[3], int(found[2]))

@@ -1,6 +1,4 @@
-"""Replacing a checkpoint by a finished draft: at any moment the old or the new one is there,
-whole.
-"""
+"""Replacing a checkpoint by a finished draft: at any moment one of the two is there, whole."""
 
 from __future__ import annotations
 

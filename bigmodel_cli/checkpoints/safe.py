@@ -36,16 +36,12 @@ _NAMES = {name: (rank, code) for rank, (code, (name, _)) in enumerate(DTYPES.ite
 
 
 def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names in the safetensors library's order: widest dtype first (alignment),
-    then by name.
-    """
+    """The names in the safetensors library's order: widest dtype first, then by name."""
     return sorted(tensors, key=lambda name: (-_NAMES[dtype_name(tensors[name])][0], name))
 
 
 def header(tensors: Mapping[str, Tensor]) -> bytes:
-    """The header of a .safetensors file of tensors in this order,
-    byte for byte as the library's.
-    """
+    """The header of a file of tensors in this order, byte for byte as the safetensors library's."""
     entries, end = {}, 0
     for name, tensor in tensors.items():
         first, end = end, end + tensor.nbytes
@@ -158,9 +154,8 @@ def _place(name: str, entry: Any) -> tuple[int, int, int]:
         and len(offsets) == 2
         and len(shape) <= MOST_AXES
     )
-    if not lists or not all(is_whole(n, MOST_BYTES) for n in (*shape, *offsets)):
-        raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
-    if math.prod(max(n, 1) for n in shape) > MOST_BYTES:
+    whole = lists and all(is_whole(n, MOST_BYTES) for n in (*shape, *offsets))
+    if not whole or math.prod(max(n, 1) for n in shape) > MOST_BYTES:
         raise ValueError(f"tensor {clipped(name)!r} has an impossible shape or place")
     return offsets[0], offsets[1], math.prod(shape) * DTYPES[dtype][1]
 
@@ -171,9 +166,7 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 
 def can_list(*files: Sequence[int]) -> bool:
-    """Whether files of tensors with these numbers of axes have manifest and headers within the
-    limits.
-    """
+    """Whether the manifest and headers of files with these numbers of axes are within limits."""
     # An entry of a header has 11 commas, colons and brackets, one of the manifest 7, and a comma
     # for each axis but the first.
     headers = [sum(11 + max(0, axes - 1) for axes in file) for file in files]

@@ -197,8 +197,7 @@ def prune(checkpoints: Path, keep: set[Path]) -> None:
 
 
 def drop_after(checkpoints: Path, kept: Path) -> None:
-    """Remove the checkpoints after `kept`, to which `last` points: the run goes another way from
-    it.
+    """Remove the checkpoints after `kept`, to which `last` points: the run goes on from there.
 
     The caller holds the run's lock.
     """

@@ -23,9 +23,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class File:
-    """A .safetensors file: manifest's size and SHA-256, bytes before the tensors,
-    tensors (meta).
-    """
+    """A .safetensors file: size and SHA-256 by the manifest, bytes before the tensors, tensors."""
 
     path: Path
     size: int
@@ -34,8 +32,7 @@ class File:
     tensors: dict[str, Tensor]
 
     def read(self, place: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor]]:
-        """Read the tensors, each into the contiguous CPU tensor that `place` gives for its name
-        (None: skip).
+        """Read the tensors, each into the contiguous CPU tensor that `place` gives (None: skip).
 
         Raises `CheckpointError`, at the end at the latest, where the file is not the manifest's.
         """
@@ -79,9 +76,8 @@ class StoredTensors(Mapping[str, Tensor]):
     def __init__(self, files: list[File], tied: Mapping[str, str]) -> None:
         self.files = files
         self.tied = tied  # name -> the one under which the tensor is stored
-        self.names = {
-            name: [name] for file in files for name in file.tensors
-        }  # stored name -> all of its names
+        # Stored name -> all of its names.
+        self.names = {name: [name] for file in files for name in file.tensors}
         for name, stored in tied.items():
             self.names[stored].append(name)
         self.described = {
@@ -151,8 +147,7 @@ def _takes_bytes(target: Tensor, described: Tensor) -> bool:
 
 
 def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:
-    """The tensors in a checkpoint's files of a kind ('model.safetensors'), checked except their
-    data.
+    """The tensors in a checkpoint's files of a kind ('model.safetensors'), checked but for data.
 
     Raises `CheckpointError`, and `ResourceError` where they are larger than the machine's memory.
     """
@@ -198,9 +193,8 @@ def _open(
             digest = hashlib.sha256()
             while part := file.read(CHUNK):
                 digest.update(part)
-            _check_digest(
-                path, digest, sha256
-            )  # a changed file is reported as such, whatever else is wrong
+            # A changed file is reported as such, whatever else is wrong.
+            _check_digest(path, digest, sha256)
             raise
     return File(path, size, sha256, start, tensors), tied
 

@@ -14,9 +14,7 @@ MOST_LINES = 5
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names of loaded tensors, of newly initialised ones, and of checkpoint tensors that were not
-    used.
-    """
+    """Names of tensors that were loaded, newly initialised, and not used of the checkpoint."""
 
     loaded: list[str]
     fresh: list[str]
@@ -86,15 +84,12 @@ def _is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite; True for dtypes that no weight has (refused elsewhere)."""
     if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return True
-    return bool(tensor.sum().isfinite()) or bool(
-        tensor.isfinite().all()
-    )  # the sum of finite numbers may overflow
+    # The sum of finite numbers may overflow.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
-    """The mean of each tensor over several checkpoints, summed in float64;
-    integers are the last's.
-    """
+    """The mean of each tensor over several checkpoints, in float64; integers are the last's."""
     last = several[-1]
     mean = {
         name: torch.zeros_like(

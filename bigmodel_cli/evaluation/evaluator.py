@@ -23,8 +23,9 @@ from bigmodel_cli.tasks import Answers, Scores, Task
 
 @dataclass(frozen=True)
 class SplitResult:
-    """A split's metrics as measures, and each item's columns; `rows` is the batch size, if
-    `halved`.
+    """A split's metrics as measures, and each item's columns.
+
+    `rows` is the batch size, smaller than asked for where memory was short (`halved`).
     """
 
     measures: dict[str, Measure]
@@ -55,9 +56,8 @@ def score_split(
     with evaluating(model), torch.inference_mode():
         while first < len(order):
             try:
-                found, said = _scored(
-                    model, task, split, order[first : first + rows], device, precision
-                )
+                samples = order[first : first + rows]
+                found, said = _scored(model, task, split, samples, device, precision)
             except Exception as error:
                 if not is_out_of_memory(error) or rows == 1:
                     raise
@@ -74,15 +74,12 @@ def score_split(
             for name, values in said.items():
                 answers.setdefault(name, []).extend(values)
     back = np.argsort(order)
-    index = torch.from_numpy(back)
-    return (
-        {
-            n: (torch.cat([s for s, _ in p])[index], torch.cat([c for _, c in p])[index])
-            for n, p in scores.items()
-        },
-        {name: [values[i] for i in back] for name, values in answers.items()},
-        rows,
-    )
+    sorted_scores = {
+        name: (torch.cat(sums)[back], torch.cat(counts)[back])
+        for name, pairs in scores.items()
+        for sums, counts in [zip(*pairs, strict=True)]
+    }
+    return sorted_scores, {n: [values[i] for i in back] for n, values in answers.items()}, rows
 
 
 def _scored(
@@ -147,20 +144,14 @@ def written(loaded: Loaded, split: Split) -> Answers:
     """
     sources, references = split.texts()
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    predictions, unfinished, truncated = (
-        [""] * len(sources),
-        [False] * len(sources),
-        [False] * len(sources),
-    )
     with evaluating(loaded.model):
-        records = generate_from_source(
-            loaded, (sources[i] for i in order), Decoding(), "source", empty=True
-        )
-        for i, record in zip(order, records, strict=True):
-            predictions[i] = record["text"]
-            unfinished[i], truncated[i] = "unfinished" in record, "truncated" in record
-    said = {"unfinished": unfinished, "truncated": truncated}
-    return {"source": sources, "reference": references, "prediction": predictions, **said}
+        ordered = (sources[i] for i in order)
+        found = generate_from_source(loaded, ordered, Decoding(), "source", empty=True)
+        numbered = dict(zip(order, found, strict=True))
+    records = [numbered[i] for i in range(len(sources))]
+    said = {name: [name in record for record in records] for name in ("unfinished", "truncated")}
+    texts = [record["text"] for record in records]
+    return {"source": sources, "reference": references, "prediction": texts, **said}
 
 
 def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:
@@ -193,17 +184,13 @@ def derived_measures(task: Task, measures: dict[str, Measure]) -> dict[str, Meas
 
 
 def estimates(task: Task, measures: dict[str, Measure]) -> dict[str, Estimate]:
-    """Each metric with its interval; a derived metric's ends are those of its source,
-    transformed.
-    """
+    """Each metric with its interval; a derived metric's comes from the ends of its source's."""
     result = {name: estimate(measure) for name, measure in measures.items()}
     main = result[task.derived_from]
-    value, low, high = (
-        task.derived({task.derived_from: end}) for end in (main.value, main.low, main.high)
-    )
+    three = (main.value, main.low, main.high)
+    value, low, high = (task.derived({task.derived_from: end}) for end in three)
     for name in value:  # monotonic in its source
-        ends = sorted((low[name], high[name]))
-        result[name] = Estimate(
-            value[name], main.count, ends[0], ends[1], main.method, percent=task.info(name).percent
-        )
+        first, last = sorted((low[name], high[name]))
+        percent = task.info(name).percent
+        result[name] = Estimate(value[name], main.count, first, last, main.method, percent=percent)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -125,24 +125,17 @@ class Answers:
         self.limit = min(loaded.model.limit, loaded.info.context or 1024)
         end = self.tokenizer.end_of_text
         self.start = [] if end is None else [end]
-        self.begin = Prompts(
-            self.tokenizer, self.limit, loaded.spec.data
-        ).begin  # the first token of every training text
+        # The first token of every training text.
+        self.begin = Prompts(self.tokenizer, self.limit, loaded.spec.data).begin
         self.cut = 0  # contexts whose beginning was cut
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation) the log-probability in nats,
-        and whether it is greedy.
-        """
-        rows, counts, parts = list[list[int]](), list[int](), list[int]()
+        """(log-probability in nats, whether it is greedy) of each (context, continuation)."""
+        texts = []
         for context, continuation in pairs:
-            blanks = len(context) - len(
-                context.rstrip()
-            )  # tokenizers join a space to the next word
-            context, continuation = (
-                context[: len(context) - blanks],
-                context[len(context) - blanks :] + continuation,
-            )
+            # Tokenizers join a space to the next word.
+            stripped = context.rstrip()
+            context, continuation = stripped, context[len(stripped) :] + continuation
             before = self.tokenizer.encode(context) if context else []
             after = self.tokenizer.encode(context + continuation)[len(before) :] if context else []
             after = after or self.tokenizer.encode(continuation)
@@ -150,44 +143,29 @@ class Answers:
             if len(row) == len(after):
                 after = after[1:]  # the first token has no context
             self.cut += len(row) > self.limit + 1
-            windows = self.windows(row, len(row) - len(after))
-            rows += [tokens for tokens, _ in windows]
-            counts += [count for _, count in windows]
-            parts.append(len(windows))
-        scores = self.scored(rows, counts)
-        return [self.joined(list(islice(scores, number))) for number in parts]
+            texts.append(self.windows(row, len(row) - len(after)))
+        return self.scored(texts)
 
     def windows(self, tokens: list[int], first: int) -> list[tuple[list[int], int]]:
-        """Windows over the tokens from index `first` on, each scored once: (window,
-        number scored).
-        """
-        ends = [
-            min(start + self.limit, len(tokens)) for start in range(first, len(tokens), self.limit)
+        """(window, number scored) of windows over the tokens from `first` on, each scored once."""
+        pairs = [
+            (start, min(start + self.limit, len(tokens)))
+            for start in range(first, len(tokens), self.limit)
         ]
-        starts = range(first, len(tokens), self.limit)
-        return [
-            (tokens[max(0, end - self.limit - 1) : end], end - start)
-            for start, end in zip(starts, ends, strict=True)
-        ]
-
-    def joined(self, scores: list[tuple[float, bool]]) -> tuple[float, bool]:
-        """The log-probability of all of a text's windows, and whether all are greedy."""
-        return sum(value for value, _ in scores), all(best for _, best in scores)
+        return [(tokens[max(0, end - self.limit - 1) : end], end - start) for start, end in pairs]
 
     def whole(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability of each text, in windows of the model's length; the last one
-        overlaps.
-        """
-        totals = []
-        for text in texts:
-            tokens = self.start + self.tokenizer.encode(text)
-            windows = self.windows(tokens, 1)
-            scores = self.scored([row for row, _ in windows], [count for _, count in windows])
-            totals.append(sum(value for value, _ in scores))
-        return totals
+        """The log-probability of each text, in windows of the model's length; the last overlaps."""
+        rows = [self.start + self.tokenizer.encode(text) for text in texts]
+        return [self.scored([self.windows(row, 1)])[0][0] for row in rows]
 
-    def scored(self, rows: list[list[int]], counts: list[int]) -> Iterator[tuple[float, bool]]:
-        """The log-probability of each row's last `counts` tokens; in batches of similar length."""
+    def scored(self, texts: list[list[tuple[list[int], int]]]) -> list[tuple[float, bool]]:
+        """(log-probability, whether all is greedy) of each text, by the windows that it has.
+
+        They are computed in batches of similar length.
+        """
+        rows = [tokens for windows in texts for tokens, _ in windows]
+        counts = [count for windows in texts for _, count in windows]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
         for first in range(0, len(order), BATCH):
@@ -206,7 +184,9 @@ class Answers:
             for place, i in enumerate(chosen):
                 own = slice(len(rows[i]) - 1 - counts[i], len(rows[i]) - 1)
                 found[i] = (float(picked[place, own].sum()), bool(best[place, own].all()))
-        yield from found
+        scores = iter(found)
+        whole = [list(islice(scores, len(windows))) for windows in texts]
+        return [(sum(value for value, _ in own), all(best for _, best in own)) for own in whole]
 
     def written(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         """The model's text after each context, up to the first of the request's stop strings."""

@@ -11,7 +11,14 @@ from bigmodel_cli.data.reading import json_rows
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics import Measure, mean
-from bigmodel_cli.metrics.text import LEAD, MEASURES, lead_measures, need_libraries, text_measures
+from bigmodel_cli.metrics.text import (
+    LEAD,
+    MEASURES,
+    group_of,
+    lead_measures,
+    need_libraries,
+    text_measures,
+)
 from bigmodel_cli.outputs import write_output
 from bigmodel_cli.tasks import TASKS, Task
 
@@ -73,15 +80,12 @@ def rescore(path: Path, metrics: Sequence[str] = ()) -> tuple[Task, dict[str, Me
         for group, members in MEASURES.items()
         if group in metrics or (not metrics and members.keys() & named)
     ]
-    of_text = {
-        name + end for members in MEASURES.values() for name in members for end in ("", LEAD)
-    }
     try:
         if any(name in named for name in task.measured):
             shared = set.intersection(*map(set, records))
             columns = {name: [r[name] for r in records] for name in shared}
             measures |= task.measures(columns) | task.baselines(columns, ())
-        for name in [n for n in named if n not in of_text and n not in measures]:
+        for name in [n for n in named if n not in measures and not group_of(n.removesuffix(LEAD))]:
             counts = torch.tensor([float(r["counts"][name]) for r in records], dtype=torch.float64)
             values = torch.tensor(
                 [float(r["scores"][name] or 0.0) for r in records], dtype=torch.float64

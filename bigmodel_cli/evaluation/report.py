@@ -222,8 +222,9 @@ def _evaluate(
 
 
 def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
-    """Raise `SpecError` where an item is longer than the model's positions (the data checks
-    recordings).
+    """Raise `SpecError` where an item is longer than the model's positions.
+
+    Of recordings the data checks it.
     """
     limit, lengths = loaded.model.limit, data.split(name).lengths
     longest = data.info.context if lengths is None else int(lengths.max())

@@ -88,9 +88,8 @@ def _search(
     real: Tensor | None,
 ) -> list[list[Hypothesis]]:
     width, device = beam.width, prompt.device
-    own = own_lengths(prompt, real).clamp(
-        max=model.limit
-    )  # (B,): the last tokens of each row that are looked at
+    # (B,): the last tokens of each row that are looked at
+    own = own_lengths(prompt, real).clamp(max=model.limit)
     prompt, segments = last_tokens(prompt, own)
     filled = prompt.shape[1]
     rows = [_Row(width) for _ in range(len(prompt))]
@@ -106,9 +105,8 @@ def _search(
     for length in range(1, max_new_tokens + 1):
         vocab = logits.shape[-1]
         extended = sums[..., None] + logits.float().log_softmax(-1).view(len(live), width, vocab)
-        values, index = extended.flatten(1).topk(
-            min(2 * width, width * vocab), dim=1
-        )  # (R, 2K), the best first
+        # (R, 2K), the best first
+        values, index = extended.flatten(1).topk(min(2 * width, width * vocab), dim=1)
         origin, token = index // vocab, index % vocab
         ends = token == stop if stop is not None else torch.zeros_like(token, dtype=torch.bool)
         norm = beam.normaliser(length)

@@ -1,6 +1,4 @@
-"""Generation with a cache: greedy, or sampled with temperature, top-k, top-p, min-p and a
-repetition penalty.
-"""
+"""Generation with a cache: greedy, or sampled in the ways of `Sampling`."""
 
 from __future__ import annotations
 
@@ -49,9 +47,8 @@ def generate(
     window, positions and draws: its text does not depend on the other rows.
     """
     model.eval()
-    own = own_lengths(prompt, real).clamp(
-        max=model.limit
-    )  # (B,): the last tokens of each row that are looked at
+    # (B,): the last tokens of each row that are looked at
+    own = own_lengths(prompt, real).clamp(max=model.limit)
     tokens, filled = prompt, 0
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     seen = Seen(prompt, real, stop) if sampling.repetition_penalty != 1 else None
@@ -115,17 +112,17 @@ class Seen:
 
     def __init__(self, prompt: Tensor, real: Tensor | None, stop: int | None = None) -> None:
         self.stop = stop
-        self.tokens = (
-            prompt if real is None else torch.where(real, prompt, prompt[:, -1:])
-        )  # the last one is never padding
+        # The last one is never padding.
+        self.tokens = prompt if real is None else torch.where(real, prompt, prompt[:, -1:])
 
     def add(self, chosen: Tensor) -> None:
         """Add the next tokens (B,)."""
         self.tokens = torch.cat((self.tokens, chosen[:, None]), 1)
 
     def penalised(self, logits: Tensor, penalty: float) -> Tensor:
-        """(B, V) logits of seen tokens divided by the penalty, multiplied if negative (Keskar et
-        al. 2019).
+        """(B, V)   logits of seen tokens divided by the penalty, multiplied if negative.
+
+        Keskar et al. 2019.
         """
         old = logits.gather(1, self.tokens)
         changed = torch.where(old > 0, old / penalty, old * penalty)
@@ -148,9 +145,8 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
     places = torch.searchsorted(reached, (draws.double() * reached[:, -1])[:, None], right=True)[
         :, 0
     ]
-    last = (
-        logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)
-    )  # rounding must not choose an excluded token
+    # Rounding must not choose an excluded token.
+    last = logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)
     return torch.minimum(places, last)
 
 

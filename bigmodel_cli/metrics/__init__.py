@@ -21,9 +21,7 @@ Limits = tuple[float, float]
 
 
 class MetricInfo(NamedTuple):
-    """A metric's description: `signature` says how it is counted,
-    `percent` to show it in percent.
-    """
+    """A metric's description: `signature` is how it is counted; `percent`: shown in percent."""
 
     higher_is_better: bool = True
     signature: str = ""
@@ -50,8 +48,7 @@ def shown(value: float, percent: bool) -> str:
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value`: (..., K) ->
-    (...).
+    """A metric of N items: `statistics` (N, K) float64, dense or sparse, and `value` of their sums.
 
     `value` takes sums of the statistics. `count` is what it was counted over (items, tokens,
     words); the others are as in `MetricInfo`. `bounds` is for metrics a part of which may rest on

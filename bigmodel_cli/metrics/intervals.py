@@ -172,8 +172,9 @@ def constant(pseudo: Tensor) -> bool:
 
 
 def unseen(n: int) -> float:
-    """The largest share of other items that n draws miss with probability 2.5 % (Clopper and
-    Pearson 1934).
+    """The largest share of other items that n draws miss with probability 2.5 %.
+
+    Clopper and Pearson 1934.
     """
     return 1 - math.exp(math.log(TAIL) / n)
 
@@ -215,9 +216,7 @@ def _right_or_wrong(pseudo: Tensor, reach: float) -> bool:
 
 
 def _counted(*statistics: Tensor) -> bool:
-    """Whether these are integers (edits, words), which two models may share by chance, unlike
-    losses.
-    """
+    """Whether these are integers (edits, words), which may be equal by chance, unlike losses."""
     return all(bool((rows == rows.round()).all()) for rows in statistics if not rows.is_sparse)
 
 

@@ -84,9 +84,8 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     side = min(11.0, 3.2 + (0.75 if count <= NUMBERED else 0.16) * count)
     figure = new_figure((side + 1.0, side))
     axes = figure.add_subplot()
-    image = axes.imshow(
-        shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1)
-    )  # make a few per cent of errors visible
+    # Make a few per cent of errors visible.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     _name_axes(axes, [_short(name) for name in classes], 0.8 * side / count)
     if count <= NUMBERED:
         _number_cells(axes, counts.long().tolist(), shares)

@@ -7,22 +7,21 @@ from bigmodel_cli.metrics import SHARE, Measure
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """scores (N,) float64, truth (N,) bool -> () and (N,)   the average precision, and its
-    leave-one-out values.
+    """scores (N,) float64, truth (N,) bool -> average precision (), and leave-one-out values (N,).
 
     As scikit-learn's `average_precision_score`: the mean over the positives of the precision at
     their score; NaN without positives.
     """
     order = scores.argsort(descending=True, stable=True)
     sorted_scores, positive = scores[order], truth[order].double()
-    last = (
-        torch.searchsorted(-sorted_scores, -sorted_scores, right=True) - 1
-    )  # the last item that scores as high
+    # The last item that scores as high.
+    last = torch.searchsorted(-sorted_scores, -sorted_scores, right=True) - 1
     first = torch.searchsorted(-sorted_scores, -sorted_scores)
+    # Items that score as high, and positives among them.
     above, hits = (
         last.double() + 1,
         positive.cumsum(0)[last],
-    )  # items that score as high, and positives among them
+    )
     less = (above - 1).clamp(min=1)
     whole, no_miss, no_hit = (
         positive * ratio for ratio in (hits / above, hits / less, (hits - 1) / less)
@@ -101,20 +100,12 @@ def best_threshold(scores: Tensor, truth: Tensor) -> float | None:
     order = scores.argsort(descending=True, stable=True)
     sorted_scores, hits = scores[order], truth[order].double().cumsum(0)
     said = torch.arange(1, len(scores) + 1)
-    ends = torch.cat(
-        (sorted_scores[:-1] > sorted_scores[1:], torch.ones(1, dtype=torch.bool))
-    )  # never between equal scores
+    # Never between equal scores.
+    ends = torch.cat((sorted_scores[:-1] > sorted_scores[1:], torch.ones(1, dtype=torch.bool)))
     f1 = torch.where(ends, 2 * hits / (hits[-1] + said), -1.0)
     best = int(f1.argmax())
-    value, lower = (
-        float(sorted_scores[best]),
-        float(sorted_scores[best + 1]) if best + 1 < len(scores) else 0.0,
-    )
+    value, lower = [*sorted_scores.tolist(), 0.0][best : best + 2]
     middle = (value + lower) / 2
-    return (
-        short
-        if lower < (short := round(middle, 6)) <= value
-        else middle
-        if middle > lower
-        else value
-    )
+    if lower < round(middle, 6) <= value:
+        return round(middle, 6)
+    return middle if middle > lower else value

@@ -16,9 +16,7 @@ LEAD = "_lead"
 
 
 def bleu(predictions: Texts, references: Texts, lowercase: bool = False) -> Measure:
-    """BLEU (Papineni et al. 2002) from 0 to 100 by sacrebleu (Post 2018): tokenizer 13a, one
-    reference.
-    """
+    """BLEU (Papineni et al. 2002), 0 to 100, by sacrebleu (Post 2018) with tokenizer 13a."""
     return _sacrebleu(_library("sacrebleu").BLEU(lowercase=lowercase), predictions, references)
 
 
@@ -28,18 +26,16 @@ def chrf(predictions: Texts, references: Texts) -> Measure:
 
 
 def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
-    rows = metric._extract_corpus_statistics(
-        list(predictions), [list(references)]
-    )  # its counts of each sentence
+    # Its counts of each sentence.
+    rows = metric._extract_corpus_statistics(list(predictions), [list(references)])
 
     def value(sums: Tensor) -> Tensor:
         flat = sums.flatten(0, -2).round().long().tolist()
         scores = [metric._compute_score_from_stats(row).score for row in flat]
         return torch.tensor(scores, dtype=torch.float64).view(sums.shape[:-1])
 
-    metric.corpus_score(
-        ["a"], [["a"]]
-    )  # its signature names the number of references once it has scored
+    # Its signature names the number of references once it has scored.
+    metric.corpus_score(["a"], [["a"]])
     signature = str(metric.get_signature())
     return Measure(
         torch.tensor(rows, dtype=torch.float64),
@@ -50,9 +46,7 @@ def _sacrebleu(metric: Any, predictions: Texts, references: Texts) -> Measure:
 
 
 def rouge(kind: str) -> Callable[[Texts, Texts], Measure]:
-    """ROUGE (Lin 2004), the mean F-measure by rouge-score, with Porter's stemmer for ASCII
-    words.
-    """
+    """ROUGE (Lin 2004), the mean F-measure by rouge-score; ASCII words by Porter's stemmer."""
 
     def measure(predictions: Texts, references: Texts) -> Measure:
         scorer = _library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=RougeWords())
@@ -128,8 +122,7 @@ def _errors(name: str, predictions: Texts, references: Texts) -> Measure:
 
 
 def normalised(text: str) -> str:
-    """Speech's normalised text: lower case, letters and marks, digits, inner apostrophes, single
-    spaces.
+    """A transcript normalised: lower case, letters, marks, digits, apostrophes, single spaces.
 
     Characters are judged by their Unicode category after composition (NFC), so that vowel signs
     (Devanagari, Thai) stay and it does not matter how a text is encoded. Format characters
@@ -168,8 +161,8 @@ INFO = {
     "chrf": SCORE,
     "wer": ERROR_RATE,
     "cer": ERROR_RATE,
+    **dict.fromkeys(MEASURES["rouge"], ROUGE),
 }
-INFO |= dict.fromkeys(MEASURES["rouge"], ROUGE)
 """Their descriptions."""
 
 
@@ -190,9 +183,7 @@ def text_measures(
 
 
 def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> dict[str, Measure]:
-    """The lead baseline: the metrics of the sources' first words, as many as references have on
-    average.
-    """
+    """The metrics of the sources' first words, as many as references have on average."""
     count = max(1, round(sum(len(r.split()) for r in references) / max(1, len(references))))
     first = [" ".join(source.split()[:count]) for source in sources]
     return {
@@ -201,9 +192,7 @@ def lead_measures(names: Sequence[str], sources: Texts, references: Texts) -> di
 
 
 def need_libraries(names: Sequence[str]) -> None:
-    """Raise `MissingPackage` for a missing library of these metrics,
-    before anything is computed.
-    """
+    """Raise `MissingPackage` for a missing library of these metrics before they are computed."""
     libraries = {
         "bleu": "sacrebleu",
         "chrf": "sacrebleu",

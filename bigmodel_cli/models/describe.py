@@ -31,9 +31,8 @@ def describe(model: Module, *example: Tensor) -> list[Layer]:
 
         def note(module: Module, inputs: object, output: object, path: str = path) -> None:
             if isinstance(output, torch.Tensor):
-                own = [
-                    p for p in module.parameters(recurse=False) if id(p) not in counted
-                ]  # a tied one counts once
+                # A tied one counts once.
+                own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
                 counted.update(id(p) for p in own)
                 leaf = next(module.children(), None) is None
                 layers.append(
@@ -111,9 +110,7 @@ def _attention_gradient_flops(
 def _convolution_gradient_flops(
     gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object
 ) -> int:
-    """FLOPs of the gradients of the input and of the weight (out, in / groups, ...),
-    as asked for.
-    """
+    """FLOPs of the gradients of input and weight (out, in / groups, ...), as asked for."""
     transposed, wanted = rest[4], rest[7]
     places = x if transposed else gradient
     return (

@@ -103,9 +103,8 @@ class AnyEncoder(Skeleton):
             self.head: Module = nn.Linear(dim, info.outputs + bool(info.spelling))
         else:
             self.head = TokenHead(dim, vocab, options.blocks[0].norm)
-        self.limit = (
-            self.stride * self.max_len if has_table(self) else UNLIMITED
-        )  # tokens or frames
+        # Tokens or frames.
+        self.limit = self.stride * self.max_len if has_table(self) else UNLIMITED
         self.std = options.init_std or dim**-0.5
         init_normal(self, self.std, {})
 
@@ -199,8 +198,9 @@ class Encoder(AnyEncoder):
         masked: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each position's token (with `at`, of N positions alone: (N, V)), or of the
-        label.
+        """Logits of each position's token (N, V), or of the label.
+
+        With `at`, of those N positions alone.
 
         `types` (B, T) are the token types.
         """
@@ -259,8 +259,9 @@ class FrameEncoder(AnyEncoder):
         return self.frontend.lengths(lengths)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits of each row's label, or of each vector's unit; `lengths` counts real frames (None:
-        all).
+        """Logits of each row's label, or of each vector's unit.
+
+        `lengths` (B,) counts real frames; None: all are.
         """
         x = self.frontend(frames, lengths)  # (B, T', C)
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])

@@ -66,9 +66,10 @@ class PatchDecoder(Module):
         table = self.get_buffer("table")
         count = table.shape[1] - self.first
         places = visible[..., None].expand(-1, -1, x.shape[2])
+        # (B, N, D)
         patches = (
             self.mask.to(x.dtype).expand(len(x), count, -1).scatter(1, places, x[:, self.first :])
-        )  # (B, N, D)
+        )
         x = torch.cat((x[:, : self.first], patches), 1) + table
         x = through(self.blocks, None, x, SINGLE_DOCUMENT)[:, self.first :]
         return self.pixels(x if self.norm is None else self.norm(x))
@@ -76,15 +77,13 @@ class PatchDecoder(Module):
 
 def patchify(images: Tensor, patch: int) -> Tensor:
     """(B, C', H, W) -> (B, N, P)   patches in row-major order, values by row, column, channel."""
-    x = images.unflatten(3, (-1, patch)).unflatten(
-        2, (-1, patch)
-    )  # (B, C', rows, patch, columns, patch)
+    # (B, C', rows, patch, columns, patch)
+    x = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
     return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     """(B, N, P) -> (B, C', H, W)   the inverse of `patchify`; `grid` is rows, columns."""
-    x = patches.unflatten(2, (patch, patch, -1)).unflatten(
-        1, grid
-    )  # (B, rows, columns, patch, patch, C')
+    # (B, rows, columns, patch, patch, C')
+    x = patches.unflatten(2, (patch, patch, -1)).unflatten(1, grid)
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

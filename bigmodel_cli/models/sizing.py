@@ -1,6 +1,4 @@
-"""Checking a model's memory while it is built, before it is allocated;
-and building without values.
-"""
+"""Checking a model's memory while it is built; and building without values."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ FILLS = frozenset({"normal_", "uniform_", "fill_", "zero_"})
 
 
 class Oversize(Exception):
-    """More memory is asked for than there is: the shape of the tensor that did not fit,
-    its bytes.
-    """
+    """More memory is asked for than there is: shape and bytes of the tensor that did not fit."""
 
     def __init__(self, shape: tuple[int, ...], size: int) -> None:
         super().__init__(shape, size)
@@ -34,12 +30,13 @@ def watched(room: float) -> Iterator[Any]:
     """
     from torch.overrides import TorchFunctionMode
 
+    # They hide what they call.
     fills = {
         nn.init.normal_,
         nn.init.uniform_,
         nn.init.constant_,
         nn.init.kaiming_uniform_,
-    }  # they hide what they call
+    }
     makers = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
 
     class Watch(TorchFunctionMode):

@@ -18,9 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stack:
-    """Equal blocks in a row: their option, first index there, number, and first index when
-    shortened.
-    """
+    """Equal blocks in a row: option, first index and number; `short` is the short model's index."""
 
     name: str
     first: int
@@ -36,8 +34,9 @@ class Stack:
 def shortened(
     options: AnyModelOptions,
 ) -> tuple[AnyModelOptions, list[Stack], list[AnyModelOptions]]:
-    """The options with `KEPT` blocks per long stack, all stacks, and per long one the options with
-    one more block.
+    """(the options with `KEPT` blocks per long stack, all stacks, options with one block more).
+
+    Of the last there is one for each long stack.
     """
     stacks: list[Stack] = []
     lists: dict[str, list[BlockOptions]] = {}
@@ -65,9 +64,7 @@ def shortened(
 
 
 def extended(stacks: list[Stack], short: int, more: Sequence[int]) -> int:
-    """The whole model's cost from the short one's (`short`) and those with one more block
-    (`more`).
-    """
+    """The whole model's cost from those of the short one and of the ones with one more block."""
     long = [stack for stack in stacks if stack.count > LONG]
     return short + sum((s.count - s.kept) * (m - short) for s, m in zip(long, more, strict=True))
 

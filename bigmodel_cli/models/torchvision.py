@@ -43,9 +43,7 @@ _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
 class TorchvisionOptions(AnyModelOptions):
-    """A classification network of torchvision: alexnet, resnet18, convnext_tiny, efficientnet_b0,
-    vit_b_16, swin_t ...
-    """
+    """A classification network of torchvision: alexnet, resnet18, convnext_tiny, swin_t ..."""
 
     type: Literal["torchvision"] = "torchvision"
     outputs: ClassVar = ("labels",)
@@ -232,9 +230,7 @@ class TorchvisionModel(Model):
 
 
 def as_model(network: Module, name: str) -> TorchvisionModel:
-    """Make a network of torchvision a `Model` in place; its weights, their names and its class name
-    stay.
-    """
+    """Make a network of torchvision a `Model` in place; weights, names and class name stay."""
     own = type(network)
     network.__class__ = type(own.__name__, (TorchvisionModel, own), {"name": name})
     return network  # type: ignore[return-value]

@@ -142,8 +142,7 @@ class ViT(Skeleton):
         self.start()
 
     def start(self) -> None:
-        """Initialise as the authors' code (google-research/vision_transformer,
-        facebookresearch/mae).
+        """Initialise as google-research/vision_transformer and facebookresearch/mae do.
 
         Matrices of the blocks: Glorot's uniform; biases: zero, of feed-forward layers normal of
         deviation 1e-6. Patches: truncated normal of variance 1 / inputs (LeCun), with bias zero;
@@ -157,9 +156,8 @@ class ViT(Skeleton):
         fan_in = patches.weight[0].numel()
         nn.init.zeros_(patches.bias)  # type: ignore[arg-type]
         if alone:
-            truncated = (
-                fan_in**-0.5 / 0.87962566103423978
-            )  # the deviation after truncation at two deviations
+            # The deviation after truncation at two deviations.
+            truncated = fan_in**-0.5 / 0.87962566103423978
             nn.init.trunc_normal_(patches.weight, std=truncated, a=-2 * truncated, b=2 * truncated)
         else:
             nn.init.xavier_uniform_(patches.weight.detach().flatten(1))
@@ -212,8 +210,9 @@ class ViT(Skeleton):
         return x + self.table[:, self.first :]
 
     def features(self, patches: Tensor) -> Tensor:
-        """(B, N, C) -> (B, 1 + N, C)   patches (all or some) through the blocks, any class token
-        first.
+        """(B, N, C) -> (B, 1 + N, C)   patches (all or some) through the blocks.
+
+        A class token, where there is one, comes first.
         """
         x, batch = patches, len(patches)
         if self.cls is not None:
@@ -226,8 +225,9 @@ class ViT(Skeleton):
         return x if self.norm is None else self.norm(x)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """The logits of each image; of an autoencoder, all pixels (B, N, P) from patches `visible`
-        (B, K).
+        """The logits of each image; of an autoencoder, all pixels (B, N, P).
+
+        The latter from the patches `visible` (B, K).
         """
         x = self.patch_vectors(images)
         if self.decoder is not None:

@@ -93,9 +93,7 @@ class Budget:
 
 
 def asked(name: str, args: tuple[Any, ...]) -> int:
-    """How many numbers a torch call will make, where that may be more than its arguments hold; else
-    0.
-    """
+    """How many numbers a torch call makes, where that may be more than it is given; else 0."""
     if name in FACTORIES:
         sizes = args[0] if args and isinstance(args[0], list | tuple) else args
         return math.prod(size for size in sizes if isinstance(size, int))

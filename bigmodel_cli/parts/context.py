@@ -55,9 +55,7 @@ class SequenceInfo:
 
     @cached_property
     def positions(self) -> Tensor | None:
-        """(B, T) positions of x within their segments; None where they are offset, offset + 1,
-        ...
-        """
+        """(B, T) positions of x within their segments; None: they count on from `offset`."""
         return None if self.segment_ids is None else positions(self.segment_ids)[:, self.offset :]
 
     def seen(self, x: Tensor) -> Tensor:
@@ -91,7 +89,8 @@ def positions(segments: Tensor) -> Tensor:
 
 
 def padding_segments(real: Tensor) -> Tensor | None:
-    """(B, S) bool -> (B, S) int64   one segment for real positions, another for padding; None
-    without padding.
+    """(B, S) bool -> (B, S) int64   one segment of real positions, another of padding.
+
+    None where there is no padding.
     """
     return None if real.is_meta or bool(real.all()) else real.long()

@@ -1,5 +1,4 @@
-"""What parts may offer beside `forward`: optional protocols, and functions that query all parts of
-a model.
+"""What parts may offer beside `forward`: optional protocols, and questions to all parts of a model.
 
 A part, a plugin's too, implements a protocol by having its attributes and methods.
 """

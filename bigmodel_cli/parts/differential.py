@@ -18,9 +18,7 @@ from bigmodel_cli.roles import Role, fused
 
 
 class DifferentialOptions(AnyMixerOptions):
-    """Differential attention (Ye et al. 2024): one softmax map minus a learned factor times
-    another.
-    """
+    """Differential attention (Ye et al. 2024): one map minus a learned factor times another."""
 
     type: Literal["differential"] = "differential"
     num_heads: Count = Field(description="heads (H), each of two maps")
@@ -48,8 +46,9 @@ class DifferentialOptions(AnyMixerOptions):
 
 
 class Differential(AttentionPart):
-    """(B, T, C) -> (B, T, C)   (softmax(Q1 K1^T / sqrt(D)) - lambda softmax(Q2 K2^T / sqrt(D))) V,
-    per head (Ye et al. 2024).
+    """(B, T, C) -> (B, T, C)   (map of (Q1, K1) - lambda map of (Q2, K2)) V, per head.
+
+    Ye et al. 2024; a map is softmax(Q K^T / sqrt(D)).
 
     V has width 2 D. Each head is normalised (RMSNorm without weights, as in the authors' second
     version) and multiplied by 1 - lambda_init. lambda = exp(a . b) - exp(c . d) + lambda_init is
@@ -91,9 +90,8 @@ class Differential(AttentionPart):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in self.qkv(x).chunk(3, -1)
         )
-        q, k = (
-            torch.cat(t.chunk(2, -1), 1) for t in (q, k)
-        )  # (B, 2H, T, D): first maps, then second
+        # (B, 2H, T, D): first maps, then second
+        q, k = (torch.cat(t.chunk(2, -1), 1) for t in (q, k))
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
         if cache is not None:
@@ -103,9 +101,8 @@ class Differential(AttentionPart):
         if self.probe is not None:
             first, second = weights(q, k, self.spec, segments=sequence.segment_ids).chunk(2, 1)
             self.probe(first - factor * second)
-        y = attend(
-            q, k, torch.cat((v, v), 1), self.spec, segments=sequence.segment_ids
-        )  # (B, 2H, T, 2D)
+        # (B, 2H, T, 2D)
+        y = attend(q, k, torch.cat((v, v), 1), self.spec, segments=sequence.segment_ids)
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)

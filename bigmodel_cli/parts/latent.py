@@ -78,9 +78,7 @@ class LatentAttention(AttentionPart):
         self.dropout = options.dropout
 
     def weight_roles(self) -> dict[str, Role]:
-        """The latent vector and the shared key are separate; the heads' interleaved rows are one
-        matrix.
-        """
+        """Latent vector and shared key are two matrices; the heads' interleaved rows are one."""
         return {"kv_down.weight": fused(self.rank, self.rotary_dim)}
 
     def matrices(self) -> dict[str, list[Tensor]]:
@@ -97,9 +95,7 @@ class LatentAttention(AttentionPart):
         }
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
-        """An empty cache of one head: keys are [c, rotary part]; their first `kv_rank` are the
-        values.
-        """
+        """An empty cache of one head: keys are [c, rotary part], values their first `kv_rank`."""
         return KVCache.of(
             self.kv_down.weight, batch, max_len, (1, self.rank + self.rotary_dim), (1, 0)
         )

@@ -1,6 +1,4 @@
-"""Weights that hold several matrices, so that each is initialised and trained as if it were
-alone.
-"""
+"""Weights that hold several matrices, each initialised and trained as if it were alone."""
 
 from __future__ import annotations
 

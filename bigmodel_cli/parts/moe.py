@@ -99,9 +99,10 @@ class MixtureOfExperts(OwnMatrices):
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Route each position."""
         tokens = x.flatten(0, -2)  # (N, C)
+        # (N, k) each
         scores, chosen = self.route(
             tokens, None if sequence.real is None else sequence.real.flatten()
-        )  # (N, k) each
+        )
         y = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         return y if self.shared is None else y + self.shared(x)
 

@@ -33,9 +33,7 @@ class RMSNormOptions(AnyNormOptions):
 
 
 class RMSNorm(Module):
-    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight,
-    in fp32 (Zhang and Sennrich 2019).
-    """
+    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight, in fp32."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -64,9 +62,7 @@ class GatedRMSNorm(Module):
 
 
 class HeadGatedRMSNorm(Module):
-    """y, gate (..., P) -> (..., P)   RMSNorm of each head's y,
-    times silu(gate) (Gated DeltaNet).
-    """
+    """y, gate (..., P) -> (..., P)   RMSNorm of each head's y, times silu(gate)."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()

@@ -41,9 +41,8 @@ class Chunk:
         # totals, in which a strong decay at one position would take the digits of weak ones after
         # it (or infinity those of all).
         count = self.decay.shape[-1]
-        after = torch.ones(count, count, dtype=torch.bool, device=self.decay.device).tril(
-            -1
-        )  # m > j
+        # m > j
+        after = torch.ones(count, count, dtype=torch.bool, device=self.decay.device).tril(-1)
         between = torch.where(after, self.decay[..., :, None], 0.0).cumsum(-2)
         self.between = torch.where(
             self.seen, between, -torch.inf
@@ -144,9 +143,8 @@ def delta_scan(
     outputs = []
     for c, b in zip(chunks(q, k, v, decay, size, sequence), beta.split(size, dim=2), strict=True):
         weighted = c.k * b[..., None]
-        system = (weighted @ c.k.transpose(-1, -2) * c.between).tril(
-            -1
-        )  # effect of earlier writes on later reads
+        # Effect of earlier writes on later reads.
+        system = (weighted @ c.k.transpose(-1, -2) * c.between).tril(-1)
         wanted = c.v * b[..., None] - (weighted * c.since[..., None]) @ carried
         written = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
         y = (c.q @ c.k.transpose(-1, -2) * c.between) @ written + (
@@ -189,9 +187,8 @@ class ShortConvolution(Module):
     def __init__(self, channels: int, kernel: int, bias: bool) -> None:
         super().__init__()
         self.kernel = kernel
-        self.weight = nn.Parameter(
-            torch.empty(channels, kernel)
-        )  # the last tap is the position itself
+        # The last tap is the position itself.
+        self.weight = nn.Parameter(torch.empty(channels, kernel))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         nn.init.uniform_(self.weight, -(kernel**-0.5), kernel**-0.5)
 
@@ -216,9 +213,8 @@ class ShortConvolution(Module):
     def within_segments(self, row: Tensor, length: int, segments: Tensor) -> Tensor:
         """The same tap by tap, without inputs of other segments."""
         width = self.kernel - 1
-        ids = F.pad(segments, (width, 0), value=-1)[
-            :, -(length + width) :
-        ]  # (B, width + T): beside the row
+        # (B, width + T): beside the row
+        ids = F.pad(segments, (width, 0), value=-1)[:, -(length + width) :]
         own = ids[:, width:]
         y = torch.zeros_like(row[:, width:])
         for tap in range(self.kernel):

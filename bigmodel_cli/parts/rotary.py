@@ -140,8 +140,7 @@ def rotary_rates(base: float, turned: int) -> Tensor:
 
 
 class Rotary(Module):
-    """(B, H, T, D) -> (B, H, T, D)   rotate pairs (i, i + R/2) of the first R channels by t *
-    rate_i.
+    """(B, H, T, D) -> (B, H, T, D)   channels i, i + R/2 of the first R are rotated by t * rate_i.
 
     Su et al. 2021. The pairing is Llama's; channels after R are unchanged. `rate` (R/2) are radians
     per position; cosines and sines are multiplied by `size`. Angles are found in float64: in
@@ -153,9 +152,8 @@ class Rotary(Module):
     def __init__(self, rate: Tensor, max_len: int, size: float = 1.0) -> None:
         super().__init__()
         self.turned = turned = 2 * len(rate)
-        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(
-            1, 2
-        )  # (T, R)
+        # (T, R)
+        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(1, 2)
         sign = torch.ones(turned)
         sign[: turned // 2] = -1  # folded into the sine: the rotation needs no negation
         self.register_buffer("cos", (angle.cos() * size).float(), persistent=False)

@@ -48,9 +48,7 @@ def _pieces(
 
 
 def cache(trial: Trial) -> None:
-    """Piece by piece with a cache equals the whole; a cache's rows can be selected (beam
-    search).
-    """
+    """Piece by piece with a cache equals the whole; a cache's rows can be selected."""
     x = trial.input()
     want = trial.run(x)
     expect_equal(
@@ -87,9 +85,7 @@ def _alone(trial: Trial, x: Tensor, segments: Tensor) -> Tensor:
 
 
 def documents(trial: Trial) -> None:
-    """Packed documents equal each alone; the content of padding changes nothing;
-    with a cache too.
-    """
+    """Packed documents equal each alone, with a cache too; padding changes nothing."""
     x = trial.input()
     packed = torch.tensor([[0] * 4 + [1] * 5 + [2] * 4, [0] * 13, [0] + [1] * 12])
     want = _alone(trial, x, packed)

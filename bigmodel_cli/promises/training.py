@@ -77,9 +77,7 @@ def _finite(options: Any) -> None:
 
 
 def _factors(options: Any) -> None:
-    """Every factor is a finite number of 0 or more, and a function of the step and the run's
-    length.
-    """
+    """Every factor is a finite number of 0 or more, by the step and the run's length alone."""
     for total in (1, 2, 10, 1000):
         for step in range(total):
             factor = options.factor(step, total)

@@ -35,18 +35,12 @@ class Trial:
 
     def build(self) -> Module | None:
         """The part with its first weights, as skeletons build it."""
-        if self.slot == "norm":
-            part: Module | None = self.options.build(self.dim)
-        elif self.slot == "position":
-            part = self.options.build(self.dim, self.layer.max_len)
-        else:
-            part = self.options.build(self.layer)
+        given = {"norm": (self.dim,), "position": (self.dim, self.layer.max_len)}
+        part: Module | None = self.options.build(*given.get(self.slot, (self.layer,)))
         return part
 
     def renew(self) -> None:
-        """Build it again, with weights away from zeros and ones, which may hide a fault; in
-        evaluation.
-        """
+        """Build it again for evaluation; zeros and ones, which may hide a fault, are moved."""
         torch.manual_seed(1)
         self.part = self.build()
         if self.part is None:
@@ -69,25 +63,16 @@ class Trial:
         self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: Any = None
     ) -> Tensor:
         """The same with gradients, called as a block calls this slot."""
-        if self.slot == "norm":
-            y = self.part(x)
-        elif self.slot == "mixer":
-            y = self.part(x, sequence, cache)
-        else:
-            y = self.part(x, sequence)
+        given: dict[str, tuple[Any, ...]] = {"norm": (), "mixer": (sequence, cache)}
+        y = self.part(x, *given.get(self.slot, (sequence,)))
         if not torch.is_tensor(y):
             raise Broken(f"it returns {type(y).__name__}, not a tensor")
         return y
 
 
 def differ(a: Tensor, b: Tensor) -> float:
-    """The largest relative difference; 0 within rounding.
-
-    Infinite for other shapes.
-    """
-    if a.shape != b.shape:
-        return float("inf")
-    if not bool(torch.isfinite(a).all()) or not bool(torch.isfinite(b).all()):
+    """The largest relative difference; 0 within rounding, infinite for other shapes."""
+    if a.shape != b.shape or not bool(a.isfinite().all() and b.isfinite().all()):
         return float("inf")
     largest = float((a - b).abs().max()) if a.numel() else 0.0
     scale = 1e-6 + float(b.abs().max()) if b.numel() else 1.0

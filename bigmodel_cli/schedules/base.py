@@ -18,9 +18,7 @@ class AnyScheduleOptions(Options):
     )
 
     def factor(self, step: int, total: int) -> float:
-        """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`;
-        step `warmup` has the peak.
-        """
+        """The fraction of the peak learning rate for optimizer step `step` (from 0) of `total`."""
         return (
             (step + 1) / (self.warmup + 1) if step < self.warmup else self.after_warmup(step, total)
         )

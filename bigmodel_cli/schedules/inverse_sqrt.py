@@ -9,9 +9,7 @@ from bigmodel_cli.schedules.base import AnyScheduleOptions
 
 
 class InverseSqrtOptions(AnyScheduleOptions):
-    """sqrt(warmup / step), as the original Transformer; it peaks at the end of the warm-up (Vaswani
-    et al. 2017, equation 3).
-    """
+    """sqrt(warmup / step), as the original Transformer's (Vaswani et al. 2017, equation 3)."""
 
     type: Literal["inverse_sqrt"] = "inverse_sqrt"
 

@@ -12,9 +12,7 @@ Milestone = Annotated[float, Field(gt=0, lt=1)]
 
 
 class MultistepOptions(AnyScheduleOptions):
-    """The peak, multiplied by `gamma` at each milestone, as AlexNet and ResNets were trained (He et
-    al. 2016, section 4.2).
-    """
+    """The peak, multiplied by `gamma` at each milestone, as for ResNets (He et al. 2016)."""
 
     type: Literal["multistep"] = "multistep"
     milestones: Annotated[list[Milestone], Field(min_length=1)] = Field(

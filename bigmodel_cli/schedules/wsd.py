@@ -11,9 +11,7 @@ from bigmodel_cli.schedules.base import FallingOptions
 
 
 class WSDOptions(FallingOptions):
-    """Warm-up, stable, decay (Hu et al. 2024, MiniCPM): the peak, then down to `final` in a
-    straight line.
-    """
+    """Warm-up, stable, decay (Hu et al. 2024): the peak, then a straight line to `final`."""
 
     type: Literal["wsd"] = "wsd"
     decay: Fraction = Field(

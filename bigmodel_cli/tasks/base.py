@@ -65,9 +65,7 @@ class AnyTaskOptions(Options):
         return None
 
     def unlearnable(self, model: str, learners: Sequence[str]) -> str:
-        """The message that a model of this type cannot learn the task; `learners` are the types
-        that can.
-        """
+        """The message that a model of this type cannot learn the task; `learners` can."""
         return (
             f"task.type: {self.type} is learnt by model.type: {' or '.join(learners)}, and"
             f" model.type is {model}"
@@ -171,9 +169,7 @@ class Task:
         return len(next(iter(batch.values())))
 
     def predictions(self, outputs: Any, top: int) -> list[dict[str, Any]]:
-        """`predict`'s record of each item where the task `labels`; the `top` likeliest if
-        `has_top`.
-        """
+        """`predict`'s record of each item where the task `labels`; with the `top` if `has_top`."""
         raise NotImplementedError
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:

@@ -56,9 +56,7 @@ class CausalLM(TokenTask):
         self.label_smoothing = options.label_smoothing
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
-        """(B, T, V)   the model's logits; documents are kept apart where the batch has
-        "segments".
-        """
+        """(B, T, V)   the model's logits; "segments" in the batch keep documents apart."""
         inputs, segments = self.shift(batch)[0], batch.get("segments")
         return model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,6 +18,7 @@ from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
 """Batch keys of an item, each with the optional keys passed after it."""
 
+Name = str | int | bool
 UNEVEN = 0.8
 """Largest class as a fraction of the training items ..."""
 UNEVEN_TIMES = 10
@@ -32,7 +33,7 @@ class ClassificationOptions(AnyTaskOptions):
     label_smoothing: Probability = Field(
         0.0, description="probability mass spread evenly over the classes"
     )
-    class_weights: Literal["none", "balanced"] | dict[str | int | bool, Positive] = Field(
+    class_weights: Literal["none", "balanced"] | dict[Name, Positive] = Field(
         "none",
         description=(
             "how much an item counts in the training loss, by its class: balanced (items / classes"
@@ -47,14 +48,7 @@ class ClassificationOptions(AnyTaskOptions):
     def notes(self, info: DatasetInfo) -> list[str]:
         """The class weights; without them, a warning where the classes are uneven."""
         weights = class_weights(self, info)
-        if weights:
-            shown = ", ".join(
-                f"{n} {w:.3g}" for n, w in list(zip(info.classes, weights, strict=True))[:10]
-            )
-            return [
-                f"weight of each class in the loss: {shown}" + (" ..." if len(weights) > 10 else "")
-            ]
-        return uneven(info)
+        return weights_note("each class", info.classes, weights) or uneven(info)
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Classification:
         return Classification(self, info)
@@ -81,7 +75,6 @@ class Classification(Task):
     def __init__(self, options: ClassificationOptions, info: DatasetInfo = NO_DATASET) -> None:
         self.options, self.classes = options, info.classes
         self.weights = class_weights(options, info)
-        self._weight: Tensor | None = None  # the same on the device of the last batch
         self.metric = options.metric
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
@@ -94,21 +87,16 @@ class Classification(Task):
         Their quotient is torch.nn.CrossEntropyLoss(weight=...), over any number of micro-batches.
         """
         labels, smoothing = batch["label"], self.options.label_smoothing
-        if not self.weights:
-            total = F.cross_entropy(outputs, labels, reduction="sum", label_smoothing=smoothing)
-            return total, labels.new_full((), len(labels))
-        if self._weight is None or self._weight.device != labels.device:
-            self._weight = torch.tensor(self.weights, dtype=torch.float32, device=labels.device)
-        total = F.cross_entropy(
-            outputs, labels, self._weight, reduction="sum", label_smoothing=smoothing
-        )
-        return total, self._weight[labels].sum()
+        weight = outputs.new_tensor(self.weights) if self.weights else None
+        total = F.cross_entropy(outputs, labels, weight, reduction="sum", label_smoothing=smoothing)
+        count = labels.new_full((), len(labels)) if weight is None else weight[labels].sum()
+        return total, count
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: right or wrong ("accuracy", and "top5" from twenty classes on) and its
-        cross-entropy ("loss").
+        """Per item: right or wrong ("accuracy") and its cross-entropy ("loss").
 
-        The answers are the label, the likeliest class and its probability.
+        From twenty classes on also whether it is among the five likeliest ("top5"). The answers are
+        the label, the likeliest class and its probability.
         """
         labels, logits = batch["label"], outputs
         ones = labels.new_ones(len(labels))
@@ -128,15 +116,8 @@ class Classification(Task):
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
         """{"label", "probability", "top": [{"label", "probability"}, ...]} of each item."""
-        told = []
-        for row in outputs.softmax(1).cpu():
-            values, indices = row.topk(min(top, len(row)))
-            best = [
-                {"label": self.classes[i], "probability": round(v, 6)}
-                for v, i in zip(values.tolist(), indices.tolist(), strict=True)
-            ]
-            told.append({**best[0], "top": best})
-        return told
+        best = likeliest(outputs.softmax(1).cpu(), self.classes, top)
+        return [{**row[0], "top": row} for row in best]
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
         """The likeliest class, and its probability."""
@@ -145,14 +126,10 @@ class Classification(Task):
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """macro-F1 over the data's classes; where those are not known, over those that occur."""
-        label, prediction = (
-            [str(name) for name in answers[side]] for side in ("label", "prediction")
-        )
-        classes = self.classes or sorted({*label, *prediction})
+        sides = [[str(name) for name in answers[side]] for side in ("label", "prediction")]
+        classes = self.classes or sorted({*sides[0], *sides[1]})
         number = {name: i for i, name in enumerate(classes)}
-        labels, predictions = (
-            torch.tensor([number[name] for name in names]) for names in (label, prediction)
-        )
+        labels, predictions = (torch.tensor([number[name] for name in side]) for side in sides)
         return {"macro_f1": f1_measure(labels, predictions, len(classes))}
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -186,15 +163,7 @@ def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[fl
     if wanted == "none" or not info.classes:
         return ()
     if isinstance(wanted, dict):
-        named = {
-            str(name).lower() if isinstance(name, bool) else str(name): w
-            for name, w in wanted.items()
-        }
-        for name in named.keys() - set(info.classes):
-            shown = ", ".join(info.classes[:10]) + (" ..." if len(info.classes) > 10 else "")
-            near = did_you_mean(name, info.classes)
-            raise SpecError(f"task.class_weights: {name!r} is no class; they are {shown}{near}")
-        return tuple(float(named.get(name, 1.0)) for name in info.classes)
+        return tuple(by_class("class_weights", wanted, info.classes, 1.0))
     if len(info.class_counts) != len(info.classes):
         raise SpecError(
             "task.class_weights: the training items of each class are not known; give {name:"
@@ -202,6 +171,42 @@ def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[fl
         )
     there = sum(count > 0 for count in info.class_counts)
     return tuple(sum(info.class_counts) / (there * max(1, count)) for count in info.class_counts)
+
+
+def by_class(
+    option: str, given: Mapping[Name, float], classes: Sequence[str], default: float
+) -> list[float]:
+    """The value of each class. Raises `SpecError` for a name that is not a class of the data."""
+    named = {
+        str(name).lower() if isinstance(name, bool) else str(name): value
+        for name, value in given.items()
+    }
+    for name in sorted(named.keys() - set(classes)):
+        shown = ", ".join(classes[:10]) + (" ..." if len(classes) > 10 else "")
+        raise SpecError(
+            f"task.{option}: {name!r} is not a label of the data; they are {shown}"
+            f"{did_you_mean(name, classes)}"
+        )
+    return [float(named.get(name, default)) for name in classes]
+
+
+def weights_note(of: str, classes: Sequence[str], weights: Sequence[float]) -> list[str]:
+    """A message of the weights, at most ten; [] without any."""
+    pairs = list(zip(classes, weights, strict=False))
+    shown = ", ".join(f"{name} {weight:.3g}" for name, weight in pairs[:10])
+    more = " ..." if len(pairs) > 10 else ""
+    return [f"weight of {of} in the loss: {shown}{more}"] if weights else []
+
+
+def likeliest(
+    probabilities: Tensor, classes: Sequence[str], top: int
+) -> list[list[dict[str, Any]]]:
+    """(B, C) on the CPU -> the `top` likeliest of each row, {"label", "probability"}."""
+    values, indices = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
+    return [
+        [{"label": classes[i], "probability": round(v, 6)} for v, i in zip(*row, strict=True)]
+        for row in zip(values.tolist(), indices.tolist(), strict=True)
+    ]
 
 
 def inputs_of(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:

@@ -30,8 +30,7 @@ class CTCOptions(AnyTaskOptions):
 
 
 class CTC(Task):
-    """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; the model maps frames to
-    logits (B, T', V).
+    """batch {"frames": (B, T, width), "lengths": (B,), "target": (B, L)}; logits (B, T', V).
 
     Units are numbered 0 to V - 2, and the blank is V - 1. The model's `out_lengths` gives the real
     vectors of each row; `info` has the units' names and whether they are words or characters.
@@ -51,15 +50,14 @@ class CTC(Task):
         return read(model, batch)
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed negative log-likelihood in nats over all transcripts,
-        and their number of units.
-        """
+        """Summed negative log-likelihood of all transcripts in nats, and their number of units."""
         nats = negative_log_likelihood(*outputs, batch["target"])
         return nats.sum(), (batch["target"] != PADDING).sum()
 
     def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
-        """Per recording: edits and words ("wer"), edits and characters ("cer"), nats and units
-        ("loss"). Greedy decoding.
+        """Per recording, by greedy decoding: edits and words ("wer"), edits and characters ("cer").
+
+        Also nats and units ("loss").
 
         Edits are counted as jiwer does, of texts in lower case without punctuation
         (metrics/text.py). The answers are references and hypotheses.
@@ -95,8 +93,7 @@ def read(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-    """(B, T', V) logits, (B,) lengths, (B, L) units padded with -1 -> (B,) nats over all
-    alignments.
+    """logits (B, T', V), lengths (B,), units (B, L) padded with -1 -> (B,) nats of all alignments.
 
     Raises `DataError` where a transcript needs more vectors than there are: one per unit, and a
     blank between equal ones.
@@ -131,9 +128,7 @@ def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str
 
 
 def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
-    """Units as text: words joined by spaces, or characters with white space collapsed and
-    stripped.
-    """
+    """Units as text: words joined by spaces, or characters with white space collapsed."""
     text = (" " if spelling == "words" else "").join(units[n] for n in numbers)
     return " ".join(text.split())
 

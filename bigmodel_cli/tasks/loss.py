@@ -17,8 +17,7 @@ PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """logits (..., V), targets (...) -> ()   summed cross-entropy in nats (fp32); targets of -1 are
-    ignored.
+    """logits (..., V), targets (...) -> ()   summed cross-entropy in nats (fp32); -1 is ignored.
 
     Label smoothing (Szegedy et al. 2016) spreads `smoothing` of the probability evenly over all V.
     """
@@ -26,8 +25,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (..., V), targets (...) -> (nats (...) float64, argmax is target (...)); 0, False
-    where -1.
+    """logits (..., V), targets (...) -> (nats (...) float64, argmax is target (...)).
+
+    0 and False where a target is -1.
     """
     rows = max(1, PIECE.get(logits.device.type, 1 << 24) // logits.shape[-1])
     kind = torch.promote_types(logits.dtype, torch.float32)

@@ -71,8 +71,9 @@ class MaskedImageOptions(AnyTaskOptions):
 
 
 class MaskedImage(Task):
-    """batch {"image": (B, C, H, W), "key": (B,)}; the model maps images and visible patches (B, K)
-    to all pixels (B, N, P).
+    """batch {"image": (B, C, H, W), "key": (B,)}; the model gives all pixels (B, N, P).
+
+    It maps images and the indices of visible patches (B, K) to them.
 
     The loss of an image is the mean squared error over its hidden patches, as many in every image;
     sums are over images. The patches are drawn by the rows' keys, whatever the batch. Training
@@ -96,18 +97,13 @@ class MaskedImage(Task):
     def forward(
         self, model: Any, batch: Batch, training: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(patches (B, N, P), reconstructed patches (B, N, P), indices of hidden ones (B,
-        N - K)).
-        """
+        """Patches and reconstructed ones, (B, N, P) each, and indices of hidden ones (B, N - K)."""
         pixels = model.patchify(batch["image"])
-        return self.call(model, batch["image"], pixels, self.ranks(batch[KEY], pixels.shape[1]))
-
-    def call(
-        self, model: Any, images: Tensor, pixels: Tensor, ranks: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same with the K patches of lowest rank visible."""
-        visible, hidden = self.divide(ranks)
-        return pixels, model(images, visible).float(), hidden
+        # The patches in a random order by the image's key: the first are visible.
+        order = draw(batch[KEY], ORDER, pixels.shape[1]).argsort(dim=1, stable=True)
+        seen = self.options.visible(order.shape[1])
+        visible = order[:, :seen].sort(1).values
+        return pixels, model(batch["image"], visible).float(), order[:, seen:]
 
     def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed error of the images, and their number."""
@@ -119,10 +115,6 @@ class MaskedImage(Task):
         errors = self.errors(*outputs).double()
         return {"loss": (errors, torch.ones_like(errors, dtype=torch.int64))}, {}
 
-    def ranks(self, keys: Tensor, patches: int) -> Tensor:
-        """(B,) -> (B, N)   the random rank of each patch, by the image's key."""
-        return draw(keys, ORDER, patches)
-
     def rebuild(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) twice: the visible patches, zero elsewhere; and the reconstructions.
 
@@ -133,18 +125,14 @@ class MaskedImage(Task):
         if self.options.normalize:
             mean, deviation = moments(pixels)
             rebuilt = rebuilt * deviation + mean
-        gone = torch.zeros(
-            hidden.shape[0], pixels.shape[1], 1, dtype=torch.bool, device=pixels.device
-        )
-        gone = gone.scatter(1, hidden[..., None], True)  # (B, N, 1)
+        gone = torch.zeros_like(pixels[..., :1], dtype=torch.bool)  # (B, N, 1)
+        gone = gone.scatter(1, hidden[..., None], True)
         return model.unpatchify(pixels.masked_fill(gone, 0.0)), model.unpatchify(
             torch.where(gone, rebuilt, pixels)
         )
 
     def rows(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Images (B, C, H, W) by title: the originals, their visible patches, and the
-        reconstructions.
-        """
+        """Images (B, C, H, W) by title: originals, their visible patches, reconstructions."""
         seen, rebuilt = self.rebuild(model, batch)
         last = "rebuilt at\ntrue mean,\ndeviation" if self.options.normalize else "rebuilt"
         return {"image": batch["image"], "seen": seen, last: rebuilt}
@@ -153,13 +141,6 @@ class MaskedImage(Task):
         """(B,)   each image's mean squared error over its hidden patches."""
         squares = (rebuilt - self.targets(pixels)).square().mean(2)  # (B, N)
         return squares.gather(1, hidden).mean(1)
-
-    def divide(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N) -> (B, K), (B, N - K)   indices of visible patches, ascending,
-        and of hidden ones.
-        """
-        order, seen = ranks.argsort(dim=1, stable=True), self.options.visible(ranks.shape[1])
-        return order[:, :seen].sort(1).values, order[:, seen:]
 
     def targets(self, patches: Tensor) -> Tensor:
         """(B, N, P) -> (B, N, P)   the targets of the patches' pixels."""

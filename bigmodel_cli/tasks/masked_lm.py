@@ -11,18 +11,14 @@ from bigmodel_cli.draw import KEY, draw, draw_below
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores
 from bigmodel_cli.tasks.loss import cross_entropy, token_nll
-from bigmodel_cli.tasks.tokens import TokenTask
+from bigmodel_cli.tasks.tokens import TokenTask, row_sums
 
 HIDDEN, SEEN, OTHER = 1, 2, 3
-"""Streams of a row's random numbers: which tokens are chosen, how they are replaced, by which
-token.
-"""
+"""Streams of a row's random numbers: which tokens are chosen, how they are replaced, by what."""
 
 
 class MaskedLMOptions(AnyTaskOptions):
-    """Predict hidden tokens from both sides (Devlin et al. 2019, BERT); scored in nats per hidden
-    token.
-    """
+    """Predict hidden tokens from both sides (BERT, Devlin et al. 2019); scored by cross-entropy."""
 
     type: Literal["masked_lm"] = "masked_lm"
     output: ClassVar[str] = "tokens"
@@ -54,17 +50,15 @@ class MaskedLMOptions(AnyTaskOptions):
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """Also a mask of hidden tokens, as many as on average."""
-        hidden = torch.zeros(
-            max(1, round(self.mask_prob * x.shape[0] * x.shape[1])),
-            dtype=torch.int64,
-            device=x.device,
-        )
+        count = max(1, round(self.mask_prob * x.shape[0] * x.shape[1]))
+        hidden = torch.zeros(count, dtype=torch.int64, device=x.device)
         return x, x, x.bool(), hidden
 
 
 class MaskedLM(TokenTask):
-    """batch {"tokens": (B, T + 1), "key": (B,)}; the model maps tokens, `masked` and `at`, each (B,
-    T), to logits (N, V) at `at`.
+    """batch {"tokens": (B, T + 1), "key": (B,)}; the model gives logits (N, V) of hidden tokens.
+
+    It gets the tokens, and where they are `masked` and scored (`at`), (B, T) each.
 
     Where the batch has "words" (B, T + 1), the index of each token's word within its row, tokens of
     no word (-1: special tokens) are never hidden; and with `whole_words` a word is hidden as a
@@ -122,14 +116,9 @@ class MaskedLM(TokenTask):
     def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
         """Per row: nats over its hidden tokens ("loss"), and correct argmax ("accuracy")."""
         logits, at = outputs
-        tokens = self.inputs(batch)[0]
-        nats, right = (
-            torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device) for _ in range(2)
-        )
-        nats[at], hit = token_nll(logits, tokens[at])
-        right[at] = hit.double()
-        counts = at.sum(1)
-        return {"loss": (nats.sum(1), counts), "accuracy": (right.sum(1), counts)}, {}
+        nats, right = token_nll(logits, self.inputs(batch)[0][at])
+        pairs = {"loss": nats, "accuracy": right}
+        return {name: (row_sums(values, at), at.sum(1)) for name, values in pairs.items()}, {}
 
     def chosen(self, keys: Tensor, tokens: Tensor, words: Tensor | None) -> Tensor:
         """(B, T) bool: the chosen tokens, by one random number per token, or per word."""
@@ -140,6 +129,5 @@ class MaskedLM(TokenTask):
 def found(model: Any, batch: Batch, seen: Tensor, masked: Tensor, at: Tensor) -> Tensor:
     """(N, V) logits where `at` is True; the model also gets a pair's "types" (B, T + 1)."""
     at = at.flatten().nonzero()[:, 0]
-    if "types" in batch:
-        return model(seen, batch["types"][:, :-1], masked, at)
-    return model(seen, masked=masked, at=at)
+    types = {"types": batch["types"][:, :-1]} if "types" in batch else {}
+    return model(seen, masked=masked, at=at, **types)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo, Fraction, Positive
-from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, Measure
 from bigmodel_cli.metrics.sets import best_threshold, f1_of_sets, mean_average_precision
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
-from bigmodel_cli.tasks.classification import inputs_of
+from bigmodel_cli.tasks.classification import Name, by_class, inputs_of, likeliest, weights_note
 
-Name = str | int | bool
 HALF = 0.5
 
 
 class MultilabelOptions(AnyTaskOptions):
-    """Predict an item's set of labels; scored by mAP, F1 of the sets, and binary cross-entropy in
-    nats.
-    """
+    """Predict an item's set of labels; scored by mAP, F1 of the sets, and binary cross-entropy."""
 
     type: Literal["multilabel"] = "multilabel"
     output: ClassVar[str] = "labels"
@@ -46,20 +43,14 @@ class MultilabelOptions(AnyTaskOptions):
 
     def notes(self, info: DatasetInfo) -> list[str]:
         """The weights of the labels."""
-        weights = list(zip(info.classes, positive_weights(self, info), strict=False))
-        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights[:10]) + (
-            " ..." if len(weights) > 10 else ""
-        )
-        return [f"weight of items with each label in the loss: {shown}"] if weights else []
+        return weights_note("items with each label", info.classes, positive_weights(self, info))
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Multilabel:
         return Multilabel(self, info)
 
 
 class Multilabel(Task):
-    """batch {an input, "labels": (B, C) bool}; the model maps the input to logits (B, C), one
-    decision each.
-    """
+    """batch {an input, "labels": (B, C) bool}; the model gives logits (B, C), one per decision."""
 
     name = "multilabel"
     needs = "sets of labels"
@@ -78,9 +69,11 @@ class Multilabel(Task):
     def __init__(self, options: MultilabelOptions, info: DatasetInfo = NO_DATASET) -> None:
         self.options, self.classes, self.metric = options, info.classes, options.metric
         given = options.thresholds
-        named = by_class("thresholds", given, info.classes) if isinstance(given, dict) else {}
-        default = HALF if isinstance(given, dict) else given
-        self.thresholds = [named.get(name, default) for name in info.classes]
+        self.thresholds = (
+            by_class("thresholds", given, info.classes, HALF)
+            if isinstance(given, dict)
+            else [given] * len(info.classes)
+        )
         self.weights = positive_weights(options, info)
 
     def remedy(self, missing: list[str]) -> str:
@@ -100,8 +93,7 @@ class Multilabel(Task):
         return total, torch.full((), outputs.numel(), device=outputs.device)
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: whether its set is exactly right ("exact"), and its mean cross-entropy
-        ("loss").
+        """Per item: whether its set is right ("exact"), and its mean cross-entropy ("loss").
 
         The answers are its labels, the predicted ones, and the probability of each.
         """
@@ -130,20 +122,11 @@ class Multilabel(Task):
         ]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
-        """{"labels": those above their threshold, "top": [{"label", "probability"}, ...]} of each
-        item.
-        """
+        """{"labels", "top": [{"label", "probability"}, ...]} of each item."""
         probabilities = outputs.double().sigmoid().cpu()
         sets = self.names(probabilities >= probabilities.new_tensor(self.thresholds))
-        told = []
-        for row, names in zip(probabilities, sets, strict=True):
-            values, indices = row.topk(min(top, len(row)))
-            pairs = zip(indices.tolist(), values.tolist(), strict=True)
-            best = [
-                {"label": self.classes[i], "probability": round(value, 6)} for i, value in pairs
-            ]
-            told.append({"labels": names, "top": best})
-        return told
+        best = likeliest(probabilities, self.classes, top)
+        return [{"labels": own, "top": row} for own, row in zip(sets, best, strict=True)]
 
     def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
         """The likeliest label, and its probability."""
@@ -171,25 +154,11 @@ def _matrices(answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
     scores = torch.tensor(
         [[row[n] for n in classes] for row in answers["probabilities"]], dtype=torch.float64
     )
-    sides = []
-    for side in ("reference", "prediction"):
-        held = [set(names) for names in answers[side]]
-        sides.append(torch.tensor([[name in names for name in classes] for names in held]))
-    return scores, sides[0], sides[1]
-
-
-def by_class(option: str, given: Mapping[Name, float], classes: Sequence[str]) -> dict[str, float]:
-    """Values by label. Raises `SpecError` for a name that is not a label."""
-    named = {
-        str(name).lower() if isinstance(name, bool) else str(name): value
-        for name, value in given.items()
-    }
-    for name in named.keys() - set(classes):
-        shown = ", ".join(classes[:10]) + (" ..." if len(classes) > 10 else "")
-        raise SpecError(
-            f"task.{option}: {name!r} is no label; they are {shown}{did_you_mean(name, classes)}"
-        )
-    return named
+    truth, said = (
+        torch.tensor([[name in names for name in classes] for names in map(set, answers[side])])
+        for side in ("reference", "prediction")
+    )
+    return scores, truth, said
 
 
 def positive_weights(options: MultilabelOptions, info: DatasetInfo) -> tuple[float, ...]:
@@ -201,8 +170,7 @@ def positive_weights(options: MultilabelOptions, info: DatasetInfo) -> tuple[flo
     if wanted == "none" or not info.classes:
         return ()
     if isinstance(wanted, dict):
-        named = by_class("pos_weight", wanted, info.classes)
-        return tuple(named.get(name, 1.0) for name in info.classes)
+        return tuple(by_class("pos_weight", wanted, info.classes, 1.0))
     if len(info.class_counts) != len(info.classes):
         raise SpecError(
             "task.pos_weight: the training items of each label are not known; give {name: weight}"

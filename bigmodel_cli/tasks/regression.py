@@ -107,22 +107,18 @@ class Regression(Task):
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
         """Per item: the mean loss of its scaled numbers ("loss").
 
-        The answers are the numbers in the data's units, by name.
-
-        "baseline" are the training split's means.
+        The answers are the numbers in the data's units, by name; "baseline" are the training
+        split's means.
         """
         errors = self.errors(outputs, batch).double()
-        said = {
+        ones = torch.ones_like(errors[:, 0], dtype=torch.int64)
+        average = dict(zip(self.dataset.targets, self.dataset.target_mean, strict=True))
+        answers: Answers = {
             "reference": self.named(batch["numbers"]),
             "prediction": self.named(self.unscaled(outputs)),
+            "baseline": [average] * len(errors),
         }
-        baseline = [dict(zip(self.dataset.targets, self.dataset.target_mean, strict=True))] * len(
-            errors
-        )
-        return {"loss": (errors.mean(1), torch.ones_like(errors[:, 0], dtype=torch.int64))}, {
-            **said,
-            "baseline": baseline,
-        }
+        return {"loss": (errors.mean(1), ones)}, answers
 
     def unscaled(self, outputs: Tensor) -> Tensor:
         """(B, K) -> (B, K) float64   in the data's units, on the CPU."""
@@ -137,9 +133,7 @@ class Regression(Task):
         return [dict(zip(self.dataset.targets, row, strict=True)) for row in numbers.tolist()]
 
     def predictions(self, outputs: Tensor, top: int) -> list[dict[str, Any]]:
-        """{"numbers": {name: number}} of each item, to a millionth of the deviation, as fp32 has
-        it.
-        """
+        """{"numbers": {name: number}} of each item, rounded to a millionth of the deviation."""
         digits = {
             n: 6 - math.floor(math.log10(std))
             for n, std in zip(self.dataset.targets, self.dataset.target_std, strict=True)
@@ -183,17 +177,13 @@ def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
     of squares about the items' own mean); for numbers that are constant over the items it is not
     defined, and left out of the mean.
     """
-    ones, errors, count = (
-        torch.ones(len(truth), 1, dtype=torch.float64),
-        said - truth,
-        truth.shape[1],
-    )
+    ones = torch.ones(len(truth), 1, dtype=torch.float64)
+    errors, count = said - truth, truth.shape[1]
     centred = truth - truth.mean(0)
     spread = centred.square().mean(0).sqrt()
     flat = spread <= CONSTANT * truth.abs().amax(0)
-    scale = torch.where(
-        flat, 1.0, spread
-    )  # R2 does not depend on the shift; sums of squares of large numbers lose digits without
+    # R2 does not depend on shift and scale; sums of squares of large numbers would lose digits.
+    scale = torch.where(flat, 1.0, spread)
     z, e = centred.masked_fill(flat, 0.0) / scale, errors / scale
 
     def rmse(sums: Tensor) -> Tensor:
@@ -204,10 +194,12 @@ def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
         about = square - linear.square() / sums[..., -1:]
         return (1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)).nanmean(-1)
 
+    rows = {
+        "mae": (errors.abs().mean(1, keepdim=True), ratio, ERROR),
+        "rmse": (errors.square(), rmse, ERROR),
+        "r2": (torch.cat((e.square(), z, z.square()), 1), r2, R2),
+    }
     return {
-        "mae": Measure(
-            torch.cat((errors.abs().mean(1, keepdim=True), ones), 1), ratio, len(truth), *ERROR
-        ),
-        "rmse": Measure(torch.cat((errors.square(), ones), 1), rmse, len(truth), *ERROR),
-        "r2": Measure(torch.cat((e.square(), z, z.square(), ones), 1), r2, len(truth), *R2),
+        name: Measure(torch.cat((own, ones), 1), value, len(truth), *about)
+        for name, (own, value, about) in rows.items()
     }

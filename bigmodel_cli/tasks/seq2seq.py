@@ -69,8 +69,9 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
 
 
 class Seq2SeqTask(TokenTask):
-    """batch {"source": (B, S), "target": (B, T + 1)}; the model maps source and target (B, T) to
-    logits (B, T, V).
+    """batch {"source": (B, S), "target": (B, T + 1)}; the model gives logits (B, T, V).
+
+    It maps the source and the target (B, T) to them.
     """
 
     name = "seq2seq"

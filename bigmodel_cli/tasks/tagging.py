@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, Probability
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, Measure, mean
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+from bigmodel_cli.tasks.tokens import row_sums
 
 ENTITY = re.compile(r"O|[BIESLU](-.*)?", re.DOTALL)
 """A tag of IOB1, IOB2, BIOES or BILOU."""
@@ -22,9 +24,7 @@ MAJORITY = "_majority"
 
 
 class TaggingOptions(AnyTaskOptions):
-    """Predict a tag for each word; scored by entity F1 as conlleval and seqeval count it, and
-    accuracy.
-    """
+    """Predict a tag for each word; scored by entity F1 (as conlleval and seqeval) and accuracy."""
 
     type: Literal["tagging"] = "tagging"
     output: ClassVar[str] = "tags"
@@ -44,28 +44,22 @@ class TaggingOptions(AnyTaskOptions):
 
     def notes(self, info: DatasetInfo) -> list[str]:
         """That tags are not of entities, where so, and how many words the most frequent tag has."""
-        words, often = sum(info.class_counts), list[str]()
-        if words:
-            often += [
+        plain = [tag for tag in info.classes if not ENTITY.fullmatch(tag)]
+        notes = [
+            f"the tags are of words and not of entities (B-, I-, O ...), as {tag!r} is: judged by"
+            " accuracy"
+            for tag in plain[:1]
+        ]
+        if words := sum(info.class_counts):
+            notes.append(
                 f"{max(info.class_counts):,} of {words:,} training words have one tag:"
                 f" {majority(info)!r}"
-            ]
-        plain = [tag for tag in info.classes if not ENTITY.fullmatch(tag)]
-        if not plain:
-            return often
-        return [
-            (
-                f"the tags are of words and not of entities (B-, I-, O ...), as {plain[0]!r} is:"
-                " judged by accuracy"
-            ),
-            *often,
-        ]
+            )
+        return notes
 
 
 class Tagging(Task):
-    """batch {"tokens", "tags": (B, T), -1 for none}; the model maps tokens to logits (B, T,
-    tags).
-    """
+    """batch {"tokens", "tags": (B, T), -1 for none}; the model gives logits (B, T, tags)."""
 
     name = "tagging"
     needs = "labels"
@@ -83,11 +77,8 @@ class Tagging(Task):
 
     def __init__(self, options: TaggingOptions, info: DatasetInfo = NO_DATASET) -> None:
         self.options, self.dataset = options, info
-        self.metric = (
-            "accuracy"
-            if options.metric == "f1" and not of_entities(info.classes)
-            else options.metric
-        )
+        judged = options.metric != "f1" or of_entities(info.classes)
+        self.metric = options.metric if judged else "accuracy"
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
         """(N, tags) logits of the words in fp32, and their mask (B, T)."""
@@ -114,12 +105,9 @@ class Tagging(Task):
         """
         logits, at = outputs
         tags, best = batch["tags"][at], logits.argmax(-1)  # (N,) each
-        nats, right = (
-            torch.zeros(at.shape, dtype=torch.float64, device=at.device) for _ in range(2)
-        )
-        nats[at] = F.cross_entropy(logits, tags, reduction="none").double()
-        right[at] = (best == tags).double()
-        scores = {"accuracy": (right.sum(1), at.sum(1)), "loss": (nats.sum(1), at.sum(1))}
+        nats = F.cross_entropy(logits, tags, reduction="none")
+        pairs = {"accuracy": best == tags, "loss": nats}
+        scores = {name: (row_sums(values, at), at.sum(1)) for name, values in pairs.items()}
         return scores, {"reference": self.named(tags, at), "prediction": self.named(best, at)}
 
     def named(self, numbers: Tensor, at: Tensor) -> list[list[str]]:
@@ -148,21 +136,16 @@ class Tagging(Task):
         return told
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
-        """Precision, recall and F1 of entities over all types; {} for tags that are not of
-        entities.
-        """
+        """Precision, recall and F1 of entities over all types; {} where tags are of words."""
         true, said = answers["reference"], answers["prediction"]
         if not of_entities(self.dataset.classes or (tag for tags in true + said for tag in tags)):
             return {}
         counts = [_counted(spans(a), spans(b)) for a, b in zip(true, said, strict=True)]
         rows = torch.tensor(counts, dtype=torch.float64).view(-1, 3)
-        total = dict(
-            zip(("precision", "recall", "f1"), (rows[:, 1], rows[:, 2], rows[:, 2]), strict=True)
-        )
-        values = {"precision": precision, "recall": recall, "f1": f1}
+        predicted, there = (int(rows[:, i].sum()) for i in (1, 2))
+        values = {"precision": (precision, predicted), "recall": (recall, there), "f1": (f1, there)}
         return {
-            name: Measure(rows, value, int(total[name].sum()), *SHARE)
-            for name, value in values.items()
+            name: Measure(rows, value, count, *SHARE) for name, (value, count) in values.items()
         }
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
@@ -176,34 +159,22 @@ class Tagging(Task):
         }
 
     def tables(self, answers: Answers) -> dict[str, list[dict[str, Any]]]:
-        """Per entity type (or tag): precision, recall, F1, and how many there are and were
-        predicted.
-        """
+        """Per entity type (or tag): precision, recall, F1, and how many are there and predicted."""
         true, said = answers["reference"], answers["prediction"]
         entities = of_entities(self.dataset.classes)
-        found = [
-            [spans(tags) if entities else each(tags) for tags in side] for side in (true, said)
-        ]
-        counts: dict[str, list[int]] = {}
-        for a, b in zip(*found, strict=True):
-            for kind in {span[0] for span in (*a, *b)}:
-                own = _counted(*([span for span in side if span[0] == kind] for side in (a, b)))
-                counts[kind] = [
-                    n + more for n, more in zip(counts.get(kind, [0, 0, 0]), own, strict=True)
-                ]
+        find, name = (spans, "type") if entities else (each, "tag")
+        counts = [Counter[str]() for _ in range(3)]  # correct, predicted, true
+        for a, b in zip(map(find, true), map(find, said), strict=True):
+            for counter, own in zip(counts, ({*a} & {*b}, {*b}, {*a}), strict=True):
+                counter.update(span[0] for span in own)
         rows = []
-        for kind, numbers in sorted(counts.items()):
+        for kind in sorted({*counts[1], *counts[2]}):
+            numbers = [counter[kind] for counter in counts]
             sums = torch.tensor(numbers, dtype=torch.float64)
             shares = {"precision": precision(sums), "recall": recall(sums), "f1": f1(sums)}
             there = {"support": numbers[2], "predicted": numbers[1], "correct": numbers[0]}
-            rows.append(
-                {
-                    "type" if entities else "tag": kind,
-                    **{n: float(v) for n, v in shares.items()},
-                    **there,
-                }
-            )
-        return {"types" if entities else "tags": rows}
+            rows.append({name: kind, **{n: float(v) for n, v in shares.items()}, **there})
+        return {f"{name}s": rows}
 
 
 def majority(info: DatasetInfo) -> str:

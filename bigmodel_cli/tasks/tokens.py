@@ -54,8 +54,7 @@ class TokenTask(Task):
         return (batch[self.sequence][:, 1:] != PADDING).sum()
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Per row: nats and targets ("loss"), and correct argmax ("accuracy"), without label
-        smoothing.
+        """Per row, without label smoothing: nats and targets ("loss"), correct argmax ("accuracy").
 
         Where the batch marks the answer's tokens: whether all of them are right ("exact").
         """
@@ -70,3 +69,10 @@ class TokenTask(Task):
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity per target."""
         return {"perplexity": math.exp(min(metrics["loss"], 700.0))}
+
+
+def row_sums(values: Tensor, at: Tensor) -> Tensor:
+    """(N,), (B, T) bool -> (B,) float64   sums by row of the values that stand `at` N places."""
+    placed = torch.zeros(at.shape, dtype=torch.float64, device=at.device)
+    placed[at] = values.double()
+    return placed.sum(1)

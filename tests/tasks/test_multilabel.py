@@ -112,7 +112,9 @@ def test_the_loss_is_binary_cross_entropy_with_weights_of_those_that_have_a_labe
         names == held for names, held in zip(said["prediction"], said["reference"], strict=True)
     ]
     assert scores["exact"][0].tolist() == exact
-    with pytest.raises(SpecError, match=r"task.thresholds: 'aa' is no label; they are a, b, true"):
+    with pytest.raises(
+        SpecError, match=r"task.thresholds: 'aa' is not a label of the data; they are a, b, true"
+    ):
         task(thresholds={"aa": 0.2})
 
 
