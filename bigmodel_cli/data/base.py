@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from bigmodel_cli.config import PADDING, DatasetInfo, Options
-from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import CheckpointError, DataError, SpecError, did_you_mean
@@ -135,6 +135,11 @@ class Split:
         draw from it (see draw.py). Evaluation asks with epoch and seed 0, so that what it hides of
         a sample depends only on the sample's number in its split.
         """
+        tensors = self.tensors(samples, epoch, seed, augment)
+        return {**tensors, KEY: keys_of(seed, epoch, samples)}
+
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The batch without its keys."""
         raise NotImplementedError
 
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from bigmodel_cli.config import PADDING
 from bigmodel_cli.data.base import Split
-from bigmodel_cli.data.order import Ints, draw, keys_of, permute
+from bigmodel_cli.data.order import Ints, draw, permute
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.trained_on import Hashes
-from bigmodel_cli.draw import KEY, mix
 from bigmodel_cli.draw import key_of as seeded
+from bigmodel_cli.draw import mix
 from bigmodel_cli.lazy import Tensor, torch
 
 FORMAT = 1
@@ -210,7 +210,7 @@ class Synthetic(Split):
                 ]
         return [found[i][0] for i in range(len(self))], [found[i][1] for i in range(len(self))]
 
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, padded to the longest."""
         pieces = [
             (places, self.marked(rows, answer)) for places, rows, answer in self.by_length(samples)
@@ -222,7 +222,7 @@ class Synthetic(Split):
             for places, piece in pieces:
                 whole[places, : piece[name].shape[1]] = piece[name]
             batch[name] = torch.from_numpy(whole[:, 0] if name == "label" else whole)
-        return {**batch, KEY: keys_of(seed, epoch, samples)}
+        return batch
 
     def marked(self, rows: Ints, answer: Any) -> dict[str, Any]:
         """The tensors of a batch for samples of one length (B, N); a label is (B, 1)."""

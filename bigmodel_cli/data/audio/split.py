@@ -21,9 +21,8 @@ from bigmodel_cli.data.audio.sound import Wave, decode, notes_said
 from bigmodel_cli.data.audio.targets import Targets
 from bigmodel_cli.data.base import Say, Split, padded
 from bigmodel_cli.data.files import read_file
-from bigmodel_cli.data.order import Ints, draw, keys_of
+from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.targets import target_name
-from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -149,7 +148,7 @@ class SoundSplit(Split):
         assert self.info.sound is not None
         return self.info.sound
 
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, augmented by (seed, epoch, sample) where asked."""
         chosen, pauses = self.made_of(samples, epoch, seed)
         waves, lengths = self.bank.rows(chosen, pauses)
@@ -161,8 +160,7 @@ class SoundSplit(Split):
         frames, lengths = to_frames(waves, lengths, self.info)
         if augment:
             frames = change.change_frames(frames, lengths, samples, epoch, seed)
-        batch = {**named(frames, lengths, self.info), **self.targets_of(chosen, frames.device)}
-        return {**batch, KEY: keys_of(seed, epoch, samples)}
+        return {**named(frames, lengths, self.info), **self.targets_of(chosen, frames.device)}
 
     def own(self, batch: dict[str, Tensor]) -> Tensor:
         """The numbers of a batch's frames, without padding."""

@@ -62,7 +62,8 @@ def open_images(
     shape = choose_shape(opened, options.size, options.channels, white, theirs, say)
     loaded = {}
     for name, split in opened.items():
-        split = replace(split, labels=numbers_among(split.labels, raw.classes, classes))
+        if known is not None:
+            split = replace(split, labels=numbers_among(split.labels, raw.classes, classes))
         key = f"{split.digest}-{name}-{fraction}"
         loaded[name] = _load(split, shape, white, f"{key}-{shape}-{white}-{options.on_bad}", say)
     content = [raw.digest, shape, white, fraction, options.on_bad]

@@ -40,7 +40,7 @@ class RawSplit:
 
     `pixels` are (N, C, H, W) uint8, or `encoded` images are paths or bytes, with names. `digest`
     identifies the content of the source, `hashes` are those of image files. `headers`
-    (image_survey.Headers) are the survey of the encoded ones.
+    (survey.Headers) are the survey of the encoded ones.
     """
 
     labels: Labels

@@ -12,9 +12,8 @@ from bigmodel_cli.data.image.augment import Augmentation
 from bigmodel_cli.data.image.pixels import decode, normalise
 from bigmodel_cli.data.image.sources import Labels, RawSplit
 from bigmodel_cli.data.normalisation import sampled
-from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.targets import target_name
-from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
 
@@ -97,11 +96,11 @@ class ImageSplit(Split):
     def to(self, device: torch.device) -> None:
         self.source.to(device)
 
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, normalised, and augmented by (seed, epoch, sample) where asked."""
         pixels, labels = self.source.take(samples)
         images = pixels.float().div_(255)
         if augment:
             images = self.augmentation(images, samples, epoch, seed)
-        batch = {"image": normalise(images, self.info), KEY: keys_of(seed, epoch, samples)}
+        batch = {"image": normalise(images, self.info)}
         return {**batch, self.target: labels} if self.target is not None else batch

@@ -21,13 +21,12 @@ from bigmodel_cli.data.cache import cached_folder, key_of
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.holdout import KEY as HELD_OUT_KEY
 from bigmodel_cli.data.holdout import tell
-from bigmodel_cli.data.order import Ints, draw, keys_of, permute
+from bigmodel_cli.data.order import Ints, draw, permute
 from bigmodel_cli.data.reading import is_json_lines
 from bigmodel_cli.data.text.corpus import Corpus, Survey
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.data.trained_on import Hashes, blocks
-from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.progress import reading
@@ -224,15 +223,15 @@ class Windows(Split):
             self.drawn = ((epoch, seed), int(u * self.phases))
         return self.drawn[1]
 
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """{"tokens": (B, T + 1) int64, "key": (B,)}; -1 after the end of the text, which only
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only
         evaluation reaches.
 
         "words" (B, T + 1) numbers each token's word where the options ask for it, "segments" its
         document. A document starts with the preceding end-of-text token, which is the context for
         its first token.
         """
-        batch = {"tokens": self.take(samples, epoch, seed), KEY: keys_of(seed, epoch, samples)}
+        batch = {"tokens": self.take(samples, epoch, seed)}
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
         if self.end is not None:

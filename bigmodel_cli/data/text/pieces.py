@@ -11,12 +11,11 @@ import numpy as np
 
 from bigmodel_cli.config import PADDING
 from bigmodel_cli.data.base import Piece, Say, Split, say_lacking
-from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.text.cleaning import checked, without_bom
 from bigmodel_cli.data.text.ragged import Ragged
 from bigmodel_cli.data.text.split import as_batch, encode, marks
 from bigmodel_cli.data.text.tokenizer import Tokenizer
-from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -108,12 +107,9 @@ class Tagged(Split):
         tags = np.concatenate([tags for _, tags in self.rows])
         return tuple(np.bincount(tags[tags != PADDING], minlength=classes).tolist())
 
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The sentences, padded to the longest."""
-        return {
-            **self.pieces.batch([self.rows[i] for i in samples.tolist()]),
-            KEY: keys_of(seed, epoch, samples),
-        }
+        return self.pieces.batch([self.rows[i] for i in samples.tolist()])
 
 
 class Sentences:

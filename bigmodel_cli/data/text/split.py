@@ -10,7 +10,7 @@ import numpy as np
 
 from bigmodel_cli.config import PADDING, DatasetInfo
 from bigmodel_cli.data.base import Say, Split, classes_in, say_lacking
-from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.targets import target_name
 from bigmodel_cli.data.text.pair_files import SIDES, PairSource
 from bigmodel_cli.data.text.parts import token_dtype
@@ -18,7 +18,6 @@ from bigmodel_cli.data.text.ragged import Ragged, fit_lengths, join_sides, leave
 from bigmodel_cli.data.text.tokenizer import Tokenizer, UnknownCharacter
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.data.trained_on import Hashes
-from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -75,7 +74,7 @@ class Table(Split):
     def __len__(self) -> int:
         return len(self.sides[0].lengths)
 
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, padded to the longest."""
         lengths = fit_lengths(
             [side.lengths[samples] for side in self.sides], room(self.options.context, self.sides)
@@ -86,7 +85,6 @@ class Table(Split):
             pairs = [leave_out(t, p, seed, epoch, samples, index) for index, t in enumerate(taken)]
             taken, lengths = [t for t, _ in pairs], [n for _, n in pairs]
         batch = as_batch(taken, lengths, self.marks, past=self.labels is None)
-        batch[KEY] = keys_of(seed, epoch, samples)
         if self.words is not None:
             batch["words"] = self.words(batch["tokens"])
         if self.labels is not None and self.target is not None:
@@ -205,11 +203,10 @@ class Pairs(Split):
         pairs = list(self.pairs.rows())
         return [pairs[i][0] for i in self.kept], [pairs[i][1] for i in self.kept]
 
-    def batch(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The pairs, each side padded to its longest."""
         rows = self.kept[samples]
-        sides = {"source": self.side("source", rows, 0), "target": self.side("target", rows, 1)}
-        return {**sides, KEY: keys_of(seed, epoch, samples)}
+        return {"source": self.side("source", rows, 0), "target": self.side("target", rows, 1)}
 
     def side(self, side: str, rows: Ints, first: int) -> Tensor:
         """(B, first + longest + 1): `first` end tokens, the tokens, the end token."""

@@ -198,7 +198,7 @@ def _index(
         )
     if names.count(column) > 1:
         raise DataError(
-            f"{place}: {option}: {names.count(column)} columns are called {column!r}; say it by"
+            f"{place}: {option}: {names.count(column)} columns are called {column!r}; give its"
             " number"
         )
     return names.index(column)
