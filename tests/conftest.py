@@ -53,6 +53,22 @@ def scores_of(task: Any, model: Any, batch: Any) -> dict[str, tuple[Any, Any]]:
     return task.score(task.forward(model, batch, training=False), batch)[0]
 
 
+LONG = (
+    "tests/test_house.py::test_no_lint_and_no_type_errors[types]",
+    "tests/test_commands.py::test_a_compiled_model_gives_the_same_losses",
+    "tests/train/test_storms.py",
+    "tests/evaluation/test_lm_eval.py",
+    "tests/parts/test_references.py",
+    "tests/data/text/test_pairs.py::test_an_encoder_decoder_learns_to_reverse_words",
+    "tests/test_fuzz.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first, so that none of them runs alone at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The real data's root; the test is skipped where there is none."""

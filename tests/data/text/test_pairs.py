@@ -144,6 +144,7 @@ def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
     assert cli("eval", "run").status == 0
 
 
+@pytest.mark.no_cover
 def test_an_encoder_decoder_learns_to_reverse_words(cli: Cli) -> None:
     words = [
         "".join(random.Random(i).choices("abcdef", k=random.Random(i).randint(1, 5)))
@@ -157,7 +158,7 @@ def test_an_encoder_decoder_learns_to_reverse_words(cli: Cli) -> None:
         " ffn: {type: relu}, placement: post}]\n  decoder: [{mixer: {type: attention, num_heads:"
         " 4}, cross: {num_heads: 4}, ffn: {type: relu}, placement: post}]\ndata: {type: pairs,"
         " source: [train.a], target: [train.b], val_source: [val.a], val_target: [val.b], context:"
-        " 8,\n  tokenizer: {type: bytes}}\ntask: {type: seq2seq}\ntrain: {steps: 350, batch_size:"
+        " 8,\n  tokenizer: {type: bytes}}\ntask: {type: seq2seq}\ntrain: {steps: 250, batch_size:"
         " 64, optimizer: {lr: 4e-3}, schedule: {type: cosine, warmup: 50}, precision: fp32}\n"
     )
     assert cli("pretrain", "turn.yaml", "--dry-run").status == 0
