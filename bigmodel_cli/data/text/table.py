@@ -27,7 +27,7 @@ from bigmodel_cli.data.base import (
     say_lacking,
 )
 from bigmodel_cli.data.cache import cached_folder, key_of
-from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
+from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered, unscaled
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.holdout import (
     HELD_OUT,
@@ -164,18 +164,19 @@ class TableOptions(LabelledOptions):
         return len(self.text)
 
     def expected(self, assets: Assets | None) -> Expected:
-        labelled = self.label is not None
-        there = {
-            "tokens": True,
-            "types": len(self.text) > 1,
-            "words": self.words,
-            "label": labelled,
-        }
-        info = numbered(self.expected_classes() if labelled else 0)
-        info = replace(info, vocab_size=expected_size(self.tokenizer, assets), context=self.context)
-        return Expected(
-            info, frozenset(name for name, given in there.items() if given), longest=(self.context,)
+        if self.targets:
+            info = unscaled(self.columns.target_names)
+        else:
+            info = numbered(self.expected_classes() if self.label is not None else 0)
+        there = {"tokens": True, "types": len(self.text) > 1, "words": self.words}
+        info = replace(
+            info,
+            vocab_size=expected_size(self.tokenizer, assets),
+            context=self.context,
+            label_sets=self.label_separator is not None,
         )
+        names = {name for name, given in there.items() if given} | {target_name(info)} - {None}
+        return Expected(info, frozenset(names), longest=(self.context,))
 
     @property
     def columns(self) -> Columns:
