@@ -140,6 +140,9 @@ def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
     changed = [name for name in options if name != "classes" and options[name] != old.get(name)]
     if options["type"] != old.get("type"):
         return f"a model of type {old.get('type')}, and the spec's is {options['type']}; "
+    length, known = spec.model.longest() or spec.data.longest(), before["data"].get("context")
+    if length and known and length > (old.get("max_len") or known):
+        return f"its texts have {known} tokens at most, and the spec's {length} (data.context); "
     if not changed:
         return ""
     names = ", ".join(f"model.{name}" for name in changed[:3])

@@ -29,6 +29,9 @@ PREPARATION = (
     *("units", "seconds", "rate", "window", "hop", "mels", "low", "high"),
 )
 """Options that a checkpoint fixes for all that use it as it is."""
+TRAINING = ("train", "init")
+READ_HERE = ("precision", "batch_size", "batch_tokens", "micro_batch_size", "validation_batch")
+"""Sections of a spec that training alone reads, up to these options."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ def load_checkpoint(
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
         say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))
+        given = (key_of(change).split(".") for change in overrides)
+        if idle := [".".join(p) for p in given if p[0] in TRAINING and p[1] not in READ_HERE]:
+            tell(f"{', '.join(idle)}: not used: nothing is trained here")
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
     try:

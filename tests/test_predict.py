@@ -305,6 +305,8 @@ def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) ->
         result = cli("predict", pairs, "ab", *flags)
         assert (result.status, result.out) == (2, ""), flags
         assert message in result.err
+    idle = cli("predict", pairs, "ab", "--set", "train.steps=3", "--set", "train.batch_size=2")
+    assert "train.steps: not used: nothing is trained here" in idle.err
     Decoding(top_k=3).check()
     with pytest.raises(SpecError):
         Decoding(temperature=0.0, min_p=0.1).check()

@@ -5,6 +5,7 @@ Dry runs and `bench` need no more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -30,6 +31,7 @@ class Expected:
         shown = {
             "images of {} (channels, height, width)": " x ".join(map(str, info.image_shape or ())),
             "{} classes": len(info.classes),
+            "the numbers {}": ", ".join(info.targets),
             "{:,} tokens": info.vocab_size,
             "{:,} tokens of the sources": info.source_vocab_size,
             "rows of up to {:,}": info.context,
@@ -69,6 +71,12 @@ def numbered(count: int, samples: int | None = None) -> DatasetInfo:
         classes=tuple(map(str, range(count))),
         class_counts=(max(1, (samples or 0) // max(1, count)),) * count,
     )
+
+
+def unscaled(names: Sequence[str]) -> DatasetInfo:
+    """A DatasetInfo of numbers whose mean and deviation are not known."""
+    count = len(names)
+    return DatasetInfo(targets=tuple(names), target_mean=(0.0,) * count, target_std=(1.0,) * count)
 
 
 class ExpectedSplit(Split):

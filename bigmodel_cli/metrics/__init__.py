@@ -35,6 +35,8 @@ SHARE = MetricInfo(limits=(0.0, 1.0), percent=True)
 
 SMALL = 5e-4
 """Below it four places show no digit: errors of numbers in a large unit."""
+LARGE = 1e9
+"""From there on a number is shown with an exponent: errors of numbers in a small unit."""
 
 
 def shown(value: float, percent: bool) -> str:
@@ -43,6 +45,8 @@ def shown(value: float, percent: bool) -> str:
         return "not known"
     if percent:
         return f"{100 * value:.2f} %"
+    if abs(value) >= LARGE:
+        return f"{value:.6g}"
     return f"{value:.3g}" if 0 < abs(value) < SMALL else f"{value:.4f}"
 
 

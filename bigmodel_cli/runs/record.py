@@ -226,7 +226,7 @@ def _figures(
             if isinstance(values, dict):
                 finite = {str(k): float(v) for k, v in values.items() if _is_finite(v)}
                 validations.append(Validation(record["step"], finite, "averaged" in record))
-            damaged += not record
+            damaged += not isinstance(values, dict)
         if damaged:
             warnings.append(f"{path / METRICS}: {damaged} damaged line(s) are left out")
         last = _record(

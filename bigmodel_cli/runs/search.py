@@ -34,9 +34,12 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
                 " pretrain SPEC`"
             )
         if path is None:
-            names = os.listdir(ROOT) if os.path.isdir(ROOT) else []
+            names = {p.name for p in ROOT.iterdir()} - {text} if os.path.isdir(ROOT) else ()
             raise SpecError(f"{text}: no such run or folder{did_you_mean(text, names)}")
-        runs += [path] if is_run(path) else sorted(_below(path, foreign, set(), DEPTH), key=natural)
+        found = [path] if is_run(path) else [*_below(path, foreign, set(), DEPTH)]
+        if given and not found:
+            foreign.append(path)
+        runs += sorted(found, key=natural)
     if foreign:
         names = [one_line(str(path)) for path in foreign]
         say(f"warning: without a run, and left out: {listed(names, MOST_FOREIGN)}")

@@ -5,7 +5,9 @@ Pretraining and finetuning are the same; they differ in what the weights start f
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +81,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
             with (
                 signals.let(),
                 plugin_faults(),
+                contextlib.redirect_stdout(sys.stderr),  # what a plugin prints is not the result
                 memory_remedy(REMEDY),
                 batch_norm_explained(),
             ):

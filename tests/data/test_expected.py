@@ -39,6 +39,24 @@ SOURCES: dict[str, dict[str, Any]] = {
         "words": True,
         "classes": 2,
     },
+    "texts with numbers": {
+        "type": "table",
+        "train": ["there/n.csv"],
+        "text": ["text"],
+        "targets": ["two", "one"],
+        "context": 7,
+        "tokenizer": BYTES,
+    },
+    "texts with sets of labels": {
+        "type": "table",
+        "train": ["there/n.csv"],
+        "text": ["text"],
+        "label": "set",
+        "label_separator": "|",
+        "classes": 3,
+        "context": 7,
+        "tokenizer": BYTES,
+    },
     "texts without labels": {
         "type": "table",
         "train": ["there/t.tsv"],
@@ -83,6 +101,8 @@ def files(tmp_path: Path) -> None:
     (there / "t.tsv").write_text(
         "".join(f"{'xy'[i % 2]}\twords {i} abab\tother {i}\n" for i in range(20))
     )
+    rows = "".join(f"words {i},{i},{i * i},{'ab'[i % 2]}|c\n" for i in range(20))
+    (there / "n.csv").write_text(f"text,one,two,set\n{rows}")
     for label in ("one", "two", "three"):
         (there / "images" / label).mkdir(parents=True)
         for number in range(4):
@@ -99,7 +119,14 @@ def opened(options: Any) -> Any:
 def test_the_expected_info_equals_that_of_the_data(name: str, files: None) -> None:
     options = OPTIONS.validate_python(SOURCES[name])
     data, expected = opened(options), options.expected(None)
-    for fact in ("image_shape", "vocab_size", "source_vocab_size", "context"):
+    for fact in (
+        "image_shape",
+        "vocab_size",
+        "source_vocab_size",
+        "context",
+        "targets",
+        "label_sets",
+    ):
         assert getattr(expected.info, fact) == getattr(data.info, fact), fact
     assert len(expected.info.classes) == len(data.info.classes)
     assert expected.names == data.names()

@@ -25,13 +25,14 @@ from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.metrics.text import ERROR_RATE, text_measures
 
 
-def test_small_values_keep_their_digits() -> None:
-    assert [shown(x, False) for x in (0.0, 4.893e-7, -6e-5, 0.00061, 2.0)] == [
+def test_small_values_keep_their_digits_and_very_large_ones_have_an_exponent() -> None:
+    assert [shown(x, False) for x in (0.0, 4.893e-7, -6e-5, 0.00061, 2.0, -3.5e98)] == [
         "0.0000",
         "4.89e-07",
         "-6e-05",
         "0.0006",
         "2.0000",
+        "-3.5e+98",
     ]
 
 

@@ -178,6 +178,9 @@ def test_folders_that_are_not_runs_are_reported_once(cli: Cli) -> None:
     assert "\\x1b[31m" in result.err
     assert cli("runs", "nothing").status == 2
     assert "did you mean deep?" in cli("runs", "dep").err
+    assert "left out: runs/notes" in cli("runs", "notes", "runs/deep").err
+    Path("runs/file").touch()
+    assert cli("runs", "file").err == "bigmodel: file: no such run or folder\n"
     os.rename("runs", "others")
     assert "no such folder" in cli("runs").err
     assert cli("runs", "--plot", "x.png").status == 2

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from conftest import Result, digests
 
+from bigmodel_cli.trackers import TrackedRun
+from bigmodel_cli.trackers.tensorboard import TensorBoardOptions
 from bigmodel_cli.train.observers import Observer, Observers, tracked
 from bigmodel_cli.train.observers.log import Log
 
@@ -272,3 +274,19 @@ def test_a_package_that_hangs_when_the_process_ends_is_left() -> None:
     began = time.monotonic()
     assert subprocess.run([sys.executable, "-c", f"{text}; m._leave(3)"]).returncode == 3
     assert time.monotonic() - began < 45
+
+
+@pytest.mark.parametrize("given", [None, 3], ids=["nothing", "number"])
+def test_what_is_not_a_tracker_is_one_warning_and_what_it_prints_is_not_the_result(
+    given: object, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(options: TensorBoardOptions, run: TrackedRun) -> object:
+        print("printed")
+        return given
+
+    monkeypatch.setattr(TensorBoardOptions, "build", build)
+    sets = ("train.trackers=[tensorboard]", "train.steps=1", "train.validate_every=null")
+    done = cli("pretrain", decoder_spec, "--out", "run", *(w for s in sets for w in ("--set", s)))
+    assert (done.status, done.out) == (0, "run/checkpoints/step-00000001\n"), done.err
+    assert "printed\n" in done.err
+    assert done.err.count("training goes on without the tracker") == 1

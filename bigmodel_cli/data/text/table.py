@@ -23,9 +23,9 @@ from bigmodel_cli.data.base import (
     info_of,
     numbers_of,
 )
-from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
+from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered, unscaled
 from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, Mask, ValFraction, hold_out
-from bigmodel_cli.data.targets import Separator, check_kind, multi_hot, number_facts
+from bigmodel_cli.data.targets import Separator, check_kind, multi_hot, number_facts, target_name
 from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts
 from bigmodel_cli.data.text.parts import token_dtype, tokenized
 from bigmodel_cli.data.text.ragged import RowWriter
@@ -186,18 +186,19 @@ class TableOptions(FilesOptions, LabelledOptions):
         return len(self.text)
 
     def expected(self, assets: Assets | None) -> Expected:
-        labelled = self.label is not None
-        there = {
-            "tokens": True,
-            "types": len(self.text) > 1,
-            "words": self.words,
-            "label": labelled,
-        }
-        info = numbered(self.expected_classes() if labelled else 0)
-        info = replace(info, vocab_size=expected_size(self.tokenizer, assets), context=self.context)
-        return Expected(
-            info, frozenset(name for name, given in there.items() if given), longest=(self.context,)
+        if self.targets:
+            info = unscaled(self.columns.target_names)
+        else:
+            info = numbered(self.expected_classes() if self.label is not None else 0)
+        there = {"tokens": True, "types": len(self.text) > 1, "words": self.words}
+        info = replace(
+            info,
+            vocab_size=expected_size(self.tokenizer, assets),
+            context=self.context,
+            label_sets=self.label_separator is not None,
         )
+        names = {name for name, given in there.items() if given} | {target_name(info)} - {None}
+        return Expected(info, frozenset(names), longest=(self.context,))
 
     @property
     def columns(self) -> Columns:

@@ -30,6 +30,7 @@ class Tracked(Observer):
     def __init__(self, options: AnyTrackerOptions) -> None:
         self.options = options
         self.tracker = Tracker()
+        self.what = self.tracker.what
         self.thread: threading.Thread | None = None
         self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.remarks: SimpleQueue[str] = (
@@ -43,7 +44,8 @@ class Tracked(Observer):
         self.say = run.say
         about = TrackedRun(run.directory.path, run.loaded.spec.to_dict(), self.remarks.put)
         try:
-            self.tracker = self.options.build(about)
+            tracker = self.options.build(about)
+            self.what, self.tracker = tracker.what, tracker
         except BigmodelError:
             raise
         except Exception as error:  # of a plugin
@@ -75,7 +77,7 @@ class Tracked(Observer):
             self.failed = True
             self.remarks.put(
                 f"warning: train.trackers: {self._name}: not finished in time; the run ends without"
-                f" waiting for {self.tracker.what}"
+                f" waiting for {self.what}"
             )
         self._tell()
 
@@ -109,7 +111,7 @@ class Tracked(Observer):
             text = (
                 f"train.trackers: {self._name}: {type(error).__name__}{f': {text}' if text else ''}"
             )
-        self.remarks.put(f"warning: {text}; training goes on without {self.tracker.what}")
+        self.remarks.put(f"warning: {text}; training goes on without {self.what}")
 
     def _tell(self) -> None:
         while not self.remarks.empty():
