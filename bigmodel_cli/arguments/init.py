@@ -20,7 +20,7 @@ Like = Annotated[
         metavar="SAMPLE",
         help=(
             "What to start from: decoder, cnn, a file of sample_configs, or a task that one of them"
-            " has; decoder when left out."
+            " has; decoder when left out. With --data, its structure for your data."
         ),
         show_default=False,
     ),

@@ -363,6 +363,8 @@ class Synthetic(Split):
     between special tokens. "key" (B,); -1 after a row's end.
     """
 
+    answered: ClassVar[bool] = True
+
     def __init__(
         self,
         options: SyntheticOptions,

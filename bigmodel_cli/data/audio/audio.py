@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -69,6 +69,9 @@ from bigmodel_cli.lazy import Tensor, torch
 RESIDENT_BYTES = 2 << 30
 SAMPLED = 1000  # recordings from which the mean and deviation are computed
 MOST_FRAMES = 1 << 20
+FOLDER = r"(?P<label>[^/]+)/[^/]+$"
+NAMED = r"(?P<label>[^/]+)$"
+"""The pattern of labels that are folders, and that of any recording."""
 Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
@@ -84,11 +87,11 @@ class AudioOptions(LabelledOptions):
         description="recordings, globs, folders, .tar or .tar.gz"
     )
     pattern: str = Field(
-        r"(?P<label>[^/]+)/[^/]+$",
+        FOLDER,
         description=(
             "a regular expression found in each name (the path below the folder or archive); its"
             " group `label` is the class, others serve `split`; when left out, the folder is the"
-            " class"
+            " class, or with transcripts every recording is taken"
         ),
     )
     split: dict[Literal["val", "test"], Rule] = Field(
@@ -162,6 +165,13 @@ class AudioOptions(LabelledOptions):
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
         return _open_audio(self, base, say, assets, only)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _transcripts_need_no_folders(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("transcripts"):
+            return {"pattern": NAMED, **values}
+        return values
 
     @field_validator("pattern")
     @classmethod
