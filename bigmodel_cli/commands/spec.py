@@ -120,7 +120,7 @@ def init(
             metavar="SAMPLE",
             help=(
                 "What to start from: decoder, cnn, a file of sample_configs, or a task that one of"
-                " them has. [default: decoder]"
+                " them has. [default: decoder] With --data, its structure for your data."
             ),
         ),
     ] = None,
@@ -148,7 +148,7 @@ def init(
 ) -> None:
     """Write a commented spec for your own data, or like a sample; prints its path.
 
-    Example: bigmodel init mine --data photos/, or: bigmodel init mine --like seq2seq
+    Example: bigmodel init mine --data photos/ --like vit, or one of the two alone
     """
     from bigmodel_cli.catalog import write_sample, write_spec
     from bigmodel_cli.console import say
@@ -157,13 +157,12 @@ def init(
         refuse("init without --data", {"--text": text, "--label": label is not None})
         print_result(str(write_sample(name, like or "decoder")))
         return
-    refuse("init with --data, which decides what the spec is like", {"--like": like})
     import shlex
 
-    from bigmodel_cli.init import Wanted, draft, write_out
+    from bigmodel_cli.init import Wanted, draft, task_of, write_out
 
-    made = draft(data, Wanted(tuple(text or ()), label))
-    path = write_spec(name, lambda path: write_out(made, path))
+    made = draft(data, Wanted(tuple(text or ()), label, task_of(like) if like else ""))
+    path = write_spec(name, lambda path: write_out(made, path, like))
     for note in made.notes:
         say(note)
     say(f"next: bigmodel pretrain {shlex.quote(str(path))}")

@@ -95,6 +95,8 @@ class Split:
 
     resident: bool = False
     lengths: Ints | None = None
+    answered: ClassVar[bool] = False
+    """Whether each sample is a problem; its answers are where "loss_mask" is true."""
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -142,6 +142,8 @@ class Synthetic(Split):
     T + 1)}, with special tokens as in those of files; labels: {"tokens": (B, T), "label": (B,)},
     between special tokens. "key" (B,); -1 after a row's end.
     """
+
+    answered: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.init.draft import Draft, Wanted, listed
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.init.images import of_images
+from bigmodel_cli.init.like import task_of, with_structure
 from bigmodel_cli.init.pairs import of_pairs, sides_of
 from bigmodel_cli.init.sounds import of_sounds
 from bigmodel_cli.init.tables import of_tables
@@ -90,13 +91,15 @@ def _form(file: Path) -> str:
     )
 
 
-def write_out(made: Draft, path: Path) -> str:
-    """The text of the spec, for a file of that path; checked to be valid."""
+def write_out(made: Draft, path: Path, like: str | None = None) -> str:
+    """The text of the spec, for a file of that path; with the structure of a sample, where one is
+    named. It is checked.
+    """
     template = resources.files("bigmodel_cli") / "templates" / "data" / f"{made.template}.yaml"
     values = {"file": one_line(str(path)), "run": one_line(f"runs/{path.stem}"), **made.values}
     text = Template(template.read_text(encoding="utf-8")).substitute(values)
     check(parse_yaml(text.encode(), str(path)))
-    return text
+    return with_structure(text, like, path) if like else text
 
 
-__all__ = ["Draft", "Wanted", "draft", "write_out"]
+__all__ = ["Draft", "Wanted", "draft", "task_of", "write_out"]

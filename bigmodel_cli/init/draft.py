@@ -22,10 +22,13 @@ CHARACTERS_OF_A_TOKEN = 3
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says about a table: the columns of text, and the label column ("" for none)."""
+    """What the user says: the columns of text of a table, and its label column ("" for none); and
+    the task, where that is given.
+    """
 
     text: tuple[str, ...] = ()
     label: str | None = None
+    task: str = ""
 
     @property
     def given(self) -> str:
@@ -51,9 +54,11 @@ class Draft:
         return replace(self, notes=(*self.notes, note))
 
 
-def epochs(items: int, seen: int, most: int = 50) -> int:
-    """Number of epochs in which about `seen` items are seen, at least 3."""
-    return max(3, min(most, round(seen / items)))
+def epochs(items: float, seen: float, most: int = 50) -> int:
+    """Number of epochs in which about `seen` of what costs time is seen: pixels, characters; of
+    which the data has `items`.
+    """
+    return max(1, min(most, round(seen / items)))
 
 
 def batch_size(items: int, most: int = 64) -> int:
@@ -61,11 +66,11 @@ def batch_size(items: int, most: int = 64) -> int:
     return max(2, min(most, 1 << max(0, (items // 10).bit_length() - 1)))
 
 
-def tokenizer(characters: int) -> tuple[dict[str, object], str]:
+def tokenizer(characters: int, most: int = 8192) -> tuple[dict[str, object], str]:
     """The tokenizer for that much text, and a note on it."""
     if characters < SMALL_TEXT:
         return {"type": "bytes"}, f"{characters:,} characters are few: each byte is a token"
-    size = max(512, min(8192, 1 << (characters // 200).bit_length()))
+    size = max(512, min(most, 1 << (characters // 200).bit_length()))
     return {
         "type": "bpe",
         "vocab_size": size,

@@ -110,46 +110,68 @@ class LearntNumber(Learnt):
         )
 
 
-def kind_of(column: SeenColumn) -> type[Learnt] | None:
-    """What may be learnt of a column's values."""
-    if column.separator():
-        return LearntSet
-    if column.is_label():
-        return Learnt
-    return LearntNumber if column.is_numbers() else None
+KINDS = (LearntSet, Learnt, LearntNumber)
+"""What may be learnt of a column; the first that its values are counts."""
+
+
+def kind_of(column: SeenColumn, task: str) -> type[Learnt] | None:
+    """What may be learnt of a column's values; only what is the `task`, where that learns of a
+    column.
+    """
+    holds = (column.separator(), column.is_label(), column.is_numbers())
+    found = [kind for kind, it_does in zip(KINDS, holds, strict=True) if it_does]
+    asked = [kind for kind in KINDS if kind.task == task] or KINDS
+    return next((kind for kind in found if kind in asked), None)
 
 
 def learnt_of(seen: SeenTable, wanted: Wanted) -> tuple[Learnt | None, list[str]]:
     """What is learnt, or None where there is nothing, with what is to be said of the choice."""
+    unlabelled = wanted.task and wanted.task not in (k.task for k in KINDS)
+    if wanted.label == "" or (wanted.label is None and unlabelled):
+        return None, []
     if wanted.label is not None:
-        if not wanted.label:
-            return None, []
         column = named(seen, wanted.label, "--label")
-        chosen = (kind_of(column) or Learnt)(column)
+        chosen = (kind_of(column, wanted.task) or Learnt)(column)
         return chosen, [chosen.note()]
     kinds = [
-        (kind, c) for c in seen.columns if str(c.name) not in wanted.text and (kind := kind_of(c))
+        (kind, c)
+        for c in seen.columns
+        if str(c.name) not in wanted.text and (kind := kind_of(c, wanted.task))
     ]
     found: list[Any] = [kind(c) for kind, c in kinds]
-    numbers = [x for x in found if x.task == LearntNumber.task]
-    found = [x for x in found if x not in numbers] or [x for x in numbers if _is_target(seen, x)]
-    if not found:
-        lacking = [
-            c.name for c in seen.columns if column_name(str(c.name)) in LABELS and not c.is_text()
-        ]
-        return None, [
-            f"{n!r} is not taken for labels, since values are missing, fractions, or too many"
-            for n in lacking[:1]
-        ]
-    usual = [x for x in found if x.usual]
-    first: Learnt = (usual or sorted(found, key=lambda x: len(x.column.counts)))[0]
+    numbers = [x for x in found if x.task == LearntNumber.task and _is_target(seen, x)]
+    labels = [x for x in found if x.task != LearntNumber.task]
+    if not labels and not numbers:
+        return None, [note for c in seen.columns if (note := _lacking(c))][:1]
+    usual = [x for x in labels or numbers if x.usual]
+    first: Learnt = (usual or sorted(labels or numbers, key=lambda x: len(x.column.counts)))[0]
     notes = [first.note()]
-    if others := [x.column for x in found if x is not first]:
-        shown = listed(f"{c.name!r} ({len(c.counts)} values)" for c in others)
-        notes.append(
-            f"{shown} may hold labels too: --label {others[0].name} takes it, --label '' none"
-        )
+    for what, some in (("labels", labels), ("numbers", numbers)):
+        if others := [x.column for x in some if x is not first]:
+            shown = listed(f"{c.name!r} ({len(c.counts)} values)" for c in others)
+            notes.append(
+                f"{shown} may hold {what} too: --label {others[0].name} takes it, --label '' none"
+            )
     return first, notes
+
+
+def _lacking(column: SeenColumn) -> str:
+    """Why a column that is usually learnt, or would be without its empty values, is not; '' for
+    others.
+    """
+    values = tuple(v for v in column.values if v not in (None, ""))
+    usual = column_name(str(column.name)) in LABELS
+    missing = len(column.values) - len(values)
+    whole = SeenColumn(column.name, values)
+    if column.is_text() or not (usual or (missing and not whole.is_text() and kind_of(whole, ""))):
+        return ""
+    why = (
+        f"values are missing in {missing:,} of {len(column.values):,} rows: fill them, or take"
+        " these rows out"
+        if missing
+        else f"it has {len(column.counts):,} different values in {len(values):,} rows"
+    )
+    return f"{column.name!r} is not taken for labels, since {why}"
 
 
 def _is_target(seen: SeenTable, numbers: Learnt) -> bool:

@@ -34,7 +34,8 @@ from bigmodel_cli.init.pairs import draft_pairs
 from bigmodel_cli.init.texts import of_texts
 from bigmodel_cli.yaml_scalars import on_one_line
 
-SEEN = 50_000
+SEEN, CHARACTERS = 55_000, 30_000_000
+"""Most rows, and most characters, that are seen in training: minutes on two cores."""
 LOOKED_AT = 5000
 
 
@@ -106,14 +107,17 @@ def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     }
     notes.append(f"{found.rows:,} rows for training; {why}; rows of up to {context} tokens")
     notes += found.notes
+    task = learnt.task if learnt else ""
     values = {
         "data": section(options),
         "question": learnt.question(len(found.counts)) if learnt else "",
-        "task": learnt.task if learnt else "",
+        "task": task,
         "token_types": (
             "\n  token_types: 2             # tells the two texts apart" if len(names) == 2 else ""
         ),
-        "epochs": str(epochs(found.rows, SEEN)),
+        "dropped": "0.1" if kind["type"] == "bytes" else "0.2",
+        "smoothing": ", label_smoothing: 0.1" if task == Learnt.task else "",
+        "epochs": str(epochs(found.rows, min(SEEN, CHARACTERS * found.rows / found.characters))),
         "batch": str(batch_size(found.rows, 32)),
     }
     template = "tables" if learnt else "rows"

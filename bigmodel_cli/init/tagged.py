@@ -26,7 +26,7 @@ from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_scalars import on_one_line
 
 ENDINGS = (".conll", ".conllu", ".iob", ".iob2", ".bio")
-SEEN = 40_000
+SEEN = 100_000
 LOOKED_AT = 200
 """Lines of a file whose ending does not say that words with tags are in it."""
 MARKS = ("B-", "I-", "S-", "E-", "L-", "U-")

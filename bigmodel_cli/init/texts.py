@@ -20,6 +20,9 @@ from bigmodel_cli.init.draft import (
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_scalars import on_one_line
 
+SEEN, PASSES = 2_400_000, 40
+"""Most tokens, and most passes over the text, in training: minutes on two cores."""
+BATCH = 16
 MOST_CHARACTERS = 256
 """Most different characters for a tokenizer of characters."""
 LEAST = 400
@@ -48,6 +51,7 @@ def of_texts(
     tokens = surveyed.characters // (CHARACTERS_OF_A_TOKEN + 1 if kind["type"] == "bpe" else 1)
     context = max(8, min(128, 1 << ((tokens // 40).bit_length() - 1)))
     large = surveyed.characters >= LARGE_TEXT
+    seen = min(SEEN // 4 if large else SEEN, PASSES * tokens)
     data = {
         **{named[name]: spelled(own) for name, own in given.items()},
         "field": on_one_line(field) if field else "",
@@ -64,8 +68,8 @@ def of_texts(
         "data": section(data),
         "dim": "256" if large else "128",
         "prompt": on_one_line(start),
-        "steps": "2000" if surveyed.characters > 100_000 else "600",
-        "batch": "16",
+        "steps": str(max(200, seen // (BATCH * context))),
+        "batch": str(BATCH),
     }
     return Draft("texts", values, notes, start)
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data.text.table_look import look_at_table
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.init import Wanted, draft, write_out
 from bigmodel_cli.init.draft import batch_size, by_split, context_of, epochs
 from bigmodel_cli.spec import load
@@ -181,7 +182,7 @@ def test_large_images_are_made_smaller_and_small_ones_stay() -> None:
         (["--data", "short.txt", "--label", "x"], 2, "--label has no effect on texts"),
         (["--data", "numbers.csv"], 2, "no column of texts among a, b; name it with --text COLUMN"),
         (["--data", "numbers.csv", "--text", "aa"], 2, "--text aa: no such column; there are a, b"),
-        (["--data", "short.txt", "--like", "cnn"], 2, "--like has no effect on init with --data"),
+        (["--data", "short.txt", "--like", "cnnn"], 2, "--like cnnn: not one of"),
         (["--label", "x"], 2, "--label has no effect on init without --data"),
         (
             ["--data", os.fsdecode(b"b\xff.txt")],
@@ -222,7 +223,7 @@ def test_names_of_columns_in_the_first_row(content: str, names: list[object]) ->
 
 
 def test_sizes_follow_the_data() -> None:
-    assert (epochs(10, 1000), epochs(10_000, 1000), epochs(100, 1000)) == (50, 3, 10)
+    assert (epochs(10, 1000), epochs(10_000, 1000), epochs(100, 1000)) == (50, 1, 10)
     assert (batch_size(3), batch_size(100), batch_size(10**6)) == (2, 8, 64)
     assert context_of([90] * 99 + [5000], {"type": "bytes"}) == 128
     files = [Path("a/Train.csv"), Path("a/valid-1.csv"), Path("a/contest.csv")]
@@ -277,3 +278,66 @@ def test_words_with_tags_are_known_by_their_lines(
     assert (spec["data"]["type"], spec["task"]["type"]) == ("conll", "tagging")
     assert {k: v for k, v in spec["data"].items() if k in ("words", "tags")} == columns
     assert "20 sentences for training" in said
+
+
+def test_a_sample_gives_the_structure_and_the_data_its_columns_splits_and_tokenizer(
+    cli: Cli,
+) -> None:
+    table()
+    made = cli("init", "mine", "--data", "reviews.csv", "--like", "sst2")
+    assert made.status == 0, made.err
+    spec = yaml.safe_load(Path("mine.yaml").read_text())
+    assert (spec["model"]["dropout"], spec["train"]["ema"]) == (0.3, 0.998)  # the sample's
+    assert (spec["data"]["train"], spec["data"]["label"]) == (["reviews.csv"], "sentiment")
+    assert "train is that of sst2: epochs 8" in made.err
+    dry = cli("pretrain", "mine.yaml", "--dry-run")
+    assert dry.status == 0, dry.err
+
+
+def test_a_task_decides_what_a_table_is_for(cli: Cli) -> None:
+    table()
+    for task, model in (
+        ("masked_lm", "encoder"),
+        ("regression", "encoder"),
+        ("causal_lm", "decoder"),
+    ):
+        made = cli("init", task, "--data", "reviews.csv", "--like", task)
+        assert made.status == 0, made.err
+        spec = load(Path(f"{task}.yaml"))
+        assert (spec.task.type, spec.model.type) == (task, model)
+    assert load(Path("regression.yaml")).to_dict()["data"]["targets"] == ["stars"]
+
+
+def test_a_sample_that_does_not_fit_the_data_is_refused_with_those_that_do(cli: Cli) -> None:
+    table()
+    made = cli("init", "mine", "--data", "reviews.csv", "--like", "vit")
+    assert made.status == 2
+    assert "--like vit (task classification, model vit) does not fit this data (table" in made.err
+    assert "Leave --like out, or --like" in made.err
+    assert not Path("mine.yaml").exists()
+
+
+@pytest.mark.parametrize("texts", [False, True], ids=["labels", "transcripts"])
+def test_folders_of_recordings_that_are_called_as_splits_are(texts: bool) -> None:
+    for index in range(12):
+        split, label = ("Train", "Train", "dev")[index % 3], ("low", "high")[index % 2]
+        name = f"{split}/{index}.wav" if texts else f"{split}/{label}/{index}.wav"
+        write_wave(Path("said", name), 1500, 300)
+    if texts:
+        Path("said/texts.tsv").write_text("".join(f"{i}\tlow high\n" for i in range(12)))
+    spec, said = spec_of("said")
+    assert spec["data"]["split"] == {"val": {"split": ["dev"]}}
+    assert "8 recordings for training" in said
+    Path("said/other").mkdir()
+    write_wave(Path("said/other/x/1.wav"), 1500, 300)
+    with pytest.raises(DataError, match="Train, dev beside other: are they splits or classes"):
+        spec_of("said")
+
+
+def test_a_column_with_empty_values_is_named_with_their_number() -> None:
+    rows = "".join(f"{sentence()},{'' if i % 4 else i + 0.5}\n" for i in range(40))
+    Path("offers.csv").write_text(f"offer,price\n{rows}")
+    assert (
+        "'price' is not taken for labels, since values are missing in 30 of 40"
+        in spec_of("offers.csv")[1]
+    )

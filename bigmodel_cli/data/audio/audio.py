@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +24,9 @@ from bigmodel_cli.data.targets import Separator
 from bigmodel_cli.errors import DataError, did_you_mean
 
 MOST_FRAMES = 1 << 20
+FOLDER = r"(?P<label>[^/]+)/[^/]+$"
+NAMED = r"(?P<label>[^/]+)$"
+"""The pattern of labels that are folders, and that of any recording."""
 Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
@@ -39,11 +42,11 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
         description="recordings, globs, folders, .tar or .tar.gz"
     )
     pattern: str = Field(
-        r"(?P<label>[^/]+)/[^/]+$",
+        FOLDER,
         description=(
             "a regular expression found in each name (the path below the folder or archive); its"
             " group `label` is the class, others serve `split`; when left out, the folder is the"
-            " class"
+            " class, or with transcripts every recording is taken"
         ),
     )
     split: dict[Literal["val", "test"], Rule] = Field(
@@ -117,6 +120,13 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
         self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
     ) -> DataSet:
         return open_audio(self, base, say, assets, only)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _transcripts_need_no_folders(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("transcripts"):
+            return {"pattern": NAMED, **values}
+        return values
 
     @field_validator("pattern")
     @classmethod

@@ -179,13 +179,9 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
         return False
     if any(column_name(cell) in NAMES | LANGUAGES for cell in first):
         return True
-    numbers = [
-        all(is_number(row[i]) for row in rows[1:] if i < len(row)) for i in range(len(first))
-    ]
-    return (
-        len(rows) > 1
-        and any(numbers)
-        and all(WORD.fullmatch(cell.replace(" ", "_")) for cell in first)
+    filled = [[row[i] for row in rows[1:] if i < len(row) and row[i]] for i in range(len(first))]
+    return any(values and all(map(is_number, values)) for values in filled) and all(
+        WORD.fullmatch(cell.replace(" ", "_")) for cell in first
     )
 
 
