@@ -14,7 +14,8 @@ from bigmodel_cli.data import open_data
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.spec import Spec, check
 from bigmodel_cli.tasks import TASKS, build_task
-from bigmodel_cli.yaml_source import on_one_line, parse_yaml
+from bigmodel_cli.yaml_scalars import on_one_line
+from bigmodel_cli.yaml_source import parse_yaml
 
 STRUCTURE = ("size", "labels", "augment", "token_dropout", "window", "hop", "mels")
 """Options of data that belong to the sample's structure."""

@@ -34,8 +34,8 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
                 " pretrain SPEC`"
             )
         if path is None:
-            names = {p.name for p in ROOT.iterdir()} - {text} if os.path.isdir(ROOT) else ()
-            raise SpecError(f"{text}: no such run or folder{did_you_mean(text, names)}")
+            near = {p.name for p in ROOT.iterdir()} - {text} if os.path.isdir(ROOT) else ()
+            raise SpecError(f"{text}: no such run or folder{did_you_mean(text, near)}")
         found = [path] if is_run(path) else [*_below(path, foreign, set(), DEPTH)]
         if given and not found:
             foreign.append(path)

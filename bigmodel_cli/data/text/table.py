@@ -197,8 +197,9 @@ class TableOptions(FilesOptions, LabelledOptions):
             context=self.context,
             label_sets=self.label_separator is not None,
         )
-        names = {name for name, given in there.items() if given} | {target_name(info)} - {None}
-        return Expected(info, frozenset(names), longest=(self.context,))
+        there |= {name: True for name in (target_name(info),) if name is not None}
+        names = frozenset(name for name, given in there.items() if given)
+        return Expected(info, names, longest=(self.context,))
 
     @property
     def columns(self) -> Columns:
