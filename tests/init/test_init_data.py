@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from conftest import Result
 from PIL import Image
 
 from bigmodel_cli.console import say
+from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.text.table_look import look_at_table
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init import Wanted, draft, write_out
@@ -341,3 +343,10 @@ def test_a_column_with_empty_values_is_named_with_their_number() -> None:
         "'price' is not taken for labels, since values are missing in 30 of 40"
         in spec_of("offers.csv")[1]
     )
+
+
+def test_a_hand_written_spec_with_transcripts_needs_no_folders_of_classes() -> None:
+    write_wave(Path("said/1.wav"), 1500, 300)
+    options = AudioOptions(files=["said"], transcripts=["texts.tsv"], units="words")
+    assert re.search(options.pattern, "1.wav")
+    assert not re.search(AudioOptions(files=["said"]).pattern, "1.wav")
