@@ -42,9 +42,9 @@ def find_runs(given: Sequence[str], say: Callable[[str], None]) -> list[Path]:
             foreign.append(path)
         runs += sorted(found, key=natural)
     if foreign:
-        names = [one_line(str(path)) for path in foreign[:MOST_FOREIGN]]
+        shown = [one_line(str(path)) for path in foreign[:MOST_FOREIGN]]
         more = f" and {len(foreign) - MOST_FOREIGN} more" if len(foreign) > MOST_FOREIGN else ""
-        say(f"warning: without a run, and left out: {', '.join(names)}{more}")
+        say(f"warning: without a run, and left out: {', '.join(shown)}{more}")
     by_real_path = {os.path.realpath(path): path for path in reversed(runs)}
     return [path for path in runs if by_real_path[os.path.realpath(path)] is path]
 

@@ -175,7 +175,9 @@ class TableOptions(LabelledOptions):
             context=self.context,
             label_sets=self.label_separator is not None,
         )
-        names = {name for name, given in there.items() if given} | {target_name(info)} - {None}
+        names = {name for name, given in there.items() if given}
+        if target := target_name(info):
+            names.add(target)
         return Expected(info, frozenset(names), longest=(self.context,))
 
     @property
