@@ -60,9 +60,8 @@ def run(arguments: list[str], *, last: bool = False) -> int:
         _tell(f"bigmodel: stopped by {signal.Signals(stop.number).name}")
         return 128 + stop.number
     except SystemExit as exit_:
-        if (
-            type(sys.stdout).__name__ == "PacifyFlushWrapper"
-        ):  # Typer exits so, with 1, when the reader has gone
+        # Typer exits so, with 1, when the reader has gone
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":
             return 0
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BigmodelError as error:
@@ -129,9 +128,8 @@ def _usage_hint(arguments: list[str], fault: Any) -> str:
 def _other_fault(error: Exception) -> int:
     """Report a fault of stdout and return its status; raise any other error again."""
     cause = error.__cause__
-    if (
-        isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort"
-    ):  # what Typer makes of these
+    # what Typer makes of these
+    if isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort":
         if isinstance(cause, KeyboardInterrupt):
             return 130
         raise cause

@@ -70,9 +70,8 @@ def build_for(
 
     Raises `CheckpointError` before it becomes far larger than they are.
     """
-    with within(
-        weights, new_outputs
-    ):  # not on the meta device: position tables are not among the weights
+    # not on the meta device: position tables are not among the weights
+    with within(weights, new_outputs):
         return build_model(_without_download(spec), info)
 
 
@@ -83,9 +82,8 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     cost more start-up time than half of torch: operations there import the compiler. Only a model
     that seems too large is counted there, exactly.
     """
-    if (
-        _largest(spec.model.model_dump()) > ABSURD
-    ):  # initialising what fits until the rest does not would take minutes
+    # initialising what fits until the rest does not would take minutes
+    if _largest(spec.model.model_dump()) > ABSURD:
         check_memory(spec, info, device)
     try:
         with watched(total_memory(device) // _copies(spec)):

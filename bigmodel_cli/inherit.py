@@ -51,9 +51,8 @@ def _read(path: Path, options: type[Options], above: list[Path]) -> Node:
     try:
         inherited = _read(below, options, chain)
     except SpecError as error:
-        if str(error).startswith(
-            f"{below}: "
-        ):  # of the file as a whole: its own faults have positions
+        # of the file as a whole: its own faults have positions
+        if str(error).startswith(f"{below}: "):
             raise SpecError(f"{named.where}: {BASE}: {error}") from None
         raise
     if inherited.value is None:

@@ -95,9 +95,8 @@ def _replace(target: Path, pieces: Iterable[bytes]) -> None:
         with open(target, "wb") as file:
             file.writelines(pieces)
         return
-    descriptor, draft = tempfile.mkstemp(
-        prefix=".bigmodel-", dir=target.parent
-    )  # never through a link at the draft's path
+    # never through a link at the draft's path
+    descriptor, draft = tempfile.mkstemp(prefix=".bigmodel-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(pieces)

@@ -67,9 +67,8 @@ def _replace(root: Node, section: str, name: str, other: str) -> None:
         if not isinstance(node.value, dict) or part not in node.value:
             return
         node = node.value[part]
-    if not isinstance(
-        node.value, dict
-    ):  # a later override put something else there, which is reported as a fault
+    # a later override put something else there, which is reported as a fault
+    if not isinstance(node.value, dict):
         return
     both = [node.value[word].value for word in (name, other) if word in node.value]
     if len(both) == 2 and None not in both:
@@ -114,9 +113,8 @@ def _put(root: Node, path: list[str], value: Node, place: str, options: type[Opt
             node = node.value[number]
             continue
         if isinstance(node.value, str) and node.value in types_at(options, path[:index]):
-            node.value = {
-                "type": Node(node.value, node.where)
-            }  # the mapping that the word stands for
+            # the mapping that the word stands for
+            node.value = {"type": Node(node.value, node.where)}
         if not isinstance(node.value, dict):
             if node.value is not None:
                 raise SpecError(

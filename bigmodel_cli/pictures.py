@@ -129,9 +129,8 @@ def metric_axis(axes: Any, values: Sequence[float], percent: bool) -> None:
     if percent:
         from matplotlib.ticker import PercentFormatter
 
-        middle = min(
-            max(middle, 0.94 * half), max(1 - 0.94 * half, 0.5)
-        )  # a marker at 0 or 100 % is not clipped
+        # a marker at 0 or 100 % is not clipped
+        middle = min(max(middle, 0.94 * half), max(1 - 0.94 * half, 0.5))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_ylim(middle - half, middle + half)
 

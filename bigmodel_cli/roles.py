@@ -96,9 +96,8 @@ def named_weights(model: Module) -> list[Weight]:
     where it does under either.
     """
     roles: dict[str, Role] = {}
-    for path, module in reversed(
-        list(model.named_modules(remove_duplicate=False))
-    ):  # inner modules first
+    # inner modules first
+    for path, module in reversed(list(model.named_modules(remove_duplicate=False))):
         prefix = f"{path}." if path else ""
         for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
             roles[prefix + name] = _default(module, name, p)
@@ -118,9 +117,8 @@ def named_weights(model: Module) -> list[Weight]:
 
 def _default(module: Module, name: str, p: Tensor) -> Role:
     """The default role of a weight that `module` itself holds, by the module's class."""
-    if isinstance(
-        module, nn.MultiheadAttention
-    ):  # torchvision's: three matrices without a module of their own
+    # torchvision's: three matrices without a module of their own
+    if isinstance(module, nn.MultiheadAttention):
         size = module.embed_dim
         return (
             fused(size, size, size)

@@ -160,9 +160,8 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Cha
     try:
         spec = from_dict(values, name=name)
     except SpecError as error:
-        if missing_plugins(
-            values.get(PLUGINS)
-        ):  # the command lacks --plugin: not a fault of the checkpoint
+        # the command lacks --plugin: not a fault of the checkpoint
+        if missing_plugins(values.get(PLUGINS)):
             raise
         faults = str(error).splitlines()
         more = f"\nand {len(faults) - 5} more" if len(faults) > 5 else ""

@@ -28,9 +28,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # also for processes that tests start: thre
 load_torch()
 import torch  # noqa: E402
 
-torch.set_num_threads(
-    1
-)  # small sums, split between threads, would differ from those of the processes that tests start
+# small sums, split between threads, would differ from those of the processes that tests start
+torch.set_num_threads(1)
 typer.main.get_command = functools.cache(typer.main.get_command)  # the same for each command line
 
 

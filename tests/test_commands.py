@@ -313,9 +313,8 @@ def test_bench_measures(target: str | None, decoder_spec: Path, cli: Cli) -> Non
         )
         assert 0 < timing["mfu"] < 1.5
         assert timing["parameters"] > 1000
-        assert (
-            timing["peak_memory_bytes"] > 4 * 4 * timing["parameters"]
-        )  # weights, gradients, and two moments of each
+        # weights, gradients, and two moments of each
+        assert timing["peak_memory_bytes"] > 4 * 4 * timing["parameters"]
     assert "MFU" in cli("bench", *words, "--seconds", 0.1, "--precision", "fp32").out
 
 
@@ -335,9 +334,8 @@ def test_finetune_with_other_classes_and_a_frozen_body(cnn: Path, cli: Cli) -> N
     before = checkpoints.read(cnn, train_state=False)
     after = checkpoints.read(Path(result.out.strip()), train_state=False)
     assert after.info["classes"] == ["cat", "cow", "dog"]
-    assert (
-        after.info["mean"] == before.info["mean"]
-    )  # the checkpoint's normalisation goes with its weights
+    # the checkpoint's normalisation goes with its weights
+    assert after.info["mean"] == before.info["mean"]
     weights = before.model.load()
     for name, tensor in after.model.load().items():
         same = (
@@ -360,9 +358,8 @@ def test_finetune_without_a_spec_goes_on_with_the_checkpoints(decoder: Path, cli
     )
     assert result.status == 0, result.err
     assert result.out == "runs/decoder-finetuned/checkpoints/step-00000003\n"
-    assert (
-        losses(Path("decoder"))[1] - losses(Path("runs/decoder-finetuned"))[3] > 0.02
-    )  # it starts where that one ended
+    # it starts where that one ended
+    assert losses(Path("decoder"))[1] - losses(Path("runs/decoder-finetuned"))[3] > 0.02
     spec = yaml.safe_load(Path("runs/decoder-finetuned/spec.yaml").read_text())
     assert spec["init"]["checkpoint"] == str(decoder)
     for pattern, message in (("blocks.7", "matches no weight"), ("*", "every weight is frozen")):
@@ -460,9 +457,8 @@ def test_other_precisions_learn_as_well(precision: str, decoder_spec: Path, cli:
     assert losses(Path("run"))[60] < math.log(20) - 0.1  # of some twenty characters
     spec = yaml.safe_load(Path("run/spec.yaml").read_text())
     assert spec["train"]["precision"] in ("bf16", "fp32")
-    assert (precision == "auto") == (
-        "(median of " in result.err or "(one pass" in result.err
-    )  # by the time that it takes
+    # by the time that it takes
+    assert (precision == "auto") == ("(median of " in result.err or "(one pass" in result.err)
 
 
 @pytest.mark.no_cover

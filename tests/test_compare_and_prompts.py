@@ -97,6 +97,5 @@ def test_error_rates_that_a_task_scores_say_how() -> None:
         "cer": NORMALISED,
         "loss": "",
     }
-    assert (
-        wer(["\u05e6\u05f3\u05d9\u05e4\u05e1"], ["\u05e6'\u05d9\u05e4\u05e1"]).total() == 0
-    )  # Hebrew's own apostrophe
+    # Hebrew's own apostrophe
+    assert wer(["\u05e6\u05f3\u05d9\u05e4\u05e1"], ["\u05e6'\u05d9\u05e4\u05e1"]).total() == 0

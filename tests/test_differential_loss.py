@@ -337,9 +337,8 @@ def ctc(r: random.Random) -> Case:
     rows = []
     for row in heard(r, 5, stride):
         vectors = -(-int(row["lengths"]) // stride)
-        rows.append(
-            {**row, "target": tokens(r, r.randint(1, (vectors + 1) // 2), 4)}
-        )  # with a blank between any two
+        # with a blank between any two
+        rows.append({**row, "target": tokens(r, r.randint(1, (vectors + 1) // 2), 4)})
     *rows, longer = keyed(r, rows)
     return Case(speech(r, info, stride), task(r, "ctc", info), rows, longer, 1e-4)
 

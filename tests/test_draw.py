@@ -89,9 +89,8 @@ def test_drawn_numbers_are_uniform_and_independent() -> None:
         expected = (
             count * torch.bincount(torch.arange(below) * min(below, 7) // below).double() / below
         )
-        assert (
-            float(((groups - expected) ** 2 / expected).sum()) < 30
-        )  # chi square of at most 6 degrees: 1 in 25,000
+        # chi square of at most 6 degrees: 1 in 25,000
+        assert float(((groups - expected) ** 2 / expected).sum()) < 30
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

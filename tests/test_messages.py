@@ -243,9 +243,8 @@ def test_set_of_two_exclusive_options_is_refused_and_null_is_silent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert "not both" in message(DECODER, "train.steps=1", "train.epochs=1")
-    assert "train: 0.5 is not" in message(
-        DECODER, "train.steps=1", "train=0.5"
-    )  # which is gone again
+    # which is gone again
+    assert "train: 0.5 is not" in message(DECODER, "train.steps=1", "train=0.5")
     changed(DECODER, "train.epochs=null")
     assert capsys.readouterr().err == ""
 

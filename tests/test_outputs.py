@@ -73,9 +73,8 @@ def test_a_fifo_and_a_device_are_written_through() -> None:
     reader.join(10)
     assert got == [b"onetwo"]
     assert stat.S_ISFIFO(os.stat("fifo").st_mode)
-    os.symlink(
-        "/dev/null", "null"
-    )  # a link to the device: were it replaced, only the link would be harmed
+    # a link to the device: were it replaced, only the link would be harmed
+    os.symlink("/dev/null", "null")
     check_output(Path("null"), "--out")
     write_output(Path("null"), [b"gone"])
     assert os.readlink("null") == "/dev/null"

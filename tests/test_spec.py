@@ -357,13 +357,14 @@ def test_steps_and_epochs() -> None:
         from_dict(base, ["train.steps=null"])
     train = from_dict(base, ["train.steps=null", "train.epochs=1.5", "train.batch_size=64"]).train
     assert train.total_steps(Fraction(1000, train.batch_size)) == math.ceil(1.5 * 1000 / 64)
+    # whose floats are a little more or less than what is written
     for written in (
         "0.1",
         "0.3",
         "1.1",
         "2.2",
         "1e-2",
-    ):  # whose floats are a little more or less than what is written
+    ):
         tenths = from_dict(base, ["train.steps=null", f"train.epochs={written}"]).train
         assert tenths.total_steps(Fraction(100)) == round(float(written) * 100)
     with pytest.raises(SpecError, match="not a multiple of micro_batch_size 3"):

@@ -95,9 +95,8 @@ def test_a_run_without_a_split(cli: Cli) -> None:
 
 def test_a_run_with_a_part_held_out(cli: Cli) -> None:
     """That part may be evaluated, and a smaller one, which lies within it; not a larger one."""
-    rows(
-        "a.tsv", [*words(0, 150), *words(0, 50)]
-    )  # 50 rows stand twice: that is said, and no reason to refuse
+    # 50 rows stand twice: that is said, and no reason to refuse
+    rows("a.tsv", [*words(0, 150), *words(0, 50)])
     trained = cli("pretrain", spec("s.yaml", TABLE), "--out", "run")
     assert (
         "holding out 20 of 200 training rows for validation; data.val_fraction: 0 turns it off"
@@ -157,9 +156,8 @@ def test_a_finetuned_checkpoint_remembers_what_its_start_was_trained_on(cli: Cli
         "l",
     )
     assert labelled.status == 0, labelled.err
-    assert (
-        "\n10 of 40 rows of the test split were in the training of the weights" in labelled.err
-    )  # no warning
+    # no warning
+    assert "\n10 of 40 rows of the test split were in the training of the weights" in labelled.err
     found = report(cli("eval", "l", "--json"))
     assert found["seen_in_earlier_training"] == {"masked_lm": {"items": 10, "of": 40}}
     assert found["seen_in_training"]["items"] in range(20, 31)

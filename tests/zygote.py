@@ -57,9 +57,8 @@ class Child:
     def wait(self, timeout: float = 60) -> Ended:
         """Wait for the end; a process that does not end is killed, and fails the test."""
         status = self.zygote.ask({"wait": self.pid, "timeout": timeout})["status"]
-        out, err = (
-            path.read_text() if path.is_file() else "" for path in (self.out, self.err)
-        )  # none: killed at once; or a terminal or pipe of the test's
+        # none: killed at once; or a terminal or pipe of the test's
+        out, err = (path.read_text() if path.is_file() else "" for path in (self.out, self.err))
         assert status is not None, f"no end within {timeout} s:\n{err}"
         return Ended(status, out, err)
 
@@ -194,9 +193,8 @@ def serve() -> None:
             found = os.waitid(os.P_PID, request["ended"], os.WEXITED | os.WNOHANG | os.WNOWAIT)
             answer["ended"] = found is not None
         else:
-            signal.pthread_sigmask(
-                signal.SIG_BLOCK, STOPPING
-            )  # what comes before the command begins waits for it
+            # what comes before the command begins waits for it
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             pid = os.fork()
             if pid == 0:
                 become(request)

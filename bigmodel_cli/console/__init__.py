@@ -154,9 +154,8 @@ def strict_json(values: Any, *, ascii_only: bool = True) -> str:
 
 
 def _json_escape(character: str) -> str:
-    return (
-        "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
-    )  # JSON takes DEL as it is
+    # JSON takes DEL as it is
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
 
 def _finite(value: Any) -> Any:

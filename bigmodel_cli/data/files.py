@@ -164,9 +164,8 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
 
 def _ending_in_any_case(part: str) -> str:
     """`*.txt` -> `*.[tT][xX][tT]`; a part without `*`, `?` or brackets is a name, and stays."""
-    if not glob.has_magic(part) or part.rfind("[") > part.rfind(
-        "]"
-    ):  # an unclosed bracket is literal
+    # an unclosed bracket is literal
+    if not glob.has_magic(part) or part.rfind("[") > part.rfind("]"):
         return part
     return re.sub(r"(\.[^\W_]+)+$", lambda m: re.sub(r"[^\W\d]", _both_cases, m[0]), part)
 

@@ -81,9 +81,8 @@ def _parts(line: bytes) -> list[bytes]:
     windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(line, np.uint8), WINDOW)
     mixed = np.zeros(len(windows), np.uint64)
     for number in np.ascontiguousarray(windows).view("<u8").T:  # 8 bytes each
-        mixed = (mixed ^ (mixed >> np.uint64(29)) ^ number) * np.uint64(
-            0x9E3779B97F4A7C15
-        )  # modulo 2^64; odd (Knuth)
+        # modulo 2^64; odd (Knuth)
+        mixed = (mixed ^ (mixed >> np.uint64(29)) ^ number) * np.uint64(0x9E3779B97F4A7C15)
     ends = np.flatnonzero(mixed >> np.uint64(32) < np.uint64(2**32 // MEAN_PIECE)) + WINDOW
     places = [0, *ends.tolist(), len(line)]
     return [line[a:b] for a, b in pairwise(places) if b > a]

@@ -61,9 +61,8 @@ def evaluate_tasks(
 
     answers = Answers(loaded)
     manager = None
-    if (
-        include is not None
-    ):  # the harness's own index reads thousands of files; not needed where the folder has all
+    # the harness's own index reads thousands of files; not needed where the folder has all
+    if include is not None:
         manager = TaskManager(include_path=str(include), include_defaults=False)
     if manager is None or not all(manager.match_tasks([name]) for name in names):
         manager = TaskManager(include_path=str(include) if include is not None else None)

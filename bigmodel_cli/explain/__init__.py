@@ -35,9 +35,8 @@ def explain(
     """
     tree = Tree(root, options, notes)
     groups: dict[tuple[Any, ...], list[Any]] = {}
-    for fault in faults[
-        :MOST_SORTED
-    ]:  # the kinds that a value may be of have a fault each, at one place
+    # the kinds that a value may be of have a fault each, at one place
+    for fault in faults[:MOST_SORTED]:
         place = Place(root, fault)
         unique = len(groups) if fault["type"] == "value_error" else -1
         groups.setdefault((*position(place.where), place.where, place.name, unique), []).append(
@@ -81,9 +80,8 @@ def _what(tree: Tree, place: Place, faults: list[Any]) -> str:
         )
     if kind == "union_tag_invalid":
         tags, tag = types_at(options, location), str(context["tag"])
-        slot = next(
-            part for part in reversed(place.path) if not part.isdecimal()
-        )  # for an item, that of its list
+        # for an item, that of its list
+        slot = next(part for part in reversed(place.path) if not part.isdecimal())
         note = tree.notes.get(slot.rpartition("_")[2])
         hint = did_you_mean(tag, tags) or _none(options, place, tag)
         hint += f"; {note}" if note else ""

@@ -73,9 +73,8 @@ def beam_search(
     hypotheses is read again, as in `generate`. A row's result does not depend on the other rows.
     """
     model.eval()
-    with (
-        torch.no_grad()
-    ):  # not inference mode, in which autocast casts every weight again at each step
+    # not inference mode, in which autocast casts every weight again at each step
+    with torch.no_grad():
         return _search(model, prompt, beam, max_new_tokens, stop, real)
 
 

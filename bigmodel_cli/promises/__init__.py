@@ -216,9 +216,8 @@ def check_parts(model: ModelOptions) -> None:
         widths = dict.fromkeys([*WIDTHS, model.width() or WIDTHS[0]])
         broken = []
         for finding in check_part(part.slot, part.options, causal, widths):
-            if (
-                finding.kept is None and finding.promise != "builds"
-            ):  # what cannot be built is reported when the model is built
+            # what cannot be built is reported when the model is built
+            if finding.kept is None and finding.promise != "builds":
                 say(
                     f"{part.path}: {part.options.type} does not promise {finding.promise!r}: its"
                     " options say so"

@@ -54,9 +54,8 @@ class MLflow(Service):
         """Begin the run, or go on with it."""
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(
-            logging.WARNING
-        )  # its lines would break the progress bar
+        # its lines would break the progress bar
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.client = MlflowClient(tracking_uri=self.options.uri)
         resumed = self.known
         self.there = self.id(self.create)

@@ -52,9 +52,8 @@ def average_as_last(run: Run) -> Path:
         f" {newest[0].name[5:].lstrip('0')}"
     )
     with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let():
-        if statistics := recomputed_statistics(
-            run
-        ):  # those of the average; a mean of theirs is not
+        # those of the average; a mean of theirs is not
+        if statistics := recomputed_statistics(run):
             run.say(f"statistics of batch normalisation: anew, over {BATCHES} training batches")
             contents.model |= statistics
         if run.validation is not None:

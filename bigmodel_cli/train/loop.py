@@ -92,9 +92,8 @@ def _steps(run: Run) -> Path:
     """Step to the end, validating and saving where due; returns the resulting checkpoint."""
     state, watch = run.state, Stopwatch()
     training_mode(state.model, state.still)
-    run.started = (
-        state.step
-    )  # what precedes it is saved, except a validation in which the run was stopped
+    # what precedes it is saved, except a validation in which the run was stopped
+    run.started = state.step
     if state.step:
         run.keeping.prune(run.directory.checkpoints, state.scores)
     if run.options.rewind is not None and not checkpoints.steps(run.directory.checkpoints):
@@ -111,9 +110,8 @@ def _steps(run: Run) -> Path:
             run.signals.deferred(),
             run.signals.let() if run.compiling else contextlib.nullcontext(),
         ):
-            with (
-                run.signals.let() if run.loader.workers else contextlib.nullcontext()
-            ):  # one may hang
+            # one may hang
+            with run.signals.let() if run.loader.workers else contextlib.nullcontext():
                 micro_batches = next(batches)
             if not _step(run, watch, micro_batches):
                 batches, run.started = run.batches(), state.step

@@ -113,9 +113,8 @@ def merged(new: Spec, old: Spec) -> Spec:
         if train.get(name) == "auto":  # as it was resolved
             del train[name]
     model = named.get("model", {})
-    if (
-        model.get("max_len", 0) is None
-    ):  # as long as the checkpoint that the run started from (`with_length`)
+    # as long as the checkpoint that the run started from (`with_length`)
+    if model.get("max_len", 0) is None:
         del model["max_len"]
     for pair in EXCLUSIVE:
         for name, other in (pair, pair[::-1]):

@@ -70,9 +70,8 @@ class Signals:
         sys.unraisablehook = self.unraisable
         for number, handler in self.before.items():
             of_command = callable(handler) and handler is not signal.default_int_handler
-            if not (
-                self.ended and of_command
-            ):  # else the command's handler would make a finished run a failure
+            # else the command's handler would make a finished run a failure
+            if not (self.ended and of_command):
                 signal.signal(number, handler)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:

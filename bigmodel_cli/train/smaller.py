@@ -37,9 +37,8 @@ class Division:
     """
 
     pieces: dict[int, int] = field(default_factory=dict)  # from this batch on -> pieces
-    validation: dict[int, int] = field(
-        default_factory=dict
-    )  # from this batch on -> samples at once
+    # from this batch on -> samples at once
+    validation: dict[int, int] = field(default_factory=dict)
 
     def at(self, batch: int) -> int:
         """Pieces of each micro-batch of that batch."""

@@ -77,9 +77,8 @@ class TrainState:
     ema_decay: float | None = None
     step: int = 0
     still: frozenset[str] = frozenset()  # frozen modules, which stay in evaluation mode
-    scores: dict[str, float | None] = field(
-        default_factory=dict
-    )  # step -> the task's metric; None: not a finite number
+    # step -> the task's metric; None: not a finite number
+    scores: dict[str, float | None] = field(default_factory=dict)
     best: float | None = None
     since_best: int = 0  # validations since the best one
     elapsed: float = 0.0  # seconds of training, over all resumes
@@ -95,9 +94,8 @@ class TrainState:
     def __post_init__(self) -> None:
         self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
         recorded = self.model.state_dict().keys()
-        self.buffers = [
-            tensor for name, tensor in self.model.named_buffers() if name in recorded
-        ]  # statistics
+        # statistics
+        self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]
         self.ema = self.optimizer.averaged
         if self.ema_decay is not None:
             self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}

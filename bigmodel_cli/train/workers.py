@@ -66,9 +66,8 @@ class Workers:
 
         Seconds are counted one by one, so that a stopped process has not waited.
         """
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, signal.valid_signals()
-        )  # they are the main thread's
+        # they are the main thread's
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         tick = min(1.0, TIMEOUT / 4)
         asked, waited = 0, 0.0
         while not self.closed.wait(tick):

@@ -145,9 +145,8 @@ def test_grad_cam_of_torchvisions_networks_equals_its_formula(name: str) -> None
     coarse, best, image = torch.zeros(1), 0, torch.zeros(1)
     for seed in range(20):  # until the map speaks for the likeliest class anywhere
         torch.manual_seed(seed)
-        with (
-            torch.no_grad()
-        ):  # statistics that make normalisation and its in-place neighbours count
+        # statistics that make normalisation and its in-place neighbours count
+        with torch.no_grad():
             for module in model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.weight.uniform_(0.5, 1.5)

@@ -152,11 +152,12 @@ def test_pairs_whose_running_text_is_the_same_are_not_the_same_pairs() -> None:
         ]
         return list(split.texts()[0])
 
+    # every second line is empty
     assert read(b"a\n\nb\n\nc\n\n", b"x\n\ny\n\nz\n\n") == [
         "a",
         "b",
         "c",
-    ]  # every second line is empty
+    ]
     assert read(b"a\r\r\nb\r\r\nc\r\r\n", b"x\r\r\ny\r\r\nz\r\r\n") == ["a", "b", "c"]
 
 

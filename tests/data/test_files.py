@@ -78,9 +78,8 @@ def test_links_are_followed_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(Path(p).resolve().relative_to(Path.cwd()).as_posix() for p in found) == [
         "other/d.txt", "other/deep/c.txt", "top/b.txt", "top/real/a.txt"
     ]  # fmt: skip
-    assert {"top/b.txt", "top/real/a.txt"} <= set(
-        found
-    )  # each by its own name where it has one there
+    # each by its own name where it has one there
+    assert {"top/b.txt", "top/real/a.txt"} <= set(found)
     assert (
         "link(s) to what is below it already, or above it, are skipped" in capsys.readouterr().err
     )

@@ -95,11 +95,12 @@ def test_the_hash_of_a_file_changed_within_the_clocks_resolution_is_not_remember
 ) -> None:
     path = write(2)[1]
     changed = path.stat().st_ctime_ns
+    # just changed; the clock was put back
     for after, read_again in (
         (TICK // 2, True),
         (-(10**12), True),
         (2 * TICK, False),
-    ):  # just changed; the clock was put back
+    ):
         monkeypatch.setattr(hashes.time, "time_ns", lambda after=after: changed + after)
         reads.clear()
         content_hashes([path])

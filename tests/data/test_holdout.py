@@ -416,9 +416,8 @@ def test_files_of_other_splits_are_left_out_of_training(options: dict[str, Any])
     for name in "abcd":
         Path("set", f"{name}.txt").write_text(f"{name * 9}\n" * 20)
     Path("link").symlink_to("set")
-    linked = {
-        k: ["link/b.txt"] for k in options if k.startswith("val")
-    }  # the same file by another path
+    # the same file by another path
+    linked = {k: ["link/b.txt"] for k in options if k.startswith("val")}
     said: list[str] = []
     data = opened(said, **{**options, **linked})
     train: Any = data.split("train")

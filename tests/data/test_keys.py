@@ -86,9 +86,8 @@ def test_each_row_has_the_key_of_seed_epoch_and_sample(name: str) -> None:
         assert torch.equal(batch["key"], keys_of(seed, epoch, samples))
         alone = join([split.batch(samples[i : i + 1], epoch, seed, augment) for i in range(4)])
         assert alone.keys() == batch.keys()
-        for part, whole in (
-            (alone[k], batch[k]) for k in batch
-        ):  # what is beside a row changes nothing of it
+        # what is beside a row changes nothing of it
+        for part, whole in ((alone[k], batch[k]) for k in batch):
             torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
 
 

@@ -44,9 +44,8 @@ def test_random_batches_look_like_real_ones(name: str) -> None:
         ), key
         assert tensor.shape[2:] == real[key].shape[2:], key
         if key in ("tokens", "words", "image"):
-            assert tensor.shape[1] >= real[key].shape[1], (
-                key
-            )  # as long as the context, where real rows may be shorter
+            # as long as the context, where real rows may be shorter
+            assert tensor.shape[1] >= real[key].shape[1], key
     bound = (
         data.info.vocab_size if name in ("text", "table", "table without labels", "pairs") else None
     )

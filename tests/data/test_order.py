@@ -37,9 +37,8 @@ def test_the_order_is_statistically_random() -> None:
         np.add.at(counts, (np.arange(n) * 20 // n, entries * 20 // n), 1)
     expected = 200 * n / 400
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    assert (
-        statistic < 361 + 5 * (2 * 361) ** 0.5
-    )  # chi-squared with 19 x 19 degrees of freedom, five deviations
+    # chi-squared with 19 x 19 degrees of freedom, five deviations
+    assert statistic < 361 + 5 * (2 * 361) ** 0.5
 
 
 def test_draws_are_uniform_and_belong_to_the_sample() -> None:
@@ -108,9 +107,8 @@ def test_batches_by_tokens_hold_every_sample_once_an_epoch(
         batches = [stream[epoch * count + k]["sample"].numpy() for k in range(count)]
         assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(len(lengths)))
         assert all(len(b) * known[b].max() <= budget for b in batches)
-        again = ByTokens(split, known, budget, seed)[epoch * count + count - 1][
-            "sample"
-        ]  # a seek gives the same
+        # a seek gives the same
+        again = ByTokens(split, known, budget, seed)[epoch * count + count - 1]["sample"]
         assert np.array_equal(again.numpy(), batches[-1])
     ascending = np.sort(known)
     places = cuts(ascending, budget)

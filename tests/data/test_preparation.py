@@ -156,9 +156,8 @@ def test_pixels_that_do_not_fit_on_the_disk_end_the_command_with_a_message(
         " image_folder, root: pictures}\ntask: {type: classification}\ntrain: {steps: 1,"
         " batch_size: 2}\n"
     )
-    ended = zygote.run(
-        "pretrain", "cnn.yaml", "--out", "run", limit=60_000
-    )  # 22 images of 12,288 bytes
+    # 22 images of 12,288 bytes
+    ended = zygote.run("pretrain", "cnn.yaml", "--out", "run", limit=60_000)
     assert ended.status == 5, ended.err
     assert (
         "the cache cannot be written: File too large; make room there, or set XDG_CACHE_HOME"

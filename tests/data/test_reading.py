@@ -258,9 +258,8 @@ def test_a_line_has_a_limit_and_long_ones_are_read_in_linear_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     long = "x" * 3_000_000
-    monkeypatch.setattr(
-        reading, "CHUNK", 1000
-    )  # 3,000 pieces of one line: quadratic copying would be 4.5 GB
+    # 3,000 pieces of one line: quadratic copying would be 4.5 GB
+    monkeypatch.setattr(reading, "CHUNK", 1000)
     assert list(lines(file("a.txt", f"{long}\nend\n"))) == [long, "end"]
     monkeypatch.setattr(reading, "LONGEST_LINE", 2_000_000)
     with pytest.raises(DataError, match=r"a.txt:1: a line of more than 2,000,000 characters"):

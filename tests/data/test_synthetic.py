@@ -121,11 +121,12 @@ def test_test_samples_may_be_longer_and_the_model_is_made_for_them() -> None:
         "test": {23},
     }
     assert data.info.context == 23
+    # (): all as long as the context
     assert [data.split(s).longest_rows() for s in data.splits] == [
         (11,),
         (13,),
         (),
-    ]  # (): all as long as the context
+    ]
 
 
 def test_the_loss_and_the_metrics_are_those_of_the_answer() -> None:

@@ -53,13 +53,14 @@ def test_next_token_prediction_by_hand() -> None:
     task = CausalLMOptions().build()
     total, count = loss_of(task, Constant(logits), {"tokens": tokens})
     logs = logits.log_softmax(-1)
+    # item, position, the token that follows
     targets = [
         (0, 0, 0),
         (0, 1, 1),
         (1, 0, 2),
         (1, 1, 2),
         (1, 2, 0),
-    ]  # item, position, the token that follows
+    ]
     expected = -sum(logs[b, t, v] for b, t, v in targets)
     torch.testing.assert_close(total, expected)
     assert int(count) == 5

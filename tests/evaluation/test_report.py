@@ -430,9 +430,8 @@ def test_items_longer_than_the_models_positions_are_refused(position: str, cli: 
         " fp32}\n"
     )
     assert cli("pretrain", "spec.yaml", "--out", "run").status == 0
-    assert (
-        cli("eval", "run", "--set", "data.context=40").status == 0
-    )  # its rows are short all the same
+    # its rows are short all the same
+    assert cli("eval", "run", "--set", "data.context=40").status == 0
     longer = cli("eval", "run", "--set", "data.test=[long.tsv]", "--set", "data.context=40")
     assert longer.status == (2 if position == "learned" else 0), longer.err
     if position == "learned":

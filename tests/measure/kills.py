@@ -149,10 +149,11 @@ def judged(ended: Ended, kind: str, outcome: Outcome) -> bool:
         outcome.waited += 0.25
         time.sleep(0.25)
         return True
+    # the latter before the command has begun
     if kind == "stop" and ended.status in (
         143,
         -signal.SIGTERM,
-    ):  # the latter before the command has begun
+    ):
         return True
     if ended.status != 0 or "Traceback" in ended.err:
         outcome.faults.append(f"ended with {ended.status}: {ended.err[-1500:]}")

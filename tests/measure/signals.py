@@ -123,9 +123,8 @@ KINDS = {f"{name}{group}": 1 / (2 * len(SIGNALS)) for group in ("", " group") fo
 class SignalStorm(Storm):
     """The signals of one family."""
 
-    shares: ClassVar[dict[str, float]] = {
-        name: share / 2 for name, share in KINDS.items()
-    }  # of each kind at least half of its part
+    # of each kind at least half of its part
+    shares: ClassVar[dict[str, float]] = {name: share / 2 for name, share in KINDS.items()}
     disturb = staticmethod(stopped_at_times)
 
 

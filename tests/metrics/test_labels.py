@@ -17,9 +17,8 @@ from bigmodel_cli.metrics.labels import confusion, draw_confusion, f1_measure, m
 def test_counts_and_f1_are_those_of_scikit_learn(classes: int) -> None:
     rng = np.random.default_rng(classes)
     for case in range(20):
-        present = rng.choice(
-            classes, rng.integers(1, classes + 1), replace=False
-        )  # others are absent from both
+        # others are absent from both
+        present = rng.choice(classes, rng.integers(1, classes + 1), replace=False)
         labels, predictions = rng.choice(present, 40), rng.choice(present, 40)
         if case % 2:
             predictions = np.where(rng.random(40) < 0.7, labels, rng.integers(classes, size=40))

@@ -144,12 +144,10 @@ def test_rouge_sees_letters_of_every_script() -> None:
     measures = text_measures(
         ["rouge"], [greek, other, "f\u00fcr die", HINDI], [greek, greek, "f r die", HINDI]
     )
-    assert measures["rouge1"].each() == pytest.approx(
-        [1, 0, 2 / 5, 1]
-    )  # {f\u00fcr, die} and {f, r, die}
-    mixed = text_measures(
-        ["rouge"], ["caf\u00e9s running"], ["caf\u00e9s runs"]
-    )  # ASCII words are stemmed beside others
+    # {f\u00fcr, die} and {f, r, die}
+    assert measures["rouge1"].each() == pytest.approx([1, 0, 2 / 5, 1])
+    # ASCII words are stemmed beside others
+    mixed = text_measures(["rouge"], ["caf\u00e9s running"], ["caf\u00e9s runs"])
     assert mixed["rougeL"].total() == 1
 
 

@@ -58,11 +58,12 @@ def test_a_training_step_computes_the_gradients_that_are_wanted() -> None:
         {"type": "dense", "units": "classes"},
     ]
     model = cnn(layers).to("meta")
+    # of five images
     costs = [
         2 * 5 * 26 * 26 * 8 * 9,
         2 * 5 * 12 * 12 * 8 * 9,
         2 * 5 * 12 * 12 * 8 * 10,
-    ]  # of five images
+    ]
     x = torch.zeros(5, 1, 28, 28, device="meta")
     assert flops(model, x) == sum(costs)
     assert training_flops(model, x) == 3 * sum(costs) - costs[0]  # the image needs no gradient

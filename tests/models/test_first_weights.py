@@ -126,9 +126,8 @@ def test_a_decoder_starts_as_gpt2_suited_to_its_width(kind: str, std: float | No
     values |= {"tie_embeddings": std is None, "init_std": std}
     model = Decoder(DecoderOptions.model_validate(values), FACTS)
     std = std or 1 / math.sqrt(C)
-    slots = (
-        2 * 2 * len(FFNS) + 2
-    )  # residual steps: mixers and feed-forward networks, and mixers alone
+    # residual steps: mixers and feed-forward networks, and mixers alone
+    slots = 2 * 2 * len(FFNS) + 2
     closing = 0
     for name, p in model.named_parameters():
         if name.endswith(OWN):
@@ -296,9 +295,8 @@ def test_a_vit_starts_as_its_authors(std: float) -> None:
     lecun = 1 / math.sqrt(3 * 4 * 4)
     x = model.patches.weight.detach().flatten()
     assert abs(float(x.std()) / lecun - 1) < 5 / (2 * x.numel()) ** 0.5
-    assert float(x.abs().max()) <= 2 * lecun / 0.8796256610342398 * (
-        1 + 1e-6
-    )  # cut at two deviations of what is cut
+    # cut at two deviations of what is cut
+    assert float(x.abs().max()) <= 2 * lecun / 0.8796256610342398 * (1 + 1e-6)
     assert float(x.abs().max()) > 2 * lecun
     for p in (model.patches.bias, model.cls, model.head.weight, model.head.bias):  # type: ignore[union-attr]
         assert p is not None
@@ -373,9 +371,8 @@ def test_what_recurrent_parts_draw_for_themselves() -> None:
         steps = (
             torch.cat([nn.functional.softplus(p.dt_bias) for p in parts]).detach().double().log()
         )
-        even(
-            steps - math.log(0.01), math.log(10)
-        )  # between 0.001 and 0.1, evenly on a logarithmic scale
+        # between 0.001 and 0.1, evenly on a logarithmic scale
+        even(steps - math.log(0.01), math.log(10))
         even(torch.cat([p.log_a for p in parts]).double().exp() - 8.5, 7.5)  # between 1 and 16
         even(torch.cat([p.conv.weight.flatten() for p in parts]), 3**-0.5)
         assert all(p.conv.bias is None or not p.conv.bias.any() for p in parts)

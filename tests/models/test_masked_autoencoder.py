@@ -155,9 +155,8 @@ def test_the_encoder_sees_the_visible_patches_alone() -> None:
         other = model.unpatchify(torch.where(seen[..., None], pixels, torch.randn_like(pixels)))
         torch.testing.assert_close(model(other, visible), before)
         turned = visible.flip(1)
-        torch.testing.assert_close(
-            model(images, turned), before, atol=1e-5, rtol=1e-5
-        )  # each at its own place
+        # each at its own place
+        torch.testing.assert_close(model(images, turned), before, atol=1e-5, rtol=1e-5)
     assert set(lengths) == {1 + 4 + 2}
     assert torch.equal(model.unpatchify(pixels), images)
 

@@ -74,9 +74,8 @@ def test_densenets_old_names_are_read(file: Callable[[Weights], None]) -> None:
                 name = name.replace(f".{word}.", f".{word[:-1]}.{word[-1]}.")
         old[name] = tensor
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    file(
-        {n: t for n, t in old.items() if not n.endswith("num_batches_tracked")}
-    )  # as old files are
+    # as old files are
+    file({n: t for n, t in old.items() if not n.endswith("num_batches_tracked")})
     ours = filled("densenet121")
     weights = {n for n in ours if not n.endswith("num_batches_tracked")}
     assert {n for n in weights if not torch.equal(ours[n], theirs[n])} == {

@@ -170,9 +170,8 @@ def test_the_description_is_cached_until_a_file_of_the_package_changes(
     assert [description()["made"], description()["made"]] == [1, 1]
     before = (package / "inner/a.py").stat()
     (package / "inner/a.py").write_text("2")
-    os.utime(
-        package / "inner/a.py", ns=(before.st_atime_ns, before.st_mtime_ns)
-    )  # size and time as before
+    # size and time as before
+    os.utime(package / "inner/a.py", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert description()["made"] == 2
     file = next((tmp_path / "cache/bigmodel/options").iterdir())
     file.write_text(file.read_text()[:20])

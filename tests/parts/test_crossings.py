@@ -159,9 +159,8 @@ def agrees(part: Any, x: Tensor, segments: Tensor | None, want: Tensor, causal: 
             torch.testing.assert_close(torch.cat(pieces, 1).double(), want, atol=2e-5, rtol=2e-5)
         half = part.float()(x.float(), sequence)
         torch.testing.assert_close(half.double(), want, atol=3e-5, rtol=3e-4)
-    half = part.train()(
-        x.float().requires_grad_(), sequence
-    )  # where gradients are wanted other kernels are taken
+    # where gradients are wanted other kernels are taken
+    half = part.train()(x.float().requires_grad_(), sequence)
     torch.testing.assert_close(half.detach().double(), want, atol=3e-5, rtol=3e-4)
 
 
@@ -330,9 +329,8 @@ def test_cross_attention_with_every_option(
         sequence = SequenceInfo(0, None, read, keep if masked else None)
         cache: dict[str, Tensor] = {}
         torch.testing.assert_close(part(x, sequence, cache), want, atol=1e-9, rtol=1e-7)
-        torch.testing.assert_close(
-            part(x, sequence, cache), want, atol=1e-9, rtol=1e-7
-        )  # from the cache
+        # from the cache
+        torch.testing.assert_close(part(x, sequence, cache), want, atol=1e-9, rtol=1e-7)
         torch.testing.assert_close(
             part.float()(
                 x.float(), SequenceInfo(0, None, read.float(), sequence.memory_mask), {}
@@ -382,9 +380,8 @@ def test_recurrent_parts_alone_in_pieces_and_in_float32(
                 want[row, t] = part(
                     x[row : row + 1, t : t + 1], SequenceInfo(int(place[row, t])), cache
                 )[0, 0]
-    if (
-        kind == "padded"
-    ):  # of padding nothing is asked: what is on the right may know of what is on the left
+    # of padding nothing is asked: what is on the right may know of what is on the left
+    if kind == "padded":
         assert segments is not None
         real = segments == 1
         with torch.no_grad():

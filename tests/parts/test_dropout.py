@@ -21,9 +21,8 @@ def test_rate_scale_and_independence(p: float, kind: torch.dtype) -> None:
     kept = y[y != 0].unique()
     assert len(kept) == 1
     assert float(kept) == pytest.approx(1 / (1 - p), rel=1e-2 if kind == torch.bfloat16 else 1e-4)
-    for lane in range(
-        4
-    ):  # the four decisions of one number have the same rate, and know nothing of one another
+    # the four decisions of one number have the same rate, and know nothing of one another
+    for lane in range(4):
         own = zero[lane::4]
         assert abs(float(own.mean()) - p) < 5 * (4 * p * (1 - p) / n) ** 0.5 + 2**-17
     for shift in (1, 2, 3, 4, 8):

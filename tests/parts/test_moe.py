@@ -39,9 +39,8 @@ def test_the_balance_loss_is_mixtrals_without_padding(top_k: int) -> None:
         part(x, SequenceInfo(real=mask))
         theirs = load_balancing_loss_func((part.router(x.flatten(0, 1)),), 6, top_k, mask)
         assert part.auxiliary is not None
-        torch.testing.assert_close(
-            part.auxiliary, 0.25 * theirs / top_k
-        )  # theirs counts each of the k choices as a whole token
+        # theirs counts each of the k choices as a whole token
+        torch.testing.assert_close(part.auxiliary, 0.25 * theirs / top_k)
         part.after_step()
 
 

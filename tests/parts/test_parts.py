@@ -193,9 +193,8 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
 
 def test_alibi_slopes_and_ntk_scaling() -> None:
     assert alibi_slopes(8) == [2.0 ** -(i + 1) for i in range(8)]
-    assert alibi_slopes(6) == pytest.approx(
-        [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]
-    )  # the authors' code
+    # the authors' code
+    assert alibi_slopes(6) == pytest.approx([0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125])
     plain, scaled = (RotaryOptions(scaling=s).rotary(16, 9) for s in (None, NTKScaling(factor=4.0)))
     torch.testing.assert_close(scaled.cos[:, 0], plain.cos[:, 0])  # the fastest stays
     slow = torch.arange(9) * 10000.0 ** (-14 / 16) / 4
@@ -305,9 +304,8 @@ def test_a_librarys_kernel_is_called_with_its_layout(
         scale: float,
         initial_state: Tensor | None,
         output_final_state: bool,
-    ) -> tuple[
-        Tensor, Tensor
-    ]:  # q, k (B, T, H, K), v (B, T, H, V), g, beta (B, T, H), state (B, H, K, V)
+        # q, k (B, T, H, K), v (B, T, H, V), g, beta (B, T, H), state (B, H, K, V)
+    ) -> tuple[Tensor, Tensor]:
         assert scale == 1.0
         assert output_final_state
         state = (

@@ -219,9 +219,8 @@ def test_latent_attention_with_yarn_equals_deepseek_v3(
         close(ours(x), want)
         cache = ours.new_cache(2, 64)
         pieces = [ours(x[:, a:b], SequenceInfo(a), cache) for a, b in ((0, 20), (20, 21), (21, 50))]
-        close(
-            torch.cat(pieces, 1), want
-        )  # from the compressed cache: the other way of computing it
+        # from the compressed cache: the other way of computing it
+        close(torch.cat(pieces, 1), want)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 5, 6, 7, 8, 12, 20])
@@ -229,9 +228,8 @@ def test_alibi_equals_bloom(heads: int) -> None:
     part = AlibiOptions().bias(heads, True)
     for queries, keys in ((1, 1), (9, 9), (2, 9)):
         got = part(queries, keys)
-        ramp = build_alibi_tensor(torch.ones(1, keys), heads, torch.float32).view(
-            heads, 1, keys
-        )  # slope * j
+        # slope * j
+        ramp = build_alibi_tensor(torch.ones(1, keys), heads, torch.float32).view(heads, 1, keys)
         own = torch.arange(keys - queries, keys)
         want = ramp - ramp[:, 0, own][..., None]  # a row's constant changes no weight
         seen = torch.ones(queries, keys).tril(keys - queries).bool()
@@ -287,6 +285,5 @@ def test_learned_positions_are_a_table_and_none_is_nothing() -> None:
     )
     assert NoPositionOptions().build(6, 9) is None
     blind = AttentionOptions(num_heads=2).build(LayerContext(6, 9, causal=False)).eval()
-    torch.testing.assert_close(
-        blind(x.flip(1)).flip(1), blind(x), atol=1e-6, rtol=1e-5
-    )  # the order makes no difference
+    # the order makes no difference
+    torch.testing.assert_close(blind(x.flip(1)).flip(1), blind(x), atol=1e-6, rtol=1e-5)

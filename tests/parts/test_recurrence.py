@@ -136,9 +136,8 @@ def of_authors(part: Any, x: Tensor, values: int, form: str, eps: float) -> Tens
     dim, heads, length = x.shape[-1], part.heads, x.shape[1]
     width = dim // heads
     w = part.qkv.weight.double()
-    place = (
-        torch.arange(width).view(2, -1).T.flatten()
-    )  # neighbours: channel i, then channel i + N / 2
+    # neighbours: channel i, then channel i + N / 2
+    place = torch.arange(width).view(2, -1).T.flatten()
     q, k = (
         x @ w[i * dim : (i + 1) * dim].view(heads, width, dim)[:, place].flatten(0, 1).T
         for i in range(2)
@@ -211,9 +210,8 @@ def test_retention_equals_the_authors_formula(
 def test_retention_at_long_distances_and_with_many_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(retention, "EPS", 0.0)
-    part = (
-        RetentionOptions(num_heads=24).build(LayerContext(48, 400)).double().eval()
-    )  # 1 - 2^-28 is 1 in float32
+    # 1 - 2^-28 is 1 in float32
+    part = RetentionOptions(num_heads=24).build(LayerContext(48, 400)).double().eval()
     x = torch.randn(1, 400, 48).double()
     with torch.no_grad():
         want = of_authors(part, x, 2, "recurrent", 0.0)

@@ -133,9 +133,8 @@ def test_gated_deltanet(length: int, per_key: int, chunk: int, seed: int) -> Non
         num_heads=values, key_heads=keys, key_dim=6, value_dim=8, chunk=chunk
     )
     ours = options.build(LayerContext(16, 64)).eval()
-    mixed = theirs.in_proj_qkvz.weight.view(
-        keys, -1, 16
-    )  # each key head with its queries, keys, values and gates
+    # each key head with its queries, keys, values and gates
+    mixed = theirs.in_proj_qkvz.weight.view(keys, -1, 16)
     q, k, v, gate = (t.flatten(0, 1) for t in mixed.split([6, 6, 8 * per_key, 8 * per_key], 1))
     rates = theirs.in_proj_ba.weight.view(keys, -1, 16).split([per_key, per_key], 1)
     ours.load_state_dict(
@@ -320,9 +319,8 @@ def test_rotary_scaling(kind: str, factor: float) -> None:
         rope_parameters=parameters,
     )
     rate, size = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
-    angle = torch.outer(
-        torch.arange(256).double(), rate.double()
-    )  # a rate in float32 is off by up to 1e-7 of it
+    # a rate in float32 is off by up to 1e-7 of it
+    angle = torch.outer(torch.arange(256).double(), rate.double())
     torch.testing.assert_close(rotary.cos[:, :16].double(), angle.cos() * size, atol=4e-5, rtol=0)
     torch.testing.assert_close(rotary.sin[:, 16:].double(), angle.sin() * size, atol=4e-5, rtol=0)
 

@@ -96,9 +96,8 @@ class Mean(nn.Module):
         if self.fault == "meta":
             y = y * float(y.abs().max())
         if self.fault == "order of the cache" and cache:
-            cache["first"] = cache.get(
-                "first", list(values[:, 0])
-            )  # a list: its rows stay where they are
+            # a list: its rows stay where they are
+            cache["first"] = cache.get("first", list(values[:, 0]))
             y = y + torch.stack(cache["first"])[:, None]
         y = self.out(y) * self.own
         return y[:, -1:] if self.fault == "shape" else y
@@ -153,16 +152,16 @@ def test_a_part_without_fault_keeps_them_all() -> None:
 def test_a_broken_promise_is_reported_with_the_remedy(fault: str, promise: str) -> None:
     before = torch.random.get_rng_state()
     found = {f.promise: f for f in check_part("mixer", MeanOptions(fault=fault))}
-    assert torch.equal(
-        torch.random.get_rng_state(), before
-    )  # a training's first weights stay as they are
+    # a training's first weights stay as they are
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert found[promise].kept is False
     assert REMEDIES[promise] in found[promise].text
+    # others break several promises at once
     if fault in (
         "gradients",
         "gradients in part",
         "documents",
-    ):  # others break several promises at once
+    ):
         assert [name for name, f in found.items() if f.kept is False] == [promise]
 
 

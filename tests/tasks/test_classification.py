@@ -63,10 +63,11 @@ def test_random_input_for_a_benchmark() -> None:
     pairs = random_batch(
         DatasetInfo(vocab_size=30, context=7), ("source", "target"), 4, torch.device("cpu")
     )
+    # as a target with its end at both ends
     assert (pairs["source"].shape, pairs["target"].shape) == (
         (4, 7),
         (4, 8),
-    )  # as a target with its end at both ends
+    )
 
 
 ANIMALS, THINGS = (
@@ -155,12 +156,10 @@ def test_labels_of_text_from_scratch_and_after_a_pretraining_without_labels(cli:
     assert masked.status == 0, masked.err
     spec("tune.yaml", POOL="cls", LABEL=1, CONTEXT=24, TASK="{type: classification}", STEPS=1)
     Path("tune.yaml").write_text(Path("tune.yaml").read_text().replace("lr: 3e-3", "lr: 1e-9"))
-    Path("tune.yaml").write_text(
-        "data:" + Path("tune.yaml").read_text().split("data:")[1]
-    )  # the model is the checkpoint's
-    Path("few.tsv").write_text(
-        "a b\tfirst\nb a\tsecond\n"
-    )  # too little for a vocabulary of its own
+    # the model is the checkpoint's
+    Path("tune.yaml").write_text("data:" + Path("tune.yaml").read_text().split("data:")[1])
+    # too little for a vocabulary of its own
+    Path("few.tsv").write_text("a b\tfirst\nb a\tsecond\n")
     plans = [
         cli(
             "finetune",

@@ -212,13 +212,11 @@ def test_its_encoder_is_finetuned_under_the_same_names(mae: Path, cli: Cli) -> N
     for name in before.model.keys() - decoder:
         torch.testing.assert_close(weights[name], first[name], msg=name)
     assert (after.info["mean"], after.info["std"]) == (before.info["mean"], before.info["std"])
-    assert re.search(
-        r"data: 64\d training samples", result.err
-    )  # half of the 1,290 that are not held out, class by class
+    # half of the 1,290 that are not held out, class by class
+    assert re.search(r"data: 64\d training samples", result.err)
     assert json.loads(cli("eval", "tuned", "--json").out)["metrics"]["accuracy"]["count"] == 364
-    scratch = cli(
-        "pretrain", "labels.yaml", "--out", "scratch"
-    )  # the same file, without the autoencoder
+    # the same file, without the autoencoder
+    scratch = cli("pretrain", "labels.yaml", "--out", "scratch")
     assert scratch.status == 0, scratch.err
     assert (
         checkpoints.read(Path(scratch.out.strip()), train_state=False).info["mean"]
@@ -239,9 +237,8 @@ def test_with_labelled_data_the_task_alone_decides_that_the_head_is_new(cli: Cli
     assert result.status == 0, result.err
     assert "newly initialised, since the task differs: head.weight, head.bias" in result.err
     assert "ignored of the checkpoint: decoder.blocks.0." in result.err
-    again = cli(
-        "finetune", "--from", "mae", "--out", "more"
-    )  # the same task goes on with the decoder
+    # the same task goes on with the decoder
+    again = cli("finetune", "--from", "mae", "--out", "more")
     assert again.status == 0, again.err
     assert "newly initialised" not in again.err
     assert "ignored" not in again.err

@@ -68,9 +68,8 @@ def test_shares_are_those_of_the_options_however_long_the_padding(
     length: int, fraction: float, masked: float, swapped: float
 ) -> None:
     rows = 40_000 // length
-    tokens = torch.randint(
-        10, 20, (rows, 129), generator=torch.Generator().manual_seed(length)
-    )  # ten kinds of a hundred
+    # ten kinds of a hundred
+    tokens = torch.randint(10, 20, (rows, 129), generator=torch.Generator().manual_seed(length))
     tokens[:, length:] = -1
     spy = Spy(tokens)
     batch = {"tokens": tokens, "key": keys_of(3, 1, np.arange(rows))}
@@ -148,9 +147,8 @@ def test_evaluation_hides_the_same_whatever_the_batch() -> None:
 def test_an_encoder_learns_to_find_hidden_tokens(
     tmp_path: Path, cli: Callable[..., Result]
 ) -> None:
-    Path("abc.txt").write_text(
-        "abcdefg" * 700
-    )  # a window is no multiple of the period: rows differ
+    # a window is no multiple of the period: rows differ
+    Path("abc.txt").write_text("abcdefg" * 700)
     Path("masked.yaml").write_text(
         "model: {type: encoder, dim: 32, position: {type: learned}, init_std: 0.1, blocks:"
         " [{repeat: 2, mixer: {type: attention, num_heads: 4}, ffn: {type: gelu}}]}\ndata: {type:"

@@ -60,9 +60,8 @@ def test_figures_are_those_of_scikit_learn_and_per_number_where_there_are_severa
         {f"{n}_of_mean": references[n](truth, baseline) for n in ("mae", "rmse")}
     )
     interval = estimate(found["r2"])
-    without = [
-        r2_score(np.delete(truth, i, 0), np.delete(said, i, 0)) for i in range(17)
-    ]  # the jackknife's values
+    # the jackknife's values
+    without = [r2_score(np.delete(truth, i, 0), np.delete(said, i, 0)) for i in range(17)]
     assert interval.method == "jackknife t"
     assert interval.low < interval.value < interval.high <= 1
     assert min(without) > interval.low

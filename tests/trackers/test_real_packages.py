@@ -21,9 +21,8 @@ BLOCK = 32 * 1024
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        tracked, "LIMIT", 600.0
-    )  # a busy machine takes its time to make a data base
+    # a busy machine takes its time to make a data base
+    monkeypatch.setattr(tracked, "LIMIT", 600.0)
 
 
 def logged(key: str) -> list[tuple[int, float]]:

@@ -60,10 +60,11 @@ def run(
 
 def test_candidates_take_turns_and_the_first_round_does_not_count() -> None:
     times, order = run({PLAIN: [99, 4, 4, 4, 4], HALF: [0.1, 3, 2, 3, 3]}, tick=10.0)
+    # the time is over at once: the least rounds
     assert times == {
         PLAIN: [4, 4, 4],
         HALF: [3, 2, 3],
-    }  # the time is over at once: the least rounds
+    }
     assert order == [PLAIN, HALF] * 4
 
 

@@ -150,11 +150,12 @@ def test_modules_without_weights_of_their_own() -> None:
     assert still(freeze=["stem"]) == stem
     assert still(freeze=["stem", "plain"]) == {*stem, "plain"}
     assert still(freeze=["stem.0"]) == stem  # all weights of the stem
+    # the dropout before the head is the head's
     assert still(train="head") == {
         *stem,
         "plain",
         "header",
-    }  # the dropout before the head is the head's
+    }
     with pytest.raises(SpecError, match="'nothing' matches no weight"):
         freeze(Odd(), InitOptions(freeze=["nothing"]))
     with pytest.raises(SpecError, match="every weight is frozen"):

@@ -229,6 +229,5 @@ def test_faulty_state_is_reported_on_resume(name: str, change: Any, message: str
     assert message in result.err
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == held
     if name != "state.json":
-        assert (
-            checkpoints.read(checkpoint, train_state=False).step == 60
-        )  # its weights can still be used
+        # its weights can still be used
+        assert checkpoints.read(checkpoint, train_state=False).step == 60

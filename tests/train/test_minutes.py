@@ -74,9 +74,8 @@ def test_at_an_even_pace_it_is_the_run_of_as_many_steps(
     assert (
         digests(last("timed"))["model.safetensors"] == digests(last("counted"))["model.safetensors"]
     )
-    assert [r["elapsed"] for r in records("timed")] == [
-        2.0 * step for step in range(1, 13)
-    ]  # without the validations
+    # without the validations
+    assert [r["elapsed"] for r in records("timed")] == [2.0 * step for step in range(1, 13)]
 
 
 def test_the_learning_rate_follows_the_clock_where_the_pace_changes(
@@ -92,9 +91,8 @@ def test_the_learning_rate_follows_the_clock_where_the_pace_changes(
     assert max(paces) > 3
     for before, record in itertools.pairwise(found):
         left = 1 - before["elapsed"] / 24
-        assert record["lr"] == pytest.approx(
-            0.01 * left, abs=0.01 * 2 / record["step"]
-        )  # whole steps are foreseen
+        # whole steps are foreseen
+        assert record["lr"] == pytest.approx(0.01 * left, abs=0.01 * 2 / record["step"])
 
 
 def test_a_run_that_was_stopped_goes_on_with_what_is_left(

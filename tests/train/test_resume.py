@@ -184,9 +184,8 @@ def test_a_signal_in_a_validation_or_while_data_is_prepared(
         "pretrain", decoder_spec, "--out", "run", env={"BIGMODEL_FAILPOINT": f"{place}:SIGTERM"}
     )
     assert stopped.status == 143
-    assert Path("run").exists() == (
-        place == "train.validating"
-    )  # nothing had begun, and nothing is left
+    # nothing had begun, and nothing is left
+    assert Path("run").exists() == (place == "train.validating")
     resumed = cli(*resume_command(stopped.err))
     assert resumed.status == 0, resumed.err
     weights = "model.safetensors"

@@ -299,8 +299,9 @@ def test_data_that_has_moved_is_the_same_data(decoder_spec: Path, cli: Cli) -> N
     assert moved.status == 0, moved.err
     assert "data.files.0: text.txt -> elsewhere/w*.txt: data in another place" in moved.err
     found, expected = digests(Path(moved.out.strip())), digests(Path("whole/checkpoints/last"))
+    # the validation at step 6 is one more in state.json
     for name in (
         "model.safetensors",
         "train_state.safetensors",
-    ):  # the validation at step 6 is one more in state.json
+    ):
         assert found[name] == expected[name]

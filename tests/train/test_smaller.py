@@ -73,9 +73,8 @@ def small_memory(
         calls.append(1)
         if len(calls) == killed_at:
             raise Killed
-        result: tuple[Tensor, Tensor] = honest(
-            self, outputs, batch
-        )  # random numbers and statistics have moved
+        # random numbers and statistics have moved
+        result: tuple[Tensor, Tensor] = honest(self, outputs, batch)
         if len(calls) >= since and len(next(iter(batch.values()))) > most:
             raise error()
         return result
@@ -198,15 +197,13 @@ def test_a_run_killed_after_the_change_resumes_to_the_same_bits(
         small_memory(patch, task, most, 6, MemoryError)
         whole = cli(*words, "--out", "whole")
     assert whole.status == 0, whole.err
-    with (
-        monkeypatch.context() as patch
-    ):  # one call a step, but two in step 6, and two pieces from there on
+    # one call a step, but two in step 6, and two pieces from there on
+    with monkeypatch.context() as patch:
         small_memory(patch, task, most, 6, MemoryError, killed_at=11)
         with pytest.raises(Killed):
             cli(*words, "--out", "run")
-    with (
-        monkeypatch.context() as patch
-    ):  # the checkpoint is of step 4: call 2 is the first of step 6
+    # the checkpoint is of step 4: call 2 is the first of step 6
+    with monkeypatch.context() as patch:
         small_memory(patch, task, most if again else 10**6, 2, MemoryError)
         resumed = cli(*words, "--out", "run", "--resume")
     assert resumed.status == 0, resumed.err
@@ -257,9 +254,8 @@ def test_one_sample_that_does_not_fit_ends_the_run_with_a_remedy(
     )
     status = json.loads(Path("run/status.json").read_text())
     assert (status["state"], status["code"], status["last_step"]) == ("failed", 5, 4)
-    Path("run/micro_batches.json").write_text(
-        '{"pieces": {"0": '
-    )  # torn, as by a kill: it has nothing
+    # torn, as by a kill: it has nothing
+    Path("run/micro_batches.json").write_text('{"pieces": {"0": ')
     resumed = cli("pretrain", decoder_spec, "--out", "run", "--resume")
     assert (
         digests(Path(resumed.out.strip()))["model.safetensors"]

@@ -66,9 +66,8 @@ class SpeedOptions(_SoundChange):
         lengths = (lengths / speed[:, 0]).ceil().long().clamp(min=1)
         place = torch.arange(int(lengths.max()), device=waves.device) * speed  # (B, N')
         first = place.long().clamp(max=waves.shape[1])
-        waves = F.pad(
-            waves, (0, 2)
-        )  # a recording fades to zero after its end, whatever its neighbours are
+        # a recording fades to zero after its end, whatever its neighbours are
+        waves = F.pad(waves, (0, 2))
         changed = torch.lerp(
             waves.gather(1, first), waves.gather(1, first + 1), (place - first).clamp(0, 1).float()
         )
@@ -103,9 +102,8 @@ class NoiseOptions(_SoundChange):
         ratio = self.snr[0] + u[:, 1:2] * (self.snr[1] - self.snr[0])
         power = waves.square().sum(1, keepdim=True) / lengths[:, None]
         scale = (power * 10 ** (-ratio / 10)).sqrt() * (u[:, :1] < self.p)
-        pair = u[:, 2:].unflatten(
-            1, (count, 2)
-        )  # a sample's noise does not depend on how far the row is padded
+        # a sample's noise does not depend on how far the row is padded
+        pair = u[:, 2:].unflatten(1, (count, 2))
         noise = (-2 * (1 - pair[..., 0]).log()).sqrt() * (
             2 * math.pi * pair[..., 1]
         ).cos()  # Box and Muller (1958)
@@ -127,9 +125,8 @@ class TimeShiftOptions(_SoundChange):
         most = round(self.seconds * rate)
         moved = ((2 * _uniform(row, 1, waves.device) - 1) * most).round().long()  # (B, 1)
         lengths = lengths + moved[:, 0].abs()
-        place = torch.arange(int(lengths.max()), device=waves.device) - moved.clamp(
-            min=0
-        )  # (B, N')
+        # (B, N')
+        place = torch.arange(int(lengths.max()), device=waves.device) - moved.clamp(min=0)
         inside = (place >= 0) & (place < waves.shape[1])
         return waves.gather(1, place.clamp(0, waves.shape[1] - 1)) * inside, lengths
 

@@ -30,9 +30,10 @@ def log_mel(waves: Tensor, sound: MelConfig) -> Tensor:
     window, filters = _constants(sound, waves.device)
     count = frames_of(waves.shape[1], sound.hop)
     padded = F.pad(waves, (size // 2, size // 2 + sound.hop))
+    # (B, size / 2 + 1, >= T)
     spectrum = torch.stft(
         padded, size, sound.hop, sound.window, window, center=False, return_complex=True
-    )  # (B, size / 2 + 1, >= T)
+    )
     power = torch.view_as_real(spectrum[:, :, :count]).square().sum(-1)
     return 1 + (filters @ power + FLOOR).log10() / DECADES
 

@@ -94,9 +94,8 @@ def decode(content: bytes, name: str, rate: int) -> Wave:
 
 def to_wave(samples: Samples, notes: Iterable[str] = ()) -> Wave:
     """Samples (N,), rounded to 16 bits relative to the smallest power of two above their peak."""
-    part, exponent = math.frexp(
-        max(-float(samples.min(initial=0)), float(samples.max(initial=0)))
-    )  # 0.5 <= part < 1, or 0
+    # 0.5 <= part < 1, or 0
+    part, exponent = math.frexp(max(-float(samples.min(initial=0)), float(samples.max(initial=0))))
     if part == 0.5 and samples.max() < -samples.min():
         exponent -= 1  # 16 bits hold -1, and not 1
     exponent = max(exponent, QUIETEST) if part else 0
@@ -171,9 +170,8 @@ def resample(samples: Samples, rate: int, wanted: int) -> Samples:
     up, down = wanted // common, rate // common
     count = -(-len(samples) * up // down)
     taps = 2 * _width(up, down) + 2
-    table = (
-        _phases(up, down) if up <= count else None
-    )  # odd rates have more phases than a short recording uses
+    # odd rates have more phases than a short recording uses
+    table = _phases(up, down) if up <= count else None
     padded = np.pad(samples, (taps // 2 - 1, taps))
     rows = np.lib.stride_tricks.sliding_window_view(padded, taps)
     out = np.empty(count, np.float32)
@@ -204,13 +202,13 @@ def _phases(up: int, down: int) -> Samples:
 
 def _weights(phases: np.ndarray[Any, np.dtype[np.int64]], up: int, down: int) -> Samples:
     """(N, taps)   the rows of these phases (N,)."""
+    # of the input's Nyquist frequency; in inputs
     scale, width = (
         CUTOFF * min(1.0, up / down),
         _width(up, down),
-    )  # of the input's Nyquist frequency; in inputs
-    away = (
-        np.arange(-width, width + 2)[None, :] - phases[:, None] / up
-    )  # (N, taps) in input samples
+    )
+    # (N, taps) in input samples
+    away = np.arange(-width, width + 2)[None, :] - phases[:, None] / up
     inside = np.clip(1 - (away / width) ** 2, 0, None)
     window = np.where(np.abs(away) <= width, np.i0(BETA * np.sqrt(inside)) / np.i0(BETA), 0)
     return (scale * np.sinc(scale * away) * window).astype(np.float32)

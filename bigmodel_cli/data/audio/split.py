@@ -127,9 +127,8 @@ class SoundSplit(Split):
     resident: bool
 
     def __post_init__(self) -> None:
-        if (
-            self.sound.length is None and self.join is None
-        ):  # None where all have one length, or strings are drawn anew in each epoch
+        # None where all have one length, or strings are drawn anew in each epoch
+        if self.sound.length is None and self.join is None:
             self.lengths = -(-self.bank.lengths[self.rows] // self.sound.hop)
 
     def __len__(self) -> int:

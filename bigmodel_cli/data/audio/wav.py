@@ -166,9 +166,8 @@ def _unpack(data: bytes, form: bytes, name: str) -> tuple[Channels, int]:
 
 def _to_float(data: bytes, code: int, bits: int) -> Channels:
     if code == FLOAT:
-        with np.errstate(
-            over="ignore"
-        ):  # what float32 cannot hold becomes infinite, which is refused
+        # what float32 cannot hold becomes infinite, which is refused
+        with np.errstate(over="ignore"):
             return np.frombuffer(data, f"<f{bits // 8}").astype(np.float32)
     if bits == 8:
         return ((np.frombuffer(data, np.uint8) - np.float32(128)) / 128).astype(np.float32)

@@ -129,9 +129,8 @@ class RandomErasingOptions(_DrawnOptions):
         y = torch.arange(height, device=u.device)[None, :, None]
         x = torch.arange(width, device=u.device)[None, None, :]
         inside = (y >= top[:, None, None]) & (y < (top + tall)[:, None, None])
-        inside = (
-            inside & (x >= left[:, None, None]) & (x < (left + wide)[:, None, None])
-        )  # (B, H, W)
+        # (B, H, W)
+        inside = inside & (x >= left[:, None, None]) & (x < (left + wide)[:, None, None])
         inside = inside & (u[:, 0] < self.p)[:, None, None]
         return images.masked_fill(inside[:, None], 0.0)
 
@@ -192,10 +191,11 @@ def affine(images: Tensor, angle: Tensor, moved: Tensor, scale: Tensor, shear: T
     # forward: scale * [[cos, -sin], [sin, cos]] @ [[1, -t], [0, 1]]; its determinant is scale^2
     xx, xy = cos - t * sin, sin + t * cos  # rows of the inverse, times scale
     yx, yy = -sin, cos
+    # (B, 2, 2)
     inverse = (
         torch.stack((torch.stack((xx, xy), -1), torch.stack((yx, yy), -1)), 1)
         / scale[:, None, None]
-    )  # (B, 2, 2)
+    )
     offset = -(inverse @ moved[:, :, None])  # (B, 2, 1)
     size = torch.tensor([width, height], dtype=inverse.dtype, device=inverse.device)
     theta = torch.cat(

@@ -204,9 +204,8 @@ def _tokenizers(
     """
 
     def fit(wanted: TokenizerOptions, side: str | None, asset: str) -> Tokenizer:
-        first = (
-            sources["train"] if "train" in sources else next(iter(sources.values()))
-        )  # where a tokenizer is not fitted
+        # where a tokenizer is not fitted
+        first = sources["train"] if "train" in sources else next(iter(sources.values()))
         corpus, found = first.corpus(side)
         texts = Corpora(corpus, {"train": found})
         return fit_tokenizer(wanted, texts, say, assets, asset, ends="a side")

@@ -216,9 +216,8 @@ def _listed(names: Sequence[str]) -> str:
 def _tab_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Columns between tabs; quotes are ordinary characters."""
     for number, line in enumerate(lines(path), 1):
-        if line.strip(" ") and (
-            line.strip() or "\t" in line
-        ):  # a row of empty values is not an empty line
+        # a row of empty values is not an empty line
+        if line.strip(" ") and (line.strip() or "\t" in line):
             yield number, line.split("\t")
 
 

@@ -106,9 +106,8 @@ def _add(found: TableSurvey, row: Row, sha: Any, symbols: set[str]) -> None:
     for text in row.texts:
         sha.update(text.encode("utf-8") + b"\xff")  # not a byte of UTF-8: the end of a text
     if row.label is not None:
-        sha.update(
-            row.label.encode("utf-8") + b"\xfd"
-        )  # another end, since a tokenizer is fitted on texts alone
+        # another end, since a tokenizer is fitted on texts alone
+        sha.update(row.label.encode("utf-8") + b"\xfd")
     if row.labels is not None:
         sha.update(b"".join(label.encode("utf-8") + b"\xfc" for label in row.labels) + b"\xfb")
     if row.numbers:

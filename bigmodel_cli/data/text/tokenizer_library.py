@@ -73,9 +73,8 @@ class LibraryTokenizer:
                 return [
                     int(token) for token in self.library.encode(text, add_special_tokens=False).ids
                 ]
-            os.environ.setdefault(
-                "TOKENIZERS_PARALLELISM", "false"
-            )  # otherwise the library warns about a later fork
+            # otherwise the library warns about a later fork
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             (found,) = heeding(
                 lambda: self.library.encode_batch_fast([text], add_special_tokens=False)
             )

@@ -128,9 +128,8 @@ class Progress(Observer):
     def on_log(self, record: dict[str, Any]) -> None:
         """Show the record; one without a loss is of steps that had no effect."""
         now, step = time.perf_counter(), record["step"]
-        self.total = (
-            self.total if self.run is None else self.run.total
-        )  # by the clock it is foreseen anew
+        # by the clock it is foreseen anew
+        self.total = self.total if self.run is None else self.run.total
         self.pace.add(step)
         if now - self.shown < (BAR_EVERY if self.bar else LINE_EVERY) and step < self.total:
             return

@@ -33,9 +33,8 @@ class Tracked(Observer):
         self.what = self.tracker.what
         self.thread: threading.Thread | None = None
         self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self.remarks: SimpleQueue[str] = (
-            SimpleQueue()
-        )  # the thread does not print by itself: that would break the bar
+        # the thread does not print by itself: that would break the bar
+        self.remarks: SimpleQueue[str] = SimpleQueue()
         self.failed = False
         self.until = 0.0  # when to stop waiting; 0 before the end
 

@@ -93,11 +93,12 @@ def test_labels_and_splits_by_name() -> None:
     held = opened(split={"test": {"speaker": ["bob"]}}, seconds=0.2)
     assert (len(held.split("train")), len(held.split("test"))) == (6, 6)
     both = opened(split={"val": {"index": [0]}, "test": {"speaker": ["bob"]}}, seconds=0.2)
+    # test takes first
     assert {n: len(both.split(n)) for n in both.splits} == {
         "train": 4,
         "test": 6,
         "val": 2,
-    }  # test takes first
+    }
     assert held.splits == ("train", "test")  # the test split never stands in for a validation
     part = opened(val_fraction=0.25)
     assert {n: len(part.split(n)) for n in part.splits} == {"train": 9, "val": 3}
@@ -328,9 +329,8 @@ def test_spec_augment_hides_blocks_of_bounded_width() -> None:
     assert torch.equal(changed[:, :, 40:], frames[:, :, 40:])
     hidden = (changed != frames)[:, :, :40]
     times, bands = hidden.all(1).sum(1), hidden.all(2).sum(1)
-    assert set(times.tolist()) == set(
-        range(5)
-    )  # a tenth of the row is less than the greatest width
+    # a tenth of the row is less than the greatest width
+    assert set(times.tolist()) == set(range(5))
     assert set(bands.tolist()) == set(range(6))
     assert torch.equal(hidden, hidden.all(1)[:, None] | hidden.all(2)[:, :, None])
 

@@ -94,9 +94,8 @@ def test_float_samples_that_are_integers_are_read_as_such(bits: int, peak: int) 
     read = decode(riff(packed(x, "float64"), 3, 64), "a.wav", 8000)
     assert read.notes == ("integer",)
     np.testing.assert_allclose(read.floats(), expected, atol=np.abs(expected).max() / 32767)
-    mixed = decode(
-        riff(packed(x + 0.25, "float64"), 3, 64), "a.wav", 8000
-    )  # the mean of two channels
+    # the mean of two channels
+    mixed = decode(riff(packed(x + 0.25, "float64"), 3, 64), "a.wav", 8000)
     np.testing.assert_allclose(
         mixed.floats(), (x + 0.25) / 2 ** (bits - 1), atol=np.abs(expected).max() / 16_000
     )
@@ -188,9 +187,8 @@ def test_resampling_keeps_what_both_rates_hold_and_nothing_else() -> None:
     gone = decode(
         riff(packed(tone(192_000, hertz=5000), "24"), bits=24, rate=192_000), "a.wav", 8000
     ).floats()
-    assert (
-        np.abs(gone[200:-200]).max() < 1e-3
-    )  # above half the rate: it would fold back to 3,000 Hz
+    # above half the rate: it would fold back to 3,000 Hz
+    assert np.abs(gone[200:-200]).max() < 1e-3
     assert len(kept) == 4000
 
 
@@ -365,6 +363,5 @@ def test_facts_with_sound_survive_json() -> None:
         classes=("a", "b"), sound=SOUND, frame_width=40, spelling="words", mean=(0.1,), std=(0.2,)
     )
     assert DatasetInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
-    assert DatasetInfo.from_json({"classes": ["a"]}) == DatasetInfo(
-        classes=("a",)
-    )  # of a checkpoint from before there was sound
+    # of a checkpoint from before there was sound
+    assert DatasetInfo.from_json({"classes": ["a"]}) == DatasetInfo(classes=("a",))

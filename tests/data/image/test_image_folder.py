@@ -147,10 +147,11 @@ def test_the_digest_is_of_content_labels_names_and_order() -> None:
     shutil.copytree("r", "elsewhere")
     assert read_folder(Path("elsewhere"), True).digest == first
     digests = {first, read_folder(Path("r"), False).digest}
+    # exchanged, with the same sizes and times
     for change in (
         ["r/a/1.bmp", "r/a/2.bmp"],
         ["r/a/2.bmp", "r/b/1.bmp"],
-    ):  # exchanged, with the same sizes and times
+    ):
         stats = [os.stat(path) for path in change]
         one, two = (Path(path).read_bytes() for path in change)
         for path, content, stat in zip(change, (two, one), stats, strict=True):

@@ -180,9 +180,8 @@ def test_16_bit_images_with_few_used_bits_are_reported(bits: int) -> None:
 def test_pixels_beyond_white_are_found_when_the_data_is_opened(
     skip: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "bigmodel_cli.data.image.loading.RESIDENT_BYTES", 1
-    )  # else decoding would find them
+    # else decoding would find them
+    monkeypatch.setattr("bigmodel_cli.data.image.loading.RESIDENT_BYTES", 1)
     for i in range(3):
         put(f"set/a/{i}.tif", tiff(RNG.uniform(0, 1, (5, 5)).astype(np.float32)))
     put("set/a/3.tif", tiff(np.full((5, 5), 200, np.float32)))
@@ -213,9 +212,8 @@ def test_skipped_images_are_left_out_with_their_labels() -> None:
     data = opened(said, type="image_folder", root="set", on_bad="skip")
     assert data.split("train").batch(np.arange(4), 0, 0, False)["label"].tolist() == [0, 0, 2, 2]
     assert len(data.split("train")) == 4
-    assert (
-        "warning: the train split has no image of 1 class(es): b" in said
-    )  # counted after the bad are gone
+    # counted after the bad are gone
+    assert "warning: the train split has no image of 1 class(es): b" in said
     for path in Path("set").rglob("*.png"):
         path.write_bytes(b"none")
     with pytest.raises(

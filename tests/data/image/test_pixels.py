@@ -178,11 +178,12 @@ def test_lab_by_the_formulas_of_the_cie() -> None:
         values = np.array([[[round(lab[0] * 2.55), lab[1] % 256, lab[2] % 256]] * 3] * 2, np.uint8)
         fy = (lab[0] + 16) / 116
         f = np.array([fy + lab[1] / 500, fy, fy - lab[2] / 200])
+        # D50
         xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (
             0.9642,
             1,
             0.8249,
-        )  # D50
+        )
         to_rgb = [
             [3.1338561, -1.6168667, -0.4906146],
             [-0.9787684, 1.9161415, 0.0334540],

@@ -110,9 +110,8 @@ def test_label_fraction_keeps_labels_class_by_class(
     assert batch["label"].tolist() == [0, 0, 0, 1, 1, 1]
     every = whole.split("train").batch(np.arange(20), 0, 0, False)
     same = (every["image"][:, None] == batch["image"]).flatten(2).all(2)  # (20, 6)
-    assert (
-        same.sum(0).tolist() == [1] * 6
-    )  # they are images of the whole, normalised as the whole is
+    # they are images of the whole, normalised as the whole is
+    assert same.sum(0).tolist() == [1] * 6
     assert torch.equal(every["label"][same.nonzero()[:, 0]], batch["label"])
     assert part.fingerprint != whole.fingerprint
 
@@ -134,13 +133,14 @@ def test_label_fractions_are_balanced_and_nested() -> None:
         assert (np.diff(part) > 0).all()
         for label in range(5):
             assert (labels[part] == label).sum() == round(fraction * (labels == label).sum())
+    # one of each is always left
     assert sorted(labels[part_of_each_class(labels, 1e-6)]) == [
         0,
         1,
         2,
         3,
         4,
-    ]  # one of each is always left
+    ]
 
 
 @pytest.mark.parametrize(

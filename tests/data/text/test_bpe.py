@@ -118,9 +118,8 @@ def test_a_signal_ends_the_training_of_a_tokenizer(
     done stays in the cache.
     """
     rng = random.Random(1)
-    Path("text.txt").write_text(
-        "".join(rng.choice("abcdefghij") for _ in range(150_000))
-    )  # one word: slow to merge
+    # one word: slow to merge
+    Path("text.txt").write_text("".join(rng.choice("abcdefghij") for _ in range(150_000)))
     vocab = str(20_000 + os.getpid() % 10_000)
     words = [
         "pretrain",

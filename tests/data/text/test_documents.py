@@ -180,9 +180,8 @@ def test_tokenizers_open_in_the_library_with_the_same_tokens() -> None:
         assert again.encode(text) == own.encode(text)
     assert isinstance(trained, LibraryTokenizer)
     assert trained.vocab_size <= 300
-    assert trained.encode("<|endoftext|>") != [
-        trained.end_of_text
-    ]  # text that spells it stays text
+    # text that spells it stays text
+    assert trained.encode("<|endoftext|>") != [trained.end_of_text]
 
 
 def test_an_unknown_character_is_an_error_not_a_replacement() -> None:

@@ -60,9 +60,8 @@ def test_every_form_gives_the_same_rows() -> None:
     import pyarrow.parquet as pq
 
     rows = list(zip(TEXTS, LABELS, strict=True))
-    write(
-        "a.tsv", "\ufeff" + "\n".join(f"{t}\t{label}" for t, label in rows)
-    )  # quotes are characters; no last newline
+    # quotes are characters; no last newline
+    write("a.tsv", "\ufeff" + "\n".join(f"{t}\t{label}" for t, label in rows))
     write(
         "named.tsv.gz",
         "sentence\tid\tlabel\r\n" + "".join(f"{t}\t7\t{label}\r\n" for t, label in rows),

@@ -299,10 +299,11 @@ def test_unreadable_tables_are_refused_with_a_remedy(
 def test_ambiguous_tables_are_reported() -> None:
     quoted = file("a.tsv", 'one "word"\t1\n"a ""quoted"" text"\t0\n"x"\t1\n')
     assert "2 of 3 rows have a text in quotes" in survey_table([quoted], Columns((0,), 1)).notes[0]
+    # as GLUE has them
     assert rows("a.tsv", Columns((0,), 1))[1:] == [
         ('"a ""quoted"" text"', "0"),
         ('"x"', "1"),
-    ]  # as GLUE has them
+    ]
     as_pandas = Columns((0,), 1, delimiter="\t")
     assert rows("a.tsv", as_pandas)[1:] == [('a "quoted" text', "0"), ("x", "1")]
     assert survey_table([quoted], as_pandas).notes == []
