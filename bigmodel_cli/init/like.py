@@ -10,7 +10,7 @@ from typing import Any
 from bigmodel_cli.assemble import build_on_meta
 from bigmodel_cli.catalog import like_what, samples
 from bigmodel_cli.console import one_line, say
-from bigmodel_cli.data import open_data
+from bigmodel_cli.data import DataSet, open_data
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.spec import Spec, check
 from bigmodel_cli.tasks import TASKS, build_task
@@ -43,15 +43,19 @@ def with_structure(own: str, like: str, path: Path) -> str:
     sample = _plain(like_what(like))
     try:
         made = _joined(drafted, like, path)
-        count = _training_samples(check(parse_yaml(made.encode(), str(path))))
+        spec = check(parse_yaml(made.encode(), str(path)))
+        data = _opened(spec)
+        _check_fit(spec, data)
     except (SpecError, DataError) as error:
-        fitting = [n for n in samples() if "finetune" not in n and _fits(drafted, n, path)]
+        data = _opened(check(parse_yaml(own.encode(), str(path))))
+        fitting = [n for n in samples() if "finetune" not in n and _fits(drafted, n, path, data)]
         others = f", or --like {', '.join(fitting)}" if fitting else ""
         raise SpecError(
             f"--like {like} ({_what(sample)}) does not fit this data"
             f" ({drafted['data']['type']}, for {_what(drafted)}): {error}\nLeave --like out{others}"
         ) from None
     batch = BATCH.search(made)
+    count = len(data.split("train"))
     if batch and int(batch[0]) > count:  # no step could be taken
         made = BATCH.sub(str(drafted["train"].get("batch_size", count)), made)
     lengths = (_length(values["train"]) for values in (_plain(made), drafted))
@@ -74,20 +78,22 @@ def _joined(drafted: Mapping[str, Any], like: str, path: Path) -> str:
     return text
 
 
-def _training_samples(spec: Spec) -> int:
-    """Their number. Raises where model, task and data do not fit one another."""
-    data = open_data(spec.data, base=Path(), say=lambda _: None)
+def _opened(spec: Spec) -> DataSet:
+    return open_data(spec.data, base=Path(), say=lambda _: None)
+
+
+def _check_fit(spec: Spec, data: DataSet) -> None:
+    """Raise `SpecError` where model, task and data do not fit one another."""
     build_task(spec.task, data.info).check(spec.model, data.info, data.names(), spec.data.type)
     build_on_meta(spec, data.info)
-    return len(data.split("train"))
 
 
-def _fits(drafted: Mapping[str, Any], like: str, path: Path) -> bool:
-    """Whether a sample has the draft's task, and reads such data, by the options."""
+def _fits(drafted: Mapping[str, Any], like: str, path: Path, data: DataSet) -> bool:
+    """Whether a sample has the draft's task, and its model reads such data."""
     if _plain(like_what(like))["task"]["type"] != drafted["task"]["type"]:
         return False
     try:
-        _joined(drafted, like, path)
+        _check_fit(check(parse_yaml(_joined(drafted, like, path).encode(), str(path))), data)
     except (SpecError, DataError):
         return False
     return True

@@ -4,14 +4,14 @@ what its columns hold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from bigmodel_cli.data.reading import is_json_lines
 from bigmodel_cli.data.text.pair_files import table as pairs_of_table
-from bigmodel_cli.data.text.table_columns import Columns
+from bigmodel_cli.data.text.table_columns import Column, Columns
 from bigmodel_cli.data.text.table_files import rows_of
 from bigmodel_cli.data.text.table_look import SeenColumn, SeenTable, look_at_table
 from bigmodel_cli.data.text.table_survey import survey_table
@@ -39,69 +39,81 @@ SEEN, CHARACTERS = 55_000, 30_000_000
 LOOKED_AT = 5000
 
 
+@dataclass(frozen=True)
+class _Table:
+    """The files of a table, and what its first rows look like."""
+
+    splits: Mapping[str, Sequence[Path]]
+    seen: SeenTable
+
+    @property
+    def header(self) -> bool | None:
+        """`data.header`: left out where columns have names, since those are given."""
+        has_names = any(isinstance(column.name, str) for column in self.seen.columns)
+        return None if has_names else False
+
+    def options(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """The options of `data`: its files, these columns, and how rows are split."""
+        options = {name: spelled(own) for name, own in self.splits.items()} | dict(columns)
+        if self.header is not None:
+            options["header"] = "false"
+        if self.seen.delimiter:
+            options["delimiter"] = f'"{self.seen.delimiter}"'.replace("\t", "\\t")
+        return options
+
+
 def of_tables(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> Draft:
     """An encoder that judges texts, an encoder-decoder for two columns of text, or a decoder for
     one without labels.
     """
     splits = by_split(files)
-    seen = look_at_table(splits["train"][0])
-    learnt, notes = learnt_of(seen, wanted)
-    label = learnt.column if learnt else None
-    images = [column.name for column in seen.columns if column.is_image()]
+    table = _Table(splits, look_at_table(splits["train"][0]))
+    learnt, notes = learnt_of(table.seen, wanted)
+    images = [column.name for column in table.seen.columns if column.is_image()]
     if images and learnt and learnt.task == Learnt.task:
         made = of_parquet(splits, str(images[0]), str(learnt.column.name))
         return replace(made, notes=(*notes, *made.notes))
-    texts, more = _texts(seen, wanted, label)
+    texts, more = _texts(table.seen, wanted, learnt.column if learnt else None)
     notes += more
-    data = {name: spelled(own) for name, own in splits.items()}
-    delimiter = {"delimiter": f'"{seen.delimiter}"'.replace("\t", "\\t")} if seen.delimiter else {}
-    if seen.delimiter:
-        notes.append(f"columns stand between {seen.delimiter!r}")
-    has_names = any(isinstance(column.name, str) for column in seen.columns)
-    header = {} if has_names else {"header": "false"}
-    train = tuple(splits["train"])
+    if table.seen.delimiter:
+        notes.append(f"columns stand between {table.seen.delimiter!r}")
     if learnt is None and len(texts) == 2:
-        source, target = texts
-        columns = Columns(
-            (source.name, target.name),
-            None,
-            None if has_names else False,
-            ("source", "target"),
-            seen.delimiter,
-        )
-        sides = {"source": on_one_line(source.name), "target": on_one_line(target.name)}
-        notes.append(
-            f"{source.name!r} is read, and {target.name!r} is written; --text twice in the other"
-            " order for the other way"
-        )
-        return draft_pairs(
-            "pair_table",
-            {**data, **sides, **header, **delimiter},
-            pairs_of_table(train, columns),
-            tuple(notes),
-        )
+        return _of_pairs(table, texts[0].name, texts[1].name, notes)
     if learnt is None and all(map(is_json_lines, files)):
         made = of_texts(paths, files, wanted, str(texts[0].name))
         return replace(made, notes=(*notes, *made.notes))
-    names = tuple(text.name for text in texts)
-    columns = Columns(
-        names,
-        learnt.label if learnt else None,
-        None if has_names else False,
-        delimiter=seen.delimiter,
-        separator=learnt.separator if learnt else None,
-        targets=learnt.targets if learnt else (),
+    return _of_rows(table, [text.name for text in texts], learnt, notes)
+
+
+def _of_pairs(table: _Table, source: Column, target: Column, notes: list[str]) -> Draft:
+    """An encoder-decoder from one column to another."""
+    options = ("source", "target")
+    columns = Columns((source, target), None, table.header, options, table.seen.delimiter)
+    data = table.options({"source": on_one_line(source), "target": on_one_line(target)})
+    notes.append(
+        f"{source!r} is read, and {target!r} is written; --text twice in the other order for the"
+        " other way"
     )
+    pairs = pairs_of_table(tuple(table.splits["train"]), columns)
+    return draft_pairs("pair_table", data, pairs, tuple(notes))
+
+
+def _of_rows(
+    table: _Table, names: Sequence[Column], learnt: Learnt | None, notes: list[str]
+) -> Draft:
+    """An encoder for what is learnt of the texts, or a decoder of them."""
+    columns = Columns(tuple(names), None, table.header, delimiter=table.seen.delimiter)
+    if learnt:
+        columns = replace(
+            columns, label=learnt.label, separator=learnt.separator, targets=learnt.targets
+        )
+    train = tuple(table.splits["train"])
     found = survey_table(train, columns)
     kind, why = tokenizer(found.characters)
     rows = list(islice(rows_of(train, columns), LOOKED_AT))
     context = context_of([sum(map(len, row.texts)) for row in rows], kind)
     options = {
-        **data,
-        "text": on_one_line(list(names)),
-        **(learnt.options if learnt else {}),
-        **header,
-        **delimiter,
+        **table.options({"text": on_one_line(list(names)), **(learnt.options if learnt else {})}),
         "context": f"{context}                # most tokens of a row; longer ones are cut",
         "tokenizer": on_one_line(kind),
     }

@@ -148,23 +148,42 @@ def _under(row: dict[str, Any], name: str) -> Any:
 
 
 def _separated(path: Path) -> SeenTable:
-    delimiter = None
-    rows = _first_rows(path, None)
-    if rows and len(rows[0]) == 1:  # perhaps another separator than that of the ending
-        same = [
-            s
-            for s in SEPARATORS
-            if len({row[0].count(s) for row in rows[:50]}) == 1 and s in rows[0][0]
-        ]
-        if same:
-            delimiter, rows = same[0], _first_rows(path, same[0])
+    rows, delimiter = _split_rows(path)
     if not rows:
         raise DataError(f"{path}: no row in it")
-    if _is_header(rows):
-        return SeenTable(
-            _some(path, _columns([name.strip() for name in rows[0]], rows[1:])), delimiter
-        )
-    return SeenTable(_some(path, _columns(range(len(rows[0])), rows)), delimiter)
+    if not _is_header(rows):
+        return SeenTable(_some(path, _columns(range(len(rows[0])), rows)), delimiter)
+    names = [name.strip() for name in rows[0]]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path}:1: two columns are called {twice[0]!r}; rename one of them")
+    return SeenTable(_some(path, _columns(names, rows[1:])), delimiter)
+
+
+def _split_rows(path: Path) -> tuple[list[list[str]], str | None]:
+    """The first rows, and the delimiter where it is not that of the file's ending: another one,
+    where that gives no columns or none that can be read, and the other gives each row as many.
+
+    Raises `DataError` where none does.
+    """
+    fault: DataError | None = None
+    own: list[list[str]] = []
+    try:
+        own = _first_rows(path, None)
+    except DataError as error:
+        fault = error
+    if own and len(own[0]) > 1:
+        return own, None
+    for delimiter in SEPARATORS:
+        try:
+            rows = _first_rows(path, delimiter)
+        except DataError:
+            continue
+        widths = {len(row) for row in rows[:50]}
+        if len(widths) == 1 and widths != {1}:
+            return rows, delimiter
+    if fault is not None:
+        raise fault
+    return own, None
 
 
 def _first_rows(path: Path, delimiter: str | None) -> list[list[str]]:
@@ -175,10 +194,12 @@ def _first_rows(path: Path, delimiter: str | None) -> list[list[str]]:
 def _is_header(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first row has names: usual ones, or words where other rows have numbers."""
     first = [cell.strip() for cell in rows[0]]
-    if len(set(first)) < len(first) or not all(first) or any(map(is_number, first)):
+    if not all(first) or any(map(is_number, first)):
         return False
     if any(column_name(cell) in NAMES | LANGUAGES for cell in first):
         return True
+    if len(set(first)) < len(first):
+        return False
     filled = [[row[i] for row in rows[1:] if i < len(row) and row[i]] for i in range(len(first))]
     return any(values and all(map(is_number, values)) for values in filled) and all(
         WORD.fullmatch(cell.replace(" ", "_")) for cell in first
