@@ -102,14 +102,13 @@ FIRST_WEIGHTS = {
         ("MoEOptions", FIRST + "test_experts_alone_start_as_linear_layers")
     ],
     **{
-        f"parts/{rule}.__init__": [
+        f"parts/{rule}": [
             ("DecoderOptions", FIRST + "test_what_recurrent_parts_draw_for_themselves")
         ]
         for rule in (
-            "mamba2.py Mamba2",
-            "gated_deltanet.py GatedDeltaNet",
-            "differential.py Differential",
-            "recurrence.py ShortConvolution",
+            "recurrent.py decay_parameters",
+            "differential.py Differential.__init__",
+            "recurrence.py ShortConvolution.__init__",
         )
     },
     "torch's own of CNN": [("CNNOptions", FIRST + "test_a_cnn_starts_as_torchs_layers")],
@@ -263,7 +262,7 @@ def test_every_rule_for_first_weights_has_a_reference() -> None:
     assert {
         "models/init.py init_normal",
         "models/vit.py ViT.start",
-        "parts/mamba2.py Mamba2.__init__",
+        "parts/recurrent.py decay_parameters",
     } <= found
     assert sorted(found - FIRST_WEIGHTS.keys()) == [], "these have no reference test"
     assert sorted(FIRST_WEIGHTS.keys() - TORCHS - found) == [], "these are not there any more"

@@ -15,7 +15,7 @@ from bigmodel_cli.init.draft import Draft, Wanted, by_split, context_of, epochs,
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_scalars import on_one_line
 
-SEEN = 23_000_000
+SEEN = 18_000_000
 """Characters of both sides that are seen in training: some eight minutes on two cores."""
 LOOKED_AT = 5000
 PREFIX = {"train": "", "val": "val_", "test": "test_"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import loss_of
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.data.order import keys_of
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models.vit import ViT, ViTOptions
 from bigmodel_cli.parts.position import sines_of_grid
@@ -122,13 +125,14 @@ def test_positions_are_sines_and_cosines_of_column_and_row() -> None:
 @pytest.mark.parametrize("normalize", [True, False])
 def test_equals_vitmae_of_transformers(normalize: bool) -> None:
     ours, theirs = pair(normalize)
-    images, ranks = torch.randn(5, 3, 16, 16), torch.rand(5, 16)
+    images, keys = torch.randn(5, 3, 16, 16), keys_of(7, 1, np.arange(5))
     task = MaskedImageOptions(normalize=normalize).build()
-    visible, hidden = task.divide(ranks)
-    want = theirs(images, noise=ranks)
-    torch.testing.assert_close(torch.zeros(5, 16).scatter(1, hidden, 1.0), want.mask)
-    torch.testing.assert_close(ours(images, visible), want.logits, atol=1e-5, rtol=1e-5)
-    errors = task.errors(*task.call(ours, images, ours.patchify(images), ranks))
+    pixels, logits, hidden = task.forward(ours, {"image": images, KEY: keys})
+    mask = torch.zeros(5, 16).scatter(1, hidden, 1.0)
+    want = theirs(images, noise=mask)  # the patches of lowest noise are visible
+    torch.testing.assert_close(mask, want.mask)
+    torch.testing.assert_close(logits, want.logits, atol=1e-5, rtol=1e-5)
+    errors = task.errors(pixels, logits, hidden)
     torch.testing.assert_close(errors.sum() / 5, want.loss, atol=1e-5, rtol=1e-5)
     errors.sum().backward()
     (5 * want.loss).backward()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.data.order import keys_of
+from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 
@@ -263,12 +264,10 @@ def test_accumulation_gives_the_same_gradient() -> None:
     values = {**yaml.safe_load(MAE)["model"]}
     model = ViT(ViTOptions.model_validate(values), DatasetInfo(image_shape=(1, 8, 8)))
     task: MaskedImage = MaskedImageOptions().build()
-    images, ranks = torch.randn(8, 1, 8, 8), torch.rand(8, 16)
+    images, keys = torch.randn(8, 1, 8, 8), keys_of(3, 0, np.arange(8))
 
     def errors(rows: slice) -> torch.Tensor:
-        return task.errors(
-            *task.call(model, images[rows], model.patchify(images[rows]), ranks[rows])
-        )
+        return task.errors(*task.forward(model, {"image": images[rows], KEY: keys[rows]}))
 
     whole = errors(slice(None))
     parts = [errors(slice(i, i + 2)) for i in range(0, 8, 2)]

@@ -94,11 +94,11 @@ class _TextOptions(HeldOutOptions):
         description += [[name, s.digest, single(corpora[name])] for name, s in surveys.items()]
 
         what = f"tokenizing {sum(s.characters for s in surveys.values()):,} characters"
-        hashes = {
-            path: sha
+        hashes = [
+            item
             for name, corpus in corpora.items()
-            for path, sha in zip(corpus.files, surveys[name].hashes, strict=True)
-        }
+            for item in zip(corpus.files, surveys[name].hashes, strict=True)
+        ]
         key, folder, items = tokenized(
             "tokens", description, what, hashes, say, lambda d: write_tokens(d, parts, tokenizer)
         )

@@ -82,7 +82,7 @@ class PairOptions(AnyDataOptions):
         ]
 
         what = f"tokenizing {sum(s.characters for s in sources.values()):,} characters"
-        hashes = {path: sha for source in sources.values() for path, sha in source.hashes.items()}
+        hashes = [item for source in sources.values() for item in source.hashes.items()]
         key, folder, items = tokenized(
             "pairs", description, what, hashes, say, lambda d: _write(d, sources, tokenizers)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -145,22 +145,22 @@ def tokenized(
     kind: str,
     description: list[Any],
     what: str,
-    hashes: Mapping[Path, str],
+    hashes: Sequence[tuple[Path, str]],
     say: Say,
     write: Callable[[Path], None],
 ) -> tuple[str, Path, dict[str, Callable[[], Hashes]]]:
     """(key, folder, the items of each split in it) of tokens in the cache, made once by `write`;
     `description` identifies them.
 
-    `hashes` are those of the content of the files that `write` reads. Raises `DataError` for one
-    that changed meanwhile.
+    `hashes` are those of the content of the files, each as often as `write` reads it. Raises
+    `DataError` for one that changed meanwhile.
     """
     key = key_of(description)
 
     def build(draft: Path) -> None:
-        with reading("tokenizing", list(hashes)):
+        with reading("tokenizing", [path for path, _ in hashes]):
             write(draft)
-        check_unchanged(list(hashes), list(hashes.values()))
+        check_unchanged(*zip(*dict(hashes).items(), strict=True))
 
     folder = cached_folder(kind, key, what, say, build)
     files = {name: folder / f"{name}.items.npy" for name in ("train", "val", "test")}

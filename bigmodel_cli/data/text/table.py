@@ -122,11 +122,11 @@ class TableOptions(FilesOptions, LabelledOptions):
         description = [FORMAT, tokenizer.to_json().decode("utf-8"), fraction, classes]
         description += [[name, s.digest] for name, s in surveys.items()]
         what = f"tokenizing {sum(s.rows for s in surveys.values()):,} rows"
-        hashes = {
-            path: sha
+        hashes = [
+            item
             for name, paths in files.items()
-            for path, sha in zip(paths, surveys[name].hashes, strict=True)
-        }
+            for item in zip(paths, surveys[name].hashes, strict=True)
+        ]
         key, folder, items = tokenized(
             "tables",
             description,
