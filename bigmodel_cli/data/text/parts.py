@@ -160,7 +160,7 @@ def tokenized(
     def build(draft: Path) -> None:
         with reading("tokenizing", [path for path, _ in hashes]):
             write(draft)
-        check_unchanged(*zip(*dict(hashes).items(), strict=True))
+        check_unchanged([path for path, _ in hashes], [sha for _, sha in hashes])
 
     folder = cached_folder(kind, key, what, say, build)
     files = {name: folder / f"{name}.items.npy" for name in ("train", "val", "test")}
