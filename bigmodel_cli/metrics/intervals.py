@@ -113,7 +113,8 @@ def pseudo_values(measure: Measure) -> Tensor:
 def _counting(statistics: Tensor) -> Tensor:
     """(N',) indices of the rows that are not all zero."""
     if statistics.is_sparse:
-        return statistics.coalesce().indices()[0].unique()
+        y: Tensor = statistics.coalesce().indices()[0].unique()
+        return y
     return (statistics != 0).any(1).nonzero()[:, 0]
 
 

@@ -104,7 +104,8 @@ def best_threshold(scores: Tensor, truth: Tensor) -> float | None:
     ends = torch.cat((sorted_scores[:-1] > sorted_scores[1:], torch.ones(1, dtype=torch.bool)))
     f1 = torch.where(ends, 2 * hits / (hits[-1] + said), -1.0)
     best = int(f1.argmax())
-    value, lower = [*sorted_scores.tolist(), 0.0][best : best + 2]
+    ordered: list[float] = [*sorted_scores.tolist(), 0.0]
+    value, lower = ordered[best : best + 2]
     middle = (value + lower) / 2
     if lower < round(middle, 6) <= value:
         return round(middle, 6)

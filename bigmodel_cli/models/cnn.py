@@ -56,7 +56,8 @@ class CNN(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        return self.layers(images)
+        y: Tensor = self.layers(images)
+        return y
 
     def weight_roles(self) -> dict[str, Role]:
         """The first layers and those of the logits are not hidden."""

@@ -133,7 +133,8 @@ class AnyEncoder(Skeleton):
     def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
         """(B, T, C), real (B, T) -> logits of each position (or of those `at`), or (B, classes)."""
         if not self.labels:
-            return self.head(x if at is None else x.flatten(0, 1)[at])
+            tokens: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
+            return tokens
         if at is not None:
             raise SpecError(
                 "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in"
@@ -142,7 +143,8 @@ class AnyEncoder(Skeleton):
         x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
         if self.pooler is not None:
             x = self.pooler(x).tanh()
-        return self.head(dropout(x, self.options.dropout, self.training))  # (B, classes)
+        y: Tensor = self.head(dropout(x, self.options.dropout, self.training))  # (B, classes)
+        return y
 
 
 class Encoder(AnyEncoder):
@@ -280,7 +282,8 @@ class TokenHead(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of each position."""
-        return self.logits(self.norm(F.gelu(self.dense(x))))
+        y: Tensor = self.logits(self.norm(F.gelu(self.dense(x))))
+        return y
 
 
 def mean_of_real(x: Tensor, real: Tensor) -> Tensor:

@@ -180,7 +180,8 @@ class Residual(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch added to its input."""
-        return self.activation(self.shortcut(x) + self.layers(x))
+        y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
+        return y
 
 
 def ends(layer: Module, end: Literal[0, -1]) -> set[Module]:

@@ -72,18 +72,21 @@ class PatchDecoder(Module):
         )
         x = torch.cat((x[:, : self.first], patches), 1) + table
         x = through(self.blocks, None, x, SINGLE_DOCUMENT)[:, self.first :]
-        return self.pixels(x if self.norm is None else self.norm(x))
+        y: Tensor = self.pixels(x if self.norm is None else self.norm(x))
+        return y
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
     """(B, C', H, W) -> (B, N, P)   patches in row-major order, values by row, column, channel."""
     # (B, C', rows, patch, columns, patch)
     x = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
-    return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    y: Tensor = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return y
 
 
 def unpatchify(patches: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     """(B, N, P) -> (B, C', H, W)   the inverse of `patchify`; `grid` is rows, columns."""
     # (B, rows, columns, patch, patch, C')
     x = patches.unflatten(2, (patch, patch, -1)).unflatten(1, grid)
-    return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    y: Tensor = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    return y

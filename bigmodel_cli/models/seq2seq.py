@@ -131,7 +131,8 @@ class Seq2Seq(Skeleton):
         if cache is not None:
             sequence = cache.advance(target.shape[1], None, sequence)
         x = self.embed(self.target_embedding, target, sequence)
-        return self.head(through(self.decoder, self.decoder_norm, x, sequence, cache))
+        y: Tensor = self.head(through(self.decoder, self.decoder_norm, x, sequence, cache))
+        return y
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
         """An empty cache for each of the decoder's blocks."""

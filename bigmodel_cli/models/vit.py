@@ -207,7 +207,8 @@ class ViT(Skeleton):
     def patch_vectors(self, images: Tensor) -> Tensor:
         """(B, C', H, W) -> (B, N, C)   patches with positions, no class token and no registers."""
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N, C)
-        return x + self.table[:, self.first :]
+        y: Tensor = x + self.table[:, self.first :]
+        return y
 
     def features(self, patches: Tensor) -> Tensor:
         """(B, N, C) -> (B, 1 + N, C)   patches (all or some) through the blocks.
@@ -234,7 +235,9 @@ class ViT(Skeleton):
             if visible is None:
                 raise SpecError(NO_HEAD)
             seen = x.gather(1, visible[..., None].expand(-1, -1, x.shape[2]))  # (B, K, C)
-            return self.decoder(self.features(seen), visible)
+            pixels: Tensor = self.decoder(self.features(seen), visible)
+            return pixels
         assert self.head is not None
         x = self.features(x)
-        return self.head(x[:, 0] if self.first else x.mean(1))
+        y: Tensor = self.head(x[:, 0] if self.first else x.mean(1))
+        return y

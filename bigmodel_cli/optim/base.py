@@ -108,4 +108,5 @@ def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     """The Euclidean norm of all values of all tensors, as one number on their device."""
     if not tensors:
         return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm

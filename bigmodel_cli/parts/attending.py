@@ -100,4 +100,5 @@ class AttentionPart(OwnMatrices):
 
     def joined(self, y: Tensor) -> Tensor:
         """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection."""
-        return self.out(y.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return out

@@ -40,4 +40,5 @@ class Convolution(RecurrentMixer):
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         before, after, value = self.input(x).chunk(3, -1)
         y, cache.past = self.conv(before * value, sequence, cache.past)
-        return self.out(after * y)
+        out: Tensor = self.out(after * y)
+        return out

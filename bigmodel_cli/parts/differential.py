@@ -80,7 +80,8 @@ class Differential(AttentionPart):
     def factor(self) -> Tensor:
         """lambda, a scalar."""
         a, b, c, d = self.factors.float() if self.factors.dtype != torch.float64 else self.factors
-        return (a @ b).exp() - (c @ d).exp() + self.lambda_init
+        y: Tensor = (a @ b).exp() - (c @ d).exp() + self.lambda_init
+        return y
 
     def forward(
         self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None

@@ -115,4 +115,5 @@ class FeedForward(Module):
             if self.gate is None
             else self.activation(self.gate(x)) * self.up(x)
         )
-        return self.down(dropout(x, self.dropout, self.training))
+        y: Tensor = self.down(dropout(x, self.dropout, self.training))
+        return y

@@ -32,7 +32,7 @@ def flex(
         blocks = _kept_mask(spec.causal, spec.window, queries, keys, q.device)
     else:
         blocks = _block_mask(spec.causal, spec.window, queries, keys, q.device, segments)
-    return _function(q.is_cuda)(
+    y: Tensor = _function(q.is_cuda)(
         q,
         k,
         v,
@@ -41,6 +41,7 @@ def flex(
         scale=spec.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
+    return y
 
 
 @functools.cache

@@ -94,9 +94,10 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     """The fused kernel on the meta device, where PyTorch would make T x S weights."""
     k, v = ungrouped(k, q), ungrouped(v, q)
     bias = None if mask is None else mask.to(q.dtype)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, causal, attn_mask=bias
     )[0]
+    return y
 
 
 def _few_queries(q: Tensor, k: Tensor) -> bool:

@@ -106,7 +106,8 @@ class GatedDeltaNet(RecurrentMixer):
                 self.chunk,
             )
         gate = self.gate(x).unflatten(-1, (self.heads, -1))
-        return self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
+        out: Tensor = self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
+        return out
 
     def unit(self, x: Tensor) -> Tensor:
         """(B, T, heads * N) -> (B, H, T, N), each of unit length."""

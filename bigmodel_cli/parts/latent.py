@@ -138,4 +138,5 @@ class LatentAttention(AttentionPart):
         latent = latent.to(q.dtype)
         values = latent[..., : self.rank]
         mean = self.attend(q, latent, values, segments=sequence.segment_ids)  # (B, H, T, rank)
-        return mean @ up[:, self.width :].transpose(-1, -2)
+        y: Tensor = mean @ up[:, self.width :].transpose(-1, -2)
+        return y

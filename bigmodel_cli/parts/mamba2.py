@@ -86,7 +86,8 @@ class Mamba2(RecurrentMixer):
                 q, k, v * dt[..., None], decay, cache.state, sequence, options.chunk
             )
             y = y + self.d.to(kind)[:, None, None] * v
-        return self.out(self.norm(y.transpose(1, 2).flatten(2), gate).to(x.dtype))
+        out: Tensor = self.out(self.norm(y.transpose(1, 2).flatten(2), gate).to(x.dtype))
+        return out
 
     def per_head(self, x: Tensor) -> Tensor:
         """(B, T, groups * N) -> (B, H, T, N)"""

@@ -83,4 +83,5 @@ class Retention(RecurrentMixer):
             q, k = self.rotary(q, sequence) * q.shape[-1] ** -0.5, self.rotary(k, sequence)
             y, cache.state = scan(q, k, v, decay, cache.state, sequence, self.chunk)
         y = F.rms_norm(y.transpose(1, 2), y.shape[-1:], eps=EPS).flatten(2)  # (B, T, H * P)
-        return self.out((y * F.silu(self.gate(x).to(kind))).to(x.dtype))
+        out: Tensor = self.out((y * F.silu(self.gate(x).to(kind))).to(x.dtype))
+        return out

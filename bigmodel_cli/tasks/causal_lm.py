@@ -58,7 +58,8 @@ class CausalLM(TokenTask):
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, T, V)   the model's logits; "segments" in the batch keep documents apart."""
         inputs, segments = self.shift(batch)[0], batch.get("segments")
-        return model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
+        y: Tensor = model(inputs) if segments is None else model(inputs, segments=segments[:, :-1])
+        return y
 
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity, and bits per token."""

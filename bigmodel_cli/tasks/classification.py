@@ -79,7 +79,8 @@ class Classification(Task):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, classes)   logits in fp32."""
-        return model(*inputs_of(batch)).float()
+        y: Tensor = model(*inputs_of(batch)).float()
+        return y
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size; with weights both are weighted sums.

@@ -21,7 +21,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Te
 
     Label smoothing (Szegedy et al. 2016) spreads `smoothing` of the probability evenly over all V.
     """
-    return _function().apply(logits.flatten(0, -2), targets.flatten(), smoothing)
+    y: Tensor = _function().apply(logits.flatten(0, -2), targets.flatten(), smoothing)
+    return y
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

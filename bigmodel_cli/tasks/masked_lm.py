@@ -130,4 +130,5 @@ def found(model: Any, batch: Batch, seen: Tensor, masked: Tensor, at: Tensor) ->
     """(N, V) logits where `at` is True; the model also gets a pair's "types" (B, T + 1)."""
     at = at.flatten().nonzero()[:, 0]
     types = {"types": batch["types"][:, :-1]} if "types" in batch else {}
-    return model(seen, masked=masked, at=at, **types)
+    y: Tensor = model(seen, masked=masked, at=at, **types)
+    return y

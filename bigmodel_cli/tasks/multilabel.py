@@ -82,7 +82,8 @@ class Multilabel(Task):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, C)   logits in fp32."""
-        return model(*inputs_of(batch)).float()
+        y: Tensor = model(*inputs_of(batch)).float()
+        return y
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed binary cross-entropy over items and labels, and their number."""

@@ -87,7 +87,8 @@ class Regression(Task):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, K)   scaled numbers in fp32."""
-        return model(*inputs_of(batch)).float()
+        y: Tensor = model(*inputs_of(batch)).float()
+        return y
 
     def errors(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B, K)   the losses of the scaled numbers."""
@@ -97,7 +98,8 @@ class Regression(Task):
         )
         scaled = ((batch["numbers"] - mean) / std).to(outputs.dtype)
         functions: dict[str, Any] = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
-        return functions[self.options.loss](outputs, scaled, reduction="none")
+        y: Tensor = functions[self.options.loss](outputs, scaled, reduction="none")
+        return y
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss summed over items and numbers, and their number."""
@@ -192,7 +194,10 @@ def _measures(truth: Tensor, said: Tensor) -> dict[str, Measure]:
     def r2(sums: Tensor) -> Tensor:
         wrong, linear, square = sums[..., :-1].unflatten(-1, (3, count)).unbind(-2)
         about = square - linear.square() / sums[..., -1:]
-        return (1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)).nanmean(-1)
+        y: Tensor = (1 - wrong / torch.where(about > CONSTANT * square, about, torch.nan)).nanmean(
+            -1
+        )
+        return y
 
     rows = {
         "mae": (errors.abs().mean(1, keepdim=True), ratio, ERROR),

@@ -91,7 +91,8 @@ class Seq2SeqTask(TokenTask):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, T, V)   the model's logits."""
-        return model(batch["source"], self.shift(batch)[0])
+        y: Tensor = model(batch["source"], self.shift(batch)[0])
+        return y
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """The text metrics of predictions against references."""

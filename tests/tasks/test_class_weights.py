@@ -110,7 +110,8 @@ def test_metrics_count_every_item_once() -> None:
 def test_weights_that_do_not_fit() -> None:
     with pytest.raises(
         SpecError,
-        match="'bb' is not a label of the data; they are a, b, true; did you mean b",
+        match=r"task.class_weights: 'bb' is not a label of the data; they are a, b, true; did you"
+        r" mean b\?",
     ):
         task({"bb": 2.0})
     with pytest.raises(SpecError, match="the training items of each class are not known"):
