@@ -24,6 +24,7 @@ from bigmodel_cli.models.encoder import Encoder, EncoderOptions
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 
 # other tests run these lines; coverage would take half of the time again
+pytestmark = pytest.mark.no_cover
 
 VOCAB, STOP = 11, 3
 CHUNK = 25  # specs in a test

@@ -28,6 +28,7 @@ from bigmodel_cli.models import MODELS, build
 from bigmodel_cli.tasks import TASKS, build_task
 
 # other tests run these lines; coverage would take half of the time again
+pytestmark = pytest.mark.no_cover
 
 Batch = dict[str, Tensor]
 V, LONGEST, MORE = 29, 13, 6

@@ -27,6 +27,7 @@ from fuzzing import Campaign, Trial, described
 from watching import Watch
 
 # other tests run these lines; coverage would take half of the time again
+pytestmark = pytest.mark.no_cover
 
 
 def assert_no_fault(campaign: Campaign, seeds: range) -> None:

@@ -364,6 +364,7 @@ def head(path: Path, lines: int = 400) -> str:
     return name
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda p: p.stem)
 def test_every_sample_spec_trains_a_few_steps(
     path: Path, data_root: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from conftest import Result
 from PIL import Image
 
 # other tests run these lines; coverage would take half of the time again
+pytestmark = pytest.mark.no_cover
 
 Cli = Callable[..., Result]
 RNG = random.Random(7)

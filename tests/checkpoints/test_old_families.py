@@ -17,6 +17,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.checkpoints import Contents
 
 # other tests run these lines; coverage would take half of the time again
+pytestmark = pytest.mark.no_cover
 
 Cli = Callable[..., Result]
 FIXTURES = ROOT / "tests" / "checkpoints" / "fixtures" / "format1"

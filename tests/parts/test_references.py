@@ -46,6 +46,7 @@ from bigmodel_cli.parts.position import RotaryOptions, T5Options
 from bigmodel_cli.parts.rotary import LinearScaling, YarnScaling
 
 # other tests run these lines; coverage would take half of the time again
+pytestmark = pytest.mark.no_cover
 
 some = settings(max_examples=12, deadline=None)
 lengths, seeds = st.integers(1, 40), st.integers(0, 999)

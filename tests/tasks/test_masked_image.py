@@ -169,6 +169,7 @@ def mae(cli: Cli) -> Path:
     return Path(result.out.strip())
 
 
+@pytest.mark.no_cover
 def test_pretraining_learns_and_leaves_a_picture(mae: Path, cli: Cli) -> None:
     result = cli("pretrain", "mae.yaml", "--out", "long", "--set", "train.steps=120")
     assert result.status == 0, result.err

@@ -143,6 +143,7 @@ def test_evaluation_hides_the_same_whatever_the_batch() -> None:
     assert int(counts[3]) <= 12
 
 
+@pytest.mark.no_cover
 def test_an_encoder_learns_to_find_hidden_tokens(
     tmp_path: Path, cli: Callable[..., Result]
 ) -> None:

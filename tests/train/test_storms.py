@@ -14,6 +14,7 @@ from measure.signals import SignalStorm
 from zygote import Zygote
 
 # other tests run these lines; coverage would take half of the time again
+pytestmark = pytest.mark.no_cover
 
 SAMPLE = [
     (Storm, "seq2seq", 4),

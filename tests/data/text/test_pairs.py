@@ -144,6 +144,7 @@ def test_each_side_may_have_its_own_tokenizer(cli: Cli) -> None:
     assert cli("eval", "run").status == 0
 
 
+@pytest.mark.no_cover
 def test_an_encoder_decoder_learns_to_reverse_words(cli: Cli) -> None:
     words = [
         "".join(random.Random(i).choices("abcdef", k=random.Random(i).randint(1, 5)))
