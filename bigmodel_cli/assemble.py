@@ -14,6 +14,7 @@ from typing import Any
 from bigmodel_cli import checkpoints
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, say
+from bigmodel_cli.convert import opening
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
@@ -97,7 +98,7 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
 
 
 def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source: Path) -> Model:
-    contents = checkpoints.read(source, train_state=False)
+    contents = opening.read(source)
     if note := checkpoints.not_finite(contents.model.stream()):
         raise CheckpointError(
             f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"

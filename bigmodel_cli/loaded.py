@@ -12,6 +12,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import build_for
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
+from bigmodel_cli.convert import opening
 from bigmodel_cli.data import FACTS, SOURCE_TOKENIZER, TOKENIZER, read_tokenizer
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import CheckpointError, SpecError
@@ -84,8 +85,8 @@ def load_checkpoint(
     """
     load_torch()
     chosen = pick_device(device, tell)
-    path = checkpoints.find(path)
-    contents = checkpoints.read(path, train_state=False)
+    path = opening.find(path)
+    contents = opening.read(path)
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
         say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))

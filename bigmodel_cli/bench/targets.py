@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import build_for
 from bigmodel_cli.catalog import templates
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import short_names
+from bigmodel_cli.convert import opening
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.overrides import Change, apply_overrides
@@ -56,8 +56,8 @@ def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Sp
     if not os.path.lexists(path):
         why = refusal(path) or "no such spec or checkpoint; a spec's name ends in .yaml"
         raise SpecError(f"{path}: {why}")
-    found = checkpoints.find(path)
-    contents = checkpoints.read(found, train_state=False)
+    found = opening.find(path)
+    contents = opening.read(found)
     contents.verify()
     spec = of_checkpoint(contents.spec, found, overrides)
     drawn = spec.init.model_copy(update={"checkpoint": None})  # its initial checkpoint may be gone

@@ -7,6 +7,7 @@ again without hashing, might change after it was verified.
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
@@ -67,8 +68,30 @@ class File:
             digest.update(part)
 
 
-class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of one kind in a checkpoint, by name; on the meta device until they are read.
+class Tensors(Mapping[str, Tensor]):
+    """Tensors in files, by name; on the meta device until they are read.
+
+    Each way of reading raises `CheckpointError` where a file is damaged or has changed.
+    """
+
+    tied: Mapping[str, str] = {}
+    """Names of a tensor that is stored under another name -> that name."""
+
+    @abstractmethod
+    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
+        """Copy into the targets, by name; after an error their content is undefined."""
+
+    @abstractmethod
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor on the CPU."""
+
+    @abstractmethod
+    def glance(self, name: str) -> Tensor:
+        """A tensor as the files have it now, not verified: only to refuse something early."""
+
+
+class StoredTensors(Tensors):
+    """The tensors of one kind in a checkpoint of ours, checked against its manifest.
 
     Each way of reading raises `CheckpointError` where a file is not the manifest's.
     """
@@ -208,12 +231,12 @@ def _check_digest(path: Path, digest: Any, sha256: str) -> None:
 
 def glance(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     """A tensor of a checkpoint, not verified (see `StoredTensors.glance`), or one in memory."""
-    return tensors.glance(name) if isinstance(tensors, StoredTensors) else tensors[name]
+    return tensors.glance(name) if isinstance(tensors, Tensors) else tensors[name]
 
 
 def copy_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
     """Copy tensors, of a checkpoint or in memory, into the targets; all of those must exist."""
-    if isinstance(tensors, StoredTensors):
+    if isinstance(tensors, Tensors):
         tensors.copy_to(targets)
         return
     with torch.no_grad():

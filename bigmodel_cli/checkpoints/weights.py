@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bigmodel_cli.checkpoints.stored import StoredTensors, copy_tensors
+from bigmodel_cli.checkpoints.stored import Tensors, copy_tensors
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -88,7 +88,7 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
-def mean_weights(several: Sequence[StoredTensors]) -> dict[str, Tensor]:
+def mean_weights(several: Sequence[Tensors]) -> dict[str, Tensor]:
     """The mean of each tensor over several checkpoints, in float64; integers are the last's."""
     last = several[-1]
     mean = {

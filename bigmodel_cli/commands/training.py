@@ -156,15 +156,15 @@ def finetune(
 
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
-    from bigmodel_cli import checkpoints
+    from bigmodel_cli.convert import opening
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.spec import from_dict, load, of_checkpoint
 
     if source is None:
         _resume_recorded(options, "finetune", "--from CKPT", spec)
         return
-    path = checkpoints.find(resolve_checkpoint(source))
-    base = checkpoints.read_spec(path)
+    path = opening.find(resolve_checkpoint(source))
+    base = opening.read_spec(path)
     of_checkpoint(base, path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
     measured = dict.fromkeys(("precision", "memory_format", "compile"), "auto")

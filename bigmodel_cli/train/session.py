@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import assemble, check_memory
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
+from bigmodel_cli.convert import opening
 from bigmodel_cli.data import TRAINED_ON, DataSet, load_trained_on, record, say_overlaps
 from bigmodel_cli.device import keep_few_kernels, pick_device
 from bigmodel_cli.errors import BigmodelError, Stopped, memory_remedy, status_of
@@ -269,7 +269,7 @@ def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict
             " checkpoint is the best one"
         )
     before = load_trained_on(
-        checkpoints.read_assets(source).get(TRAINED_ON) if source is not None else None
+        opening.read_assets(source).get(TRAINED_ON) if source is not None else None
     )
     say_overlaps(data, task, before, say)
     if saved is not None and TRAINED_ON in saved.assets:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigmodel_cli import checkpoints
 from bigmodel_cli.console import say
+from bigmodel_cli.convert import opening
 from bigmodel_cli.data import DataSet, open_data, open_or_expect
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.errors import SpecError
@@ -46,9 +46,9 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
     source = source_of(spec) if resumed is None else None
     if source is not None:
         spec = _with_length(spec, source)
-        say_carried(spec, checkpoints.read_spec(source), TOKENIZERS)
+        say_carried(spec, opening.read_spec(source), TOKENIZERS)
     kept = resumed or source
-    assets = checkpoints.read_assets(kept) if kept is not None else None
+    assets = opening.read_assets(kept) if kept is not None else None
     if expect:
         return Opened(spec, open_or_expect(spec.data, say=say, assets=assets), source)
     return Opened(spec, open_data(spec.data, base=Path(), say=say, assets=assets), source)
@@ -57,7 +57,7 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
 def source_of(spec: Spec) -> Path | None:
     """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
     named = spec.init.checkpoint
-    return checkpoints.find(expand(named, Path(), "init.checkpoint")) if named else None
+    return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
 
 
 def _with_length(spec: Spec, source: Path) -> Spec:
@@ -65,7 +65,7 @@ def _with_length(spec: Spec, source: Path) -> Spec:
 
     So a finetuning without `model.max_len` keeps all rows of a table of learned positions.
     """
-    before = of_checkpoint(checkpoints.read_spec(source), source)
+    before = of_checkpoint(opening.read_spec(source), source)
     length = before.model.longest() or before.data.longest() or 0
     if length <= (spec.data.longest() or length):
         return spec

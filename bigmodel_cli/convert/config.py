@@ -1,0 +1,84 @@
+"""A published model's config.json, read so that no option of it is overlooked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from bigmodel_cli.errors import CheckpointError
+
+T = TypeVar("T")
+
+IRRELEVANT = {
+    "_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache",
+    "model_type", "initializer_range", "initializer_factor", "bos_token_id", "eos_token_id",
+    "pad_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "unk_token_id",
+    "id2label", "label2id", "num_labels", "problem_type", "task_specific_params", "max_length",
+    "min_length", "do_sample", "temperature", "top_k", "top_p", "num_beams", "length_penalty",
+    "no_repeat_ngram_size", "repetition_penalty", "early_stopping", "num_return_sequences",
+    "bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "output_attentions",
+    "output_hidden_states", "return_dict", "finetuning_task", "gradient_checkpointing",
+    "attn_implementation", "_attn_implementation", "prefix", "tokenizer_class",
+    "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "pruned_heads",
+    "summary_type",
+}  # fmt: skip
+"""Keys that do not change what the network computes: of training, of files, of generation."""
+
+
+class Config:
+    """The values of config.json by key; the keys that were asked for are remembered.
+
+    `finish` refuses what nobody asked for: an option that is not understood may change what the
+    network computes. Each method raises `CheckpointError` naming the file and the key.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: str) -> None:
+        self.values = dict(values)
+        self.file = file
+        self.asked: set[str] = set()
+
+    def get(self, key: str, kind: type[T], default: T | None = None) -> T:
+        """The value of a key, of this type (a whole number passes as a float).
+
+        A key that is absent or null has the default, which is that of the family's config class.
+        """
+        self.asked.add(key)
+        value = self.values.get(key)
+        if value is None:
+            if default is None:
+                raise CheckpointError(f"{self.file}: {key}: missing; this family needs it")
+            return default
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise CheckpointError(f"{self.file}: {key}: {str(value)[:60]!r} is not {_called(kind)}")
+        return value
+
+    def maybe(self, key: str, kind: type[T]) -> T | None:
+        """The same, and None where it is absent or null."""
+        self.asked.add(key)
+        return None if self.values.get(key) is None else self.get(key, kind)
+
+    def only(self, key: str, *allowed: Any) -> None:
+        """Refuse any value but these, the first of which is what an absent key means."""
+        self.asked.add(key)
+        value = self.values.get(key)
+        if value is not None and value not in allowed:
+            known = ", ".join(str(a) for a in allowed)
+            raise CheckpointError(
+                f"{self.file}: {key}: {str(value)[:60]!r} is not built; what is: {known}"
+            )
+
+    def finish(self, ignored: Iterable[str] = ()) -> None:
+        """Refuse keys that nothing asked for, but for those that do not matter."""
+        left = self.values.keys() - self.asked - IRRELEVANT - set(ignored)
+        if left:
+            raise CheckpointError(
+                f"{self.file}: {', '.join(sorted(left)[:5])}: not known for this family; it may"
+                " change what the network computes, so it is not passed over"
+            )
+
+
+def _called(kind: type) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(kind, f"a {kind.__name__}")

@@ -1,0 +1,11 @@
+"""The families of published models that are read and written: one file and one line each."""
+
+from __future__ import annotations
+
+from bigmodel_cli.convert.family import Family
+from bigmodel_cli.convert.llama import Llama
+
+FAMILIES: tuple[Family, ...] = (Llama(),)
+
+BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
+"""By config.json's `model_type`."""
