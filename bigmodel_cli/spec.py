@@ -36,6 +36,7 @@ from bigmodel_cli.yaml_source import (
     MAX_RESOLVED_NODES,
     Node,
     read_yaml,
+    tree_of,
 )
 
 NUMBER = re.compile("[0-9]{1,9}")
@@ -121,7 +122,7 @@ def load(
     if isinstance(root.value, dict):
         recorded = with_present_names(base or {})
         for name in recorded.keys() - root.value.keys():
-            root.value[name] = _wrap(recorded[name], f"{name} of the checkpoint")
+            root.value[name] = tree_of(recorded[name], f"{name} of the checkpoint")
         changes = list(overrides)
         if BASE in map(key_of, changes):
             raise SpecError(
@@ -139,7 +140,7 @@ def from_dict(
 
     Raises `SpecError`.
     """
-    root = _wrap(with_present_names(values), name)
+    root = tree_of(with_present_names(values), name)
     apply_overrides(root, overrides, Spec)
     return check(root)
 
@@ -210,16 +211,3 @@ def _count(value: Any) -> int:
     if isinstance(value, dict):
         return 1 + sum(1 + _count(inner) for inner in value.values())
     return 1 + sum(_count(inner) for inner in value) if isinstance(value, list) else 1
-
-
-def _wrap(value: Any, place: str) -> Node:
-    """Plain values as a tree whose nodes all have the same position."""
-    if isinstance(value, Mapping):
-        return Node(
-            {str(k): _wrap(v, place) for k, v in value.items()},
-            place,
-            {str(k): place for k in value},
-        )
-    if isinstance(value, list):
-        return Node([_wrap(v, place) for v in value], place)
-    return Node(value, place)
