@@ -31,6 +31,7 @@ from bigmodel_cli.data.inputs import (
 )
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
+from bigmodel_cli.data.replay import with_replay
 from bigmodel_cli.data.synthetic import SyntheticOptions
 from bigmodel_cli.data.text.cleaning import lines_of
 from bigmodel_cli.data.text.conll import CoNLLOptions
@@ -146,4 +147,5 @@ __all__ = [
     "record",
     "say_overlaps",
     "target_of",
+    "with_replay",
 ]

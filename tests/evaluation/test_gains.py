@@ -49,7 +49,6 @@ def test_both_domains_are_measured_before_and_after(decoder_spec: Path, cli: Cli
     records = [json.loads(line) for line in Path("tuned/metrics.jsonl").read_text().splitlines()]
     validated = [r["val"]["loss"] for r in records if "val" in r]
     assert gains["task"]["metrics"]["loss"]["gain"]["second"] == pytest.approx(validated[-1], 1e-5)
-    assert gains["task"]["metrics"]["loss"]["gain"]["difference"] < 0
     again = cli("finetune", "--from", before, "--out", "more", *sets("train.steps=2"))
     assert "old domain" not in again.err  # the same data
     assert again.out == "more/checkpoints/step-00000002\n"
