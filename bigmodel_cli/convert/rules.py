@@ -73,13 +73,27 @@ class Rule:
         place = self.view(ours).shape
         return torch.Size((place[0] + self.skip, *place[1:])) if self.skip else place
 
-    def load(self, ours: Tensor, theirs: Tensor) -> None:
-        """Copy theirs into ours, in the dtype of ours; the shapes are known to fit."""
-        place, theirs = self.view(ours), theirs[self.skip :] if self.skip else theirs
-        if self.order is None:
+    def load(self, ours: Tensor, theirs: Tensor, first: int = 0) -> None:
+        """Copy theirs into ours, in the dtype of ours; the shapes are known to fit.
+
+        `theirs` may be some of its rows, of which the first is row `first`.
+        """
+        place = self.view(ours)
+        if not place.dim():
             place.copy_(theirs)
+            return
+        theirs, first = theirs[max(self.skip - first, 0) :], max(first - self.skip, 0)
+        last = first + len(theirs)
+        if self.order is None:
+            place[first:last].copy_(theirs)
         else:
-            place.index_copy_(0, torch.tensor(self.order), theirs.to(place.dtype))
+            place.index_copy_(0, torch.tensor(self.order[first:last]), theirs.to(place.dtype))
+
+    def memory(self, ours: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The view where it lies in memory as theirs of this dtype does in a file, else None."""
+        place = self.view(ours)
+        plain = self.order is None and not self.skip and place.is_contiguous()
+        return place if plain and place.dtype == dtype and place.device.type == "cpu" else None
 
     def save(self, ours: Tensor) -> Tensor:
         """Theirs, contiguous."""
