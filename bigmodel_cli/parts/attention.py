@@ -112,7 +112,7 @@ class Attention(AttentionPart):
         self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
         self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
-        self.rotary = options.position.rotary(self.head_dim, layer.max_len)
+        self.rotary = options.position.turning(self.head_dim, layer)
         self.bias = options.position.bias(self.heads, causal)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
         # A table, or a cache, of max_len positions.
