@@ -140,9 +140,7 @@ def build_blocks(
     for index, block in enumerate(options):
         with faults.under(str(index)):  # stop at the first of equal blocks that does not fit
             for _ in range(block.repeat):
-                layer = LayerContext(
-                    dim, max_len, len(blocks), total, causal, grid, first, tables
-                )
+                layer = LayerContext(dim, max_len, len(blocks), total, causal, grid, first, tables)
                 blocks.append(Block(block, layer))
     faults.check()
     return blocks
