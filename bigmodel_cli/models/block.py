@@ -33,11 +33,11 @@ class BlockOptions(Options):
     )
     ffn: FFN | None = Field(None, description="what computes at each position")
     norm: Norm = Field(LayerNormOptions(), description="normalisation of every slot")
-    placement: Literal["pre", "post", "sandwich"] = Field(
+    placement: Literal["pre", "post", "sandwich", "after"] = Field(
         "pre",
         description=(
             "pre: x + f(norm(x)); post: norm(x + f(x)), as in the original Transformer; "
-            "sandwich: x + norm(f(norm(x))), as in Gemma 2"
+            "sandwich: x + norm(f(norm(x))), as in Gemma 2; after: x + norm(f(x)), as in OLMo 2"
         ),
     )
     dropout: Probability = Field(0.0, description="of what each slot adds to the stream")
@@ -63,7 +63,7 @@ class Block(Module):
     """(B, T, C) -> (B, T, C)   residual slots, normalised before or after.
 
     Pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017): norm(x + f(x)); sandwich
-    (Ding et al. 2021): x + norm(f(norm(x))).
+    (Ding et al. 2021): x + norm(f(norm(x))); after (Liu et al. 2021; OLMo 2): x + norm(f(x)).
     """
 
     def __init__(self, options: BlockOptions, layer: LayerContext) -> None:
@@ -107,7 +107,10 @@ class Block(Module):
     def slot(self, name: str, x: Tensor, *inputs: Any) -> Tensor:
         """One residual step."""
         options, norm = self.options, getattr(self, f"{name}_norm")
-        y = getattr(self, name)(x if options.placement == "post" else norm(x), *inputs)
+        before = options.placement in ("pre", "sandwich")
+        y = getattr(self, name)(norm(x) if before else x, *inputs)
+        if options.placement == "after":
+            y = norm(y)
         if options.placement == "sandwich":
             y = getattr(self, f"{name}_norm_after")(y)
         if options.layer_scale is not None:

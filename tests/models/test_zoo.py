@@ -96,6 +96,14 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
     "sandwich": [
         {"mixer": MIXERS["rotary"], "ffn": GELU, "placement": "sandwich", "residual_scale": 0.5}
     ],
+    "after": [
+        {
+            "mixer": MIXERS["grouped"],
+            "ffn": {"type": "swiglu"},
+            "placement": "after",
+            "norm": {"type": "rmsnorm", "offset": True},
+        }
+    ],
     "post_scaled": [
         {
             "mixer": MIXERS["rotary"],
@@ -121,6 +129,7 @@ ALIKE = frozenset(
         "ffn_geglu",
         "moe_sigmoid",
         "sandwich",
+        "after",
         "post_scaled",
     ]
 )
