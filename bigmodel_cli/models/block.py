@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Options, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
+from bigmodel_cli.parts.contract import AnyNormOptions
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 
@@ -33,6 +34,13 @@ class BlockOptions(Options):
     )
     ffn: FFN | None = Field(None, description="what computes at each position")
     norm: Norm = Field(LayerNormOptions(), description="normalisation of every slot")
+    mixer_norm: Norm | None = Field(
+        None, description="the mixer's own; left out: as norm; none: not normalised"
+    )
+    cross_norm: Norm | None = Field(None, description="cross-attention's own; left out: as norm")
+    ffn_norm: Norm | None = Field(
+        None, description="the feed-forward network's own; left out: as norm"
+    )
     placement: Literal["pre", "post", "sandwich", "after"] = Field(
         "pre",
         description=(
@@ -58,6 +66,18 @@ class BlockOptions(Options):
         1.0, description="fixed factor on what a slot adds to the stream"
     )
 
+    @model_validator(mode="after")
+    def _used(self) -> BlockOptions:
+        for slot in SLOTS:
+            if getattr(self, f"{slot}_norm") is not None and getattr(self, slot) is None:
+                raise ValueError(f"{slot}_norm: there is no {slot} to normalise for")
+        return self
+
+    def norm_of(self, slot: str) -> tuple[str, AnyNormOptions]:
+        """The option that says a slot's norm, and the norm."""
+        own = getattr(self, f"{slot}_norm")
+        return ("norm", self.norm) if own is None else (f"{slot}_norm", own)
+
 
 class Block(Module):
     """(B, T, C) -> (B, T, C)   residual slots, normalised before or after.
@@ -73,11 +93,11 @@ class Block(Module):
         for slot in SLOTS:
             part = getattr(options, slot)
             filled = part is not None
-            norm = options.norm if filled else None
+            where, norm = options.norm_of(slot) if filled else ("norm", None)
             setattr(self, slot, faults.build(slot, part, layer))
-            setattr(self, f"{slot}_norm", faults.build("norm", norm, layer.dim))
+            setattr(self, f"{slot}_norm", faults.build(where, norm, layer.dim))
             if filled and options.placement == "sandwich":
-                setattr(self, f"{slot}_norm_after", faults.build("norm", norm, layer.dim))
+                setattr(self, f"{slot}_norm_after", faults.build(where, norm, layer.dim))
             if filled and options.layer_scale is not None:
                 scale = nn.Parameter(torch.full((layer.dim,), options.layer_scale))
                 setattr(self, f"{slot}_scale", scale)

@@ -11,6 +11,15 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.contract import AnyNormOptions
 
 
+class NoNormOptions(AnyNormOptions):
+    """No normalisation."""
+
+    type: Literal["none"] = "none"
+
+    def build(self, dim: int) -> Module:
+        return nn.Identity()
+
+
 class LayerNormOptions(AnyNormOptions):
     """LayerNorm (Ba et al. 2016): zero mean, unit variance, then a learned scale and shift."""
 

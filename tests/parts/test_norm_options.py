@@ -10,7 +10,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNorm
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
-from bigmodel_cli.parts.norm import RMSNormOptions
+from bigmodel_cli.parts.norm import NoNormOptions, RMSNormOptions
 from bigmodel_cli.roles import GAIN, named_weights
 
 
@@ -37,3 +37,8 @@ def test_a_norms_offset_is_neither_stored_nor_decayed() -> None:
     for weight in found.values():
         assert weight.role == GAIN
         assert torch.equal(weight.tensor, torch.zeros(6))
+
+
+def test_no_norm_is_nothing() -> None:
+    x = torch.randn(2, 5)
+    assert torch.equal(NoNormOptions().build(5)(x), x)
