@@ -31,9 +31,9 @@ def load_weights(
     file that is damaged.
     """
     own = model.state_dict()
-    new = [name for name in own if _below(name, fresh)]
+    new = [name for name in own if below(name, fresh)]
     wanted = {name: tensor for name, tensor in own.items() if name not in new}
-    given = {name: tensor for name, tensor in tensors.items() if not _below(name, fresh)}
+    given = {name: tensor for name, tensor in tensors.items() if not below(name, fresh)}
     faults = [f"{n}: missing; expected {_shown(t)}" for n, t in wanted.items() if n not in given]
     faults += [
         f"{n}: not in the model; found {_shown(t)}" for n, t in given.items() if n not in wanted
@@ -55,7 +55,8 @@ def load_weights(
     return LoadReport(list(wanted), new, sorted(tensors.keys() - wanted.keys() - set(new)))
 
 
-def _below(name: str, prefixes: Sequence[str]) -> bool:
+def below(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a tensor is of one of the modules with these names."""
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.checkpoints.shards import Shard, shards
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.families import FAMILIES
 from bigmodel_cli.convert.family import Family, written_out
@@ -32,8 +33,8 @@ class Expressed:
     left_out: list[str]
 
 
-def express(model: AnyModelOptions) -> Expressed:
-    """The family that has exactly this model.
+def express(model: AnyModelOptions, info: DatasetInfo, task: str) -> Expressed:
+    """The family that has exactly this model, with a head for this task.
 
     Raises `SpecError` naming the options that the nearest family lacks. That a family has a model
     is not judged by its code: the config.json that it writes is read again, and must give the same
@@ -42,19 +43,24 @@ def express(model: AnyModelOptions) -> Expressed:
     wanted = written_out(model)
     nearest: tuple[str, list[str]] | None = None
     for family in FAMILIES:
+        head = family.class_of(task)
+        if head is None:
+            continue
         try:
-            config = family.config(wanted)
+            config = family.config(wanted, info)
             back = written_out(typed(family.model(Config(config, CONFIG))))
         except (LookupError, TypeError, ValueError, CheckpointError):
             continue  # not of this family's shape at all
         differences = differing([dict(leaves(wanted)), dict(leaves(back))])
         lacks = [path for path in differences if path.rsplit(".", 1)[-1] not in TRAINING_ONLY]
         if not lacks:
-            return Expressed(family, config, differences)
+            return Expressed(family, {**config, "architectures": [head]}, differences)
         if nearest is None or len(lacks) < len(nearest[1]):
             nearest = (family.model_types[0], lacks)
     if nearest is None:
-        raise SpecError(f"model.type: no published family has a model like this {wanted['type']}")
+        raise SpecError(
+            f"model.type: no published family has a model like this {wanted['type']} for {task}"
+        )
     raise SpecError(
         f"no published family has this model; the nearest is {nearest[0]}, which lacks"
         f" {', '.join('model.' + path for path in nearest[1][:5])}"
@@ -62,10 +68,14 @@ def express(model: AnyModelOptions) -> Expressed:
 
 
 def folder_files(
-    found: Expressed, model: AnyModelOptions, weights: Mapping[str, Tensor]
+    found: Expressed,
+    model: AnyModelOptions,
+    info: DatasetInfo,
+    task: str,
+    weights: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Iterable[bytes | memoryview]]]:
     """The folder's files of config and weights, by name, each in pieces."""
-    rules = found.family.rules(written_out(model))
+    rules = found.family.rules(written_out(model), info, task)
     theirs = dict(exported(rules, weights))
     files = shards(WEIGHTS, theirs)
     yield from ((shard.name, shard) for shard in files)

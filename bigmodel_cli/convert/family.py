@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.rules import Rule
+from bigmodel_cli.data import TOKENIZER
+from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.models.base import AnyModelOptions
+
+BODY, CAUSAL_LM, MASKED_LM = "", "causal_lm", "masked_lm"
+CLASSIFICATION, TAGGING = "classification", "tagging"
+"""The `task.type`s that heads of published models are for; BODY is a network without a head."""
+LONGEST_WINDOW = 1024
+"""Most tokens of a training window that a folder's spec asks for; the model may take more."""
 
 Model = Mapping[str, Any]
 """The `model` section of a spec, every option with its value, blocks one by one."""
@@ -19,15 +29,18 @@ class Family(ABC):
 
     The two directions of the options are checked against each other: a model is exported where
     `model(config(model)) == model`, and what differs names the option that the family lacks.
+    The methods' defaults are those of a family that reads tokens.
     """
 
     model_types: ClassVar[tuple[str, ...]]
     """The `model_type`s in config.json that are read."""
-    architectures: ClassVar[Mapping[str, str]]
-    """The classes of transformers, by the task that the head is for: `causal_lm`, ..."""
+    heads: ClassVar[Mapping[str, str]]
+    """The classes of transformers -> the `task.type` that their head is for; BODY for none.
+
+    Where config.json names no class, it is the first.
+    """
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors in published files that the network does not need."""
-
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
 
@@ -36,12 +49,68 @@ class Family(ABC):
         """The spec's `model` section. Raises `CheckpointError` for an option that is not built."""
 
     @abstractmethod
-    def config(self, model: Model) -> dict[str, Any]:
-        """The config.json of a model, if this family has it at all."""
+    def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
+        """The config.json of a model, if this family has it at all, but for its class."""
 
     @abstractmethod
-    def rules(self, model: Model) -> Iterator[Rule]:
-        """Where each tensor of theirs lies in ours."""
+    def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:
+        """Where each tensor of theirs lies in ours, with the head for this task."""
+
+    def info(self, config: Config, folder: Path, model: Model, task: str) -> DatasetInfo:
+        """What data for the model is like. Raises `CheckpointError`."""
+        named = task in (CLASSIFICATION, TAGGING)
+        return DatasetInfo(
+            vocab_size=model["vocab_size"],
+            context=min(model["max_len"], LONGEST_WINDOW),
+            classes=class_names(config) if named else (),
+            tagged=task == TAGGING,
+        )
+
+    def data(self, folder: Path, info: DatasetInfo) -> dict[str, Any]:
+        """The spec's `data` section, for the commands that need no more than its sizes."""
+        shared = {
+            "context": info.context,
+            "tokenizer": {"type": "file", "path": str(folder / TOKENIZER)},
+        }
+        if info.tagged:
+            return {"type": "conll", "train": [str(folder)], **shared}
+        if info.classes:
+            return {"type": "table", "train": [str(folder)], "label": 1, **shared}
+        return {"type": "text", "files": [str(folder)], **shared}
+
+    def task_of(self, config: Config) -> str:
+        """The task that the head of the class in config.json is for; BODY for none.
+
+        Raises `CheckpointError`.
+        """
+        named = config.maybe("architectures", list) or list(self.heads)
+        known = [name for name in named if name in self.heads]
+        if not known:
+            raise CheckpointError(
+                f"{config.file}: architectures: {', '.join(map(str, named))[:80]} is not built;"
+                f" what is: {', '.join(self.heads)}"
+            )
+        return self.heads[known[0]]
+
+    def class_of(self, task: str) -> str | None:
+        """The class of transformers with a head for this task."""
+        return next((name for name, of in self.heads.items() if of == task), None)
+
+
+def class_names(config: Config) -> tuple[str, ...]:
+    """The labels in the order of the logits, by `id2label`; `num_labels` alone gives numbers.
+
+    Raises `CheckpointError`.
+    """
+    named = config.maybe("id2label", dict)
+    if named is None:
+        return tuple(f"LABEL_{i}" for i in range(config.get("num_labels", int, 2)))
+    names = [named.get(str(i)) for i in range(len(named))]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise CheckpointError(
+            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1} differently"
+        )
+    return tuple(map(str, names))
 
 
 def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:

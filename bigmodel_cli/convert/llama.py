@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import Family, Model, grouped
+from bigmodel_cli.convert.family import CAUSAL_LM, Family, Model, grouped
 from bigmodel_cli.convert.rotary import rope_parameters, rotary
 from bigmodel_cli.convert.rules import Rule, rows
 
@@ -15,7 +16,7 @@ class Llama(Family):
     """Pre-norm RMSNorm, rotary grouped-query attention, SwiGLU (Touvron et al. 2023)."""
 
     model_types: ClassVar = ("llama",)
-    architectures: ClassVar = {"causal_lm": "LlamaForCausalLM"}
+    heads: ClassVar = {"LlamaForCausalLM": CAUSAL_LM}
     leftovers: ClassVar = (r".*\.rotary_emb\.inv_freq",)
     rope_base = 10_000.0
 
@@ -63,12 +64,11 @@ class Llama(Family):
             "bias": config.get("mlp_bias", bool, False),
         }
 
-    def config(self, model: Model) -> dict[str, Any]:
+    def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         block = model["blocks"][0]
         mixer, ffn = block["mixer"], block["ffn"]
         return {
             "model_type": self.model_types[0],
-            "architectures": [self.architectures["causal_lm"]],
             "hidden_act": "silu",
             "hidden_size": model["dim"],
             "intermediate_size": ffn["hidden"],
@@ -86,7 +86,7 @@ class Llama(Family):
             "rope_parameters": rope_parameters(mixer["position"]),
         }
 
-    def rules(self, model: Model) -> Iterator[Rule]:
+    def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:
         yield Rule("model.embed_tokens.weight", "embedding.weight")
         for i, block in enumerate(model["blocks"]):
             theirs, ours = f"model.layers.{i}.", f"blocks.{i}."

@@ -91,8 +91,10 @@ class Rule:
         return place.contiguous()
 
 
-def check_complete(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> None:
-    """Raise `AssertionError` unless the rules give every number of ours exactly once.
+def check_complete(
+    rules: Iterable[Rule], ours: Mapping[str, Tensor], parameters: Iterable[str]
+) -> None:
+    """Raise `AssertionError` unless the rules give every number of each parameter exactly once.
 
     A family whose rules miss a weight would leave it as it was drawn, without a word.
     """
@@ -100,8 +102,9 @@ def check_complete(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> None:
     for rule in rules:
         assert rule.ours in ours, f"{rule.theirs}: the model has no {rule.ours}"
         given[rule.ours] += rule.view(ours[rule.ours]).numel()
-    for name, tensor in ours.items():
-        assert given[name] == tensor.numel(), f"{name}: {given[name]} of {tensor.numel()} numbers"
+    for name in {*parameters, *given}:
+        numbers = ours[name].numel()
+        assert given[name] == numbers, f"{name}: {given[name]} of {numbers} numbers"
 
 
 def check_fit(rules: list[Rule], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
