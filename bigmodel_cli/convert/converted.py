@@ -103,9 +103,10 @@ def _copy(rule: Rule, target: Tensor, stored: Stored) -> None:
     """Copy a tensor of theirs: straight into the target's memory where that is laid out alike."""
     memory = rule.memory(target, stored.described.dtype)
     if memory is not None:
-        stored.fill(memory)
+        stored.fill(memory, rule.skip)
         return
-    for first, piece in stored.pieces():
+    place = rule.view(target)
+    for first, piece in stored.pieces(rule.skip, len(place) if place.dim() else 1):
         rule.load(target, piece, first)
 
 

@@ -30,14 +30,14 @@ class Stored(ABC):
     """The file, and where in it: reading in this order is fastest."""
 
     @abstractmethod
-    def pieces(self) -> Iterator[tuple[int, Tensor]]:
-        """Rows on the CPU, each piece with the number of its first; valid until the next comes."""
+    def pieces(self, first: int, count: int) -> Iterator[tuple[int, Tensor]]:
+        """These rows on the CPU, each piece with the number of its first; valid until the next."""
 
-    def fill(self, target: Tensor) -> None:
-        """Copy into a contiguous CPU tensor of the same shape and dtype."""
-        for first, piece in self.pieces():
+    def fill(self, target: Tensor, first: int) -> None:
+        """Copy rows from `first` on into a contiguous CPU tensor of the same dtype."""
+        for at, piece in self.pieces(first, len(target) if target.dim() else 1):
             if target.dim():
-                target[first : first + len(piece)].copy_(piece)
+                target[at - first : at - first + len(piece)].copy_(piece)
             else:
                 target.copy_(piece)
 
@@ -55,22 +55,25 @@ class _InFile(Stored):
     def place(self) -> tuple[Path, int]:  # type: ignore[override]
         return self.path, self.first
 
-    def pieces(self) -> Iterator[tuple[int, Tensor]]:
-        rows = len(self.described) if self.described.dim() else 1
-        width = self.described.nbytes // max(rows, 1)
+    def pieces(self, first: int, count: int) -> Iterator[tuple[int, Tensor]]:
+        width, shape = self._width(), self.described.shape[1:]
         some = max(1, CHUNK // max(width, 1))
-        shape = self.described.shape[1:]
-        buffer = torch.empty(min(some, rows) * width, dtype=torch.uint8)
-        for first in range(0, rows if width else 0, some):
-            count = min(some, rows - first)
-            part = buffer[: count * width]
-            self._read(part, first * width)
+        buffer = torch.empty(min(some, count) * width, dtype=torch.uint8)
+        for at in range(first, first + count if width else 0, some):
+            rows = min(some, first + count - at)
+            part = buffer[: rows * width]
+            self._read(part, at * width)
             found = part.view(self.described.dtype)
-            yield first, found.view(count, *shape) if self.described.dim() else found[0]
+            yield at, found.view(rows, *shape) if self.described.dim() else found[0]
 
-    def fill(self, target: Tensor) -> None:
+    def fill(self, target: Tensor, first: int) -> None:
         if target.numel():
-            self._read(target.reshape(-1).view(torch.uint8), 0)
+            self._read(target.view(-1).view(torch.uint8), first * self._width())
+
+    def _width(self) -> int:
+        """Bytes of a row."""
+        rows = len(self.described) if self.described.dim() else 1
+        return self.described.nbytes // max(rows, 1)
 
     def _read(self, memory: Tensor, start: int) -> None:
         """Read bytes of the tensor, from its byte `start` on."""
@@ -91,8 +94,8 @@ class _Unpickled(Stored):
     place: tuple[Path, int]
     described: Tensor
 
-    def pieces(self) -> Iterator[tuple[int, Tensor]]:
-        yield 0, self.tensor
+    def pieces(self, first: int, count: int) -> Iterator[tuple[int, Tensor]]:
+        yield first, self.tensor[first : first + count] if self.tensor.dim() else self.tensor
 
 
 class FolderTensors(Mapping[str, Tensor]):
