@@ -100,7 +100,7 @@ def describe(folder: Path) -> Described:
     if family is None:
         known = did_you_mean(kind, list(BY_TYPE)) or f"; known are {', '.join(sorted(BY_TYPE))}"
         raise CheckpointError(f"{config.file}: model_type: {clipped(kind)!r} is not read{known}")
-    values, task = family.model(config), family.task_of(config)
+    values, task = {**family.model(config), **family.beside(folder)}, family.task_of(config)
     try:
         model = typed(values)
     except ValidationError as error:
