@@ -29,6 +29,7 @@ REFERENCES = {
     "mixer gated_deltanet": "parts/test_references.py::test_gated_deltanet",
     "mixer convolution": "parts/test_references.py::test_gated_convolution",
     "mixer retention": "parts/test_recurrence.py::test_retention_equals_the_authors_formula",
+    "mixer parallel": "parts/test_parallel.py::test_the_outputs_are_added",
     "cross attention": "parts/test_crossings.py::test_cross_attention_with_every_option",
     "ffn gelu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn relu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
@@ -38,6 +39,7 @@ REFERENCES = {
     "ffn moe": "parts/test_references.py::test_experts_of_mixtral",
     "norm layernorm": "parts/test_parts.py::test_norms_equal_their_formulas",
     "norm rmsnorm": "parts/test_parts.py::test_norms_equal_their_formulas",
+    "norm none": "parts/test_norm_options.py::test_no_norm_is_nothing",
     "position none": (
         "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing"
     ),
