@@ -122,7 +122,8 @@ def describe(folder: Path) -> Described:
         known = did_you_mean(kind, list(BY_TYPE)) or f"; known are {', '.join(sorted(BY_TYPE))}"
         raise CheckpointError(f"{config.file}: model_type: {clipped(kind)!r} is not read{known}")
     try:
-        model, task = typed(family.model(config)), family.task_of(config)
+        model = typed({**family.model(config), **family.beside(folder)})
+        task = family.task_of(config)
         info = family.info(config, folder, written_out(model), task)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]

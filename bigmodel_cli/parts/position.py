@@ -41,10 +41,13 @@ class LearnedOptions(AnyPositionOptions):
     """A learned vector for each position, as in GPT-2 and BERT."""
 
     type: Literal["learned"] = "learned"
+    first: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="row of the first position; those before it are not used (RoBERTa: 2)"
+    )
 
     def build(self, dim: int, max_len: int) -> LearnedPosition:
         """The module for positions 0 to max_len - 1."""
-        return LearnedPosition(dim, max_len)
+        return LearnedPosition(dim, max_len, self.first)
 
 
 class SinusoidalOptions(AnyPositionOptions):
@@ -196,9 +199,10 @@ class LearnedPosition(Module):
 
     has_table = True  # of `max_len` positions
 
-    def __init__(self, dim: int, max_len: int) -> None:
+    def __init__(self, dim: int, max_len: int, first: int = 0) -> None:
         super().__init__()
-        self.table = nn.Embedding(max_len, dim)
+        self.first = first
+        self.table = nn.Embedding(first + max_len, dim)
 
     def weight_roles(self) -> dict[str, Role]:
         """Position tables have no weight decay."""
@@ -206,7 +210,7 @@ class LearnedPosition(Module):
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's vector."""
-        return x + sequence.lookup(self.table.weight, x.shape[1])
+        return x + sequence.lookup(self.table.weight[self.first :], x.shape[1])
 
 
 class SinusoidalPosition(Module):
