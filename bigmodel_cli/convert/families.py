@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.family import Family
+from bigmodel_cli.convert.gpt2 import GPT2
 from bigmodel_cli.convert.llama import Llama
 
-FAMILIES: tuple[Family, ...] = (Llama(),)
+FAMILIES: tuple[Family, ...] = (
+    Llama(),
+    GPT2(),
+    Bert(),
+    Roberta(),
+    DistilBert(),
+)
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 """By config.json's `model_type`."""

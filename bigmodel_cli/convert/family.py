@@ -39,14 +39,31 @@ class Family(ABC):
 
     Where config.json names no class, it is the first.
     """
+    spare: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of ours that only a model for labels has and that bodies bring too, as a pooler."""
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors in published files that the network does not need."""
+    prefix: ClassVar[str] = ""
+    """What names of the network below a head begin with in files that have a head ("bert.").
+
+    Files without a head may lack it, and some with one do (GPT-2's): both are read.
+    """
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Regular expressions within names in older files -> what stands there today."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
 
     @abstractmethod
     def model(self, config: Config) -> dict[str, Any]:
         """The spec's `model` section. Raises `CheckpointError` for an option that is not built."""
+
+    def beside(self, folder: Path) -> dict[str, Any]:
+        """Options of the model that other files of its folder say. Raises `CheckpointError`."""
+        return {}
+
+    def unused(self, task: str) -> tuple[str, ...]:
+        """Options of the model that a network with this task's head does not use."""
+        return ()
 
     @abstractmethod
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
@@ -75,7 +92,7 @@ class Family(ABC):
         if info.tagged:
             return {"type": "conll", "train": [str(folder)], **shared}
         if info.classes:
-            return {"type": "table", "train": [str(folder)], "label": 1, **shared}
+            return {"type": "table", "train": [str(folder)], "text": [0], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
     def task_of(self, config: Config) -> str:
@@ -102,15 +119,29 @@ def class_names(config: Config) -> tuple[str, ...]:
 
     Raises `CheckpointError`.
     """
+    config.only("problem_type", "single_label_classification")
     named = config.maybe("id2label", dict)
     if named is None:
-        return tuple(f"LABEL_{i}" for i in range(config.get("num_labels", int, 2)))
+        count = config.get("num_labels", int, 2)
+        named = {str(i): f"LABEL_{i}" for i in range(count)}
+    if len(named) < 2:
+        raise CheckpointError(
+            f"{config.file}: id2label: one output is a number, which is not built"
+        )
     names = [named.get(str(i)) for i in range(len(named))]
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise CheckpointError(
             f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1} differently"
         )
     return tuple(map(str, names))
+
+
+def class_labels(info: DatasetInfo) -> dict[str, Any]:
+    """The inverse: what config.json says of labels."""
+    if not info.classes:
+        return {}
+    names = {str(i): name for i, name in enumerate(info.classes)}
+    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
 
 
 def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
+from bigmodel_cli.convert.assets import carried
 from bigmodel_cli.data import FACTS, DataSet, open_data, open_or_expect, with_replay
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.errors import MissingData, SpecError
@@ -30,11 +31,15 @@ from bigmodel_cli.train.state import LossScale, TrainState
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's spec, its data, and the checkpoint that it is initialised from, if any."""
+    """A run's spec, its data, and the checkpoint that it is initialised from, if any.
+
+    `carried` are that checkpoint's assets which the run's own keep.
+    """
 
     spec: Spec
     data: DataSet
     source: Path | None
+    carried: dict[str, bytes]
 
 
 def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -> Opened:
@@ -56,7 +61,7 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
         data = open_data(spec.data, base=Path(), say=say, assets=assets)
     if spec.data.replay is not None:
         data = _with_replay(spec, data, expect=expect)
-    return Opened(spec, data, source)
+    return Opened(spec, data, source, carried(assets or {}))
 
 
 def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
