@@ -27,7 +27,7 @@ from bigmodel_cli.models import ModelOptions, learners
 from bigmodel_cli.old_names import with_present_names
 from bigmodel_cli.overrides import Change, apply_overrides, key_of
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
-from bigmodel_cli.recipe import InitOptions, TrainOptions
+from bigmodel_cli.recipe import DistillOptions, InitOptions, TrainOptions
 from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
 from bigmodel_cli.yaml_scalars import dump_yaml
@@ -63,6 +63,7 @@ class Spec(Options):
     task: TaskOptions = Field(description="what is learnt and how it is judged")
     train: TrainOptions = Field(description="how it is trained")
     init: InitOptions = Field(InitOptions(), description="what the weights start from")
+    distill: DistillOptions | None = Field(None, description="a teacher to learn from")
     _source: Source = PrivateAttr(Source())
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.autotune import in_format
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.plan import Memory, flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_fits
 from bigmodel_cli.train.setup import prepare, source_of
@@ -133,7 +134,7 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
     batches = [in_format(batch, options.memory_format) for batch in batches]
 
     def step() -> StepResult:
-        return train_step(state, task, options, batches, device, options.optimizer.lr)
+        return train_step(state, Objective(task), options, batches, device, options.optimizer.lr)
 
     times: list[float] = []
     deadline = 0.0

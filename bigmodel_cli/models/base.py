@@ -58,6 +58,10 @@ class Model(Module):
         """Prefixes of the weights that a new task initialises anew."""
         raise NotImplementedError
 
+    def stream_layers(self) -> list[Module]:
+        """The blocks along the one residual stream, in order; [] where there is none."""
+        return []
+
     def generator(self, source: Tensor | None = None) -> Generator:
         """The decoder that generates; of an encoder-decoder, conditioned on the sources (B, S)."""
         raise NotImplementedError

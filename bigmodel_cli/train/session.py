@@ -31,6 +31,7 @@ from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
+from bigmodel_cli.train.objective import objective_of
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
@@ -185,6 +186,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     run = Run(
         loaded=Loaded(directory.path, spec, data.info, task, model, device, assets),
         state=state,
+        objective=objective_of(spec, task, data.info, data.assets(), model, device),
         loader=loader,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
