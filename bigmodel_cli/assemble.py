@@ -15,6 +15,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, say
 from bigmodel_cli.convert import opening
+from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
@@ -23,6 +24,7 @@ from bigmodel_cli.models import Model, build, within
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.models.stacks import Stack, in_whole, shortened
 from bigmodel_cli.plugin_faults import plugin_faults
+from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec
 
@@ -53,6 +55,27 @@ def assemble(
         model = _from_checkpoint(spec, info, device, source)
     freeze(model, spec.init)
     return model.to(device)
+
+
+def source_of(spec: Spec) -> Path | None:
+    """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
+    named = spec.init.checkpoint
+    return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
+
+
+def reference_of(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
+    """The model of `spec.init.checkpoint`, which this spec's is compared with, not to be trained.
+
+    Raises `SpecError` where there is none.
+    """
+    source = source_of(spec)
+    if source is None:
+        raise SpecError(
+            f"task.type: {spec.task.type} compares the model with the checkpoint that it starts"
+            " from, and there is none: bigmodel finetune --from CKPT SPEC"
+        )
+    plain = spec.model_copy(update={"init": InitOptions()})
+    return assemble(plain, info, device, source).requires_grad_(False).eval()
 
 
 def build_model(spec: Spec, info: DatasetInfo) -> Model:

@@ -11,7 +11,7 @@ from typing import Annotated
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
-from bigmodel_cli.data.chat.options import ChatOptions
+from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
 from bigmodel_cli.data.chat.template import BUILT_IN, Template, find_template
 from bigmodel_cli.data.chat.turns import Turns
 from bigmodel_cli.data.expected import ExpectedData
@@ -76,6 +76,7 @@ SOURCES = Table(
     SyntheticOptions,
     CoNLLOptions,
     ChatOptions,
+    PreferencesOptions,
 )
 DataOptions = Annotated[AnyDataOptions, SOURCES]
 

@@ -99,13 +99,14 @@ def gains(result: Path, device: str) -> Gains | None:
     before = opening.read_spec(source)
     precision = Override("train.precision", spec["train"]["precision"], "the run's precision")
 
-    def on(data: Mapping[str, Any], path: Path) -> Evaluation:
-        changes = [Override("data", data, "the run's data"), precision]
+    def on(asked: Mapping[str, Any], path: Path) -> Evaluation:
+        changes = [Override(name, asked[name], "the run's spec") for name in ("data", "task")]
+        changes += [precision, Override("init.checkpoint", str(source), "--from")]
         return evaluate_items(path, changes, "val", device, _nothing, _nothing, generate=False)
 
-    domains = [_domain(TASK, lambda path: on(spec["data"], path), source, result)]
-    if before["data"] != spec["data"]:
-        domains.append(_domain(OLD, lambda path: on(before["data"], path), source, result))
+    domains = [_domain(TASK, lambda path: on(spec, path), source, result)]
+    if before["data"] != spec["data"] or before["task"]["type"] != spec["task"]["type"]:
+        domains.append(_domain(OLD, lambda path: on(before, path), source, result))
     return Gains(source, domains)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.assemble import reference_of
 from bigmodel_cli.console import say, sentence, table
 from bigmodel_cli.data import (
     TRAINED_ON,
@@ -204,6 +205,8 @@ def evaluate_items(
     """
     loaded = load_checkpoint(path, device, overrides, tell=tell)
     spec = loaded.spec
+    if loaded.task.needs_reference:
+        loaded.task.reference = reference_of(spec, loaded.info, loaded.device)
     task, texts = loaded.task, loaded.task.text_metrics
     need_libraries(texts)
     name = _split_name(spec, split)

@@ -112,6 +112,10 @@ class Task:
     """Whether the value of `foremost` is a probability."""
     generates: ClassVar[bool] = False
     """Whether items are scored by generated text: answers are source, reference and prediction."""
+    needs_reference: ClassVar[bool] = False
+    """Whether the model is compared with the checkpoint that it started from."""
+    reference: Any = None
+    """That model, where one is needed."""
     text_metrics: Sequence[str] = ()
     """The text metrics of `eval`, as metrics/text.py names them."""
     teachable: ClassVar[bool] = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.assemble import assemble, check_memory
+from bigmodel_cli.assemble import assemble, check_memory, reference_of
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
@@ -207,6 +207,8 @@ def _set_up(
     spec, info, split = opened.spec, opened.data.info, opened.data.split("train")
     if split.lengths is not None:
         keep_few_kernels()
+    if task.needs_reference:
+        task.reference = reference_of(spec, info, device)
     model = assemble(spec, info, device, opened.source, download=not going_on)
     check_enough(spec, split)
     check_step(spec, info, split, model, device)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.assemble import source_of
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.assets import carried
@@ -93,12 +94,6 @@ def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
     count, added = len(mixed.split("train")), len(data.split("train"))
     say(f"replay: {count - added:,} of {count:,} training items an epoch are of {path}")
     return mixed
-
-
-def source_of(spec: Spec) -> Path | None:
-    """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
-    named = spec.init.checkpoint
-    return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
 
 
 def _with_length(spec: Spec, source: Path) -> Spec:

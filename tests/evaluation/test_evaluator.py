@@ -18,8 +18,8 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.tasks.base import Task
-from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
 

@@ -23,8 +23,8 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks.classification import Classification, ClassificationOptions, class_weights
-from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
 Cli = Callable[..., Result]

@@ -32,8 +32,46 @@ def conversations(path: Path) -> Iterator[Conversation]:
 
     Raises `DataError` naming a row that is none.
     """
-    for place, row in json_rows(path) if plain_name(path).endswith(".jsonl") else _listed(path):
+    for place, row in _rows(path):
         yield Conversation(place, messages_of(row, place))
+
+
+def preferences(path: Path) -> Iterator[tuple[Conversation, Conversation]]:
+    """(the conversation with the better answer, that with the worse one) of each row.
+
+    Raises `DataError` naming a row that is none.
+    """
+    for place, row in _rows(path):
+        if not {"chosen", "rejected"} <= row.keys():
+            raise DataError(
+                f"{place}: the keys are {', '.join(row) or 'none'}; a preference has prompt, chosen"
+                " and rejected"
+            )
+        asked = _turns(row.get("prompt", []), "user", place)
+        better, worse = (
+            [*asked, *_turns(row[name], "assistant", place)] for name in ("chosen", "rejected")
+        )
+        for messages in (better, worse):
+            if not messages or messages[-1]["role"] != "assistant":
+                raise DataError(f"{place}: an answer is not a message of the assistant")
+        if better[:-1] != worse[:-1]:
+            raise DataError(f"{place}: chosen and rejected do not answer the same question")
+        if better == worse:
+            raise DataError(f"{place}: chosen and rejected are the same; take the row out")
+        yield Conversation(place, better), Conversation(place, worse)
+
+
+def _turns(value: Any, role: str, place: str) -> list[dict[str, str]]:
+    """A text as one message, or a list of messages."""
+    if isinstance(value, str):
+        return [_said(role, value, place)]
+    if not isinstance(value, list):
+        raise DataError(f"{place}: neither a text nor a list of messages")
+    return [_message(m, place) for m in value]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    return json_rows(path) if plain_name(path).endswith(".jsonl") else _listed(path)
 
 
 def _listed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

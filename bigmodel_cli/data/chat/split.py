@@ -13,6 +13,8 @@ from bigmodel_cli.data.chat.turns import Sample
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.lazy import Tensor
 
+SIDES = (("tokens", "loss_mask"), ("rejected", "rejected_mask"))
+
 
 class Chat(Split):
     """{"tokens": (B, T + 1), -1 after a row's end, "loss_mask": (B, T + 1) bool, "key": (B,)}.
@@ -49,6 +51,29 @@ class Chat(Split):
         return np.repeat(np.arange(len(row)), [len(self.tokens[i]) for i in row])
 
 
+class Preferences(Split):
+    """{"tokens", "loss_mask", "rejected", "rejected_mask": (B, T + 1), "key": (B,)}.
+
+    The better and the worse answer after their question, and which tokens are the answer's.
+    """
+
+    def __init__(self, pairs: Sequence[Sequence[Sample]]) -> None:
+        self.pairs = pairs
+        self.lengths = np.array([max(len(s.tokens) for s in pair) - 1 for pair in pairs])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The pairs, each side padded to its longest."""
+        batch = {}
+        for side, (tokens, mask) in enumerate(SIDES):
+            chosen = [self.pairs[i][side] for i in samples.tolist()]
+            batch[tokens] = padded([sample.tokens for sample in chosen])
+            batch[mask] = padded([sample.learnt for sample in chosen], False)
+        return batch
+
+
 def pack(sizes: Sequence[int], room: int) -> list[list[int]]:
     """Items into rows of at most `room`: the longest first, each where least room is left after it
     (best fit decreasing).
@@ -65,17 +90,3 @@ def pack(sizes: Sequence[int], room: int) -> list[list[int]]:
         rows[row].append(item)
         bisect.insort(left, (free - sizes[item], row))
     return rows
-
-
-def shown(tokens: Sequence[int], learnt: Sequence[bool], decode: Any, most: int = 200) -> str:
-    """The text of a sample, what is learnt of it between » and «."""
-    parts: list[str] = []
-    first = 0
-    for index in range(1, len(tokens) + 1):
-        if index == len(tokens) or learnt[index] != learnt[first]:
-            text = decode(tokens[first:index])
-            if len(text) > most:
-                text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
-            parts.append(f"»{text}«" if learnt[first] else text)
-            first = index
-    return "".join(parts)

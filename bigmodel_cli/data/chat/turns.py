@@ -60,6 +60,16 @@ class Turns:
         self.divided += len(samples) > 1
         return samples
 
+    def last_answer(self, conversation: Conversation) -> Sample:
+        """A conversation of which only the last answer is learnt. Raises `DataError`."""
+        place, messages, sample = conversation.place, conversation.messages, Sample()
+        for message in messages:
+            self.check(message["content"], place)
+        prompt, answer = self.parts(messages, place)
+        self.add(sample, prompt, place)
+        self.add_answer(sample, answer, place)
+        return sample
+
     def parts(self, messages: Sequence[Message], place: str) -> tuple[str, str]:
         """(the text up to the last answer, as generation is asked for it; the answer)."""
         try:
@@ -125,3 +135,17 @@ class Turns:
                     f"{place}: a message has {text} in it, which is a special token, not text; is"
                     " the template's text in the messages already? Take it out"
                 )
+
+
+def shown(sample: Sample, tokenizer: Tokenizer, most: int = 200) -> str:
+    """The text of a sample, what is learnt of it between » and «; long parts are shortened."""
+    parts: list[str] = []
+    first, learnt = 0, sample.learnt
+    for index in range(1, len(learnt) + 1):
+        if index == len(learnt) or learnt[index] != learnt[first]:
+            text = tokenizer.decode_marked(sample.tokens[first:index])
+            if len(text) > most:
+                text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+            parts.append(f"»{text}«" if learnt[first] else text)
+            first = index
+    return "".join(parts)
