@@ -36,6 +36,7 @@ class Config:
         self.values = dict(values)
         self.file = file
         self.asked: set[str] = set()
+        self.notes: list[str] = []
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
         """The value of a key, of this type (a whole number passes as a float).
@@ -58,6 +59,11 @@ class Config:
         """The same, and None where it is absent or null."""
         self.asked.add(key)
         return None if self.values.get(key) is None else self.get(key, kind)
+
+    def note(self, text: str) -> None:
+        """Remember what is to be said when the checkpoint is used, such as what is guessed."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def only(self, key: str, *allowed: Any) -> None:
         """Refuse any value but these, the first of which is what an absent key means."""

@@ -81,7 +81,9 @@ def folder_files(
     yield from ((shard.name, shard) for shard in files)
     if len(files) > 1:
         yield INDEX, [_index(files)]
-    yield CONFIG, [json.dumps(found.config, indent=2).encode() + b"\n"]
+    more = found.family.more_files(written_out(model), info)
+    for name, values in {CONFIG: found.config, **more}.items():
+        yield name, [json.dumps(values, indent=2).encode() + b"\n"]
 
 
 def _index(files: list[Shard]) -> bytes:

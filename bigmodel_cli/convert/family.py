@@ -41,6 +41,8 @@ class Family(ABC):
     """
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors in published files that the network does not need."""
+    without_head: ClassVar[str] = MASKED_LM
+    """The `task.type` of a spec around a network without a head."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
 
@@ -77,6 +79,10 @@ class Family(ABC):
         if info.classes:
             return {"type": "table", "train": [str(folder)], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
+
+    def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
+        """Further JSON files of the folder that is written, by name."""
+        return {}
 
     def task_of(self, config: Config) -> str:
         """The task that the head of the class in config.json is for; BODY for none.

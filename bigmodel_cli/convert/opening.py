@@ -23,9 +23,10 @@ from bigmodel_cli.checkpoints.files import clipped, read_file
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import say
 from bigmodel_cli.convert import folder as folders
 from bigmodel_cli.convert.families import BY_TYPE
-from bigmodel_cli.convert.family import MASKED_LM, Family, written_out
+from bigmodel_cli.convert.family import Family, written_out
 from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
 from bigmodel_cli.data import TOKENIZER
 from bigmodel_cli.errors import CheckpointError, did_you_mean
@@ -46,6 +47,8 @@ def read(path: Path) -> Checkpoint:
     if not folders.is_folder(path):
         return checkpoints.read(path, train_state=False)
     described = describe(path)
+    for note in described.notes:
+        say(note)
     return Checkpoint(
         step=0,
         model=ConvertedTensors(described, folders.open_tensors(path)),
@@ -81,13 +84,14 @@ class Described:
     task: str  # what the head is for; BODY without one
     model: AnyModelOptions
     info: DatasetInfo
+    notes: list[str]
 
     def spec(self) -> dict[str, Any]:
         """A whole spec around the model, for the commands that need no more than it says."""
         return {
             "model": self.model.model_dump(mode="json"),
             "data": self.family.data(self.folder, self.info),
-            "task": {"type": self.task or MASKED_LM},
+            "task": {"type": self.task or self.family.without_head},
             "train": {"steps": 1},
         }
 
@@ -109,7 +113,7 @@ def describe(folder: Path) -> Described:
         raise CheckpointError(f"{config.file}: model.{where}: {fault['msg']}") from None
     info = family.info(config, folder, written_out(model), task)
     config.finish(family.ignored)
-    return Described(folder, family, task, model, info)
+    return Described(folder, family, task, model, info, config.notes)
 
 
 def typed(values: dict[str, Any]) -> AnyModelOptions:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor, torch
@@ -59,7 +60,8 @@ class Rule:
     """A tensor of theirs is this view of a parameter (or buffer) of ours.
 
     `order` lists, for each row of theirs, the row of the view; in the view's order when left out.
-    `skip` counts the rows that theirs has before the first of ours, unused (zeros on export).
+    `skip` counts the rows that theirs has before the first of ours: those of the rules before this
+    one where several share a tensor of theirs, or else unused (zeros on export).
     """
 
     theirs: str
@@ -69,13 +71,15 @@ class Rule:
     skip: int = 0
 
     def shape(self, ours: Tensor) -> torch.Size:
-        """The shape of theirs."""
+        """The shape of theirs, up to the last row of ours."""
         place = self.view(ours).shape
         return torch.Size((place[0] + self.skip, *place[1:])) if self.skip else place
 
     def load(self, ours: Tensor, theirs: Tensor) -> None:
         """Copy theirs into ours, in the dtype of ours; the shapes are known to fit."""
-        place, theirs = self.view(ours), theirs[self.skip :] if self.skip else theirs
+        place = self.view(ours)
+        if place.dim():
+            theirs = theirs[self.skip : self.skip + len(place)]
         if self.order is None:
             place.copy_(theirs)
         else:
@@ -110,7 +114,7 @@ def check_complete(
 def check_fit(rules: list[Rule], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     """Raise `CheckpointError` listing each tensor of theirs that is missing or of another shape."""
     faults = []
-    for rule in rules:
+    for rule in {rule.theirs: rule for rule in rules}.values():  # of several, the last
         wanted, found = list(rule.shape(ours[rule.ours])), theirs.get(rule.theirs)
         if found is None:
             faults.append(f"{rule.theirs}: missing; expected {wanted}")
@@ -123,5 +127,10 @@ def check_fit(rules: list[Rule], ours: Mapping[str, Tensor], theirs: Mapping[str
 
 def exported(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of theirs, made when it is asked for."""
-    for rule in rules:
-        yield rule.theirs, rule.save(ours[rule.ours].detach())
+    for name, group in groupby(rules, lambda rule: rule.theirs):
+        first, *others = ((rule, ours[rule.ours].detach()) for rule in group)
+        found = first[0].save(first[1])
+        for rule, tensor in others:
+            assert rule.skip == len(found), f"{name}: {rule.ours} does not follow"
+            found = torch.cat((found, replace(rule, skip=0).save(tensor)))
+        yield name, found

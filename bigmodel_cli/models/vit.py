@@ -41,8 +41,12 @@ class ViTOptions(SkeletonOptions):
         ),
     )
     blocks: Blocks = Field(description="the blocks, in order")
-    pool: Literal["cls", "mean"] = Field(
-        "cls", description="what the label is read from: a class token, or the patches' mean"
+    pool: Literal["cls", "mean", "cls_mean"] = Field(
+        "cls",
+        description=(
+            "what the label is read from: a class token, the patches' mean, or both, one after the"
+            " other (DINOv2)"
+        ),
     )
     registers: Natural = Field(
         0, description="further learned tokens beside the patches (Darcet et al. 2024)"
@@ -117,7 +121,7 @@ class ViT(Skeleton):
             )
         assert info.image_shape is not None
         channels, count = info.image_shape[0], self.grid[0] * self.grid[1]
-        self.first = int(options.pool == "cls")
+        self.first = int(options.pool != "mean")
         self.patches = nn.Conv2d(channels, options.dim, options.patch, options.patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.first else None
         registers = torch.zeros(1, options.registers, options.dim)
@@ -131,7 +135,8 @@ class ViT(Skeleton):
             length = self.first + count + options.registers
             self.blocks = build_blocks(options.blocks, options.dim, length, causal=False)
         self.norm = faults.build("model.norm", options.norm, options.dim)
-        self.head = nn.Linear(options.dim, info.outputs) if options.reconstruct is None else None
+        width = options.dim * (2 if options.pool == "cls_mean" else 1)
+        self.head = nn.Linear(width, info.outputs) if options.reconstruct is None else None
         with faults.under("model.reconstruct"):
             self.decoder = (
                 self.build_decoder(options.reconstruct, channels)
@@ -238,6 +243,13 @@ class ViT(Skeleton):
             pixels: Tensor = self.decoder(self.features(seen), visible)
             return pixels
         assert self.head is not None
-        x = self.features(x)
-        y: Tensor = self.head(x[:, 0] if self.first else x.mean(1))
+        y: Tensor = self.head(self.pooled(self.features(x)))
         return y
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, 1 + N, C) -> (B, C), or (B, 2C)   what the label is read from."""
+        if not self.first:
+            return x.mean(1)
+        if self.options.pool == "cls":
+            return x[:, 0]
+        return torch.cat((x[:, 0], x[:, 1:].mean(1)), 1)
