@@ -107,6 +107,15 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
     before = DatasetInfo.from_json(contents.info)
+    weights = contents.model
+    if changes := model.resizing(before):
+        weights = checkpoints.ChangedTensors(weights, changes)
+        sizes = (
+            "{1} x {2}".format(*shape or ()) for shape in (before.image_shape, info.image_shape)
+        )
+        say(
+            f"positions interpolated (bicubic), from images of {' to '.join(sizes)}: {', '.join(changes)}"
+        )
     task_differs = contents.spec["task"].get("type") != spec.task.type
     what = (
         "classes"
@@ -118,7 +127,7 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
     other = f"{what} differ" if what else "task differs" if task_differs else ""
     try:
         report = checkpoints.load_weights(
-            model, contents.model, fresh=model.output_layers() if other else ()
+            model, weights, fresh=model.output_layers() if other else ()
         )
     except CheckpointError as error:
         raise CheckpointError(

@@ -25,6 +25,7 @@ from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import folder as folders
+from bigmodel_cli.convert import torchvision
 from bigmodel_cli.convert.families import BY_TYPE
 from bigmodel_cli.convert.family import Family, written_out
 from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
@@ -39,11 +40,17 @@ MOST_TOKENIZER = 100_000_000
 
 def find(path: Path) -> Path:
     """The checkpoint that `path` names: see `checkpoints.find`. Raises `CheckpointError`."""
-    return path if folders.is_folder(path) else checkpoints.find(path)
+    foreign = folders.is_folder(path) or torchvision.is_weights_file(path)
+    return path if foreign else checkpoints.find(path)
 
 
 def read(path: Path) -> Checkpoint:
     """A checkpoint, without what only a resume needs. Raises `CheckpointError`."""
+    if torchvision.is_weights_file(path):
+        held = torchvision.describe(path)
+        for note in held.notes:
+            say(note)
+        return held.checkpoint()
     if not folders.is_folder(path):
         return checkpoints.read(path, train_state=False)
     described = describe(path)
@@ -62,6 +69,8 @@ def read(path: Path) -> Checkpoint:
 
 def read_spec(path: Path) -> dict[str, Any]:
     """The resolved spec of a checkpoint. Raises `CheckpointError`."""
+    if torchvision.is_weights_file(path):
+        return torchvision.describe(path).spec()
     if not folders.is_folder(path):
         return checkpoints.read_spec(path)
     return describe(path).spec()
@@ -69,6 +78,8 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 def read_assets(path: Path) -> dict[str, bytes]:
     """The files of the data: facts.json, and assets such as tokenizer.json."""
+    if torchvision.is_weights_file(path):
+        return {FACTS: json.dumps(torchvision.describe(path).info.to_json()).encode()}
     if not folders.is_folder(path):
         return checkpoints.read_assets(path)
     info = json.dumps(describe(path).info.to_json()).encode()

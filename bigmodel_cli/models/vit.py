@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -9,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.models.base import Resizing
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import glorot
 from bigmodel_cli.models.mae import PatchDecoder, ReconstructOptions, patchify, unpatchify
@@ -17,7 +20,7 @@ from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
-from bigmodel_cli.parts.position import sines_of_grid
+from bigmodel_cli.parts.position import positions_between, sines_of_grid
 from bigmodel_cli.roles import OUTER, Role
 
 NO_HEAD = (
@@ -200,6 +203,15 @@ class ViT(Skeleton):
     def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task initialises anew."""
         return ("head", "decoder")
+
+    def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
+        """Learned positions are interpolated."""
+        if self.options.position == "sines" or before.image_shape is None:
+            return {}
+        patch, (_, height, width) = self.options.patch, before.image_shape
+        old = (height // patch, width // patch)
+        change = partial(positions_between, old=old, new=self.grid, first=self.first)
+        return {"table": change} if old != self.grid else {}
 
     def patchify(self, images: Tensor) -> Tensor:
         """(B, C', H, W) -> (B, N, P)   the pixel values of each patch."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.kernels import distances
@@ -260,3 +260,17 @@ def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
     angles = [axis.flatten()[:, None] * rate for axis in (column, row)]  # (N, C / 4) each
     table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
     return torch.cat((table.new_zeros(first, dim), table)).float()
+
+
+def positions_between(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], first: int
+) -> Tensor:
+    """(1, F + N, C) -> (1, F + N', C)   learned positions of a grid for another one, bicubic.
+
+    The F before the grid stay. A table that is not of the grid `old` is given back as it is.
+    """
+    if table.dim() != 3 or table.shape[1] != first + old[0] * old[1]:
+        return table
+    grid = table[:, first:].unflatten(1, old).permute(0, 3, 1, 2).float()  # (1, C, rows, columns)
+    resized = F.interpolate(grid, new, mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)), 1)

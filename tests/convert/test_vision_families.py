@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.assemble import assemble
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.exporting import express, folder_files
 from bigmodel_cli.models import build
+from bigmodel_cli.spec import from_dict
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.no_cover
@@ -102,7 +103,9 @@ def test_what_is_read_and_written_again_is_the_same(name: str, tmp_path: Path) -
     (tmp_path / "ours").mkdir()
     for file, content in exported(described, ours).items():
         (tmp_path / "ours" / file).write_bytes(content)
-    before, after = (load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "ours"))
+    before, after = (
+        load_file(tmp_path / side / "model.safetensors") for side in ("theirs", "ours")
+    )
     masks = {n for n in before if n.endswith("mask_token")}
     assert before.keys() - masks == after.keys()
     assert all(torch.equal(before[n], after[n]) for n in after)
@@ -141,3 +144,19 @@ def test_the_normalisation_is_that_of_the_folder(
     assert "makes images of 4 x 4, and the weights have positions for 9 x 9" in said
     assert (described.info.mean, described.info.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     assert described.spec()["data"]["normalize"]["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_positions_are_interpolated_for_images_of_another_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As transformers' DINOv2 does at each call."""
+    theirs = published(tmp_path, "dinov2", "Model")
+    spec = from_dict(opening.read_spec(tmp_path))
+    info = DatasetInfo(image_shape=(3, 15, 15), classes=("a", "b"))
+    ours: Any = assemble(spec, info, torch.device("cpu"), tmp_path).eval()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "positions interpolated (bicubic), from images of 9 x 9 to 15 x 15: table" in said
+    assert "newly initialised, since the classes differ: head.weight, head.bias" in said
+    x = images(2, 3, 15, 15)
+    with torch.no_grad():
+        near(ours.features(ours.patch_vectors(x)), theirs(x).last_hidden_state)
