@@ -114,7 +114,8 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
             "{1} x {2}".format(*shape or ()) for shape in (before.image_shape, info.image_shape)
         )
         say(
-            f"positions interpolated (bicubic), from images of {' to '.join(sizes)}: {', '.join(changes)}"
+            f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
+            f" {', '.join(changes)}"
         )
     task_differs = contents.spec["task"].get("type") != spec.task.type
     what = (

@@ -26,7 +26,7 @@ class HFViT(VisionFamily):
     model_types: ClassVar = ("vit",)
     heads: ClassVar = {"ViTForImageClassification": CLASSIFICATION, "ViTModel": BODY}
     leftovers: ClassVar = (r"pooler\.dense\.(weight|bias)",)
-    ignored: ClassVar = ("encoder_stride", "pooler_act", "pooler_output_size")
+    ignored: ClassVar[tuple[str, ...]] = ("encoder_stride", "pooler_act", "pooler_output_size")
     eps = 1e-12
     patch = 16
 
