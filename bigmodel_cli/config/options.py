@@ -79,9 +79,14 @@ class Table(dict[str, type[T]]):
     __hash__ = object.__hash__  # type: ignore[assignment]  # an annotation has a hash
 
     def __init__(self, kind: str, base: type[T], *options: type[T]) -> None:
-        super().__init__({own.model_fields["type"].default: own for own in options})
+        super().__init__()
         self.kind, self.base = kind, base
         _TABLES[base] = self
+        self.add(*options)
+
+    def add(self, *options: type[T]) -> None:
+        """Add choices under their `type`s."""
+        self.update({own.model_fields["type"].default: own for own in options})
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

@@ -12,15 +12,16 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.families import FAMILIES
 from bigmodel_cli.convert.family import Family, written_out
-from bigmodel_cli.convert.folder import CONFIG, INDEX, WEIGHTS
+from bigmodel_cli.convert.folder import CONFIG
 from bigmodel_cli.convert.opening import typed
 from bigmodel_cli.convert.rules import exported
+from bigmodel_cli.convert.weights import INDEX, WEIGHTS
 from bigmodel_cli.differences import differing, leaves
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.models.base import AnyModelOptions
 
-TRAINING_ONLY = ("dropout", "drop_path", "init_std")
+TRAINING_ONLY = ("dropout", "head_dropout", "drop_path", "init_std", "mask_token")
 """Options that change nothing once a model is trained: a class that lacks them will do."""
 
 
@@ -33,7 +34,12 @@ class Expressed:
     left_out: list[str]
 
 
-def express(model: AnyModelOptions, info: DatasetInfo, task: str) -> Expressed:
+def express(
+    model: AnyModelOptions,
+    info: DatasetInfo,
+    task: str,
+    families: tuple[Family, ...] = FAMILIES,
+) -> Expressed:
     """The family that has exactly this model, with a head for this task.
 
     Raises `SpecError` naming the options that the nearest family lacks. That a family has a model
@@ -42,7 +48,7 @@ def express(model: AnyModelOptions, info: DatasetInfo, task: str) -> Expressed:
     """
     wanted = written_out(model)
     nearest: tuple[str, list[str]] | None = None
-    for family in FAMILIES:
+    for family in families:
         head = family.class_of(task)
         if head is None:
             continue
@@ -52,11 +58,16 @@ def express(model: AnyModelOptions, info: DatasetInfo, task: str) -> Expressed:
         except (LookupError, TypeError, ValueError, CheckpointError):
             continue  # not of this family's shape at all
         differences = differing([dict(leaves(wanted)), dict(leaves(back))])
-        lacks = [path for path in differences if path.rsplit(".", 1)[-1] not in TRAINING_ONLY]
+        unused = family.unused(task)
+        lacks = [
+            path
+            for path in differences
+            if path.rsplit(".", 1)[-1] not in TRAINING_ONLY and path.split(".")[0] not in unused
+        ]
         if not lacks:
             return Expressed(family, {**config, "architectures": [head]}, differences)
         if nearest is None or len(lacks) < len(nearest[1]):
-            nearest = (family.model_types[0], lacks)
+            nearest = (type(family).__name__, lacks)
     if nearest is None:
         raise SpecError(
             f"model.type: no published family has a model like this {wanted['type']} for {task}"

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.family import Family
+from bigmodel_cli.convert.gpt2 import GPT2
 from bigmodel_cli.convert.llama import Llama
-from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, HFViT
+from bigmodel_cli.convert.timm import TimmResNet, TimmViT
+from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, Dinov3, HFViT
 
-FAMILIES: tuple[Family, ...] = (Llama(), HFViT(), Dinov2(), Dinov2WithRegisters())
+FAMILIES: tuple[Family, ...] = (
+    Llama(),
+    GPT2(),
+    Bert(),
+    Roberta(),
+    DistilBert(),
+    HFViT(),
+    Dinov2(),
+    Dinov2WithRegisters(),
+    Dinov3(),
+)
+
+TIMM: tuple[Family, ...] = (TimmViT(), TimmResNet())
+"""Those of timm's own layout."""
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 """By config.json's `model_type`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,16 +40,37 @@ class Family(ABC):
 
     Where config.json names no class, it is the first.
     """
+    spare: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of ours that only a model for labels has and that bodies bring too, as a pooler."""
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors in published files that the network does not need."""
+    prefix: ClassVar[str] = ""
+    """What names of the network below a head begin with in files that have a head ("bert.").
+
+    Files without a head may lack it, and some with one do (GPT-2's): both are read.
+    """
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Regular expressions within names in older files -> what stands there today."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
 
+    def reads(self, config: Config) -> bool:
+        """Whether a config.json is of this family."""
+        return config.maybe("model_type", str) in self.model_types
+
     @abstractmethod
     def model(self, config: Config) -> dict[str, Any]:
         """The spec's `model` section. Raises `CheckpointError` for an option that is not built."""
+
+    def beside(self, folder: Path) -> dict[str, Any]:
+        """Options of the model that other files of its folder say. Raises `CheckpointError`."""
+        return {}
+
+    def unused(self, task: str) -> tuple[str, ...]:
+        """Options of the model that a network with this task's head does not use."""
+        return ()
 
     @abstractmethod
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
@@ -77,7 +99,7 @@ class Family(ABC):
         if info.tagged:
             return {"type": "conll", "train": [str(folder)], **shared}
         if info.classes:
-            return {"type": "table", "train": [str(folder)], "label": 1, **shared}
+            return {"type": "table", "train": [str(folder)], "text": [0], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
     def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
@@ -108,15 +130,38 @@ def class_names(config: Config) -> tuple[str, ...]:
 
     Raises `CheckpointError`.
     """
+    config.only("problem_type", "single_label_classification")
     named = config.maybe("id2label", dict)
     if named is None:
-        return tuple(f"LABEL_{i}" for i in range(config.get("num_labels", int, 2)))
-    names = [named.get(str(i)) for i in range(len(named))]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        count = config.get("num_labels", int, 2)
+        named = {str(i): f"LABEL_{i}" for i in range(count)}
+    if len(named) < 2:
         raise CheckpointError(
-            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1} differently"
+            f"{config.file}: id2label: one output is a number, which is not built"
         )
-    return tuple(map(str, names))
+    names = [named.get(str(i)) for i in range(len(named))]
+    if not all(isinstance(name, str) for name in names):
+        raise CheckpointError(
+            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1}"
+        )
+    counts = Counter(names)
+    found = [f"{name} ({i})" if counts[name] > 1 else str(name) for i, name in enumerate(names)]
+    if twice := sorted(str(name) for name, count in counts.items() if count > 1):
+        if len(set(found)) < len(found):
+            raise CheckpointError(f"{config.file}: id2label: {twice[0]!r} is given twice")
+        config.note(
+            f"id2label names classes alike ({', '.join(twice[:3])}): they are told apart by their"
+            " numbers, in brackets"
+        )
+    return tuple(found)
+
+
+def class_labels(info: DatasetInfo) -> dict[str, Any]:
+    """The inverse: what config.json says of labels."""
+    if not info.classes:
+        return {}
+    names = {str(i): name for i, name in enumerate(info.classes)}
+    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
 
 
 def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -86,6 +86,7 @@ class WeightsFile:
             spec=self.spec(),
             info=self.info.to_json(),
             assets={},
+            notes=self.notes,
         )
 
 
@@ -276,7 +277,7 @@ def _trained_on(path: Path, name: str, info: DatasetInfo) -> tuple[DatasetInfo, 
 
 
 def _of_beside(beside: Path, info: DatasetInfo) -> tuple[DatasetInfo, list[str]]:
-    values = read_json(beside)
+    values = read_json(beside.parent, beside.name)
     classes = values.get("classes", list(info.classes))
     size = values.get("size", list(info.image_shape or ())[1:])
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.family import CLASSIFICATION, Family, Model, class_names
-from bigmodel_cli.convert.folder import read_json
+from bigmodel_cli.convert.folder import has, read_json
 from bigmodel_cli.convert.rules import Rule, rows
 from bigmodel_cli.data.image.images import NormalizeOptions
 from bigmodel_cli.errors import CheckpointError
@@ -27,6 +26,7 @@ class VisionFamily(Family):
 
     def info(self, config: Config, folder: Path, model: Model, task: str) -> DatasetInfo:
         channels = config.get("num_channels", int, 3)
+        check_channels(channels, config, "num_channels")
         height, width = sides(config, "image_size", 224)
         mean, std = normalisation_in(folder, channels)
         info = DatasetInfo(
@@ -64,7 +64,7 @@ def image_notes(folder: Path, info: DatasetInfo) -> Iterator[str]:
     """What is to be known of how images become inputs."""
     assert info.image_shape is not None
     height, width = info.image_shape[1:]
-    values = read_json(folder / PROCESSOR) if os.path.lexists(folder / PROCESSOR) else None
+    values = read_json(folder, PROCESSOR) if has(folder, PROCESSOR) else None
     if values is None:
         yield (
             f"{folder}: no {PROCESSOR}; the pixels are taken in 0..1 without a normalisation"
@@ -101,9 +101,9 @@ def normalisation_in(folder: Path, channels: int) -> tuple[tuple[float, ...], tu
     They are of pixels in 0..1: another factor is an error.
     """
     path = folder / PROCESSOR
-    if not os.path.lexists(path):
+    if not has(folder, PROCESSOR):
         return (), ()
-    values = read_json(path)
+    values = read_json(folder, PROCESSOR)
     factor = values.get("rescale_factor", 1 / 255)
     if not values.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
         raise CheckpointError(f"{path}: rescale_factor: only pixels scaled to 0..1 are built")
@@ -143,6 +143,14 @@ def processor(info: DatasetInfo) -> dict[str, Any]:
     }
 
 
+def check_channels(channels: int, config: Config, key: str) -> None:
+    """Raise `CheckpointError` for images that are neither grey nor colour."""
+    if channels not in (1, 3):
+        raise CheckpointError(
+            f"{config.file}: {key}: images of {channels} channels, and those read here have 1 or 3"
+        )
+
+
 def sides(config: Config, key: str, default: int) -> tuple[int, int]:
     """Height and width, given as one number or two. Raises `CheckpointError`."""
     config.asked.add(key)
@@ -161,14 +169,6 @@ def square(config: Config, key: str, default: int) -> int:
     return height
 
 
-def labels(classes: Sequence[str]) -> dict[str, Any]:
-    """The keys of config.json that name the classes."""
-    return {
-        "id2label": {str(i): name for i, name in enumerate(classes)},
-        "label2id": {name: i for i, name in enumerate(classes)},
-    }
-
-
 def image_size(info: DatasetInfo) -> int | list[int]:
     """The side of images, or height and width."""
     assert info.image_shape is not None
@@ -182,8 +182,24 @@ def linear(theirs: str, ours: str) -> Iterator[Rule]:
         yield Rule(f"{theirs}.{kind}", f"{ours}.{kind}")
 
 
-def separate(theirs: Sequence[str], ours: str, dim: int) -> Iterator[Rule]:
-    """Queries, keys and values of `dim` rows each, which ours holds below one another."""
-    for i, name in enumerate(theirs):
-        for kind in ("weight", "bias"):
-            yield Rule(f"{name}.{kind}", f"{ours}.{kind}", rows(i * dim, dim))
+def attention(theirs: Mapping[str, str], ours: str, mixer: Model, dim: int) -> Iterator[Rule]:
+    """Projections of `dim` rows each by our letters: q, k and v are one matrix of ours.
+
+    So are their biases where all three learn one; else each is a parameter of its own.
+    """
+    together = all(biased(mixer, name) for name in "qkv")
+    for i, name in enumerate("qkv"):
+        yield Rule(f"{theirs[name]}.weight", f"{ours}qkv.weight", rows(i * dim, dim))
+        if together:
+            yield Rule(f"{theirs[name]}.bias", f"{ours}qkv.bias", rows(i * dim, dim))
+        elif biased(mixer, name):
+            yield Rule(f"{theirs[name]}.bias", f"{ours}{name}_bias")
+    yield Rule(f"{theirs['o']}.weight", f"{ours}out.weight")
+    if biased(mixer, "o"):
+        yield Rule(f"{theirs['o']}.bias", f"{ours}out.bias")
+
+
+def biased(mixer: Model, name: str) -> bool:
+    """Whether a projection of attention learns a bias."""
+    bias: bool | list[str] = mixer["bias"]
+    return bias if isinstance(bias, bool) else name in bias

@@ -1,5 +1,6 @@
-"""Hugging Face's Vision Transformers: ViT (Dosovitskiy et al. 2021) and DINOv2 (Oquab et al. 2023),
-the latter with or without registers (Darcet et al. 2024)."""
+"""Hugging Face's Vision Transformers: ViT (Dosovitskiy et al. 2021), DINOv2 (Oquab et al. 2023), with
+or without registers (Darcet et al. 2024), and DINOv3 (Siméoni et al. 2025).
+"""
 
 from __future__ import annotations
 
@@ -8,16 +9,18 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import BODY, CLASSIFICATION, Model, grouped
+from bigmodel_cli.convert.family import BODY, CLASSIFICATION, Model, class_labels, grouped
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.convert.vision import (
     VisionFamily,
+    attention,
+    biased,
     image_size,
-    labels,
     linear,
-    separate,
     square,
 )
+
+QKV = ("query", "key", "value")
 
 
 class HFViT(VisionFamily):
@@ -29,17 +32,13 @@ class HFViT(VisionFamily):
     ignored: ClassVar[tuple[str, ...]] = ("encoder_stride", "pooler_act", "pooler_output_size")
     eps = 1e-12
     patch = 16
+    position = "learned"
 
     def model(self, config: Config) -> dict[str, Any]:
-        config.only("qkv_bias", True)
         norm = {"type": "layernorm", "eps": config.get("layer_norm_eps", float, self.eps)}
         dropout = config.get("hidden_dropout_prob", float, 0.0)
         block = {
-            "mixer": {
-                "type": "attention",
-                "num_heads": config.get("num_attention_heads", int),
-                "dropout": config.get("attention_probs_dropout_prob", float, 0.0),
-            },
+            "mixer": self.mixer(config),
             "ffn": self.ffn(config),
             "norm": norm,
             **self.block(config, dropout),
@@ -48,11 +47,21 @@ class HFViT(VisionFamily):
             "type": "vit",
             "dim": config.get("hidden_size", int),
             "patch": square(config, "patch_size", self.patch),
+            "position": self.position,
             "pool": self.pool(config),
             "registers": self.registers(config),
             "norm": norm,
             "dropout": dropout,
             "blocks": grouped([block] * config.get("num_hidden_layers", int)),
+        }
+
+    def mixer(self, config: Config) -> dict[str, Any]:
+        """The attention of every block."""
+        return {
+            "type": "attention",
+            "num_heads": config.get("num_attention_heads", int),
+            "bias": config.get("qkv_bias", bool, True) or ["o"],
+            "dropout": config.get("attention_probs_dropout_prob", float, 0.0),
         }
 
     def ffn(self, config: Config) -> dict[str, Any]:
@@ -87,9 +96,9 @@ class HFViT(VisionFamily):
             "image_size": image_size(info),
             "patch_size": model["patch"],
             "num_channels": info.image_shape[0],
-            "qkv_bias": True,
+            "qkv_bias": biased(block["mixer"], "q"),
             **self.sizes(model),
-            **labels(info.classes),
+            **class_labels(info),
         }
 
     def sizes(self, model: Model) -> dict[str, Any]:
@@ -105,10 +114,9 @@ class HFViT(VisionFamily):
             yield Rule(f"{body}embeddings.register_tokens", "registers")
         for i, block in enumerate(model["blocks"]):
             theirs, ours = f"{body}encoder.layer.{i}.", f"blocks.{i}."
-            attention = f"{theirs}attention.attention."
-            names = [f"{attention}{name}" for name in ("query", "key", "value")]
-            yield from separate(names, f"{ours}mixer.qkv", model["dim"])
-            yield from linear(f"{theirs}attention.output.dense", f"{ours}mixer.out")
+            names = {name[0]: f"{theirs}attention.attention.{name}" for name in QKV}
+            names["o"] = f"{theirs}attention.output.dense"
+            yield from attention(names, f"{ours}mixer.", block["mixer"], model["dim"])
             yield from self.layer(theirs, ours, block)
         yield from linear(f"{body}layernorm", "norm")
         if task:
@@ -203,6 +211,96 @@ class Dinov2WithRegisters(Dinov2):
         values = {**super().sizes(model), "num_register_tokens": model["registers"]}
         del values["use_mask_token"]
         return values
+
+
+BIASES = {"q": "query_bias", "k": "key_bias", "v": "value_bias", "o": "proj_bias"}
+
+
+class Dinov3(HFViT):
+    """DINOv3 (Siméoni et al. 2025): rotary positions of rows and columns, no head."""
+
+    model_types: ClassVar = ("dinov3_vit",)
+    heads: ClassVar = {"DINOv3ViTModel": BODY}
+    leftovers: ClassVar = (r"embeddings\.mask_token", r"embeddings\.register_tokens")  # of none
+    renamed: ClassVar = {r"^model\.layer\.": "layer."}
+    ignored: ClassVar = (
+        *("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices"),
+        *("stage_names", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"),
+    )
+    eps = 1e-5
+    position = "none"
+
+    def mixer(self, config: Config) -> dict[str, Any]:
+        biased = [p for p, key in BIASES.items() if config.get(key, bool, p != "k")]
+        return {
+            "type": "attention",
+            "num_heads": config.get("num_attention_heads", int),
+            "bias": biased,
+            "dropout": config.get("attention_dropout", float, 0.0),
+            "position": {"type": "axial", "base": config.get("rope_theta", float, 100.0)},
+        }
+
+    def ffn(self, config: Config) -> dict[str, Any]:
+        gated = config.get("use_gated_mlp", bool, False)
+        config.only("hidden_act", "silu" if gated else "gelu")
+        return {
+            "type": "swiglu" if gated else "gelu",
+            "hidden": config.get("intermediate_size", int),
+            "bias": config.get("mlp_bias", bool, True),
+        }
+
+    def block(self, config: Config, dropout: float) -> dict[str, Any]:
+        return {
+            "layer_scale": config.get("layerscale_value", float, 1.0),
+            "drop_path": config.get("drop_path_rate", float, 0.0),
+        }
+
+    def registers(self, config: Config) -> int:
+        return config.get("num_register_tokens", int, 0)
+
+    def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
+        assert info.image_shape is not None
+        block = model["blocks"][0]
+        mixer, gated = block["mixer"], block["ffn"]["type"] == "swiglu"
+        return {
+            "model_type": self.model_types[0],
+            "hidden_size": model["dim"],
+            "intermediate_size": block["ffn"]["hidden"],
+            "num_hidden_layers": len(model["blocks"]),
+            "num_attention_heads": mixer["num_heads"],
+            "attention_dropout": mixer["dropout"],
+            "rope_theta": mixer["position"]["base"],
+            **{key: biased(mixer, p) for p, key in BIASES.items()},
+            "use_gated_mlp": gated,
+            "hidden_act": "silu" if gated else "gelu",
+            "mlp_bias": block["ffn"]["bias"],
+            "layer_norm_eps": block["norm"]["eps"],
+            "layerscale_value": block["layer_scale"],
+            "drop_path_rate": block["drop_path"],
+            "num_register_tokens": model["registers"],
+            "image_size": image_size(info),
+            "patch_size": model["patch"],
+            "num_channels": info.image_shape[0],
+        }
+
+    def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:
+        yield Rule("embeddings.cls_token", "cls")
+        yield from linear("embeddings.patch_embeddings", "patches")
+        if model["registers"]:
+            yield Rule("embeddings.register_tokens", "registers")
+        for i, block in enumerate(model["blocks"]):
+            theirs, ours = f"layer.{i}.", f"blocks.{i}."
+            names = {p: f"{theirs}attention.{p}_proj" for p in BIASES}
+            yield from attention(names, f"{ours}mixer.", block["mixer"], model["dim"])
+            for number, slot in ((1, "mixer"), (2, "ffn")):
+                yield from linear(f"{theirs}norm{number}", f"{ours}{slot}_norm")
+                yield Rule(f"{theirs}layer_scale{number}.lambda1", f"{ours}{slot}_scale")
+            layers = ("gate", "up", "down") if block["ffn"]["type"] == "swiglu" else ("up", "down")
+            kinds = ("weight", "bias") if block["ffn"]["bias"] else ("weight",)
+            for name in layers:
+                for kind in kinds:
+                    yield Rule(f"{theirs}mlp.{name}_proj.{kind}", f"{ours}ffn.{name}.{kind}")
+        yield from linear("norm", "norm")
 
 
 def two_thirds(hidden: int) -> int:

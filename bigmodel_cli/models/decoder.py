@@ -42,9 +42,14 @@ class DecoderOptions(SkeletonOptions):
     )
     vocab_size: Count | None = Field(None, description="logits (V); the tokenizer's when left out")
     tie_embeddings: bool = Field(True, description="the logits' matrix is the embedding's")
-    scale_embeddings: bool = Field(
-        False, description="embeddings are multiplied by sqrt(dim), as in Gemma"
+    scale_embeddings: bool | Positive = Field(
+        False,
+        description=(
+            "embeddings are multiplied by sqrt(dim), as in Gemma (true), or by a number, as in"
+            " Granite"
+        ),
     )
+    logit_scale: Positive = Field(1.0, description="fixed factor on the logits, as in Granite")
     logit_softcap: Positive | None = Field(
         None, description="logits are squashed into +-this by tanh, as in Gemma 2"
     )
@@ -122,5 +127,7 @@ class Decoder(Skeleton):
         x = self.embed(self.embedding, tokens, sequence)
         x = through(self.blocks, self.norm, x, sequence, cache)
         logits: Tensor = self.head(x)  # (B, T, V)
+        if self.options.logit_scale != 1.0:
+            logits = logits * self.options.logit_scale
         cap = self.options.logit_softcap
         return logits if cap is None else cap * (logits / cap).tanh()
