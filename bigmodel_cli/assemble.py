@@ -263,6 +263,8 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
     except SpecError:
         build_on_meta(spec, info)  # whose blocks have the numbers that the file gives them
         raise
+    if cut and any(name.startswith(f"{s.name}.") for s in stacks for name in aliases(built[0])):
+        built, cut = [build_on_meta(spec.model, info)], False  # blocks that share weights
     for model in built:
         freeze(model, spec.init)
     weights = named_weights(built[0])
@@ -272,6 +274,12 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
         stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name)
     )
     return Outline(stacks, built[0], built[1:], whole)
+
+
+def aliases(model: Model) -> set[str]:
+    """Further names of weights that have one already."""
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in model.named_parameters()}
 
 
 def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:

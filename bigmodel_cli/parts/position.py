@@ -27,6 +27,10 @@ class HeadPositionOptions(Options):
         """The score bias for `heads` heads, if any."""
         return None
 
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> Alibi | T5Bias | None:
+        """The same for a layer, which may share it with others."""
+        return self.bias(heads, causal)
+
 
 class NoPositionOptions(HeadPositionOptions, AnyPositionOptions):
     """Nothing is added to the embeddings (attention may still be rotary)."""
@@ -160,6 +164,7 @@ class T5Options(HeadPositionOptions):
         32, description="distances that are told apart; where both sides are seen, half for each"
     )
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
+    shared: bool = Field(False, description="one table for all blocks of a stack, as in T5 itself")
 
     def bias(self, heads: int, causal: bool) -> T5Bias:
         """The module for `heads` heads.
@@ -180,6 +185,12 @@ class T5Options(HeadPositionOptions):
                 f" are for distances below {exact} one by one; make it larger, or buckets fewer"
             )
         return T5Bias(self, heads, causal)
+
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> T5Bias:
+        """The module, which layers with the same options and heads share where they are to."""
+        if not self.shared:
+            return self.bias(heads, causal)
+        return layer.shared((self, heads, causal), lambda: self.bias(heads, causal))
 
 
 HEAD_POSITIONS = Table(
