@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.data import TOKENIZER
@@ -16,8 +16,10 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.models.base import AnyModelOptions
 
 BODY, CAUSAL_LM, MASKED_LM = "", "causal_lm", "masked_lm"
-CLASSIFICATION, TAGGING = "classification", "tagging"
+CLASSIFICATION, TAGGING, SEQ2SEQ = "classification", "tagging", "seq2seq"
 """The `task.type`s that heads of published models are for; BODY is a network without a head."""
+STACKS = {"blocks", "encoder", "decoder"}
+"""Options of models that are lists of blocks."""
 LONGEST_WINDOW = 1024
 """Most tokens of a training window that a folder's spec asks for; the model may take more."""
 
@@ -49,12 +51,18 @@ class Family(ABC):
 
     Files without a head may lack it, and some with one do (GPT-2's): both are read.
     """
+    copies: ClassVar[Mapping[str, str]] = {}
+    """Tensors that some files hold a second time -> the one that they must be equal to."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Regular expressions within names in older files -> what stands there today."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
+
+    def called(self) -> str:
+        """The name of the family, for messages."""
+        return self.model_types[0]
 
     def reads(self, config: Config) -> bool:
         """Whether a config.json is of this family."""
@@ -178,13 +186,27 @@ def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def written_out(options: AnyModelOptions) -> dict[str, Any]:
-    """Every option with its value, blocks one by one."""
-    values = options.model_dump(mode="json")
-    if "blocks" in values:
-        values["blocks"] = [
+def written_out(options: AnyModelOptions, info: DatasetInfo | None = None) -> dict[str, Any]:
+    """Every option with its value, blocks one by one.
+
+    What is left out is what it comes to: sizes by the model's width, and by the data's `info`.
+    """
+    values: dict[str, Any] = _settled(options, options.width() or 1)
+    if info is not None:
+        for name, known in (("vocab_size", info.vocab_size), ("max_len", info.context)):
+            if name in values and values[name] is None:
+                values[name] = known
+    for stack in STACKS & values.keys():
+        values[stack] = [
             {name: value for name, value in block.items() if name != "repeat"}
-            for block in values["blocks"]
+            for block in values[stack]
             for _ in range(block["repeat"])
         ]
     return values
+
+
+def _settled(value: Any, dim: int) -> Any:
+    if isinstance(value, Options):
+        plain = {name: _settled(inner, dim) for name, inner in dict(value).items()}
+        return {**plain, **value.settled(dim)}
+    return [_settled(inner, dim) for inner in value] if isinstance(value, list | tuple) else value

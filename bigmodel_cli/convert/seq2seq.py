@@ -1,5 +1,4 @@
-"""Encoder-decoders of text: Marian (OPUS-MT, Junczys-Dowmunt et al. 2018), T5 (Raffel et al. 2020).
-"""
+"""Encoder-decoders of text: Marian (OPUS-MT, Junczys-Dowmunt et al. 2018), T5 (Raffel et al. 2020)."""
 
 from __future__ import annotations
 
@@ -254,20 +253,19 @@ class T5(_Seq2Seq):
     def block(self, theirs: str, ours: str, block: Model) -> Iterator[Rule]:
         """The weights of a block: its layers are numbered, with cross-attention between."""
         width = block["mixer"]["num_heads"] * block["mixer"]["head_dim"]
-        names = [f"{theirs}0.SelfAttention.{p}" for p in "qkvo"]
-        yield from self_attention(names, f"{ours}mixer.", width, bias=False)
+        own = [f"{theirs}0.SelfAttention.{p}" for p in "qkvo"]
+        yield from self_attention(own, f"{ours}mixer.", width, bias=False)
         yield Rule(f"{theirs}0.layer_norm.weight", f"{ours}mixer_norm.weight")
         last = 1
         if block["cross"] is not None:
-            names = [f"{theirs}1.EncDecAttention.{p}" for p in "qkvo"]
-            yield from cross_attention(names, f"{ours}cross.", width, bias=False)
+            of = [f"{theirs}1.EncDecAttention.{p}" for p in "qkvo"]
+            yield from cross_attention(of, f"{ours}cross.", width, bias=False)
             yield Rule(f"{theirs}1.layer_norm.weight", f"{ours}cross_norm.weight")
             last = 2
         dense = f"{theirs}{last}.DenseReluDense."
-        gated = block["ffn"]["type"] != "relu"
-        parts = {"gate": "wi_0", "up": "wi_1", "down": "wo"} if gated else {"up": "wi", "down": "wo"}
-        for name, own in parts.items():
-            yield Rule(f"{dense}{own}.weight", f"{ours}ffn.{name}.weight")
+        names = {"gate": "wi_0", "up": "wi_1"} if block["ffn"]["type"] != "relu" else {"up": "wi"}
+        for name, its in {**names, "down": "wo"}.items():
+            yield Rule(f"{dense}{its}.weight", f"{ours}ffn.{name}.weight")
         yield Rule(f"{theirs}{last}.layer_norm.weight", f"{ours}ffn_norm.weight")
 
 

@@ -54,6 +54,9 @@ class _Timm(VisionFamily):
     }
     ignored: ClassVar = ("num_features", "label_descriptions", "model_args", "num_classes")
 
+    def called(self) -> str:
+        return f"timm's {type(self).__name__.removeprefix('Timm')}"
+
     def task_of(self, config: Config) -> str:
         return CLASSIFICATION if config.get("num_classes", int) else BODY
 

@@ -308,11 +308,11 @@ def _known(path: Path, name: str) -> Any:
 
 
 def save(
-    path: Path, model: AnyModelOptions, info: DatasetInfo, weights: Mapping[str, Tensor]
-) -> None:
-    """Write weights that `load_state_dict(strict=True)` of torchvision's network takes.
+    folder: Path, model: AnyModelOptions, info: DatasetInfo, weights: Mapping[str, Tensor]
+) -> Path:
+    """Write weights that `load_state_dict(strict=True)` of torchvision's network takes: NAME.pth.
 
-    Beside them goes a JSON file with what they do not say. Raises `SpecError` for another network.
+    Beside them goes NAME.json with what they do not say. Raises `SpecError` for another network.
     """
     try:
         named = TorchvisionOptions.model_validate(model.model_dump())
@@ -322,13 +322,10 @@ def save(
         ) from None
     tensors = _outline(named, info)  # its order, and the versions that MNASNet asks for
     tensors.update({name: weights[name].detach().cpu().contiguous() for name in tensors})
-    if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
-
-        save_file(tensors, path)
-    else:
-        torch.save(tensors, path)
+    path = folder / f"{named.name}.pth"
+    torch.save(tensors, path)
     path.with_suffix(".json").write_text(json.dumps(beside(named, info), indent=2) + "\n")
+    return path
 
 
 def beside(model: TorchvisionOptions, info: DatasetInfo) -> dict[str, Any]:

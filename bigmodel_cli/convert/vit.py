@@ -1,5 +1,7 @@
-"""Hugging Face's Vision Transformers: ViT (Dosovitskiy et al. 2021), DINOv2 (Oquab et al. 2023), with
-or without registers (Darcet et al. 2024), and DINOv3 (Siméoni et al. 2025).
+"""Hugging Face's Vision Transformers.
+
+ViT (Dosovitskiy et al. 2021), DINOv2 (Oquab et al. 2023), with or without registers (Darcet et al.
+2024), and DINOv3 (Siméoni et al. 2025).
 """
 
 from __future__ import annotations

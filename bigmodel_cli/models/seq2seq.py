@@ -53,9 +53,7 @@ class Seq2SeqOptions(SkeletonOptions):
         ),
     )
     scale_embeddings: bool = Field(True, description="embeddings are multiplied by sqrt(dim)")
-    logit_scale: Positive = Field(
-        1.0, description="fixed factor on the logits (T5: 1 / sqrt(dim))"
-    )
+    logit_scale: Positive = Field(1.0, description="fixed factor on the logits (T5: 1 / sqrt(dim))")
     logit_bias: bool = Field(False, description="learn a bias of the logits")
     max_len: Count | None = Field(
         None, description="longest source or target; the data's when left out"

@@ -78,10 +78,10 @@ def test_the_network_is_found_by_its_tensors(
     ours, info = opened(tmp_path / "mine.pth")
     assert info.classes == tuple("0123456")
     assert torch.equal(logits(ours, side), logits(theirs, side))
-    save(tmp_path / "out.pth", TorchvisionOptions(name=name), info, ours.state_dict())
-    beside = json.loads((tmp_path / "out.json").read_text())
+    path = save(tmp_path, TorchvisionOptions(name=name), info, ours.state_dict())
+    beside = json.loads(path.with_suffix(".json").read_text())
     again = torchvision.models.get_model(beside["name"], weights=None, **beside["arguments"])
-    written = torch.load(tmp_path / "out.pth", weights_only=True)
+    written = torch.load(path, weights_only=True)
     again.load_state_dict(written, strict=True)
     assert torch.equal(logits(again.eval(), side), logits(theirs, side))
     before = theirs.state_dict()
@@ -94,13 +94,13 @@ def test_what_is_known_beside_the_weights_comes_back(tmp_path: Path) -> None:
     info = DatasetInfo(
         image_shape=(3, 40, 48), classes=("a", "b", "c"), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0)
     )
-    for name in ("out.safetensors", "out.pth"):
-        save(tmp_path / name, TorchvisionOptions(name="squeezenet1_0"), info, model.state_dict())
-        assert describe(tmp_path / name).info == info
-    (tmp_path / "out.json").write_text('{"classes": ["a", "a", "b"]}')
+    path = save(tmp_path, TorchvisionOptions(name="squeezenet1_0"), info, model.state_dict())
+    save_file(model.state_dict(), path.with_suffix(".safetensors"))
+    assert describe(path).info == describe(path.with_suffix(".safetensors")).info == info
+    path.with_suffix(".json").write_text('{"classes": ["a", "a", "b"]}')
     describe.__globals__["_describe"].cache_clear()
     with pytest.raises(CheckpointError, match="classes: not 3 different names"):
-        describe(tmp_path / "out.pth")
+        describe(path)
 
 
 def test_a_file_of_torchvisions_own_brings_labels_and_normalisation(
@@ -205,4 +205,4 @@ def test_what_is_not_a_networks_weights_is_refused(kind: str, message: str, tmp_
 def test_a_model_of_blocks_is_not_written_for_torchvision(tmp_path: Path) -> None:
     options = DecoderOptions.model_validate({"dim": 8, "blocks": [{"ffn": {"type": "gelu"}}]})
     with pytest.raises(SpecError, match="decoder is not one of torchvision's networks"):
-        save(tmp_path / "a.pth", options, DatasetInfo(), {})
+        save(tmp_path, options, DatasetInfo(), {})

@@ -121,7 +121,11 @@ def test_the_normalisation_is_that_of_the_folder(tmp_path: Path) -> None:
     ("file", "changes", "message"),
     [
         ("config.json", {"hidden_act": "relu"}, "hidden_act: 'relu' is not built"),
-        ("config.json", {"num_channels": 2}, "images of 2 channels, and those read here have 1 or 3"),
+        (
+            "config.json",
+            {"num_channels": 2},
+            "images of 2 channels, and those read",
+        ),
         ("config.json", {"patch_size": [3, 2]}, "patch_size: 3 x 2; only squares are built"),
         ("config.json", {"image_size": "9"}, "image_size: '9' is not one or two sides"),
         ("config.json", {"patch_bias": False}, "patch_bias: not known for this family"),
@@ -194,7 +198,7 @@ def same_in_timm(folder: Path, theirs: Any, x: Tensor) -> None:
     timm = pytest.importorskip("timm")
     ours, info = read(folder)
     described = opening.describe(folder)
-    found = express(described.model, info, described.task, TIMM)
+    found = express(described.model, info, described.task, families=TIMM)
     out = folder.parent / "ours"
     out.mkdir()
     files = folder_files(found, described.model, info, described.task, ours.state_dict())
