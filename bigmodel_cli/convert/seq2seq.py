@@ -1,4 +1,4 @@
-"""Encoder-decoders of text: Marian (OPUS-MT, Junczys-Dowmunt et al. 2018), T5 (Raffel et al. 2020)."""
+"""Encoder-decoders of text: Marian (Junczys-Dowmunt et al. 2018) and T5 (Raffel et al. 2020)."""
 
 from __future__ import annotations
 

@@ -122,11 +122,12 @@ def _token_ids(source: Source) -> Values:
     """The numbers of special tokens, of a model that was trained here from the beginning."""
     if TOKENIZER not in source.assets or source.kept(CONFIG) is not None:
         return {}
-    tokenizer = load_tokenizer(source.assets)
+    tokenizer, both = load_tokenizer(source.assets), source.model.is_encoder_decoder
     ids = {
         "bos_token_id": tokenizer.start_of_text,
         "eos_token_id": tokenizer.end_of_text,
         "pad_token_id": tokenizer.end_of_text,
+        "decoder_start_token_id": tokenizer.target_start if both else None,
     }
     return {name: number for name, number in ids.items() if number is not None}
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Result
 from published import drawn, off, read, saved, settings, tensors, written
 from torch import Tensor
 
+from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.generation.beam import Beam, beam_search
+from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.sampling import Sampling, generate
 
 transformers = pytest.importorskip("transformers")
@@ -89,3 +94,97 @@ def test_logits_equal_and_what_is_written_is_what_was_read(name: str, tmp_path: 
     assert settings(again.config) == settings(
         type(theirs).from_pretrained(tmp_path / "theirs").config
     )
+
+
+@pytest.mark.parametrize("name", ["marian, swish", "t5, gated"])
+def test_greedy_text_and_beams_equal(name: str, tmp_path: Path) -> None:
+    theirs = published(tmp_path, name)
+    ours, _ = read(tmp_path)
+    source, real, _ = batch(theirs.config.vocab_size)
+    config = theirs.config
+    start, pad = getattr(config, "decoder_start_token_id", 0), config.pad_token_id
+    shared = {
+        "input_ids": source.masked_fill(~real, pad), "attention_mask": real.long(),
+        "max_new_tokens": 64, "bad_words_ids": [[pad]], "forced_eos_token_id": None,
+        "decoder_start_token_id": start, "eos_token_id": None, "use_cache": False,
+    }  # fmt: skip
+    with torch.no_grad():
+        reading = Excluding(ours.generator(source.masked_fill(~real, -1)), [pad])
+    prompt = torch.full((3, 1), start)
+    want = theirs.generate(**shared, num_beams=1, do_sample=False)[:, 1:]
+    steps = generate(reading, prompt, Sampling(temperature=0.0), max_new_tokens=64)
+    got = torch.stack(list(steps), 1)
+    assert got.shape == (3, 64)
+    assert torch.equal(got, want)
+    assert not (got == pad).any()
+    # of the sums alone: their normalisation by length is another one
+    beams = {"num_beams": 4, "do_sample": False, "length_penalty": 0.0, "max_new_tokens": 9}
+    want = theirs.generate(**{**shared, **beams})[:, 1:]
+    found = beam_search(reading, prompt, Beam(4, 0.0), max_new_tokens=9, stop=None)
+    assert [row[0].tokens for row in found] == want.tolist()
+
+
+def test_a_second_copy_of_tied_weights_must_be_equal(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    published(tmp_path, "t5")
+    path = tmp_path / "model.safetensors"
+    weights = tensors(tmp_path)
+    save_file({**weights, "lm_head.weight": weights["shared.weight"].clone()}, path)
+    read(tmp_path)
+    save_file({**weights, "lm_head.weight": weights["shared.weight"] + 1}, path)
+    with pytest.raises(CheckpointError, match=r"lm_head.weight is not shared.weight"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("marian, swish", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder"),
+        ("marian, swish", {"normalize_before": True}, "normalize_before: 'True' is not built"),
+        ("marian, swish", {"decoder_vocab_size": 12}, "decoder_vocab_size: '12' is not built"),
+        ("marian, swish", {"activation_function": "tanh"}, "activation_function: 'tanh' is not"),
+        ("t5", {"feed_forward_proj": "gated-relu"}, "feed_forward_proj: 'gated-relu' is not built"),
+        ("t5", {"relative_attention_max_distance": 2}, "position.max_distance: 2"),
+    ],
+)
+def test_what_is_not_built_is_refused(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    published(tmp_path, name)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises((CheckpointError, SpecError), match=message):
+        read(tmp_path)
+
+
+def words(count: int) -> str:
+    """A tokenizer.json of so many words, w0 to the last."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocab = {f"w{i}": i for i in range(count)}
+    library = Tokenizer(models.WordLevel(vocab, unk_token="w1"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    text: str = library.to_str()
+    return text
+
+
+def test_predict_writes_what_transformers_generates(
+    tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    """From the command line: the target's start, its end, and what is never written."""
+    theirs = published(tmp_path, "marian, swish")
+    (tmp_path / "tokenizer.json").write_text(words(37))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w0"}))
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bad_words_ids": [[36]]}))
+    text = "w5 w9 w30 w2 w2"
+    done = cli("predict", tmp_path, text, "--beams", "1", "--max-tokens", "12", "--device", "cpu")
+    ids = torch.tensor([[5, 9, 30, 2, 2, 0]])
+    want = theirs.generate(
+        ids, num_beams=1, do_sample=False, max_new_tokens=12, bad_words_ids=[[36]],
+        forced_eos_token_id=None,
+    )  # fmt: skip
+    ended = want[0, 1:].tolist()
+    ended = ended[: ended.index(0)] if 0 in ended else ended
+    assert json.loads(done.out)["text"].split() == [f"w{i}" for i in ended]

@@ -158,6 +158,7 @@ ALIKE = frozenset(
         "t5",
         "ffn_relu",
         "ffn_relu2",
+        "ffn_silu",
         "ffn_geglu",
         "moe_sigmoid",
         "moe_groups",
