@@ -134,9 +134,20 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
     model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
+    weights: checkpoints.Tensors = contents.model
+    before = DatasetInfo.from_json(contents.info)
+    if changes := model.resizing(before):
+        weights = checkpoints.ChangedTensors(weights, changes)
+        sizes = (
+            "{1} x {2}".format(*shape or ()) for shape in (before.image_shape, info.image_shape)
+        )
+        say(
+            f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
+            f" {', '.join(changes)}"
+        )
     try:
         report = checkpoints.load_weights(
-            model, contents.model, fresh=model.output_layers() if other else ()
+            model, weights, fresh=model.output_layers() if other else ()
         )
     except CheckpointError as error:
         raise CheckpointError(
@@ -275,6 +286,8 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
     except SpecError:
         build_on_meta(spec, info)  # whose blocks have the numbers that the file gives them
         raise
+    if cut and any(name.startswith(f"{s.name}.") for s in stacks for name in aliases(built[0])):
+        built, cut = [build_on_meta(spec.model, info)], False  # blocks that share weights
     for model in built:
         freeze(model, spec.init)
     weights = named_weights(built[0])
@@ -284,6 +297,12 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
         stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name)
     )
     return Outline(stacks, built[0], built[1:], whole)
+
+
+def aliases(model: Model) -> set[str]:
+    """Further names of weights that have one already."""
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in model.named_parameters()}
 
 
 def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:

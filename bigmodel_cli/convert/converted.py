@@ -53,10 +53,16 @@ class ConvertedTensors(Tensors):
         there = _named_today(family, theirs, folder, [rule.theirs for rule in rules])
         check_fit(rules, self.described, {name: theirs[at] for name, at in there.items()})
         given = {rule.theirs for rule in rules}
-        left = _foreseen([name for name in there if name not in given], family, folder)
         self.stored = {name: theirs.stored[at] for name, at in there.items()}
-        for name in given:
-            if self.stored[name].described.dtype not in FLOATS:
+        copies = {n: of for n, of in family.copies.items() if n in there and n not in given}
+        for name, of in copies.items():
+            _check_equal(name, of, self.stored, folder)
+        given |= copies.keys()
+        left = _foreseen([name for name in there if name not in given], family, folder)
+        for rule in rules:
+            name, dtype = rule.theirs, self.stored[rule.theirs].described.dtype
+            counts = dtype == self.described[rule.ours].dtype  # of batches, such as BatchNorm's
+            if dtype not in FLOATS and not counts:
                 raise CheckpointError(
                     f"{folder}: {clipped(name)}: {dtype_name(self.stored[name].described)}; weights"
                     " are read in fp32, bf16 or fp16"
@@ -97,6 +103,20 @@ class ConvertedTensors(Tensors):
         tensor = torch.zeros_like(self.described[name], device="cpu")
         self.copy_to({name: tensor})
         return tensor
+
+
+def _check_equal(name: str, of: str, stored: Mapping[str, Stored], folder: Path) -> None:
+    """Raise `CheckpointError` where a tensor is not another one a second time."""
+    one, other = (torch.empty_like(stored[n].described, device="cpu") for n in (name, of))
+    if one.shape == other.shape and one.dtype == other.dtype:
+        stored[name].fill(one, 0)
+        stored[of].fill(other, 0)
+        if torch.equal(one, other):
+            return
+    raise CheckpointError(
+        f"{folder}: {name} is not {of}, and by config.json they are one weight; use another"
+        " checkpoint"
+    )
 
 
 def _copy(rule: Rule, target: Tensor, stored: Stored) -> None:

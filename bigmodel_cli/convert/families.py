@@ -6,6 +6,9 @@ from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.family import Family
 from bigmodel_cli.convert.gpt2 import GPT2
 from bigmodel_cli.convert.llama import Llama
+from bigmodel_cli.convert.seq2seq import T5, Marian
+from bigmodel_cli.convert.timm import TimmResNet, TimmViT
+from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, Dinov3, HFViT
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
@@ -13,7 +16,16 @@ FAMILIES: tuple[Family, ...] = (
     Bert(),
     Roberta(),
     DistilBert(),
+    HFViT(),
+    Dinov2(),
+    Dinov2WithRegisters(),
+    Dinov3(),
+    Marian(),
+    T5(),
 )
+
+TIMM: tuple[Family, ...] = (TimmViT(), TimmResNet())
+"""Those of timm's own layout."""
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 """By config.json's `model_type`."""

@@ -28,6 +28,7 @@ from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.generation.beam import beam_search
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
+from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -169,14 +170,14 @@ def generate_from_source(
     `empty` allows sources without a token. At the end the number of unfinished texts is reported.
     """
     tokenizer, model = load_tokenizer(loaded.assets), loaded.model
-    end, most = tokenizer.end_of_text, longest_text(loaded, decoding)
-    assert end is not None
+    first, most = tokenizer.target_start, longest_text(loaded, decoding)
+    assert first is not None
     total, unfinished = 0, 0
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with autocast(loaded.device, loaded.precision):
-            reading = model.generator(batch["source"])
-        start = torch.full((len(items), 1), end, device=loaded.device)
+            reading = Excluding(model.generator(batch["source"]), tokenizer.never)
+        start = torch.full((len(items), 1), first, device=loaded.device)
         numbers = [item.number for item in items]
         stops = tokenizer.stops
         written = write(loaded, reading, start, decoding, numbers, most, stops, 0.0, None)

@@ -67,7 +67,7 @@ class Attention(HeadsPart):
         self.qkv = self.projected(layer.dim, *self.rows)
         self.add_output(layer.dim)
         self.rotary = options.position.turning(self.head_dim, layer)
-        self.bias = options.position.bias(self.heads, causal)
+        self.bias = options.position.scoring(self.heads, causal, layer)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
         # A table, or a cache, of max_len positions.
         self.needs_max_len = self.rotary is not None or not options.window

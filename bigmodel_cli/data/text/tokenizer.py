@@ -47,6 +47,16 @@ class Tokenizer(Protocol):
     """Whether every text for the model begins with the start token, running text too."""
 
     @property
+    def target_start(self) -> int | None:
+        """The token before the target of an encoder-decoder."""
+        return self.end_of_text
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Tokens that are never written, such as padding."""
+        return ()
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The tokens at which a generated text ends."""
         return () if self.end_of_text is None else (self.end_of_text,)

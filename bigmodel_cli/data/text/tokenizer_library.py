@@ -53,6 +53,8 @@ class SpecialTokens:
     end: int | None
     stops: tuple[int, ...]
     begins: bool
+    target_start: int | None = None
+    never: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, content: bytes) -> SpecialTokens:
@@ -60,11 +62,17 @@ class SpecialTokens:
         values = json.loads(content)
         try:
             found = cls(
-                values["start"], values["end"], tuple(values["stops"]), values["begins"] is True
+                values["start"],
+                values["end"],
+                tuple(values["stops"]),
+                values["begins"] is True,
+                values.get("target_start"),
+                tuple(values.get("never", ())),
             )
         except (TypeError, KeyError):
             raise ValueError("special_tokens.json: damaged") from None
-        numbers = [*found.stops, *(n for n in (found.start, found.end) if n is not None)]
+        singles = (found.start, found.end, found.target_start)
+        numbers = [*found.stops, *found.never, *(n for n in singles if n is not None)]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("special_tokens.json: damaged")
         return found
@@ -90,6 +98,9 @@ class LibraryTokenizer:
         start = named.start if special.start is None else special.start
         self.start_of_text = self.end_of_text if start is None else start
         self.begins = special.begins
+        own = special.target_start
+        self.target_start = self.end_of_text if own is None else own
+        self.never = special.never
         ends = () if self.end_of_text is None else (self.end_of_text,)
         self.stops = special.stops or ends
 
