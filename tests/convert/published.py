@@ -20,12 +20,12 @@ from bigmodel_cli.spec import of_checkpoint
 TIMES = {"transformers_version", "_name_or_path"}
 
 
-def drawn(model: Any, std: float = 0.3, seed: int = 0) -> Any:
+def drawn(model: Any, std: float = 0.1) -> Any:
     """The model with every parameter drawn anew, norms and biases too."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, std)
+        for p in model.parameters():
+            p.normal_(float(p.dim() == 1), std if p.dim() > 1 else 0.3)
     return model.eval()
 
 
