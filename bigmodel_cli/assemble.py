@@ -65,14 +65,20 @@ def build_model(spec: Spec, info: DatasetInfo) -> Model:
 
 
 def build_for(
-    spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0
+    spec: Spec,
+    info: DatasetInfo,
+    weights: Mapping[str, Tensor],
+    new_outputs: int = 0,
+    *,
+    draw: bool = True,
 ) -> Model:
     """The model that these weights belong to, up to a new head.
 
-    Raises `CheckpointError` before it becomes far larger than they are.
+    Without `draw` its own weights are undefined, for these to replace all of them. Raises
+    `CheckpointError` before it becomes far larger than they are.
     """
     # not on the meta device: position tables are not among the weights
-    with within(weights, new_outputs):
+    with within(weights, new_outputs, draw=draw):
         return build_model(_without_download(spec), info)
 
 
@@ -99,23 +105,12 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
 
 def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source: Path) -> Model:
     contents = opening.read(source)
-    if note := checkpoints.not_finite(contents.model.stream()):
-        raise CheckpointError(
-            f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
-        )
-    model = build_for(spec, info, contents.model, info.outputs)
+    for note in contents.notes:
+        say(note)
+    other = _why_new_head(spec, info, contents)
+    model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
-    before = DatasetInfo.from_json(contents.info)
-    task_differs = contents.spec["task"].get("type") != spec.task.type
-    what = (
-        "classes"
-        if before.classes != info.classes
-        else "targets"
-        if before.targets != info.targets
-        else ""
-    )
-    other = f"{what} differ" if what else "task differs" if task_differs else ""
     try:
         report = checkpoints.load_weights(
             model, contents.model, fresh=model.output_layers() if other else ()
@@ -124,12 +119,29 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
         raise CheckpointError(
             f"{source}: {_of_another_model(spec, contents.spec)}{error}"
         ) from None
+    own = model.state_dict()
+    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
+        raise CheckpointError(
+            f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
+        )
     say(f"weights: {len(report.loaded)} tensors from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
     return model
+
+
+def _why_new_head(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoint) -> str:
+    """Why the output layers are not taken from the checkpoint; '' where they are."""
+    before = DatasetInfo.from_json(contents.info)
+    if contents.headless:
+        return "checkpoint has no head"
+    if before.classes != info.classes:
+        return "classes differ"
+    if before.targets != info.targets:
+        return "targets differ"
+    return "task differs" if contents.spec["task"].get("type") != spec.task.type else ""
 
 
 def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:

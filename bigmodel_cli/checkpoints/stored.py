@@ -19,7 +19,7 @@ from bigmodel_cli.checkpoints.contents import MANIFEST, TIED
 from bigmodel_cli.checkpoints.files import ANOTHER, CHUNK, check_size, clipped, opened
 from bigmodel_cli.checkpoints.manifest import MOST_SIZE, Manifest
 from bigmodel_cli.errors import CheckpointError
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import Module, Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ class Tensors(Mapping[str, Tensor]):
 
     tied: Mapping[str, str] = {}
     """Names of a tensor that is stored under another name -> that name."""
+
+    def hold_as_stored(self, model: Module) -> None:
+        """Change a model's weights to the dtypes of the files, where `self` is to be in others.
+
+        Their content is undefined then.
+        """
 
     @abstractmethod
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:

@@ -156,14 +156,15 @@ def finetune(
 
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
-    from bigmodel_cli.convert import opening
+    from bigmodel_cli.convert import hub, opening
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.spec import from_dict, load, of_checkpoint
 
     if source is None:
         _resume_recorded(options, "finetune", "--from CKPT", spec)
         return
-    path = opening.find(resolve_checkpoint(source))
+    given = resolve_checkpoint(source)
+    path = opening.find(given)
     base = opening.read_spec(path)
     of_checkpoint(base, path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
@@ -171,12 +172,13 @@ def finetune(
     base = {**base, "init": {}, "train": {**base["train"], **measured}}
 
     def loaded(more: Sequence[Change]) -> Spec:
-        changes = [*options.overrides, Override("init.checkpoint", str(path), "--from"), *more]
+        started = Override("init.checkpoint", hub.recorded(given, path), "--from")
+        changes = [*options.overrides, started, *more]
         if spec is None:
             return from_dict(base, changes, f"{path}/spec.yaml")
         return load(spec, changes, base)
 
-    name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
+    name = spec.stem if spec is not None else f"{opening.title(path)}-finetuned"
     _train_spec(loaded, options, "finetune", name)
 
 

@@ -12,9 +12,10 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.families import FAMILIES
 from bigmodel_cli.convert.family import Family, written_out
-from bigmodel_cli.convert.folder import CONFIG, INDEX, WEIGHTS
+from bigmodel_cli.convert.folder import CONFIG
 from bigmodel_cli.convert.opening import typed
 from bigmodel_cli.convert.rules import exported
+from bigmodel_cli.convert.weights import INDEX, WEIGHTS
 from bigmodel_cli.differences import differing, leaves
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import Tensor

@@ -43,6 +43,13 @@ class Family(ABC):
     """Prefixes of ours that only a model for labels has and that bodies bring too, as a pooler."""
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors in published files that the network does not need."""
+    prefix: ClassVar[str] = ""
+    """What names of the network below a head begin with in files that have a head ("bert.").
+
+    Files without a head may lack it, and some with one do (GPT-2's): both are read.
+    """
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Regular expressions within names in older files -> what stands there today."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
 

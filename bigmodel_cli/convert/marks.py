@@ -20,7 +20,7 @@ def mask_token(folder: Path) -> int | None:
     named = _named(folder, "mask_token")
     if named is None or not os.path.lexists(folder / TOKENIZER):
         return None
-    added = read_json(folder / TOKENIZER).get("added_tokens")
+    added = read_json(folder, TOKENIZER).get("added_tokens")
     for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and token.get("content") == named:
             number = token.get("id")
@@ -31,7 +31,7 @@ def mask_token(folder: Path) -> int | None:
 def _named(folder: Path, what: str) -> str | None:
     """The text of the token for `what`."""
     for name in NAMED:
-        values = read_json(folder / name) if os.path.lexists(folder / name) else {}
+        values = read_json(folder, name) if os.path.lexists(folder / name) else {}
         token = values.get(what)
         if isinstance(token, dict):
             token = token.get("content")

@@ -40,6 +40,7 @@ from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
 from bigmodel_cli.data.text.tokenizer import ASSET as TOKENIZER
 from bigmodel_cli.data.text.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
+from bigmodel_cli.data.text.tokenizer import SPECIAL_ASSET as SPECIAL_TOKENS
 from bigmodel_cli.data.text.tokenizer import (
     Tokenizer,
     load_source_tokenizer,
@@ -116,6 +117,7 @@ __all__ = [
     "FACTS",
     "SOURCES",
     "SOURCE_TOKENIZER",
+    "SPECIAL_TOKENS",
     "TOKENIZER",
     "TRAINED_ON",
     "AnyDataOptions",

@@ -163,13 +163,15 @@ class Prompts:
     """Prompts of a decoder: {"tokens": (B, T), "real": (B, T)}, padded on the left; a prompt that
     is too long loses its start.
 
-    Where each training text begins with a start token, as the rows of a table and isolated
-    documents do, a prompt does too, and may be empty; windows of running text begin anywhere.
+    Where each training text begins with a start token, as the rows of a table, isolated documents
+    and the texts of some published models do, a prompt does too, and may be empty; other windows
+    of running text begin anywhere.
     """
 
     def __init__(self, tokenizer: Tokenizer, limit: int, options: AnyDataOptions) -> None:
         self.tokenizer, self.limit, self.sides = tokenizer, limit, options.text_columns()
-        self.begin = [marks(tokenizer)[0]] if self.sides or options.isolates() else []
+        begins = self.sides or options.isolates() or tokenizer.begins
+        self.begin = [marks(tokenizer)[0]] if begins else []
         self.most = f"{limit} tokens, the last ones"
 
     def read(self, given: str, place: str) -> tuple[list[int], bool]:

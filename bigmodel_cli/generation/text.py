@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -102,13 +102,13 @@ def continue_texts(
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         numbers = [item.number for item in items]
         real = None if bool(batch["real"].all()) else batch["real"]
-        end = tokenizer.end_of_text
         watch = None
         if tell is not None and len(items) == 1:
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
         model, tokens = loaded.model.generator(), batch["tokens"]
-        written = write(loaded, model, tokens, decoding, numbers, most, end, DRAWN, real, watch)
+        stops = tokenizer.stops
+        written = write(loaded, model, tokens, decoding, numbers, most, stops, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
     reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
@@ -136,7 +136,8 @@ def generate_from_source(
             reading = model.generator(batch["source"])
         start = torch.full((len(items), 1), end, device=loaded.device)
         numbers = [item.number for item in items]
-        written = write(loaded, reading, start, decoding, numbers, most, end, 0.0, None)
+        stops = tokenizer.stops
+        written = write(loaded, reading, start, decoding, numbers, most, stops, 0.0, None)
         return _records(written, tokenizer, decoding)
 
     own, most_read = load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len
@@ -183,7 +184,7 @@ def write(
     decoding: Decoding,
     items: Sequence[int],
     most: int,
-    end: int | None,
+    stops: Collection[int],
     temperature: float,
     real: Tensor | None,
     watch: Callable[[int], None] | None = None,
@@ -200,7 +201,7 @@ def write(
         )
     with autocast(loaded.device, loaded.precision):
         if beam is not None:
-            found = beam_search(model, prompt, beam, max_new_tokens=most, stop=end, real=real)
+            found = beam_search(model, prompt, beam, max_new_tokens=most, stop=stops, real=real)
             return [
                 [Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]]
                 for row in found
@@ -208,14 +209,16 @@ def write(
         draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None
         steps = []
         for step in generate(
-            model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real
+            model, prompt, sampling, max_new_tokens=most, draws=draws, stop=stops, real=real
         ):
             steps.append(step)
             if watch is not None:
                 watch(int(step[0]))
     rows = torch.stack(steps, 1).tolist()
+    lengths = [next((i for i, token in enumerate(row) if token in stops), None) for row in rows]
     return [
-        [Written(row[: row.index(end)] if end in row else row, None, end in row)] for row in rows
+        [Written(row[:length], None, length is not None)]
+        for row, length in zip(rows, lengths, strict=True)
     ]
 
 
@@ -291,7 +294,7 @@ def stream_text(
         decoding.sampling(DRAWN),
         max_new_tokens=most,
         draws=decoding.draws([0], most, device),
-        stop=tokenizer.end_of_text,
+        stop=tokenizer.stops,
     )
     pieces = Pieces(tokenizer, content)
     for step in steps:

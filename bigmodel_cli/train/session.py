@@ -181,10 +181,9 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
             "parameters": parameters,
         }
         directory.begin(spec.to_yaml(), state.step)
+    assets = {**opened.carried, **data.assets(), **trained_on}
     run = Run(
-        loaded=Loaded(
-            directory.path, spec, data.info, task, model, device, {**data.assets(), **trained_on}
-        ),
+        loaded=Loaded(directory.path, spec, data.info, task, model, device, assets),
         state=state,
         loader=loader,
         validation=data.split("val") if "val" in data.splits else None,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
+from bigmodel_cli.convert.assets import carried
 from bigmodel_cli.data import DataSet, open_data, open_or_expect
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.errors import SpecError
@@ -29,11 +30,15 @@ from bigmodel_cli.train.state import LossScale, TrainState
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's spec, its data, and the checkpoint that it is initialised from, if any."""
+    """A run's spec, its data, and the checkpoint that it is initialised from, if any.
+
+    `carried` are that checkpoint's assets which the run's own keep.
+    """
 
     spec: Spec
     data: DataSet
     source: Path | None
+    carried: dict[str, bytes]
 
 
 def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -> Opened:
@@ -50,8 +55,10 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
     kept = resumed or source
     assets = opening.read_assets(kept) if kept is not None else None
     if expect:
-        return Opened(spec, open_or_expect(spec.data, say=say, assets=assets), source)
-    return Opened(spec, open_data(spec.data, base=Path(), say=say, assets=assets), source)
+        data = open_or_expect(spec.data, say=say, assets=assets)
+    else:
+        data = open_data(spec.data, base=Path(), say=say, assets=assets)
+    return Opened(spec, data, source, carried(assets or {}))
 
 
 def source_of(spec: Spec) -> Path | None:

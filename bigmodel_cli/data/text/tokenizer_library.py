@@ -10,6 +10,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,35 @@ TRIALS = (
 """
 
 
-class LibraryTokenizer:
-    """Any tokenizer of the tokenizers library."""
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The numbers of special tokens, by a published model's files."""
 
-    def __init__(self, content: bytes) -> None:
+    start: int | None
+    end: int | None
+    stops: tuple[int, ...]
+    begins: bool
+
+    @classmethod
+    def read(cls, content: bytes) -> SpecialTokens:
+        """Those in the content of special_tokens.json. Raises `ValueError`."""
+        values = json.loads(content)
+        try:
+            found = cls(
+                values["start"], values["end"], tuple(values["stops"]), values["begins"] is True
+            )
+        except (TypeError, KeyError):
+            raise ValueError("special_tokens.json: damaged") from None
+        numbers = [*found.stops, *(n for n in (found.start, found.end) if n is not None)]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("special_tokens.json: damaged")
+        return found
+
+
+class LibraryTokenizer:
+    """Any tokenizer of the tokenizers library; `special` tokens are known by name without it."""
+
+    def __init__(self, content: bytes, special: SpecialTokens | None = None) -> None:
         from tokenizers import Tokenizer as Library
 
         self.content = content
@@ -57,9 +83,14 @@ class LibraryTokenizer:
         self.vocab_size = (
             max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         )
-        self.end_of_text = self.mark(END_NAMES)
-        start = self.mark(START_NAMES)
+        named = SpecialTokens(self.mark(START_NAMES), self.mark(END_NAMES), (), False)
+        special = special or named
+        self.end_of_text = named.end if special.end is None else special.end
+        start = named.start if special.start is None else special.start
         self.start_of_text = self.end_of_text if start is None else start
+        self.begins = special.begins
+        ends = () if self.end_of_text is None else (self.end_of_text,)
+        self.stops = special.stops or ends
 
     def mark(self, names: Sequence[str]) -> int | None:
         """The number of the first of these tokens that exists."""
@@ -112,7 +143,7 @@ class LibraryTokenizer:
         return self.content
 
 
-def open_library(content: bytes) -> LibraryTokenizer:
+def open_library(content: bytes, special: SpecialTokens | None = None) -> LibraryTokenizer:
     """The tokenizer in the content of a tokenizer.json, tried on texts that any must read.
 
     Raises `ValueError`.
@@ -121,7 +152,7 @@ def open_library(content: bytes) -> LibraryTokenizer:
         raise ValueError(f"it has {len(content):,} bytes, and at most {MOST_BYTES:,} are read")
     with _silent():
         try:
-            tokenizer = LibraryTokenizer(content)
+            tokenizer = LibraryTokenizer(content, special)
         except BaseException as error:
             raise ValueError(_reason(error)) from None
         try:
