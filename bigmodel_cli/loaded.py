@@ -116,9 +116,9 @@ def load_checkpoint(
         ) from None
     if _used_as_stored(spec, chosen):
         contents.model.hold_as_stored(model)
-    checkpoints.load_weights(model, contents.model)
+    report = checkpoints.load_weights(model, contents.model, spare=contents.model.spare)
     own = model.state_dict()
-    if note := checkpoints.not_finite((name, own[name]) for name in contents.model):
+    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, info, task, model, chosen, contents.assets)

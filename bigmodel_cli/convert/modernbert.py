@@ -180,7 +180,7 @@ class ModernBert(Family):
             yield Rule(f"{theirs}attn.Wqkv.{kind}", f"{ours}mixer.qkv.{kind}")
             yield Rule(f"{theirs}attn.Wo.{kind}", f"{ours}mixer.out.{kind}")
         for kind in kinds(block["ffn"]["bias"]):
-            yield Rule(f"{theirs}mlp.Wi.{kind}", f"{ours}ffn.gate.{kind}", rest=hidden)
+            yield Rule(f"{theirs}mlp.Wi.{kind}", f"{ours}ffn.gate.{kind}")
             yield Rule(f"{theirs}mlp.Wi.{kind}", f"{ours}ffn.up.{kind}", skip=hidden)
             yield Rule(f"{theirs}mlp.Wo.{kind}", f"{ours}ffn.down.{kind}")
 
