@@ -19,6 +19,7 @@ from bigmodel_cli.data import (
     SOURCE_TOKENIZER,
     SPECIAL_TOKENS,
     TOKENIZER,
+    TOKENIZERS,
     read_tokenizer,
 )
 from bigmodel_cli.device import pick_device
@@ -29,8 +30,6 @@ from bigmodel_cli.overrides import Change, key_of
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 
-TOKENIZERS = ("tokenizer", "source_tokenizer")
-"""Options of the data that a checkpoint fixes for all that continue from it: it brings its own."""
 PREPARATION = (
     *TOKENIZERS,
     *("normalize", "size", "channels"),
