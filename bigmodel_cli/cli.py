@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bigmodel_cli import __version__
+from bigmodel_cli.commands.convert import export, import_
 from bigmodel_cli.commands.evaluate import evaluate
 from bigmodel_cli.commands.inspect import attend, bench
 from bigmodel_cli.commands.predict import predict
@@ -65,6 +66,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "attend": attend,
     "bench": bench,
+    "import": import_,
+    "export": export,
     "runs": runs,
     "schema": schema,
     "options": options,

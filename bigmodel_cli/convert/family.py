@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.data import TOKENIZER
@@ -158,9 +158,16 @@ def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def written_out(options: AnyModelOptions) -> dict[str, Any]:
-    """Every option with its value, blocks one by one."""
-    values = options.model_dump(mode="json")
+def written_out(options: AnyModelOptions, info: DatasetInfo | None = None) -> dict[str, Any]:
+    """Every option with its value, blocks one by one.
+
+    What is left out is what it comes to: sizes by the model's width, and by the data's `info`.
+    """
+    values: dict[str, Any] = _settled(options, options.width() or 1)
+    if info is not None:
+        for name, known in (("vocab_size", info.vocab_size), ("max_len", info.context)):
+            if name in values and values[name] is None:
+                values[name] = known
     if "blocks" in values:
         values["blocks"] = [
             {name: value for name, value in block.items() if name != "repeat"}
@@ -168,3 +175,10 @@ def written_out(options: AnyModelOptions) -> dict[str, Any]:
             for _ in range(block["repeat"])
         ]
     return values
+
+
+def _settled(value: Any, dim: int) -> Any:
+    if isinstance(value, Options):
+        plain = {name: _settled(inner, dim) for name, inner in dict(value).items()}
+        return {**plain, **value.settled(dim)}
+    return [_settled(inner, dim) for inner in value] if isinstance(value, list | tuple) else value

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.assets import KEPT, OTHER_TOKENIZERS
@@ -71,7 +72,7 @@ def _split(path: Path) -> tuple[str, str | None]:
 
 def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
     """The folder of a revision, with those of the files that there are."""
-    hub = need("huggingface_hub", "hub", "a model of the hub")
+    hub = _library()
     if not sys.stderr.isatty():
         hub.utils.disable_progress_bars()
     hub.utils.logging.set_verbosity_error()  # "no files matched": that is seen here
@@ -96,12 +97,19 @@ def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:
     return Path(found)
 
 
+def _library() -> Any:
+    """huggingface_hub, with the modules that are used of it."""
+    for module in ("constants", "errors", "utils"):
+        need(f"huggingface_hub.{module}", "hub", "a model of the hub")
+    return need("huggingface_hub", "hub", "a model of the hub")
+
+
 def _called(name: str, revision: str | None) -> str:
     return f"{SCHEME}//{name}{f'@{revision}' if revision else ''}"
 
 
 def _missing(name: str, revision: str | None, file: str) -> CheckpointError:
-    hub = need("huggingface_hub", "hub", "a model of the hub")
+    hub = _library()
     cache = Path(hub.constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     why = (
         "HF_HUB_OFFLINE is set"

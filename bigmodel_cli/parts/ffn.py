@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -27,8 +27,15 @@ class _FFNOptions(AnyFFNOptions):
         """The name in `ACTIVATIONS`."""
         return self.type
 
+    def width(self, dim: int) -> int:
+        """The width of the hidden layer."""
+        return self.hidden or 4 * dim
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        return {"hidden": self.width(dim)}
+
     def build(self, layer: LayerContext) -> FeedForward:
-        hidden = self.hidden or 4 * layer.dim
+        hidden = self.width(layer.dim)
         return FeedForward(layer.dim, hidden, self.bias, self.dropout, self.activation)
 
 
@@ -60,8 +67,11 @@ class SquaredReluFFNOptions(_FFNOptions):
 class _GatedFFNOptions(_FFNOptions):
     bias: bool = Field(False, description="learn biases")
 
+    def width(self, dim: int) -> int:
+        return self.hidden or 8 * ((dim + 2) // 3)
+
     def build(self, layer: LayerContext) -> FeedForward:
-        hidden = self.hidden or 8 * ((layer.dim + 2) // 3)
+        hidden = self.width(layer.dim)
         return FeedForward(layer.dim, hidden, self.bias, self.dropout, self.activation, gated=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,11 @@ class GatedDeltaNetOptions(RecurrentOptions):
     )
     kernel: Kernel = Field(4, description="width of the short convolution")
     chunk: Chunk = 64
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        width = self.key_dim or dim // self.num_heads
+        heads = self.key_heads or self.num_heads
+        return {"key_heads": heads, "key_dim": width, "value_dim": self.value_dim or width}
 
     def build_causal(self, layer: LayerContext) -> GatedDeltaNet:
         """The module. Raises `ValueError` where the heads do not divide."""
