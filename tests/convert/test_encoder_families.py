@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from published import drawn, off, read, saved, settings, tensors, written
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
+
+from bigmodel_cli.convert import opening
+from bigmodel_cli.errors import CheckpointError, SpecError
+from bigmodel_cli.loaded import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.no_cover
@@ -122,3 +132,121 @@ def test_equals_transformers_and_goes_back_to_the_bit(name: str, head: str, tmp_
 
 def in_vain(name: str, head: str) -> bool:
     return head == "Model" and name.startswith("pooler.")
+
+
+def test_types_of_tokens_and_the_mask_are_berts(tmp_path: Path) -> None:
+    model = theirs("Bert", "ForMaskedLM")
+    folder = with_tokenizer(saved(model, tmp_path), "[MASK]")
+    ours, _ = read(folder)
+    tokens, real = batch(11)
+    types, masked = torch.randint(3, (3, 11)), torch.rand(3, 11) < 0.4
+    want = outputs(model, tokens.masked_fill(masked, 7), real, token_type_ids=types)
+    with torch.no_grad():
+        got = ours(tokens.masked_fill(~real, -1), types, masked=masked & real)
+    assert off(got[real], want[real]) <= 1e-5
+
+
+def test_tokens_are_not_hidden_where_no_token_stands_for_them(tmp_path: Path) -> None:
+    folder = with_tokenizer(saved(theirs("Bert", "ForMaskedLM"), tmp_path), None)
+    ours, _ = read(folder)
+    tokens, real = batch(5)
+    with pytest.raises(SpecError, match="no token that stands for a hidden one"):
+        ours(tokens, masked=real)
+
+
+def with_tokenizer(folder: Path, mask: str | None) -> Path:
+    """The folder with a tokenizer of words, in which number 7 is the mask."""
+    words = [f"w{i}" for i in range(37)]
+    marks = {0: "[PAD]", 5: "[CLS]", 6: "[SEP]", 7: "[MASK]"}
+    vocab = {marks.get(i, word): i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(WordLevel(vocab, unk_token="w1"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(list(marks.values()))
+    ends = [("[CLS]", 5), ("[SEP]", 6)]
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    named |= {} if mask is None else {"mask_token": mask}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return folder
+
+
+def test_names_of_the_hubs_older_files_are_read(tmp_path: Path) -> None:
+    """Without a prefix or with one, gamma and beta, and what pretraining had beside."""
+    model = theirs("Bert", "ForPreTraining")
+    want, _ = read(saved(model, tmp_path / "theirs"))
+    state = want.state_dict()
+    for prefix in ("", "bert."):
+        names = {}
+        for name, tensor in tensors(tmp_path / "theirs").items():
+            name = prefix + name.removeprefix("bert.") if name.startswith("bert.") else name
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            names[name.replace("LayerNorm.bias", "LayerNorm.beta")] = tensor
+        names |= {f"{prefix}embeddings.position_ids": torch.arange(23)[None]}
+        names |= {"cls.predictions.decoder.weight": torch.zeros(37, 36)}
+        save_file(names, tmp_path / "theirs" / "model.safetensors")
+        ours, _ = read(tmp_path / "theirs")
+        assert all(torch.equal(t, state[n]) for n, t in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("head", ["Model", "ForPreTraining", "ForSequenceClassification"])
+def test_a_new_head_keeps_the_pooler(
+    head: str, tmp_path: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = theirs("Bert", head)
+    folder = with_tokenizer(saved(model, tmp_path / "theirs"), "[MASK]")
+    (tmp_path / "rows.tsv").write_text("w20 w21\tgood\nw22\tbad\n" * 4)
+    spec = {
+        "data": {
+            "type": "table", "train": ["rows.tsv"], "val_fraction": 0, "text": [0], "label": 1,
+            "context": 8,
+        },
+        "task": {"type": "classification"},
+        "train": {"steps": 1, "batch_size": 2, "optimizer": {"type": "adamw", "lr": 1e-12}},
+    }  # fmt: skip
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec))
+    found = cli("finetune", "--from", folder, tmp_path / "spec.yaml", "--precision", "fp32")
+    assert found.status == 0, found.err
+    assert "newly initialised" in found.err
+    assert ": head.weight, head.bias\n" in found.err
+    trained = load_checkpoint(Path(found.out.strip()), "cpu").model
+    pooler = model.get_submodule("bert.pooler" if head != "Model" else "pooler")
+    torch.testing.assert_close(trained.get_parameter("pooler.weight"), pooler.dense.weight)
+
+
+def test_labels_have_the_names_of_the_config(tmp_path: Path, cli: Any) -> None:
+    model = theirs("DistilBert", "ForSequenceClassification")
+    folder = with_tokenizer(saved(model, tmp_path), "[MASK]")
+    _, info = read(folder)
+    assert info.classes == ("no", "so so", "yes")
+    found = cli("predict", folder, "w20 w21 w9")
+    logits = outputs(model, torch.tensor([[5, 20, 21, 9, 6]]), torch.ones(1, 5).bool())
+    best = json.loads(found.out)["top"][0]
+    assert best["label"] == LABELS["id2label"][int(logits.argmax())]
+    assert best["probability"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "options", "text"),
+    [
+        ("Bert", "Model", {"is_decoder": True}, "is_decoder: 'True' is not built"),
+        ("Bert", "Model", {"hidden_act": "relu"}, "hidden_act: 'relu' is not built"),
+        ("Bert", "Model", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("Bert", "Model", {"embedding_size": 4}, "embedding_size: not known for this family"),
+        ("Roberta", "Model", {"pad_token_id": 3}, "pad_token_id: '3' is not built"),
+        ("DistilBert", "Model", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds"),
+        ("ModernBert", "Model", {"decoder_bias": False}, "decoder_bias: 'False' is not built"),
+        ("Bert", "ForSequenceClassification", {"problem_type": "regression"}, "problem_type"),
+        ("Bert", "ForQuestionAnswering", {}, "architectures: BertForQuestionAnswering is not"),
+    ],
+)
+def test_other_options_are_refused(
+    name: str, head: str, options: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    config = getattr(transformers, f"{name}Config")(**{**CONFIGS[name], **options})
+    config.architectures = [name + head]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=text):
+        opening.describe(tmp_path)
