@@ -6,6 +6,7 @@ from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.family import Family
 from bigmodel_cli.convert.gpt2 import GPT2
 from bigmodel_cli.convert.llama import Llama
+from bigmodel_cli.convert.modernbert import ModernBert
 from bigmodel_cli.convert.seq2seq import T5, Marian
 from bigmodel_cli.convert.timm import TimmResNet, TimmViT
 from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, Dinov3, HFViT
@@ -22,6 +23,7 @@ FAMILIES: tuple[Family, ...] = (
     Dinov3(),
     Marian(),
     T5(),
+    ModernBert(),
 )
 
 TIMM: tuple[Family, ...] = (TimmViT(), TimmResNet())

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
-from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
 from bigmodel_cli.data.chat.template import BUILT_IN, Template, find_template
 from bigmodel_cli.data.chat.turns import Turns
@@ -127,6 +127,7 @@ __all__ = [
     "SOURCE_TOKENIZER",
     "SPECIAL_TOKENS",
     "TOKENIZER",
+    "TOKENIZERS",
     "TRAINED_ON",
     "AnyDataOptions",
     "Assets",
