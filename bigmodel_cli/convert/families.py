@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from bigmodel_cli.convert.deepseek import DeepseekV3
+from bigmodel_cli.convert.experts import Mixtral, Qwen3Moe
 from bigmodel_cli.convert.family import Family
+from bigmodel_cli.convert.gpt_oss import GptOss
+from bigmodel_cli.convert.granite import Granite, GraniteMoeHybrid
+from bigmodel_cli.convert.lfm2 import Lfm2
 from bigmodel_cli.convert.llama import Llama
+from bigmodel_cli.convert.mamba2 import Mamba2
 
-FAMILIES: tuple[Family, ...] = (Llama(),)
+FAMILIES: tuple[Family, ...] = (
+    Llama(),
+    Mixtral(),
+    Qwen3Moe(),
+    GptOss(),
+    DeepseekV3(),
+    Granite(),
+    GraniteMoeHybrid(),
+    Lfm2(),
+    Mamba2(),
+)
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 """By config.json's `model_type`."""

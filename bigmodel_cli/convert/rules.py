@@ -29,6 +29,11 @@ def transposed(ours: Tensor) -> Tensor:
     return ours.T
 
 
+def transposed_each(ours: Tensor) -> Tensor:
+    """(E, M, N) -> (E, N, M), for stacks of such matrices."""
+    return ours.mT
+
+
 def rows(start: int, count: int, then: View = whole) -> View:
     """`count` rows from `start`: one of several matrices that ours holds below one another."""
     return lambda ours: then(ours[start : start + count])
