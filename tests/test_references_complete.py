@@ -53,6 +53,7 @@ REFERENCES = {
     "position of attention rotary": (
         "parts/test_positions.py::test_attention_turned_in_part_equals_stablelm"
     ),
+    "position of attention axial": "parts/test_rotary.py::test_axial_positions_equal_dinov3",
     "position of attention alibi": "parts/test_positions.py::test_alibi_equals_bloom",
     "position of attention t5": (
         "parts/test_positions.py::test_t5_buckets_equal_transformers_or_are_refused"
@@ -61,6 +62,7 @@ REFERENCES = {
         "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels"
     ),
     "scaling ntk": "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels",
+    "scaling llama3": "parts/test_rotary.py::test_llama3_scaling_equals_transformers",
     "scaling yarn": "parts/test_positions.py::test_yarn_equals_transformers",
     "model decoder": "models/test_decoder.py::test_equals_gpt2_of_transformers",
     "model encoder": "models/test_skeletons.py::test_equals_bert_of_transformers_also_with_padding",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -145,14 +146,24 @@ class Block(Module):
 
 
 def build_blocks(
-    options: list[BlockOptions], dim: int, max_len: int, causal: bool
+    options: list[BlockOptions],
+    dim: int,
+    max_len: int,
+    causal: bool,
+    grid: tuple[int, int] | None = None,
+    first: int = 0,
 ) -> nn.ModuleList:
-    """All blocks in order. Raises `OptionError` naming every option that does not fit."""
+    """All blocks in order, of an image with its grid of patches (see `LayerContext`).
+
+    Raises `OptionError` naming every option that does not fit.
+    """
+    tables: dict[Hashable, Module] = {}
     total = sum(block.repeat for block in options)
     blocks, faults = nn.ModuleList(), Faults()
     for index, block in enumerate(options):
         with faults.under(str(index)):  # stop at the first of equal blocks that does not fit
             for _ in range(block.repeat):
-                blocks.append(Block(block, LayerContext(dim, max_len, len(blocks), total, causal)))
+                layer = LayerContext(dim, max_len, len(blocks), total, causal, grid, first, tables)
+                blocks.append(Block(block, layer))
     faults.check()
     return blocks

@@ -34,10 +34,11 @@ class ViTOptions(SkeletonOptions):
     outputs: ClassVar = ("labels", "patches")
     two_sided = "model"
     patch: Count = Field(description="height and width of a patch, which must divide the image")
-    position: Literal["learned", "sines"] = Field(
+    position: Literal["learned", "sines", "none"] = Field(
         "learned",
         description=(
-            "a learned vector for each place, or fixed sines and cosines of its row and column"
+            "a learned vector for each place, or fixed sines and cosines of its row and column;"
+            " none: nothing is added (attention may have positions)"
         ),
     )
     blocks: Blocks = Field(description="the blocks, in order")
@@ -125,11 +126,17 @@ class ViT(Skeleton):
         if options.position == "sines":
             with faults.under("model"):
                 self.register_buffer("table", self.sines(), persistent=False)
+        elif options.position == "none":
+            self.table = None
         else:
             self.table = nn.Parameter(torch.empty(1, self.first + count, options.dim))
         with faults.under("model.blocks"):
             length = self.first + count + options.registers
-            self.blocks = build_blocks(options.blocks, options.dim, length, causal=False)
+            # With hidden patches it is not the whole grid that comes in.
+            grid = self.grid if options.reconstruct is None else None
+            self.blocks = build_blocks(
+                options.blocks, options.dim, length, causal=False, grid=grid, first=self.first
+            )
         self.norm = faults.build("model.norm", options.norm, options.dim)
         self.head = nn.Linear(options.dim, info.outputs) if options.reconstruct is None else None
         with faults.under("model.reconstruct"):
@@ -207,7 +214,7 @@ class ViT(Skeleton):
     def patch_vectors(self, images: Tensor) -> Tensor:
         """(B, C', H, W) -> (B, N, C)   patches with positions, no class token and no registers."""
         x = self.patches(images).flatten(2).transpose(1, 2)  # (B, N, C)
-        y: Tensor = x + self.table[:, self.first :]
+        y: Tensor = x if self.table is None else x + self.table[:, self.first :]
         return y
 
     def features(self, patches: Tensor) -> Tensor:
@@ -217,7 +224,8 @@ class ViT(Skeleton):
         """
         x, batch = patches, len(patches)
         if self.cls is not None:
-            x = torch.cat(((self.cls + self.table[:, :1]).expand(batch, -1, -1), x), 1)
+            cls = self.cls if self.table is None else self.cls + self.table[:, :1]
+            x = torch.cat((cls.expand(batch, -1, -1), x), 1)
         if self.registers is not None:
             x = torch.cat((x, self.registers.expand(batch, -1, -1)), 1)
         x = dropout(x, self.options.dropout, self.training)

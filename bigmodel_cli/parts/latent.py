@@ -72,7 +72,7 @@ class LatentAttention(AttentionPart):
         self.kv_norm = RMSNorm(self.rank)
         self.kv_up = nn.Linear(self.rank, self.heads * (self.width + self.value), bias=False)
         self.out = nn.Linear(self.heads * self.value, layer.dim, bias=False)
-        self.rotary = options.position.rotary(self.rotary_dim, layer.max_len)
+        self.rotary = options.position.turning(self.rotary_dim, layer)
         scale = options.position.of_scores() / math.sqrt(self.width + self.rotary_dim)
         self.spec = AttentionSpec(layer.causal, None, None, scale)
         self.dropout = options.dropout

@@ -9,18 +9,18 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parts.context import SequenceInfo
+from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.kernels import distances
-from bigmodel_cli.parts.rotary import Rotary, Scaling, rotary_rates
+from bigmodel_cli.parts.rotary import AxialRotary, Rotary, Scaling, rotary_rates
 from bigmodel_cli.roles import GAIN, Role
 
 
 class HeadPositionOptions(Options):
     """Options of positions within attention: rotary queries and keys, or a bias of the scores."""
 
-    def rotary(self, head_dim: int, max_len: int) -> Rotary | None:
-        """The rotary embedding for heads of width `head_dim`, if any."""
+    def turning(self, head_dim: int, layer: LayerContext) -> Rotary | AxialRotary | None:
+        """What turns queries and keys of width `head_dim`, if anything; layers share it."""
         return None
 
     def bias(self, heads: int, causal: bool) -> Alibi | T5Bias | None:
@@ -72,8 +72,15 @@ class RotaryOptions(HeadPositionOptions):
         1.0, description="of each head's channels that are turned (GPT-NeoX: 0.25)"
     )
     scaling: Scaling | None = Field(
-        None, description="for contexts longer than trained: linear, ntk, yarn"
+        None, description="for contexts longer than trained: linear, ntk, yarn, llama3"
     )
+
+    def turning(self, head_dim: int, layer: LayerContext) -> Rotary:
+        """The module that layers of this width share.
+
+        Raises `ValueError` where the number of rotated channels is odd.
+        """
+        return layer.shared((self, head_dim), lambda: self.rotary(head_dim, layer.max_len))
 
     def rotary(self, head_dim: int, max_len: int) -> Rotary:
         """The module for heads of width `head_dim`.
@@ -95,6 +102,41 @@ class RotaryOptions(HeadPositionOptions):
     def of_scores(self) -> float:
         """Factor on the scores of heads that are only partially rotated (MLA)."""
         return self.scaling.of_scores() if self.scaling is not None else 1.0
+
+
+class AxialOptions(HeadPositionOptions):
+    """Rotary positions in two dimensions, of the patches of an image (DINOv3 2025).
+
+    Half of the pairs of channels turn with the row of a patch, half with its column. The centres of
+    the patches span -1 to 1 along each axis, whatever the size of the image. Class token and
+    registers are not turned.
+    """
+
+    type: Literal["axial"] = "axial"
+    base: Annotated[float, Field(gt=1, le=1e12)] = Field(
+        100.0, description="the fastest pair turns once in a distance of 1, the slowest 1 / base"
+    )
+
+    def turning(self, head_dim: int, layer: LayerContext) -> AxialRotary:
+        """The module that layers of this width share.
+
+        Raises `ValueError` where x is not an image, and where 4 does not divide the heads' width.
+        """
+        grid = layer.grid
+        if grid is None:
+            raise ValueError(
+                "position: axial needs a grid of patches, which model.type: vit has (without"
+                " reconstruct); take rotary"
+            )
+        if head_dim % 4:
+            raise ValueError(
+                f"position: axial turns pairs of channels along two axes, and {head_dim} is not a"
+                " multiple of 4"
+            )
+        rate = 2 * math.pi * rotary_rates(self.base, head_dim // 2)
+        return layer.shared(
+            (self, head_dim), lambda: AxialRotary(rate, grid, layer.first, layer.max_len)
+        )
 
 
 class AlibiOptions(HeadPositionOptions):
@@ -142,6 +184,7 @@ HEAD_POSITIONS = Table(
     HeadPositionOptions,
     NoPositionOptions,
     RotaryOptions,
+    AxialOptions,
     AlibiOptions,
     T5Options,
 )
