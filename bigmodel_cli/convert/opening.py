@@ -137,7 +137,7 @@ class ConvertedTensors(Tensors):
         self.described = {
             name: tensor for name, tensor in built.state_dict().items() if not below(name, absent)
         }
-        self.theirs = theirs
+        self.theirs = theirs = theirs.renamed(published.family.renamed)
         self.rules: dict[str, list[Rule]] = {}
         model = written_out(published.model)
         rules = list(published.family.rules(model, published.info, published.task))

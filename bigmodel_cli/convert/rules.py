@@ -59,6 +59,7 @@ class Rule:
     """A tensor of theirs is this view of a parameter (or buffer) of ours.
 
     `order` lists, for each row of theirs, the row of the view; in the view's order when left out.
+    Other rules give the rows that it does not list.
     `skip` counts the rows that theirs has before the first of ours, unused (zeros on export).
     """
 
@@ -71,7 +72,13 @@ class Rule:
     def shape(self, ours: Tensor) -> torch.Size:
         """The shape of theirs."""
         place = self.view(ours).shape
+        if self.order is not None:
+            place = torch.Size((len(self.order), *place[1:]))
         return torch.Size((place[0] + self.skip, *place[1:])) if self.skip else place
+
+    def numbers(self, ours: Tensor) -> int:
+        """How many numbers of ours it gives."""
+        return self.shape(ours).numel() - self.skip * self.view(ours).shape[1:].numel()
 
     def load(self, ours: Tensor, theirs: Tensor) -> None:
         """Copy theirs into ours, in the dtype of ours; the shapes are known to fit."""
@@ -101,7 +108,7 @@ def check_complete(
     given: Counter[str] = Counter()
     for rule in rules:
         assert rule.ours in ours, f"{rule.theirs}: the model has no {rule.ours}"
-        given[rule.ours] += rule.view(ours[rule.ours]).numel()
+        given[rule.ours] += rule.numbers(ours[rule.ours])
     for name in {*parameters, *given}:
         numbers = ours[name].numel()
         assert given[name] == numbers, f"{name}: {given[name]} of {numbers} numbers"
