@@ -36,6 +36,7 @@ class Config:
         self.values = dict(values)
         self.file = file
         self.asked: set[str] = set()
+        self.parts: dict[str, Config] = {}
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
         """The value of a key, of this type (a whole number passes as a float).
@@ -54,10 +55,21 @@ class Config:
             raise CheckpointError(f"{self.file}: {key}: {str(value)[:60]!r} is not {_called(kind)}")
         return value
 
-    def maybe(self, key: str, kind: type[T]) -> T | None:
-        """The same, and None where it is absent or null."""
+    def maybe(self, key: str, kind: type[T], absent: T | None = None) -> T | None:
+        """The same; None where it is null, and `absent` where it is not there.
+
+        The two differ where the family's config class has another default than None.
+        """
         self.asked.add(key)
-        return None if self.values.get(key) is None else self.get(key, kind)
+        if key not in self.values:
+            return absent
+        return None if self.values[key] is None else self.get(key, kind)
+
+    def part(self, key: str) -> Config:
+        """The mapping below a key, such as the text part of a model of several."""
+        if key not in self.parts:
+            self.parts[key] = Config(self.get(key, dict), f"{self.file}: {key}")
+        return self.parts[key]
 
     def only(self, key: str, *allowed: Any) -> None:
         """Refuse any value but these, the first of which is what an absent key means."""
@@ -71,6 +83,8 @@ class Config:
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
         """Refuse keys that nothing asked for, but for those that do not matter."""
+        for part in self.parts.values():
+            part.finish(ignored)
         left = self.values.keys() - self.asked - IRRELEVANT - set(ignored)
         if left:
             raise CheckpointError(

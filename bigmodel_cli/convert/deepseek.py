@@ -44,7 +44,11 @@ class DeepseekV3(Layered):
         dense = {"type": "swiglu", "hidden": config.get("intermediate_size", int)}
         mixture = self.experts(config)
         first = config.get("first_k_dense_replace", int, 3)
-        return {"mixer": mixer, "ffn": dense if layer < first else mixture}
+        return {
+            "mixer": mixer,
+            "ffn": dense if layer < first else mixture,
+            "norm": self.norm(config),
+        }
 
     def experts(self, config: Config) -> dict[str, Any]:
         """The mixture of the layers that are not dense."""
@@ -94,7 +98,7 @@ class DeepseekV3(Layered):
             "num_nextn_predict_layers": 0,
         }
 
-    def unused(self, model: Model) -> tuple[str, ...]:
+    def leftovers_of(self, model: Model) -> tuple[str, ...]:
         """Also the layers after the last, which predict further tokens."""
         last = len(model["blocks"])
         return (*self.leftovers, *(rf"model\.layers\.{last + i}\..*" for i in range(4)))

@@ -11,7 +11,6 @@ from bigmodel_cli.convert.family import CAUSAL_LM, Model
 from bigmodel_cli.convert.layered import (
     MIXTRALS,
     Layered,
-    attention_config,
     balance,
     balance_config,
     experts,
@@ -27,7 +26,8 @@ class Mixtral(Layered):
     model_types: ClassVar = ("mixtral",)
     heads: ClassVar = {"MixtralForCausalLM": CAUSAL_LM}
     rope_base = 1_000_000.0
-    eps: ClassVar = ("rms_norm_eps", 1e-5)
+    eps = 1e-5
+    says_head_dim = False
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         config.only("router_jitter_noise", 0.0)
@@ -35,6 +35,7 @@ class Mixtral(Layered):
         return {
             "mixer": {**self.mixer(config, layer), **window},
             "ffn": self.experts(config),
+            "norm": self.norm(config),
         }
 
     def experts(self, config: Config) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Mixtral(Layered):
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         mixer, ffn = model["blocks"][0]["mixer"], model["blocks"][0]["ffn"]
-        attention = attention_config(mixer)
+        attention = self.attention_config(model, mixer)
         del attention["attention_bias"]
         return {
             **super().config(model, info),
@@ -85,6 +86,7 @@ class Qwen3Moe(Layered):
         return {
             "mixer": {**self.mixer(config, layer), "window": window, "qk_norm": norm},
             "ffn": self.ffn_of(config, layer),
+            "norm": self.norm(config),
         }
 
     def ffn_of(self, config: Config, layer: int) -> dict[str, Any]:
@@ -114,7 +116,7 @@ class Qwen3Moe(Layered):
         dense = [i for i, block in enumerate(model["blocks"]) if block["ffn"]["type"] != "moe"]
         return {
             **super().config(model, info),
-            **attention_config(mixer),
+            **self.attention_config(model, mixer),
             "use_sliding_window": mixer["window"] is not None,
             "sliding_window": mixer["window"],
             "intermediate_size": model["blocks"][dense[0]]["ffn"]["hidden"]

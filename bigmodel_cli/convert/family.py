@@ -39,6 +39,8 @@ class Family(ABC):
 
     Where config.json names no class, it is the first.
     """
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Regular expressions within names in other files -> what stands there in the rules."""
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors in published files that the network does not need."""
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -78,7 +80,7 @@ class Family(ABC):
             return {"type": "table", "train": [str(folder)], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
-    def unused(self, model: Model) -> tuple[str, ...]:
+    def leftovers_of(self, model: Model) -> tuple[str, ...]:
         """Regular expressions of tensors in published files that this model does not need."""
         return self.leftovers
 

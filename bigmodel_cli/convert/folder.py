@@ -7,6 +7,7 @@ anything is read, each header checked, no code run. Tensors stay in the files un
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,13 @@ class FolderTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.stored)
+
+    def renamed(self, changes: Mapping[str, str]) -> FolderTensors:
+        """The same tensors by other names: regular expressions -> what stands in their place."""
+        found = self.stored
+        for pattern, place in changes.items():
+            found = {re.sub(pattern, place, name): at for name, at in found.items()}
+        return FolderTensors(found if len(found) == len(self.stored) else self.stored)
 
     def read(self, name: str) -> Tensor:
         """A tensor on the CPU, mapped from its file: pages are read when they are used."""

@@ -10,7 +10,6 @@ from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.family import CAUSAL_LM, Model
 from bigmodel_cli.convert.layered import (
     Layered,
-    attention_config,
     balance,
     balance_config,
     layer_types,
@@ -28,7 +27,7 @@ class GptOss(Layered):
     heads: ClassVar = {"GptOssForCausalLM": CAUSAL_LM}
     ignored: ClassVar = ("experts_per_token", "initial_context_length")  # said by other keys too
     rope_base = 150_000.0
-    eps: ClassVar = ("rms_norm_eps", 1e-5)
+    eps = 1e-5
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         if not config.maybe("rope_parameters", dict) and not config.maybe("rope_scaling", dict):
@@ -56,6 +55,7 @@ class GptOss(Layered):
                 },
                 **balance(config, top_k, 0.001),
             },
+            "norm": self.norm(config),
         }
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class GptOss(Layered):
         theirs = {ours: name for name, ours in KINDS.items()}
         return {
             **super().config(model, info),
-            **attention_config(mixers[0]),
+            **self.attention_config(model, mixers[0]),
             "layer_types": [theirs["full" if w is None else "window"] for w in windows],
             "sliding_window": next(filter(None, windows), 128),
             "intermediate_size": ffn["hidden"],

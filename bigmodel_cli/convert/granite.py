@@ -11,7 +11,6 @@ from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.family import CAUSAL_LM, Model
 from bigmodel_cli.convert.layered import (
     Layered,
-    attention_config,
     balance,
     balance_config,
     gated,
@@ -36,6 +35,7 @@ class Granite(Layered):
 
     model_types: ClassVar = ("granite",)
     heads: ClassVar = {"GraniteForCausalLM": CAUSAL_LM}
+    says_head_dim = False
 
     def model(self, config: Config) -> dict[str, Any]:
         embeddings = config.get("embedding_multiplier", float, 1.0)
@@ -49,6 +49,7 @@ class Granite(Layered):
         return {
             "mixer": self.scaled(config, layer),
             "ffn": self.ffn(config),
+            "norm": self.norm(config),
             "residual_scale": config.get("residual_multiplier", float, 1.0),
         }
 
@@ -72,7 +73,7 @@ class Granite(Layered):
         if embeddings is True:
             embeddings = math.sqrt(model["dim"])
         return {
-            **attention_config(mixer),
+            **self.attention_config(model, mixer),
             "attention_multiplier": mixer["scale"],
             "embedding_multiplier": embeddings or 1.0,
             "logits_scaling": rounded(1.0 / logits),
@@ -99,6 +100,7 @@ class GraniteMoeHybrid(Granite):
         return {
             "mixer": parts[kind],
             "ffn": self.mixture(config),
+            "norm": self.norm(config),
             "residual_scale": config.get("residual_multiplier", float, 1.0),
         }
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import Model, grouped
+from bigmodel_cli.convert.family import Model
 from bigmodel_cli.convert.llama import Llama, kinds
 from bigmodel_cli.convert.rotary import rope_parameters
 from bigmodel_cli.convert.rules import Rule, nth
@@ -23,53 +23,46 @@ MIXTRALS = {"gate": "w1", "up": "w3", "down": "w2"}
 class Layered(Llama):
     """A decoder in Llama's layout, layer by layer; subclasses say what a layer is."""
 
-    eps: ClassVar[tuple[str, float]] = ("rms_norm_eps", 1e-6)
-    tied: ClassVar[bool] = False
     body: ClassVar[str] = "model."
     embedding: ClassVar[str] = "embed_tokens"
     last_norm: ClassVar[str] = "norm"
-    norms: ClassVar[Mapping[str, str]] = {
-        "mixer": "input_layernorm",
-        "ffn": "post_attention_layernorm",
-    }
+    eps_key: ClassVar[str] = "rms_norm_eps"
 
     def model(self, config: Config) -> dict[str, Any]:
         config.only("hidden_act", "silu")
-        norm = {"type": "rmsnorm", "eps": config.get(self.eps[0], float, self.eps[1])}
-        layers = range(config.get("num_hidden_layers", int))
-        return {
-            "type": "decoder",
-            "dim": config.get("hidden_size", int),
-            "max_len": config.maybe("max_position_embeddings", int),
-            "vocab_size": config.get("vocab_size", int),
-            "tie_embeddings": config.get("tie_word_embeddings", bool, self.tied),
-            "norm": norm,
-            "blocks": grouped([{**self.block(config, layer), "norm": norm} for layer in layers]),
-        }
+        return super().model(config)
+
+    def norm(self, config: Config) -> dict[str, Any]:
+        return {"type": "rmsnorm", "eps": config.get(self.eps_key, float, self.eps)}
 
     @abstractmethod
     def block(self, config: Config, layer: int) -> dict[str, Any]:
-        """The parts of a layer."""
+        """The parts of a layer, and what else its block says."""
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
-        longest = model["max_len"]
         return {
             "model_type": self.model_types[0],
             "hidden_act": "silu",
             "hidden_size": model["dim"],
             "num_hidden_layers": len(model["blocks"]),
-            self.eps[0]: model["norm"]["eps"],
+            self.eps_key: model["norm"]["eps"],
             "vocab_size": model["vocab_size"],
+            "max_position_embeddings": model["max_len"],
             "tie_word_embeddings": model["tie_embeddings"],
-            **({} if longest is None else {"max_position_embeddings": longest}),
         }
+
+    def attention_config(self, model: Model, mixer: Model) -> dict[str, Any]:
+        found = {**super().attention_config(model, mixer), "attention_bias": mixer["bias"]}
+        position = mixer["position"]
+        turned = position["type"] == "rotary"
+        return {**found, "rope_parameters": rope_parameters(position)} if turned else found
 
     def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:
         yield Rule(f"{self.body}{self.embedding}.weight", "embedding.weight")
         for i, block in enumerate(model["blocks"]):
             theirs, ours = f"{self.body}layers.{i}.", f"blocks.{i}."
-            for slot, name in self.norms.items():
-                yield Rule(f"{theirs}{name}.weight", f"{ours}{slot}_norm.weight")
+            for own, name in self.norms.items():
+                yield Rule(f"{theirs}{name}.weight", f"{ours}{own}.weight")
             yield from self.layer(theirs, ours, block)
         yield Rule(f"{self.body}{self.last_norm}.weight", "norm.weight")
         if not model["tie_embeddings"]:
@@ -78,20 +71,6 @@ class Layered(Llama):
     @abstractmethod
     def layer(self, theirs: str, ours: str, block: Model) -> Iterator[Rule]:
         """The rules of a layer's parts."""
-
-
-def attention_config(mixer: Model) -> dict[str, Any]:
-    """The keys of an attention in config.json."""
-    found = {
-        "num_attention_heads": mixer["num_heads"],
-        "num_key_value_heads": mixer["kv_heads"],
-        "head_dim": mixer["head_dim"],
-        "attention_bias": mixer["bias"],
-        "attention_dropout": mixer["dropout"],
-    }
-    position = mixer["position"]
-    turned = position["type"] == "rotary"
-    return {**found, "rope_parameters": rope_parameters(position)} if turned else found
 
 
 def of_type(model: Model, slot: str, kind: str) -> list[Model]:

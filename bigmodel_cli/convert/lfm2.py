@@ -11,7 +11,6 @@ from bigmodel_cli.convert.family import CAUSAL_LM, Model
 from bigmodel_cli.convert.layered import (
     MIXTRALS,
     Layered,
-    attention_config,
     gated,
     layer_types,
     of_type,
@@ -34,10 +33,12 @@ class Lfm2(Layered):
         "conv_use_xavier_init",  # of first weights
     )  # fmt: skip
     rope_base = 1_000_000.0
-    eps: ClassVar = ("norm_eps", 1e-5)
-    tied: ClassVar = True
+    eps_key: ClassVar = "norm_eps"
+    eps = 1e-5
+    tied = True
+    says_head_dim = False
     last_norm: ClassVar = "embedding_norm"
-    norms: ClassVar = {"mixer": "operator_norm", "ffn": "ffn_norm"}
+    norms: ClassVar = {"mixer_norm": "operator_norm", "ffn_norm": "ffn_norm"}
 
     def model(self, config: Config) -> dict[str, Any]:
         config.only("block_use_swiglu", True)
@@ -58,7 +59,11 @@ class Lfm2(Layered):
             "convolution": {"type": "convolution", "kernel": width, "bias": bias},
             "attention": {**self.mixer(config, layer), "qk_norm": {"over": "head", "eps": eps}},
         }
-        return {"mixer": parts[kind], "ffn": {"type": "swiglu", "hidden": self.hidden(config)}}
+        return {
+            "mixer": parts[kind],
+            "ffn": {"type": "swiglu", "hidden": self.hidden(config)},
+            "norm": self.norm(config),
+        }
 
     def hidden(self, config: Config) -> int:
         """The width of the feed-forward networks."""
@@ -73,8 +78,8 @@ class Lfm2(Layered):
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         convolutions = of_type(model, "mixer", "convolution")
         kinds = {ours: theirs for theirs, ours in KINDS.items()}
-        attention = attention_config(of_type(model, "mixer", "attention")[0])
-        del attention["attention_bias"], attention["attention_dropout"]
+        attention = self.attention_config(model, of_type(model, "mixer", "attention")[0])
+        del attention["attention_bias"], attention["attention_dropout"]  # there are none
         found = {
             **super().config(model, info),
             **attention,

@@ -25,11 +25,15 @@ class Mamba2(Layered):
         "residual_in_fp32",  # of precision
         "rms_norm", "norm_before_gate",  # that transformers does not heed either
     )  # fmt: skip
-    eps: ClassVar = ("layer_norm_epsilon", 1e-5)
+    eps_key: ClassVar = "layer_norm_epsilon"
+    eps = 1e-5
     body: ClassVar = "backbone."
     embedding: ClassVar = "embeddings"
     last_norm: ClassVar = "norm_f"
-    norms: ClassVar = {"mixer": "norm"}
+    norms: ClassVar = {"mixer_norm": "norm"}
+
+    def longest(self, config: Config) -> int | None:
+        return config.maybe("max_position_embeddings", int)
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         config.only("use_bias", False)
@@ -47,12 +51,12 @@ class Mamba2(Layered):
             "chunk": config.get("chunk_size", int, 256),
             "eps": config.get("layer_norm_epsilon", float, 1e-5),
         }
-        return {"mixer": mixer}
+        return {"mixer": mixer, "norm": self.norm(config)}
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         mixer = model["blocks"][0]["mixer"]
         return {
-            **super().config(model, info),
+            **{k: value for k, value in super().config(model, info).items() if value is not None},
             "state_size": mixer["state"],
             "head_dim": mixer["head_dim"],
             "num_heads": int(mixer["expand"] * model["dim"]) // mixer["head_dim"],

@@ -137,7 +137,7 @@ class ConvertedTensors(Tensors):
         self.described = {
             name: tensor for name, tensor in built.state_dict().items() if not below(name, absent)
         }
-        self.theirs = theirs
+        self.theirs = theirs = theirs.renamed(published.family.renamed)
         self.rules: dict[str, list[Rule]] = {}
         model = written_out(published.model)
         rules = list(published.family.rules(model, published.info, published.task))
@@ -145,7 +145,7 @@ class ConvertedTensors(Tensors):
         check_complete(rules, self.described, learned)
         check_fit(rules, self.described, theirs)
         given = {rule.theirs for rule in rules}
-        foreseen = published.family.unused(model)
+        foreseen = published.family.leftovers_of(model)
         left = [
             name
             for name in theirs

@@ -83,6 +83,7 @@ class Rule:
     """A tensor of theirs is this view of a parameter (or buffer) of ours.
 
     `order` lists, for each row of theirs, the row of the view; in the view's order when left out.
+    Other rules give the rows that it does not list.
     `skip` counts the rows that theirs has before the first of ours: those of the rules before this
     one where several share a tensor of theirs, or else unused (zeros on export). With `half` the
     view is one half of theirs. Rules that share a tensor of theirs follow one another.
@@ -95,31 +96,35 @@ class Rule:
     skip: int = 0
     half: Half | None = None
 
+    def own(self, ours: Tensor) -> torch.Size:
+        """The shape of what theirs has of ours."""
+        place = self.view(ours).shape
+        return place if self.order is None else torch.Size((len(self.order), *place[1:]))
+
     def shape(self, ours: Tensor) -> torch.Size:
         """The shape of theirs, up to the last row of ours."""
-        size = list(self.view(ours).shape)
+        size = list(self.own(ours))
         if self.skip:
             size[0] += self.skip
         if self.half is not None:
             size[self.half.axis] *= 2
         return torch.Size(size)
 
-    def within(self, theirs: Tensor, count: int) -> Tensor:
-        """The `count` rows of theirs that are ours, as a view."""
-        theirs = theirs[self.skip : self.skip + count] if theirs.dim() else theirs
+    def within(self, theirs: Tensor, own: torch.Size) -> Tensor:
+        """What theirs has of ours, of this shape, as a view."""
+        theirs = theirs[self.skip : self.skip + own[0]] if own else theirs
         return theirs if self.half is None else self.half.of(theirs)
 
     def load(self, ours: Tensor, theirs: Tensor) -> None:
         """Copy theirs into ours, in the dtype of ours; the shapes are known to fit."""
-        place = self.view(ours)
-        theirs = self.within(theirs, len(place) if place.dim() else 1)
+        place, theirs = self.view(ours), self.within(theirs, self.own(ours))
         if self.order is None:
             place.copy_(theirs)
         else:
             place.index_copy_(0, torch.tensor(self.order), theirs.to(place.dtype))
 
     def save(self, ours: Tensor) -> Tensor:
-        """What of theirs is ours, contiguous."""
+        """What theirs has of ours, contiguous."""
         place = self.view(ours)
         if self.order is not None:
             place = place.index_select(0, torch.tensor(self.order))
@@ -136,7 +141,7 @@ def check_complete(
     given: Counter[str] = Counter()
     for rule in rules:
         assert rule.ours in ours, f"{rule.theirs}: the model has no {rule.ours}"
-        given[rule.ours] += rule.view(ours[rule.ours]).numel()
+        given[rule.ours] += rule.own(ours[rule.ours]).numel()
     for name in {*parameters, *given}:
         numbers = ours[name].numel()
         assert given[name] == numbers, f"{name}: {given[name]} of {numbers} numbers"
@@ -167,5 +172,5 @@ def exported(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> Iterator[tupl
         theirs = tensor.new_zeros(last.shape(tensor))
         for rule in of:
             piece = rule.save(ours[rule.ours].detach())
-            rule.within(theirs, len(piece)).copy_(piece)
+            rule.within(theirs, piece.shape).copy_(piece)
         yield name, theirs

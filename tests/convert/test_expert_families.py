@@ -6,6 +6,7 @@ the seeds are such that none are.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gpt_oss": {
         **WIDE, "model_type": "gpt_oss", "intermediate_size": 20, "num_local_experts": 5,
         "num_experts_per_tok": 2, "sliding_window": 7, "swiglu_limit": 1.1,
-        "rope_parameters": {**YARN, "truncate": False, "beta_fast": 32.0, "beta_slow": 1.0},
+        "rope_parameters": {**YARN, "truncate": False},
     },
     "gpt_oss plain": {
         **WIDE, "model_type": "gpt_oss", "intermediate_size": 12, "num_local_experts": 4,
@@ -160,7 +161,8 @@ class Pair:
         std: float = 0.3,
         seed: int = 0,
     ) -> None:
-        self.theirs, self.folder = theirs_of(name, std, seed).to(dtype), folder
+        self.name, self.folder = name, folder
+        self.theirs = theirs_of(name, std, seed).to(dtype)
         self.theirs.save_pretrained(folder)
         self.read = opening.read(folder)
         self.options = opening.typed(self.read.spec["model"])
@@ -226,16 +228,24 @@ def test_bf16(name: str, tmp_path: Path) -> None:
     rows = tokens(2, 7)
     want = pair.theirs(rows).logits
     same_folder(pair, tmp_path / "ours")
-    assert apart(pair.ours.bfloat16()(rows), want) <= 1e-2
+    found = pair.ours.bfloat16()(rows)
+    assert float((found - want).norm() / want.norm()) <= 1e-2
 
 
 UNIMPORTANT = {
     "transformers_version", "_name_or_path", "dtype", "initializer_range", "bos_token_id",
-    "eos_token_id", "pad_token_id", "router_jitter_noise", "use_cache",
-    "block_auto_adjust_ff_dim", "block_multiple_of", "intermediate_size",  # one by the others
-    "hidden_act",  # LFM2 has none
-    "max_position_embeddings",  # Mamba-2 has none
+    "eos_token_id", "pad_token_id", "router_jitter_noise", "use_cache", "hidden_act",
 }  # fmt: skip
+OTHERWISE = {
+    # the hidden width as it is, and not what it is found from
+    "lfm2": {"block_auto_adjust_ff_dim", "block_multiple_of", "intermediate_size"},
+    # of layers that are not there
+    "qwen3_moe bias window": {"intermediate_size"},
+    "deepseek_v3 direct queries": {"intermediate_size"},
+    "granitemoehybrid dense": {"intermediate_size", "position_embedding_type"},
+    "granitemoehybrid": {"position_embedding_type"},  # nope is a word for none
+}
+"""What is said in other words."""
 
 
 def same_folder(pair: Pair, place: Path) -> None:
@@ -251,7 +261,7 @@ def same_folder(pair: Pair, place: Path) -> None:
         assert torch.equal(ours[key].to(tensor.dtype), tensor), key
     written, read = (AutoConfig.from_pretrained(f).to_dict() for f in (place, pair.folder))
     different = {key for key in written | read if written.get(key) != read.get(key)}
-    assert different <= UNIMPORTANT
+    assert different <= UNIMPORTANT | OTHERWISE.get(pair.name, set())
     again = opening.read(place)
     assert again.spec["model"] == pair.read.spec["model"]
 
@@ -279,7 +289,7 @@ def read_again(values: dict[str, Any]) -> dict[str, Any]:
 
 def older(values: dict[str, Any]) -> dict[str, Any]:
     """The same config.json with the keys that transformers 4 and the hub have."""
-    values = dict(values)
+    values = copy.deepcopy(values)
     rotary, kind = values.pop("rope_parameters", None), values["model_type"]
     values["torch_dtype"] = values.pop("dtype")
     if rotary is not None:
@@ -314,11 +324,9 @@ def older(values: dict[str, Any]) -> dict[str, Any]:
 @every
 def test_older_keys_say_the_same(name: str, pairs: dict[str, Pair]) -> None:
     values = json.loads((pairs[name].folder / "config.json").read_text())
-    want = read_again(values)
-    if "rope_scaling" in (old := older(values)) and old["rope_scaling"] is None:
-        if values["model_type"] == "gpt_oss":  # whose absence means YaRN to transformers
-            return
-    assert read_again(old) == want
+    if name == "gpt_oss plain":
+        return  # to transformers a config.json of the old form means YaRN here
+    assert read_again(older(values)) == read_again(values)
 
 
 @pytest.mark.parametrize(
@@ -365,21 +373,24 @@ def test_layers_that_predict_further_are_left(pairs: dict[str, Pair], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "slot", "change", "lacks"),
+    ("name", "slot", "change"),
     [
-        ("mixtral", "ffn", {"balance": "bias"}, "balance"),
-        ("mixtral", "ffn", {"shared": 1}, "shared"),
-        ("gpt_oss", "ffn", {"router": "sigmoid"}, "router"),
-        ("deepseek_v3", "ffn", {"shared_hidden": 9}, "shared_hidden"),
-        ("granite", "mixer", {"window": 5}, "window"),
-        ("lfm2", "mixer", {"kernel": 2}, "kernel"),
+        ("mixtral", "ffn", {"balance": "bias"}),
+        ("mixtral", "ffn", {"shared": 1}),
+        ("gpt_oss", "ffn", {"router": "sigmoid"}),
+        ("deepseek_v3", "ffn", {"shared_hidden": 9}),
+        ("granite", "mixer", {"window": 5}),
+        ("lfm2", "mixer", {"sinks": True}),
+        ("mamba2", "mixer", {"eps": 0.5}),
     ],
 )
-def test_what_no_family_has_is_refused_by_name(
-    name: str, slot: str, change: dict[str, Any], lacks: str, pairs: dict[str, Pair]
+def test_what_no_family_has_is_refused(
+    name: str, slot: str, change: dict[str, Any], pairs: dict[str, Pair]
 ) -> None:
     pair = pairs[name]
-    model = written_out(pair.options)
-    model["blocks"][2][slot] |= change
-    with pytest.raises(SpecError, match=rf"model\.blocks\.2\.{slot}\.{lacks}"):
+    model = pair.options.model_dump(mode="json")
+    for block in model["blocks"]:
+        if change.keys() <= block[slot].keys():
+            block[slot] |= change
+    with pytest.raises(SpecError, match="no published family has this model"):
         express(opening.typed(model), pair.info, "causal_lm")
