@@ -74,7 +74,8 @@ class Half:
     def of(self, theirs: Tensor) -> Tensor:
         """The view of theirs."""
         if self.mixed:
-            return theirs.unflatten(self.axis, (-1, 2)).select(self.axis + 1, int(self.second))
+            pairs: Tensor = theirs.unflatten(self.axis, (-1, 2))
+            return pairs.select(self.axis + 1, int(self.second))
         return theirs.chunk(2, self.axis)[int(self.second)]
 
 
