@@ -65,6 +65,10 @@ class Config:
             return absent
         return None if self.values[key] is None else self.get(key, kind)
 
+    def fill(self, defaults: Mapping[str, Any]) -> None:
+        """Give keys that are not there these values; null stays null."""
+        self.values = {**defaults, **self.values}
+
     def part(self, key: str) -> Config:
         """The mapping below a key, such as the text part of a model of several."""
         if key not in self.parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
@@ -18,6 +19,7 @@ class Gemma2(Llama):
 
     model_types: ClassVar[tuple[str, ...]] = ("gemma2",)
     heads: ClassVar = {"Gemma2ForCausalLM": CAUSAL_LM}
+    sizes: ClassVar[Mapping[str, int]] = {"num_key_value_heads": 4}
     ignored: ClassVar[tuple[str, ...]] = ("cache_implementation", "hidden_act")
     norms: ClassVar = {
         "mixer_norm": "input_layernorm",
@@ -106,6 +108,11 @@ class Gemma3(Gemma2):
         *Gemma2.ignored, "mm_tokens_per_image", "boi_token_index", "eoi_token_index",
         "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id", "vision_config",
     )  # fmt: skip
+    sizes: ClassVar[Mapping[str, int]] = {
+        "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216,
+        "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "max_position_embeddings": 131_072,
+    }  # fmt: skip
     logit_softcap = None
 
     def model(self, config: Config) -> dict[str, Any]:

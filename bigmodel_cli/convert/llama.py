@@ -22,6 +22,8 @@ class Llama(Family):
     rope_base = 10_000.0
     eps = 1e-6
     tied = False
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """What sizes are that config.json leaves out; the others must be there."""
     says_head_dim = True
     """Whether config.json has the heads' width also where it is dim / heads."""
     norms: ClassVar[Mapping[str, str]] = {
@@ -31,6 +33,7 @@ class Llama(Family):
     """Norms of ours -> of theirs, in a layer."""
 
     def model(self, config: Config) -> dict[str, Any]:
+        config.fill(self.sizes)
         blocks = [
             self.block(config, layer) for layer in range(config.get("num_hidden_layers", int))
         ]

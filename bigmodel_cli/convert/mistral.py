@@ -16,6 +16,7 @@ class Mistral(Llama):
 
     model_types: ClassVar = ("mistral",)
     heads: ClassVar = {"MistralForCausalLM": CAUSAL_LM}
+    sizes: ClassVar = {"num_key_value_heads": 8}
 
     def mixer(self, config: Config, layer: int) -> dict[str, Any]:
         config.only("attention_bias", False)

@@ -17,6 +17,7 @@ class Qwen2(Llama):
 
     model_types: ClassVar = ("qwen2",)
     heads: ClassVar = {"Qwen2ForCausalLM": CAUSAL_LM}
+    sizes: ClassVar = {"num_key_value_heads": 32}
     says_head_dim = False
 
     def mixer(self, config: Config, layer: int) -> dict[str, Any]:

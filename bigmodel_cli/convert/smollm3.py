@@ -18,6 +18,7 @@ class SmolLM3(Llama):
 
     model_types: ClassVar = ("smollm3",)
     heads: ClassVar = {"SmolLM3ForCausalLM": CAUSAL_LM}
+    sizes: ClassVar = {"num_key_value_heads": 4}
     rope_base = 2_000_000.0
     tied = True
     says_head_dim = False

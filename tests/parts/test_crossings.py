@@ -231,7 +231,8 @@ def without_gate(bias: bool | list[str], gate: str) -> bool | list[str]:
     causal=st.booleans(),
     softcap=st.sampled_from([None, 1.5]), sinks=st.booleans(), qk_norm=qk_norms,
     scale=st.sampled_from([None, 0.3]),
-    bias=biases, gate=gates, position=st.sampled_from(POSITIONS), kind=kinds, seed=st.integers(0, 9999),
+    bias=biases, gate=gates, position=st.sampled_from(POSITIONS), kind=kinds,
+    seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=120, deadline=None)
 def test_attention_with_every_option(
