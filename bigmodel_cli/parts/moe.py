@@ -127,7 +127,7 @@ class MixtureOfExperts(OwnMatrices):
         self.up = nn.Parameter(torch.empty(options.experts, hidden, dim))
         self.down = nn.Parameter(torch.empty(options.experts, dim, hidden))
         for weights in self.matrices().values():  # as nn.Linear, until the model initialises them
-            for weight in weights:
+            for weight in () if self.gate.is_meta else weights:
                 nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
 
         def biases(width: int) -> nn.Parameter | None:
