@@ -65,7 +65,8 @@ class ConvertedTensors(Tensors):
         for name, of in copies.items():
             _check_equal(name, of, self.stored, folder)
         given |= copies.keys()
-        left = _foreseen([name for name in there if name not in given], family, folder)
+        foreseen = family.leftovers_of(written_out(options))
+        left = _ignored([name for name in there if name not in given], foreseen, folder)
         for rule in rules:
             name, dtype = rule.theirs, self.stored[rule.theirs].described.dtype
             counts = dtype == self.described[rule.ours].dtype  # of batches, such as BatchNorm's
@@ -132,8 +133,8 @@ def _copy(rule: Rule, target: Tensor, stored: Stored) -> None:
     if memory is not None:
         stored.fill(memory, rule.skip)
         return
-    place = rule.view(target)
-    for first, piece in stored.pieces(rule.skip, len(place) if place.dim() else 1):
+    own = rule.own(target)
+    for first, piece in stored.pieces(rule.skip, own[0] if own else 1):
         rule.load(target, piece, first)
 
 
@@ -200,12 +201,12 @@ def _named_today(
     return names
 
 
-def _foreseen(left: list[str], family: Family, folder: Path) -> str:
+def _ignored(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     """The tensors without a place in the model, numbers in their names as *, with counts.
 
     Raises `CheckpointError` for those that the family does not foresee.
     """
-    odd = [n for n in left if not any(re.fullmatch(p, n) for p in family.leftovers)]
+    odd = [n for n in left if not any(re.fullmatch(p, n) for p in foreseen)]
     if odd:
         raise CheckpointError(
             f"{folder}: {len(odd)} tensors that the model has no place for: "
