@@ -12,6 +12,7 @@ from bigmodel_cli.convert.layers import layer_types, only_window, types_of, wind
 from bigmodel_cli.convert.llama import Llama
 from bigmodel_cli.convert.olmo import rope_parameters_by_type
 from bigmodel_cli.convert.rotary import FULL, SLIDING, layered_rotary, rope_parameters
+from bigmodel_cli.errors import CheckpointError
 
 
 class Gemma2(Llama):
@@ -54,6 +55,8 @@ class Gemma2(Llama):
     def mixer(self, config: Config, layer: int) -> dict[str, Any]:
         window = config.maybe("sliding_window", int, 4096)
         scalar = config.get("query_pre_attn_scalar", int, 256)
+        if scalar < 1:
+            raise CheckpointError(f"{config.file}: query_pre_attn_scalar: {scalar} is not above 0")
         return {
             **super().mixer(config, layer),
             "scale": None if scalar == self.head_dim(config) else scalar**-0.5,
@@ -82,7 +85,7 @@ class Gemma2(Llama):
             "query_pre_attn_scalar": mixer["head_dim"] if scale is None else round(scale**-2),
             "attn_logit_softcapping": mixer["softcap"],
             "final_logit_softcapping": model["logit_softcap"],
-            "sliding_window": only_window(model),
+            "sliding_window": only_window(model, 4096),
             "layer_types": types_of(model),
             "rope_parameters": rope_parameters(mixer["position"]),
         }

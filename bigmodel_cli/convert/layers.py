@@ -43,7 +43,10 @@ def types_of(model: Model) -> list[str]:
     return [FULL if window is None else SLIDING for window in windows]
 
 
-def only_window(model: Model) -> int | None:
-    """The window of those layers that have one; of several any, which the round trip notices."""
+def only_window(model: Model, unused: int | None = None) -> int | None:
+    """The window of those layers that have one, or `unused` where none has.
+
+    Of several windows it is the first, which the round trip notices.
+    """
     windows = [block["mixer"]["window"] for block in model["blocks"]]
-    return next((window for window in windows if window is not None), None)
+    return next((window for window in windows if window is not None), unused)

@@ -123,6 +123,8 @@ class Llama(Family):
             "max_position_embeddings": model["max_len"],
             "vocab_size": model["vocab_size"],
             "tie_word_embeddings": model["tie_embeddings"],
+            # Not those of the family, whose vocabulary is another one.
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
         }
 
     def attention_config(self, model: Model, mixer: Model) -> dict[str, Any]:

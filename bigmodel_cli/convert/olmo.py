@@ -72,7 +72,7 @@ class Olmo3(Olmo2):
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         return {
             **super().config(model, info),
-            "sliding_window": only_window(model),
+            "sliding_window": only_window(model, 4096),
             "layer_types": types_of(model),
             "rope_parameters": rope_parameters_by_type(model),
         }

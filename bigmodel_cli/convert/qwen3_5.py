@@ -28,7 +28,7 @@ class Qwen3_5(Llama):
         "Qwen3_5ForCausalLM": CAUSAL_LM,
         "Qwen3_5ForConditionalGeneration": CAUSAL_LM,
     }
-    sizes: ClassVar = {"num_key_value_heads": 4}
+    sizes: ClassVar = {"num_attention_heads": 16, "num_key_value_heads": 4}
     renamed: ClassVar = {r"^model\.language_model\.": "model."}
     leftovers: ClassVar = (*Llama.leftovers, r"mtp\..*", r"model\.visual\..*")
     ignored: ClassVar = (

@@ -55,7 +55,7 @@ def rotary(
             f"{config.file}: rope_scaling and rope_parameters are both there, and differ"
         )
     if layer_type is not None and layer_type in values:
-        values = values[layer_type]
+        values = Config(values, config.file).get(layer_type, dict)
     theta = config.maybe("rope_theta", float)
     fraction = config.maybe("partial_rotary_factor", float) or fraction
     values = {key: value for key, value in (values or older).items() if key not in unused}
@@ -85,7 +85,13 @@ def layered_rotary(
             f"{config.file}: rope_parameters: expected those of {', '.join(bases)}, found"
             f" {', '.join(map(str, values))}"
         )
-    return _position(config, values.get(layer_type) or {}, bases[layer_type])
+    own = Config(values, config.file).maybe(layer_type, dict) or {}
+    if own.get("truncate") is False:
+        raise CheckpointError(
+            f"{config.file}: rope_parameters: truncate: false of one type of layer is not built"
+            " (transformers overlooks it)"
+        )
+    return _position(config, own, bases[layer_type])
 
 
 def _position(

@@ -153,6 +153,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention: 'True'"),
     ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping: '50.0' is not built"),
     ("gemma3", {"rope_parameters": {"rope_type": "default"}}, "expected those of full_attention"),
+    ("olmo3", {"rope_parameters": {FULL: {**YARN, "truncate": False}}}, "truncate: false of one"),
+    ("gemma3", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar: 0 is not above 0"),
+    ("gemma3", {"rope_parameters": {FULL: "default"}}, "full_attention: 'default' is not a dict"),
     ("gemma3", {"rope_theta": 5.0}, "beside older keys"),
     ("qwen3.5", {"attn_output_gate": False}, "attn_output_gate: 'False' is not built"),
 ]
