@@ -134,6 +134,11 @@ def _index(path: Path) -> dict[str, set[str] | None]:
     return files
 
 
+def open_file(path: Path) -> FolderTensors:
+    """The tensors of one safetensors file, its header checked. Raises `CheckpointError`."""
+    return FolderTensors(_one_file(path))
+
+
 def _one_file(path: Path) -> dict[str, _Stored]:
     with opened(path, MOST_SIZE) as file:
         size = os.fstat(file.fileno()).st_size

@@ -23,6 +23,7 @@ from bigmodel_cli.checkpoints.files import clipped, read_file
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.convert import based
 from bigmodel_cli.convert import folder as folders
 from bigmodel_cli.convert.families import BY_TYPE
 from bigmodel_cli.convert.family import MASKED_LM, Family, written_out
@@ -44,7 +45,7 @@ def find(path: Path) -> Path:
 def read(path: Path) -> Checkpoint:
     """A checkpoint, without what only a resume needs. Raises `CheckpointError`."""
     if not folders.is_folder(path):
-        return checkpoints.read(path, train_state=False)
+        return whole(checkpoints.read(path, train_state=False), path)
     described = describe(path)
     return Checkpoint(
         step=0,
@@ -55,6 +56,11 @@ def read(path: Path) -> Checkpoint:
         info=described.info.to_json(),
         assets=_assets(path),
     )
+
+
+def whole(found: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint of ours with the weights that it leaves out, if any (see `based`)."""
+    return based.whole(found, path, read)
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Attention(AttentionPart):
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are separate matrices."""
         rows = (n * self.head_dim for n in (self.heads, self.groups, self.groups))
-        return {"qkv.weight": fused(*rows)}
+        return {"qkv.weight": fused(*rows, names=("q", "k", "v"))}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
@@ -174,7 +174,8 @@ class CrossAttention(AttentionPart):
 
     def weight_roles(self) -> dict[str, Role]:
         """Keys and values are separate matrices."""
-        return {"kv.weight": fused(self.groups * self.head_dim, self.groups * self.head_dim)}
+        rows = self.groups * self.head_dim
+        return {"kv.weight": fused(rows, rows, names=("k", "v"))}
 
     def new_cache(self, batch: int, max_len: int) -> dict[str, Tensor]:
         """An empty cache; the first step fills it with the memory's keys and values."""

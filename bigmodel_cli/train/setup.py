@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.adapting import with_files_read
+from bigmodel_cli.assemble import build_on_meta
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data import DataSet, open_data, open_or_expect
@@ -49,9 +51,12 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
         say_carried(spec, opening.read_spec(source), TOKENIZERS)
     kept = resumed or source
     assets = opening.read_assets(kept) if kept is not None else None
-    if expect:
-        return Opened(spec, open_or_expect(spec.data, say=say, assets=assets), source)
-    return Opened(spec, open_data(spec.data, base=Path(), say=say, assets=assets), source)
+    data = (
+        open_or_expect(spec.data, say=say, assets=assets)
+        if expect
+        else open_data(spec.data, base=Path(), say=say, assets=assets)
+    )
+    return Opened(with_files_read(spec, data.info, build_on_meta), data, source)
 
 
 def source_of(spec: Spec) -> Path | None:
@@ -126,11 +131,16 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
 
 
 def prepare(
-    spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]
+    spec: Spec,
+    model: Model,
+    task: Task,
+    first: Callable[[], dict[str, Tensor]],
+    left_out: frozenset[str] = frozenset(),
 ) -> tuple[Spec, TrainState]:
     """The spec without any auto in `train`, and the state at step 0.
 
-    `first` gives a micro-batch to measure with. The model comes from `assemble`.
+    `first` gives a micro-batch to measure with. The model comes from `assemble`; checkpoints leave
+    these weights out.
     """
     still, options, division = still_modules(model, spec.init), spec.train, Division()
     training_mode(model, still)
@@ -149,6 +159,12 @@ def prepare(
         LossScale.of(options.precision),
     )
     state = TrainState(
-        model, optimizer, options.ema, still=still, loss_scale=scale, division=division
+        model,
+        optimizer,
+        options.ema,
+        still=still,
+        left_out=left_out,
+        loss_scale=scale,
+        division=division,
     )
     return spec.model_copy(update={"train": options}), state
