@@ -62,4 +62,4 @@ def adapt(
             f" them whole: adapter.modules_to_save: [{', '.join(modules)}]"
         )
     for line in count_trained(model, options.type):
-        say(line)
+        say(f"adapter: {line}")

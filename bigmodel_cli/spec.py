@@ -83,6 +83,11 @@ class Spec(Options):
                 "init.freeze and init.train have no effect with an adapter, which freezes all"
                 " weights but adapter.modules_to_save; leave them out"
             )
+        if self.adapter is not None and self.train.compile == "on" and self.adapter.drops():
+            raise ValueError(
+                "adapter.dropout: torch.compile sums each adapted weight, so that no input of its"
+                " factors can be dropped; set it to 0, or train.compile: off"
+            )
         return self
 
     @contextlib.contextmanager

@@ -131,9 +131,9 @@ def count_trained(model: Module, kind: str) -> list[str]:
             numbers[f"{name} (whole)"] = p.numel()
     every, trained = sum(p.numel() for p in model.parameters()), sum(numbers.values())
     share = f"{trained:,} of {every:,} parameters are trained ({trained / every:.2%})"
-    lines = [f"adapter: {kind}: {share}"]
+    lines = [f"{kind}: {share}"]
     for general, names in grouped(list(numbers)).items():
         sizes = [numbers[name] for name in names]
         times = f"{len(names)} x " if len(names) > 1 else ""
-        lines.append(f"  {general}: {times}{sum(sizes) // len(sizes):,}")
+        lines.append(f"{general}: {times}{sum(sizes) // len(sizes):,}")
     return lines

@@ -24,6 +24,10 @@ class AnyAdapterOptions(Options):
         """The folder of PEFT's files that says all else; None where these options do."""
         return None
 
+    def drops(self) -> bool:
+        """Whether inputs are dropped in training."""
+        return False
+
     def settled(self) -> LowRankOptions:
         """The options that build it, read from that folder where there is one."""
         raise NotImplementedError
@@ -68,6 +72,9 @@ class LowRankOptions(AnyAdapterOptions):
         the rank the factors have there.
         """
         return {}, 1
+
+    def drops(self) -> bool:
+        return self.dropout > 0
 
     def settled(self) -> LowRankOptions:
         return self

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.device import full_precision
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.dropout import dropout as dropped
@@ -40,7 +41,7 @@ class LowRank:
                 "adapter.dropout: a weight is read in another way than by a linear layer, a"
                 " convolution or a look-up, where no input can be dropped; set it to 0"
             )
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with full_precision(self.weight.device):
             y = self.weight + (self.b @ self.a).view_as(self.weight)
             if self.rows is not None:
                 y = y * self.rows.view(*self.rows.shape, *[1] * (y.dim() - self.rows.dim()))
@@ -89,6 +90,7 @@ def _adapted_class() -> type[Tensor]:
     described = {
         *(getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim")),
         *(getattr(torch.Tensor, name).__get__ for name in ("is_cuda", "is_meta", "layout")),
+        torch.Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
         *(getattr(torch.Tensor, name) for name in ("dim", "size", "numel", "element_size")),
         *(torch.Tensor.is_floating_point, torch.Tensor.new_empty, torch.Tensor.__len__),
     }
@@ -108,20 +110,23 @@ def _adapted_class() -> type[Tensor]:
                 if function in described:
                     return function(*args, **(kwargs or {}))
                 place = function in (F.linear, F.embedding, *convolutions)
-                if len(args) > place and isinstance(args[place], AdaptedWeight) and not kwargs:
-                    found = shortcut(args[place].low_rank, function, args)
+                if len(args) > place and isinstance(args[place], AdaptedWeight):
+                    found = shortcut(args[place].low_rank, function, args, kwargs or {})
                     if found is not None:
                         return found
                 args, kwargs = tree_map(dense, (args, kwargs or {}))
                 return function(*args, **kwargs)
 
-    def shortcut(value: LowRank, function: Any, args: Any) -> Tensor | None:
+    def shortcut(value: LowRank, function: Any, args: Any, kwargs: Any) -> Tensor | None:
         """The answer without the sum, where there is one."""
         if function is F.linear:
-            return value.linear(args[0], *args[2:])
-        if function is F.embedding and (None, 2.0, False, False)[: len(args) - 3] == args[3:]:
-            return value.embedding(args[0], *args[2:3])
-        if function in convolutions and args[6:] == (1,):
+            return value.linear(args[0], *args[2:], **kwargs)
+        if function is F.embedding:
+            # as torch passes them on
+            usual = {"max_norm": None, "scale_grad_by_freq": False, "sparse": False}
+            if len(args) == 2 and usual.items() <= kwargs.items():
+                return value.embedding(args[0], kwargs["padding_idx"])
+        if function in convolutions and args[6:] == (1,) and not kwargs:
             return value.convolution(function, args[0], *args[2:6])
         is_item = function is torch.Tensor.__getitem__ and type(args[1]) is int
         if is_item and value.weight.dim() == value.a.dim() == 3:
@@ -135,7 +140,11 @@ def _adapted_class() -> type[Tensor]:
 
 
 def adapted(value: LowRank) -> Tensor:
-    """A weight with this value."""
+    """A weight with this value; the sum itself where torch.compile traces, which follows no tensor
+    of our own.
+    """
+    if torch.compiler.is_compiling():
+        return value.dense()
     weight: Any = value.weight.detach().as_subclass(_adapted_class())
     weight.low_rank = value
     found: Tensor = weight

@@ -143,6 +143,9 @@ def prepare(
     these weights out.
     """
     still, options, division = still_modules(model, spec.init), spec.train, Division()
+    if spec.adapter is not None and options.compile == "auto":
+        # compiled, each adapted weight is summed first, which is slower
+        options = options.model_copy(update={"compile": "off"})
     training_mode(model, still)
     if "auto" in (options.precision, options.memory_format, options.compile):
         options = fitted(
@@ -150,7 +153,7 @@ def prepare(
             0,
             options,
             [first()],
-            lambda parts: choose(model, task, parts[0], spec.train, say),
+            lambda parts: choose(model, task, parts[0], options, say),
             say,
         )
     apply_mode(model, options)
