@@ -67,7 +67,7 @@ STOREYS = (
     {"assemble", "catalog"},
     {"init", "loaded", "options"},
     {"attend", "generation"},
-    {"evaluation", "predict"},
+    {"evaluation", "merging", "predict"},
     {"train"},
     {"bench"},
     {"commands"},

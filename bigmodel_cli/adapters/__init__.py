@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from bigmodel_cli.adapters.attaching import adapters, attach, count_trained
+from bigmodel_cli.adapters.attaching import adapters, attach, count_trained, merged
 from bigmodel_cli.adapters.base import AnyAdapterOptions
 from bigmodel_cli.adapters.dora import DoRAOptions
 from bigmodel_cli.adapters.lora import LoRAOptions, RsLoRAOptions
@@ -23,4 +23,12 @@ ADAPTERS = Table(
 )
 AdapterOptions = Annotated[AnyAdapterOptions, ADAPTERS]
 
-__all__ = ["ADAPTERS", "AdapterOptions", "AnyAdapterOptions", "adapters", "attach", "count_trained"]
+__all__ = [
+    "ADAPTERS",
+    "AdapterOptions",
+    "AnyAdapterOptions",
+    "adapters",
+    "attach",
+    "count_trained",
+    "merged",
+]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
-from bigmodel_cli.adapters.product import LowRank, adapted
+from bigmodel_cli.adapters.product import LowRank, adapted, summed
 from bigmodel_cli.adapters.targets import WHOLE, Target, chosen, grouped, targets, unmatched
 from bigmodel_cli.errors import under
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.names import matches
-from bigmodel_cli.roles import PARAMETRIZED
+from bigmodel_cli.roles import ORIGINAL, PARAMETRIZED, plain_name
 
 
 class Adapter(Module):
@@ -137,3 +137,22 @@ def count_trained(model: Module, kind: str) -> list[str]:
         times = f"{len(names)} x " if len(names) > 1 else ""
         lines.append(f"{general}: {times}{sum(sizes) // len(sizes):,}")
     return lines
+
+
+def merged(model: Module) -> dict[str, Tensor]:
+    """The weights of the same model without the adapter, by their names there: sums in fp32."""
+    found: dict[str, Tensor] = {}
+    sums: dict[int, Tensor] = {}
+    training = model.training
+    model.eval()  # drops nothing
+    with torch.no_grad():
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if PARAMETRIZED not in f".{name}":
+                found[name] = tensor.detach()
+            elif name.endswith(ORIGINAL):
+                module, _, own = plain_name(name).rpartition(".")
+                if id(tensor) not in sums:  # a tied weight once
+                    sums[id(tensor)] = summed(getattr(model.get_submodule(module), own))
+                found[plain_name(name)] = sums[id(tensor)]
+    model.train(training)
+    return found

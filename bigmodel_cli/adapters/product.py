@@ -149,3 +149,9 @@ def adapted(value: LowRank) -> Tensor:
     weight.low_rank = value
     found: Tensor = weight
     return found
+
+
+def summed(weight: Any) -> Tensor:
+    """The value of an adapted weight."""
+    value: LowRank = weight.low_rank
+    return value.dense()
