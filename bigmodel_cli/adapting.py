@@ -32,7 +32,9 @@ def with_files_read(
         return spec
     model = build(without_adapter(spec), info)
     layout = Layout(model, spec.model, info, spec.task.type)
-    return spec.model_copy(update={"adapter": described(Path(folder), layout, model)})
+    options = described(Path(folder).expanduser(), layout, model)
+    options = options.model_copy(update={"path": folder})
+    return spec.model_copy(update={"adapter": options})
 
 
 def adapt(
@@ -52,7 +54,7 @@ def adapt(
             say(f"adapter.rank: more than these have, which are not adapted: {listed(small, 8)}")
         if fill and options.path is not None:
             layout = Layout(model, spec.model, info, spec.task.type)
-            load_adapter(Path(options.path), model, layout)
+            load_adapter(Path(options.path).expanduser(), model, layout)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     left = [name for name in fresh if name not in trained]
     if left:

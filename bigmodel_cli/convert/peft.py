@@ -231,7 +231,7 @@ def _whole(layout: Layout, tensors: dict[str, Tensor]) -> list[str]:
     trained = [
         r.theirs.rpartition(".")[0]
         for r in layout.rules
-        if layout.weights[r.ours].requires_grad and r.ours in layout.weights
+        if r.ours in layout.weights and layout.weights[r.ours].requires_grad
     ]
     modules = list(dict.fromkeys(trained))
     for rule in layout.rules:

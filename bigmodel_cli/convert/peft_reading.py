@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigmodel_cli.adapters import ADAPTERS
+from bigmodel_cli.adapters.attaching import Adapter
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
 from bigmodel_cli.adapters.targets import Target, targets
+from bigmodel_cli.checkpoints import not_finite
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.folder import FolderTensors, open_file, read_json
@@ -42,7 +44,6 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
         "rank": config.get("r", int),
         "alpha": config.get("lora_alpha", float),
         "dropout": config.get("lora_dropout", float, 0.0),
-        "path": str(folder),
     }
     if dora and stabilized:
         raise CheckpointError(f"{config.file}: use_dora with use_rslora is not built")
@@ -80,33 +81,30 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
     Raises `CheckpointError` where they do not fit, or one has no place.
     """
     theirs = _tensors(folder)
-    own, used = by_every_name(model), set()
-    filled: dict[int, Place] = {}
+    if note := not_finite((name, theirs.read(name)) for name in theirs):
+        raise CheckpointError(f"{folder / WEIGHTS}: {note}; use another adapter")
+    own, used = by_every_name(model), set[str]()
+    filled: set[int] = set()
     for place in layout.places():
+        parts = _adapted_parts(own.get(place.ours), place)
         stem = PREFIX + place.module
         names = [f"{stem}.{name}" for name in LINEAR]
-        looked_up = [f"{stem}.{name}" for name in EMBEDDING]
-        if names[0] in theirs:
-            a, b = (theirs.read(name).flatten(1) for name in names)
-        elif looked_up[0] in theirs:
-            names = looked_up
-            b, a = (theirs.read(name).T for name in names)
-        elif place.ours in own:
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: nothing for {place.module}, whose weights are those of"
-                " another module that is adapted (tied)"
-            )
-        else:
+        if f"{stem}.{EMBEDDING[0]}" in theirs:
+            names = [f"{stem}.{name}" for name in EMBEDDING[::-1]]
+        if not parts:
             continue
+        if names[0] not in theirs or names[1] not in theirs:
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: {place.module}: nothing for it, and it shares its weights"
+                " with a module that is adapted (tied), or one of its tensors is missing"
+            )
+        a, b = (theirs.read(name) for name in names)
+        a, b = (a.T, b.T) if names[0].endswith(EMBEDDING[1]) else (a.flatten(1), b.flatten(1))
         lengths = theirs.read(f"{stem}.{MAGNITUDE}") if f"{stem}.{MAGNITUDE}" in theirs else None
         used |= {*names, f"{stem}.{MAGNITUDE}"}
-        for name, factors in own[place.ours].factors().items():
-            first, count = own[place.ours].rows[name]
-            at = [place.rows.index(row) for row in range(first, first + count) if row in place.rows]
-            if at:
-                again = id(factors) in filled
-                _fill(folder, place, factors, a, b[at], at, lengths, again)
-                filled[id(factors)] = place
+        for factors, at in parts:
+            _fill(folder, place, factors, a, b[at], at, lengths, again=id(factors) in filled)
+            filled.add(id(factors))
     for rule in layout.rules:
         if PREFIX + rule.theirs in theirs:
             used.add(PREFIX + rule.theirs)
@@ -116,6 +114,20 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
         raise CheckpointError(
             f"{folder / WEIGHTS}: {clipped(left[0])}: the model has no place for it"
         )
+
+
+def _adapted_parts(adapter: Adapter | None, place: Place) -> list[tuple[Factors, list[int]]]:
+    """The factors for rows of a module of theirs, and where in it each of those rows is."""
+    if adapter is None:
+        return []
+    found = []
+    index = {row: i for i, row in enumerate(place.rows)}
+    for name, factors in adapter.factors().items():
+        first, count = adapter.rows[name]
+        at = [index[row] for row in range(first, first + count) if row in index]
+        if at:
+            found.append((factors, at))
+    return found
 
 
 def _fill(
