@@ -104,14 +104,14 @@ class Factors(Module):
             for name, _ in self.named_parameters(recurse=False)
         }
 
-    @torch.no_grad()
     def fill(self, matrix: Tensor) -> None:
         """Draw the first values of the factors of this matrix."""
-        if self.lookup:
-            self.lora_A.normal_()
-        else:
-            bound = self.lora_A.shape[-1] ** -0.5
-            self.lora_A.uniform_(-bound, bound)
+        with torch.no_grad():
+            if self.lookup:
+                self.lora_A.normal_()
+            else:
+                bound = self.lora_A.shape[-1] ** -0.5
+                self.lora_A.uniform_(-bound, bound)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A, scaled, and B, whose product is added to the matrix."""

@@ -40,7 +40,7 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     config.only("bias", "none")
     config.only("init_lora_weights", True, False, "gaussian")  # others change the weights too
     dora, stabilized = (config.get(key, bool, False) for key in ("use_dora", "use_rslora"))
-    values = {
+    values: dict[str, object] = {
         "rank": config.get("r", int),
         "alpha": config.get("lora_alpha", float),
         "dropout": config.get("lora_dropout", float, 0.0),

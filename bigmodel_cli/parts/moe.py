@@ -149,9 +149,10 @@ class MixtureOfExperts(OwnMatrices):
     def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
         """(N * k, C): expert after expert; best where one product fills the machine."""
         parts = []
+        gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
         for e, part in enumerate(rows.split(counts.tolist())):
-            hidden = F.silu(F.linear(part, self.gate[e])) * F.linear(part, self.up[e])
-            parts.append(F.linear(hidden, self.down[e]))
+            hidden = F.silu(F.linear(part, gate[e])) * F.linear(part, up[e])
+            parts.append(F.linear(hidden, down[e]))
         return torch.cat(parts)
 
     def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
