@@ -17,6 +17,7 @@ from typing import Any
 import pydantic
 from pydantic import Field, PrivateAttr, model_validator
 
+from bigmodel_cli.adapters import AdapterOptions
 from bigmodel_cli.config import Options
 from bigmodel_cli.console import visible
 from bigmodel_cli.data import SOURCES, TOKENIZERS, DataOptions
@@ -64,6 +65,9 @@ class Spec(Options):
     train: TrainOptions = Field(description="how it is trained")
     init: InitOptions = Field(InitOptions(), description="what the weights start from")
     distill: DistillOptions | None = Field(None, description="a teacher to learn from")
+    adapter: AdapterOptions | None = Field(
+        None, description="train a few numbers beside the weights, which are frozen"
+    )
     _source: Source = PrivateAttr(Source())
 
     @model_validator(mode="after")
@@ -75,6 +79,16 @@ class Spec(Options):
         if self.data.isolates() and not self.task.isolates:
             raise ValueError(
                 f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}"
+            )
+        if self.adapter is not None and (self.init.freeze or self.init.train != "all"):
+            raise ValueError(
+                "init.freeze and init.train have no effect with an adapter, which freezes all"
+                " weights but adapter.modules_to_save; leave them out"
+            )
+        if self.adapter is not None and self.train.compile == "on" and self.adapter.drops():
+            raise ValueError(
+                "adapter.dropout: torch.compile sums each adapted weight, so that no input of its"
+                " factors can be dropped; set it to 0, or train.compile: off"
             )
         return self
 

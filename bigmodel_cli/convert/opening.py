@@ -18,8 +18,8 @@ from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.checkpoints.contents import FACTS
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.convert import based, hub, torchvision
 from bigmodel_cli.convert import folder as folders
-from bigmodel_cli.convert import hub, torchvision
 from bigmodel_cli.convert.assets import read_assets as _assets
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.converted import ConvertedTensors
@@ -58,7 +58,7 @@ def read(path: Path) -> Checkpoint:
     if torchvision.is_weights_file(path):
         return torchvision.describe(path).checkpoint()
     if not folders.is_folder(path):
-        return checkpoints.read(path, train_state=False)
+        return whole(checkpoints.read(path, train_state=False), path)
     described, theirs = describe(path), open_tensors(path)
     model = ConvertedTensors(
         described.family, described.model, described.info, described.task, theirs, path
@@ -74,6 +74,11 @@ def read(path: Path) -> Checkpoint:
         headless=not described.task,
         notes=(*described.notes, *theirs.notes, *model.notes),
     )
+
+
+def whole(found: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint of ours with the weights that it leaves out, if any (see `based`)."""
+    return based.whole(found, path, read)
 
 
 def read_spec(path: Path) -> dict[str, Any]:

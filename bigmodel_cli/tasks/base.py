@@ -108,6 +108,8 @@ class Task:
     """Whether it predicts something named for each item: a class, numbers."""
     has_top: ClassVar[bool] = False
     """Whether that is the likeliest of several classes."""
+    chooses: ClassVar[bool] = True
+    """Whether the model's outputs are logits of choices, one of which is right."""
     of_probability: ClassVar[bool] = True
     """Whether the value of `foremost` is a probability."""
     generates: ClassVar[bool] = False

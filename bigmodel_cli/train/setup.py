@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigmodel_cli.assemble import source_of
+from bigmodel_cli.adapting import with_files_read
+from bigmodel_cli.assemble import build_on_meta, source_of
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.assets import carried
@@ -69,6 +70,7 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
         data = open_data(spec.data, base=Path(), say=say, assets=assets)
     if spec.data.replay is not None:
         data = _with_replay(spec, data, expect=expect)
+    spec = with_files_read(spec, data.info, build_on_meta)
     return Opened(spec, data, source, carried(assets or {}))
 
 
@@ -169,13 +171,21 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
 
 
 def prepare(
-    spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]
+    spec: Spec,
+    model: Model,
+    task: Task,
+    first: Callable[[], dict[str, Tensor]],
+    left_out: frozenset[str] = frozenset(),
 ) -> tuple[Spec, TrainState]:
     """The spec without any auto in `train`, and the state at step 0.
 
-    `first` gives a micro-batch to measure with. The model comes from `assemble`.
+    `first` gives a micro-batch to measure with. The model comes from `assemble`; checkpoints leave
+    these weights out.
     """
     still, options, division = still_modules(model, spec.init), spec.train, Division()
+    if spec.adapter is not None and options.compile == "auto":
+        # compiled, each adapted weight is summed first, which is slower
+        options = options.model_copy(update={"compile": "off"})
     training_mode(model, still)
     if "auto" in (options.precision, options.memory_format, options.compile):
         options = fitted(
@@ -183,7 +193,7 @@ def prepare(
             0,
             options,
             [first()],
-            lambda parts: choose(model, task, parts[0], spec.train, say),
+            lambda parts: choose(model, task, parts[0], options, say),
             say,
         )
     apply_mode(model, options)
@@ -192,6 +202,12 @@ def prepare(
         LossScale.of(options.precision),
     )
     state = TrainState(
-        model, optimizer, options.ema, still=still, loss_scale=scale, division=division
+        model,
+        optimizer,
+        options.ema,
+        still=still,
+        left_out=left_out,
+        loss_scale=scale,
+        division=division,
     )
     return spec.model_copy(update={"train": options}), state
