@@ -99,7 +99,7 @@ def load_checkpoint(
         )
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
-        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))
+        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)), tell)
         given = (key_of(change).split(".") for change in overrides)
         if idle := [".".join(p) for p in given if p[0] in TRAINING and p[1] not in READ_HERE]:
             tell(f"{', '.join(idle)}: not used: nothing is trained here")
@@ -162,7 +162,11 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
 
 
 def say_carried(
-    spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()
+    spec: Spec,
+    before: dict[str, Any],
+    names: Sequence[str],
+    given: Collection[str] = (),
+    tell: Callable[[str], None] = say,
 ) -> None:
     """Report which options of the data are not used, since a checkpoint with the spec `before` has
     its own.
@@ -175,7 +179,7 @@ def say_carried(
             continue
         default = getattr(spec.data, name) == type(spec.data).model_fields[name].default
         if new[name] != old[name] and (not default or f"data.{name}" in given):
-            say(
+            tell(
                 f"data.{name}: {_shown(new[name])} is not used: the checkpoint has its own"
                 f" ({_shown(old[name])})"
             )

@@ -60,7 +60,7 @@ STOREYS = (
         "trackers",
     },
     {"adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
-    {"convert", "frozen", "runs", "tasks"},
+    {"convert", "frozen", "labels", "runs", "tasks"},
     {"tables"},
     {"promises", "spec"},
     {"adapting"},
