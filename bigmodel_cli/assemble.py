@@ -112,9 +112,9 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
     try:
-        report = checkpoints.load_weights(
-            model, contents.model, fresh=model.output_layers() if other else ()
-        )
+        spare = contents.model.spare
+        fresh = [name for name in model.output_layers() if other and name not in spare]
+        report = checkpoints.load_weights(model, contents.model, fresh=fresh, spare=spare)
     except CheckpointError as error:
         raise CheckpointError(
             f"{source}: {_of_another_model(spec, contents.spec)}{error}"

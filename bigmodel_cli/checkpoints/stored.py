@@ -76,6 +76,8 @@ class Tensors(Mapping[str, Tensor]):
 
     tied: Mapping[str, str] = {}
     """Names of a tensor that is stored under another name -> that name."""
+    spare: tuple[str, ...] = ()
+    """Prefixes of tensors for which a model may have no place; it keeps them with a new head."""
 
     def hold_as_stored(self, model: Module) -> None:
         """Change a model's weights to the dtypes of the files, where `self` is to be in others.

@@ -6,6 +6,7 @@ from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.family import Family
 from bigmodel_cli.convert.gpt2 import GPT2
 from bigmodel_cli.convert.llama import Llama
+from bigmodel_cli.convert.modernbert import ModernBert
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
@@ -13,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (
     Bert(),
     Roberta(),
     DistilBert(),
+    ModernBert(),
 )
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
