@@ -112,8 +112,8 @@ def _copy(rule: Rule, target: Tensor, stored: Stored) -> None:
     if memory is not None:
         stored.fill(memory, rule.skip)
         return
-    place = rule.view(target)
-    for first, piece in stored.pieces(rule.skip, len(place) if place.dim() else 1):
+    own = rule.own(target)
+    for first, piece in stored.pieces(rule.skip, own[0] if own else 1):
         rule.load(target, piece, first)
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.family import Family
+from bigmodel_cli.convert.gemma import Gemma2, Gemma3
 from bigmodel_cli.convert.gpt2 import GPT2
 from bigmodel_cli.convert.llama import Llama
+from bigmodel_cli.convert.mistral import Mistral
 from bigmodel_cli.convert.modernbert import ModernBert
+from bigmodel_cli.convert.olmo import Olmo2, Olmo3
+from bigmodel_cli.convert.qwen import Qwen2, Qwen3
+from bigmodel_cli.convert.qwen3_5 import Qwen3_5
+from bigmodel_cli.convert.smollm3 import SmolLM3
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
@@ -15,6 +21,15 @@ FAMILIES: tuple[Family, ...] = (
     Roberta(),
     DistilBert(),
     ModernBert(),
+    Mistral(),
+    Qwen2(),
+    Qwen3(),
+    SmolLM3(),
+    Olmo2(),
+    Olmo3(),
+    Gemma2(),
+    Gemma3(),
+    Qwen3_5(),
 )
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}

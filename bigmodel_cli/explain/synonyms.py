@@ -129,8 +129,9 @@ _TARGETS = {
     ),
     "mixer.position.base": "rope_theta rotary_base rope_base theta",
     "mixer.position.scaling": "rope_scaling",
-    "mixer.qk_norm": "qk_layernorm norm_qk",
-    "mixer.bias": "qkv_bias attention_bias",
+    "mixer.qk_norm": "qk_layernorm norm_qk use_qk_norm",
+    "mixer.bias": "qkv_bias attention_bias query_bias key_bias value_bias proj_bias",
+    "mixer.gate": "attn_output_gate gated_attention",
     "mixer.state": "d_state ssm_state_size state_size",
     "mixer.kernel": "d_conv conv_kernel",
     "ffn.hidden": (
