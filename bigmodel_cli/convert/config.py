@@ -87,6 +87,7 @@ class Config:
         """The mapping below a key, such as the text part of a model of several."""
         if key not in self.parts:
             self.parts[key] = Config(self.get(key, dict), f"{self.file}: {key}")
+            self.parts[key].notes = self.notes
         return self.parts[key]
 
     def only(self, key: str, *allowed: Any) -> None:

@@ -60,7 +60,8 @@ class ConvertedTensors(Tensors):
         self.spare = tuple(p for p in family.spare if any(below(n, (p,)) for n in self.described))
         check_fit(rules, self.described, {name: theirs[at] for name, at in there.items()})
         given = {rule.theirs for rule in rules}
-        left = _foreseen([name for name in there if name not in given], family, folder)
+        odd = [name for name in there if name not in given]
+        left = _foreseen(odd, family.leftovers_of(written_out(options)), folder)
         self.stored = {name: theirs.stored[at] for name, at in there.items()}
         for name in given:
             if self.stored[name].described.dtype not in FLOATS:
@@ -88,7 +89,8 @@ class ConvertedTensors(Tensors):
             dtypes = {self.stored[r.theirs].described.dtype for r in self.rules.get(name, ())}
             if len(dtypes) == 1:
                 own.data = torch.empty_like(own, dtype=dtypes.pop())
-        self.described |= {n: self.described[n].to(t.dtype) for n, t in model.state_dict().items()}
+        held = model.state_dict()
+        self.described = {n: t.to(held[n].dtype) for n, t in self.described.items() if n in held}
 
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
         jobs = [(r, t) for name, t in targets.items() for r in self.rules.get(name, ())]
@@ -180,12 +182,13 @@ def _named_today(
     return names
 
 
-def _foreseen(left: list[str], family: Family, folder: Path) -> str:
+def _foreseen(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     """The tensors without a place in the model, numbers in their names as *, with counts.
 
     Raises `CheckpointError` for those that the family does not foresee.
     """
-    odd = [n for n in left if not any(re.fullmatch(p, n) for p in family.leftovers)]
+    patterns = [*foreseen]
+    odd = [n for n in left if not any(re.fullmatch(p, n) for p in patterns)]
     if odd:
         raise CheckpointError(
             f"{folder}: {len(odd)} tensors that the model has no place for: "
