@@ -60,11 +60,17 @@ class ConvertedTensors(Tensors):
         self.spare = tuple(p for p in family.spare if any(below(n, (p,)) for n in self.described))
         check_fit(rules, self.described, {name: theirs[at] for name, at in there.items()})
         given = {rule.theirs for rule in rules}
-        odd = [name for name in there if name not in given]
-        left = _foreseen(odd, family.leftovers_of(written_out(options)), folder)
         self.stored = {name: theirs.stored[at] for name, at in there.items()}
-        for name in given:
-            if self.stored[name].described.dtype not in FLOATS:
+        copies = {n: of for n, of in family.copies.items() if n in there and n not in given}
+        for name, of in copies.items():
+            _check_equal(name, of, self.stored, folder)
+        given |= copies.keys()
+        foreseen = family.leftovers_of(written_out(options))
+        left = _ignored([name for name in there if name not in given], foreseen, folder)
+        for rule in rules:
+            name, dtype = rule.theirs, self.stored[rule.theirs].described.dtype
+            counts = dtype == self.described[rule.ours].dtype  # of batches, such as BatchNorm's
+            if dtype not in FLOATS and not counts:
                 raise CheckpointError(
                     f"{folder}: {clipped(name)}: {dtype_name(self.stored[name].described)}; weights"
                     " are read in fp32, bf16 or fp16"
@@ -106,6 +112,20 @@ class ConvertedTensors(Tensors):
         tensor = torch.zeros_like(self.described[name], device="cpu")
         self.copy_to({name: tensor})
         return tensor
+
+
+def _check_equal(name: str, of: str, stored: Mapping[str, Stored], folder: Path) -> None:
+    """Raise `CheckpointError` where a tensor is not another one a second time."""
+    one, other = (torch.empty_like(stored[n].described, device="cpu") for n in (name, of))
+    if one.shape == other.shape and one.dtype == other.dtype:
+        stored[name].fill(one, 0)
+        stored[of].fill(other, 0)
+        if torch.equal(one, other):
+            return
+    raise CheckpointError(
+        f"{folder}: {name} is not {of}, and by config.json they are one weight; use another"
+        " checkpoint"
+    )
 
 
 def _copy(rule: Rule, target: Tensor, stored: Stored) -> None:
@@ -182,13 +202,12 @@ def _named_today(
     return names
 
 
-def _foreseen(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
+def _ignored(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     """The tensors without a place in the model, numbers in their names as *, with counts.
 
     Raises `CheckpointError` for those that the family does not foresee.
     """
-    patterns = [*foreseen]
-    odd = [n for n in left if not any(re.fullmatch(p, n) for p in patterns)]
+    odd = [n for n in left if not any(re.fullmatch(p, n) for p in foreseen)]
     if odd:
         raise CheckpointError(
             f"{folder}: {len(odd)} tensors that the model has no place for: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -29,7 +29,10 @@ SHARD_SIZE = 5_000_000_000
 FORMAT = {"format": "pt"}
 """What transformers reads from a header: whose tensors they are."""
 OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
-TRAINING_ONLY = ("dropout", "head_dropout", "drop_path", "init_std", "mask_token", "balance_weight")
+TRAINING_ONLY = (
+    *("dropout", "head_dropout", "drop_path"),
+    *("init_std", "mask_token", "balance_weight"),
+)
 """Options that change nothing once a model is trained: a class that lacks them will do."""
 
 
@@ -43,7 +46,11 @@ class Expressed:
 
 
 def express(
-    model: AnyModelOptions, info: DatasetInfo, task: str, origin: Family | None = None
+    model: AnyModelOptions,
+    info: DatasetInfo,
+    task: str,
+    origin: Family | None = None,
+    families: Sequence[Family] = FAMILIES,
 ) -> Expressed:
     """The family that has exactly this model, with a head for this task; `origin` before others.
 
@@ -55,14 +62,14 @@ def express(
     # some families have no longest sequence to write, and others need one
     ways = (written_out(model, replace(info, context=None)), wanted)
     refused: list[tuple[float, str, list[str]]] = []  # the fewer differences the nearer
-    for family in sorted(FAMILIES, key=lambda family: family is not origin):
+    for family in sorted(families, key=lambda family: family is not origin):
         head = family.class_of(task)
         for way in ways if head is not None else ():
             try:
                 config = family.config(_Section.of(way), info)
                 back = written_out(typed(family.model(Config(config, CONFIG))))
             except _Absent as error:  # a part of another type than the family's
-                refused.append((1e6 - len(error.path), family.model_types[0], [error.path]))
+                refused.append((1e6 - len(error.path), family.called(), [error.path]))
                 continue
             except (LookupError, TypeError, ValueError, CheckpointError):
                 continue  # not of this family's shape at all
@@ -70,7 +77,7 @@ def express(
             lacks = [path for path in differences if not _idle(path, family.unused(task))]
             if not lacks:
                 return Expressed(family, {**config, "architectures": [head]}, differences)
-            refused.append((len(lacks), family.model_types[0], lacks))
+            refused.append((len(lacks), family.called(), lacks))
     raise SpecError(_refusal(wanted, task, *min(refused, default=(0.0, "", [""]))[1:]))
 
 

@@ -18,15 +18,13 @@ from bigmodel_cli.convert.modernbert import ModernBert
 from bigmodel_cli.convert.olmo import Olmo2, Olmo3
 from bigmodel_cli.convert.qwen import Qwen2, Qwen3
 from bigmodel_cli.convert.qwen3_5 import Qwen3_5
+from bigmodel_cli.convert.seq2seq import T5, Marian
 from bigmodel_cli.convert.smollm3 import SmolLM3
+from bigmodel_cli.convert.timm import TimmResNet, TimmViT
+from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, Dinov3, HFViT
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
-    GPT2(),
-    Bert(),
-    Roberta(),
-    DistilBert(),
-    ModernBert(),
     Mistral(),
     Qwen2(),
     Qwen3(),
@@ -44,7 +42,21 @@ FAMILIES: tuple[Family, ...] = (
     GraniteMoeHybrid(),
     Lfm2(),
     Mamba2(),
+    GPT2(),
+    Bert(),
+    Roberta(),
+    DistilBert(),
+    ModernBert(),
+    HFViT(),
+    Dinov2(),
+    Dinov2WithRegisters(),
+    Dinov3(),
+    Marian(),
+    T5(),
 )
+
+TIMM: tuple[Family, ...] = (TimmViT(), TimmResNet())
+"""Those of timm's own layout."""
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 """By config.json's `model_type`."""
