@@ -155,7 +155,7 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
         last = max(tokenizer.vocab_size - 1, *marks)
         if most is None or last >= most:
             raise CheckpointError(
-                f"{path / name}: it gives tokens up to {last:,}, and the model has"
+                f"{path / name}: it gives tokens up to {last:,}, and facts.json has"
                 f" {'no number of tokens' if most is None else f'{most:,} of them'}; use"
                 " another checkpoint"
             )
