@@ -58,6 +58,13 @@ class Model(Module):
         """Prefixes of the weights that a new task initialises anew."""
         raise NotImplementedError
 
+    def row_vectors(self, *arguments: Tensor, pool: str | None = None) -> Tensor:
+        """(B, C)   a vector for each row; `pool` "cls" or "mean" replaces the model's own.
+
+        Raises `SpecError` for a model that reads no whole texts.
+        """
+        raise SpecError("--embed is for encoders of texts, which this model is not; leave it out")
+
     def generator(self, source: Tensor | None = None) -> Generator:
         """The decoder that generates; of an encoder-decoder, conditioned on the sources (B, S)."""
         raise NotImplementedError
