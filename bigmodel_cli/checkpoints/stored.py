@@ -98,6 +98,44 @@ class Tensors(Mapping[str, Tensor]):
         """A tensor as the files have it now, not verified: only to refuse something early."""
 
 
+class ChangedTensors(Tensors):
+    """Tensors of which some are changed, as `changes` says, when they are read."""
+
+    def __init__(self, tensors: Tensors, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+        self.tensors, self.changes, self.tied = tensors, changes, tensors.tied
+        self.described = {
+            name: changes[name](tensor) if name in changes else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.described[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.described)
+
+    def __len__(self) -> int:
+        return len(self.described)
+
+    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
+        whole = {
+            name: torch.empty_like(self.tensors[name], device="cpu")
+            for name in self.changes.keys() & targets.keys()
+        }
+        self.tensors.copy_to({**targets, **whole})
+        with torch.no_grad():
+            for name, tensor in whole.items():
+                targets[name].copy_(self.changes[name](tensor))
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.tensors.stream():
+            yield name, self.changes[name](tensor) if name in self.changes else tensor
+
+    def glance(self, name: str) -> Tensor:
+        tensor = self.tensors.glance(name)
+        return self.changes[name](tensor) if name in self.changes else tensor
+
+
 class StoredTensors(Tensors):
     """The tensors of one kind in a checkpoint of ours, checked against its manifest.
 

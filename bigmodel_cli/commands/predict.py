@@ -135,6 +135,16 @@ def predict(
             ),
         ),
     ] = False,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help=(
+                "Answer each input, a question or a JSON list of messages, as the checkpoint's chat"
+                " template asks."
+            ),
+        ),
+    ] = False,
     set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
@@ -169,7 +179,7 @@ def predict(
         from bigmodel_cli.embed import embed as vectors_of
 
         decoded = Decoding(**vars(decoding)).given()
-        refuse("--embed", {"--top": top, **dict.fromkeys(decoded[:1], True)})
+        refuse("--embed", {"--top": top, "--chat": chat, **dict.fromkeys(decoded[:1], True)})
         loaded = load_checkpoint(path, device, set_ or (), body=True)
         for record in vectors_of(loaded, given, "input" if inputs else "line"):
             result_record(record)
@@ -178,9 +188,9 @@ def predict(
     how = as_published(loaded, Decoding(**vars(decoding)))
     word = "input" if inputs else "line"
     if json or not sys.stdout.isatty() or not continues(loaded):
-        for record in records_of(loaded, given, how, top, word):
+        for record in records_of(loaded, given, how, top, word, chat=chat):
             result_record(record)
         return
     with closing(TextPrinter(has_colour(sys.stdout))) as printer:
-        for record in records_of(loaded, given, how, top, word, printer.tell):
+        for record in records_of(loaded, given, how, top, word, printer.tell, chat=chat):
             printer.record(record)

@@ -60,10 +60,17 @@ class ConvertedTensors(Tensors):
         self.spare = tuple(p for p in family.spare if any(below(n, (p,)) for n in self.described))
         check_fit(rules, self.described, {name: theirs[at] for name, at in there.items()})
         given = {rule.theirs for rule in rules}
-        left = _foreseen([name for name in there if name not in given], family, folder)
         self.stored = {name: theirs.stored[at] for name, at in there.items()}
-        for name in given:
-            if self.stored[name].described.dtype not in FLOATS:
+        copies = {n: of for n, of in family.copies.items() if n in there and n not in given}
+        for name, of in copies.items():
+            _check_equal(name, of, self.stored, folder)
+        given |= copies.keys()
+        foreseen = family.leftovers_of(written_out(options))
+        left = _ignored([name for name in there if name not in given], foreseen, folder)
+        for rule in rules:
+            name, dtype = rule.theirs, self.stored[rule.theirs].described.dtype
+            counts = dtype == self.described[rule.ours].dtype  # of batches, such as BatchNorm's
+            if dtype not in FLOATS and not counts:
                 raise CheckpointError(
                     f"{folder}: {clipped(name)}: {dtype_name(self.stored[name].described)}; weights"
                     " are read in fp32, bf16 or fp16"
@@ -106,14 +113,28 @@ class ConvertedTensors(Tensors):
         return tensor
 
 
+def _check_equal(name: str, of: str, stored: Mapping[str, Stored], folder: Path) -> None:
+    """Raise `CheckpointError` where a tensor is not another one a second time."""
+    one, other = (torch.empty_like(stored[n].described, device="cpu") for n in (name, of))
+    if one.shape == other.shape and one.dtype == other.dtype:
+        stored[name].fill(one, 0)
+        stored[of].fill(other, 0)
+        if torch.equal(one, other):
+            return
+    raise CheckpointError(
+        f"{folder}: {name} is not {of}, and by config.json they are one weight; use another"
+        " checkpoint"
+    )
+
+
 def _copy(rule: Rule, target: Tensor, stored: Stored) -> None:
     """Copy a tensor of theirs: straight into the target's memory where that is laid out alike."""
     memory = rule.memory(target, stored.described.dtype)
     if memory is not None:
         stored.fill(memory, rule.skip)
         return
-    place = rule.view(target)
-    for first, piece in stored.pieces(rule.skip, len(place) if place.dim() else 1):
+    own = rule.own(target)
+    for first, piece in stored.pieces(rule.skip, own[0] if own else 1):
         rule.load(target, piece, first)
 
 
@@ -180,12 +201,12 @@ def _named_today(
     return names
 
 
-def _foreseen(left: list[str], family: Family, folder: Path) -> str:
+def _ignored(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     """The tensors without a place in the model, numbers in their names as *, with counts.
 
     Raises `CheckpointError` for those that the family does not foresee.
     """
-    odd = [n for n in left if not any(re.fullmatch(p, n) for p in family.leftovers)]
+    odd = [n for n in left if not any(re.fullmatch(p, n) for p in foreseen)]
     if odd:
         raise CheckpointError(
             f"{folder}: {len(odd)} tensors that the model has no place for: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -29,7 +29,10 @@ SHARD_SIZE = 5_000_000_000
 FORMAT = {"format": "pt"}
 """What transformers reads from a header: whose tensors they are."""
 OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
-TRAINING_ONLY = ("dropout", "head_dropout", "drop_path", "init_std", "mask_token")
+TRAINING_ONLY = (
+    *("dropout", "head_dropout", "drop_path"),
+    *("init_std", "mask_token", "balance_weight"),
+)
 """Options that change nothing once a model is trained: a class that lacks them will do."""
 
 
@@ -43,7 +46,11 @@ class Expressed:
 
 
 def express(
-    model: AnyModelOptions, info: DatasetInfo, task: str, origin: Family | None = None
+    model: AnyModelOptions,
+    info: DatasetInfo,
+    task: str,
+    origin: Family | None = None,
+    families: Sequence[Family] = FAMILIES,
 ) -> Expressed:
     """The family that has exactly this model, with a head for this task; `origin` before others.
 
@@ -53,7 +60,7 @@ def express(
     """
     wanted = written_out(model, info)
     refused: list[tuple[float, str, list[str]]] = []  # the fewer differences the nearer
-    for family in sorted(FAMILIES, key=lambda family: family is not origin):
+    for family in sorted(families, key=lambda family: family is not origin):
         head = family.class_of(task)
         if head is None:
             continue
@@ -61,7 +68,7 @@ def express(
             config = family.config(_Section.of(wanted), info)
             back = written_out(typed(family.model(Config(config, CONFIG))))
         except _Absent as error:  # a part of another type than the family's
-            refused.append((1e6 - len(error.path), family.model_types[0], [error.path]))
+            refused.append((1e6 - len(error.path), family.called(), [error.path]))
             continue
         except (LookupError, TypeError, ValueError, CheckpointError):
             continue  # not of this family's shape at all
@@ -74,7 +81,7 @@ def express(
         ]
         if not lacks:
             return Expressed(family, {**config, "architectures": [head]}, differences)
-        refused.append((len(lacks), family.model_types[0], lacks))
+        refused.append((len(lacks), family.called(), lacks))
     raise SpecError(_refusal(wanted, task, *min(refused, default=(0.0, "", [""]))[1:]))
 
 

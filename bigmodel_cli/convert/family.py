@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +16,10 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.models.base import AnyModelOptions
 
 BODY, CAUSAL_LM, MASKED_LM = "", "causal_lm", "masked_lm"
-CLASSIFICATION, TAGGING = "classification", "tagging"
+CLASSIFICATION, TAGGING, SEQ2SEQ = "classification", "tagging", "seq2seq"
 """The `task.type`s that heads of published models are for; BODY is a network without a head."""
+STACKS = {"blocks", "encoder", "decoder"}
+"""Options of models that are lists of blocks."""
 LONGEST_WINDOW = 1024
 """Most tokens of a training window that a folder's spec asks for; the model may take more."""
 
@@ -48,10 +51,22 @@ class Family(ABC):
 
     Files without a head may lack it, and some with one do (GPT-2's): both are read.
     """
+    copies: ClassVar[Mapping[str, str]] = {}
+    """Tensors that some files hold a second time -> the one that they must be equal to."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Regular expressions within names in older files -> what stands there today."""
+    without_head: ClassVar[str] = MASKED_LM
+    """The `task.type` of a spec around a network without a head."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
+
+    def called(self) -> str:
+        """The name of the family, for messages."""
+        return self.model_types[0]
+
+    def reads(self, config: Config) -> bool:
+        """Whether a config.json is of this family."""
+        return config.maybe("model_type", str) in self.model_types
 
     @abstractmethod
     def model(self, config: Config) -> dict[str, Any]:
@@ -95,6 +110,14 @@ class Family(ABC):
             return {"type": "table", "train": [str(folder)], "text": [0], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
+    def leftovers_of(self, model: Model) -> tuple[str, ...]:
+        """Regular expressions of tensors in published files that this model does not need."""
+        return self.leftovers
+
+    def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
+        """Further JSON files of the folder that is written, by name."""
+        return {}
+
     def task_of(self, config: Config) -> str:
         """The task that the head of the class in config.json is for; BODY for none.
 
@@ -129,11 +152,20 @@ def class_names(config: Config) -> tuple[str, ...]:
             f"{config.file}: id2label: one output is a number, which is not built"
         )
     names = [named.get(str(i)) for i in range(len(named))]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    if not all(isinstance(name, str) for name in names):
         raise CheckpointError(
-            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1} differently"
+            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1}"
         )
-    return tuple(map(str, names))
+    counts = Counter(names)
+    found = [f"{name} ({i})" if counts[name] > 1 else str(name) for i, name in enumerate(names)]
+    if twice := sorted(str(name) for name, count in counts.items() if count > 1):
+        if len(set(found)) < len(found):
+            raise CheckpointError(f"{config.file}: id2label: {twice[0]!r} is given twice")
+        config.note(
+            f"id2label names classes alike ({', '.join(twice[:3])}): they are told apart by their"
+            " numbers, in brackets"
+        )
+    return tuple(found)
 
 
 def class_labels(info: DatasetInfo) -> dict[str, Any]:
@@ -168,10 +200,10 @@ def written_out(options: AnyModelOptions, info: DatasetInfo | None = None) -> di
         for name, known in (("vocab_size", info.vocab_size), ("max_len", info.context)):
             if name in values and values[name] is None:
                 values[name] = known
-    if "blocks" in values:
-        values["blocks"] = [
+    for stack in STACKS & values.keys():
+        values[stack] = [
             {name: value for name, value in block.items() if name != "repeat"}
-            for block in values["blocks"]
+            for block in values[stack]
             for _ in range(block["repeat"])
         ]
     return values

@@ -18,13 +18,13 @@ from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.checkpoints.contents import FACTS
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.convert import based, hub, torchvision
 from bigmodel_cli.convert import folder as folders
-from bigmodel_cli.convert import hub
 from bigmodel_cli.convert.assets import read_assets as _assets
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.converted import ConvertedTensors
-from bigmodel_cli.convert.families import BY_TYPE
-from bigmodel_cli.convert.family import MASKED_LM, Family, written_out
+from bigmodel_cli.convert.families import BY_TYPE, FAMILIES, TIMM
+from bigmodel_cli.convert.family import Family, written_out
 from bigmodel_cli.convert.weights import FolderTensors, open_tensors
 from bigmodel_cli.errors import CheckpointError, did_you_mean
 from bigmodel_cli.models import MODELS
@@ -41,7 +41,8 @@ def find(path: Path) -> Path:
     """
     if hub.is_hub(path):
         return hub.fetched(path)
-    return path if folders.is_folder(path) else checkpoints.find(path)
+    foreign = folders.is_folder(path) or torchvision.is_weights_file(path)
+    return path if foreign else checkpoints.find(path)
 
 
 def title(path: Path) -> str:
@@ -54,8 +55,10 @@ def title(path: Path) -> str:
 
 def read(path: Path) -> Checkpoint:
     """A checkpoint, without what only a resume needs. Raises `CheckpointError`."""
+    if torchvision.is_weights_file(path):
+        return torchvision.describe(path).checkpoint()
     if not folders.is_folder(path):
-        return checkpoints.read(path, train_state=False)
+        return whole(checkpoints.read(path, train_state=False), path)
     described, theirs = describe(path), open_tensors(path)
     model = ConvertedTensors(
         described.family, described.model, described.info, described.task, theirs, path
@@ -73,8 +76,15 @@ def read(path: Path) -> Checkpoint:
     )
 
 
+def whole(found: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint of ours with the weights that it leaves out, if any (see `based`)."""
+    return based.whole(found, path, read)
+
+
 def read_spec(path: Path) -> dict[str, Any]:
     """The resolved spec of a checkpoint. Raises `CheckpointError`."""
+    if torchvision.is_weights_file(path):
+        return torchvision.describe(path).spec()
     if not folders.is_folder(path):
         return checkpoints.read_spec(path)
     return describe(path).spec(open_tensors(path))
@@ -82,6 +92,8 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 def read_assets(path: Path) -> dict[str, bytes]:
     """The files of the data: facts.json, and assets such as tokenizer.json."""
+    if torchvision.is_weights_file(path):
+        return {FACTS: json.dumps(torchvision.describe(path).info.to_json()).encode()}
     if not folders.is_folder(path):
         return checkpoints.read_assets(path)
     info = json.dumps(describe(path).info.to_json()).encode()
@@ -108,7 +120,7 @@ class Described:
         return {
             "model": self.model.model_dump(mode="json"),
             "data": self.family.data(self.folder, self.info),
-            "task": {"type": self.task or MASKED_LM},
+            "task": {"type": self.task or self.family.without_head},
             "train": {"steps": 1, "precision": stored},
         }
 
@@ -116,11 +128,9 @@ class Described:
 def describe(folder: Path) -> Described:
     """The model in a folder. Raises `CheckpointError`."""
     config = folders.read_config(folder)
-    kind = config.get("model_type", str)
-    family = BY_TYPE.get(kind)
+    family = family_of(config)
     if family is None:
-        known = did_you_mean(kind, list(BY_TYPE)) or f"; known are {', '.join(sorted(BY_TYPE))}"
-        raise CheckpointError(f"{config.file}: model_type: {clipped(kind)!r} is not read{known}")
+        raise CheckpointError(f"{config.file}: {_unread(config)}")
     try:
         model = typed({**family.model(config), **family.beside(folder)})
         task = family.task_of(config)
@@ -132,7 +142,7 @@ def describe(folder: Path) -> Described:
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         # what a value of the wrong kind deep within it comes to
         raise CheckpointError(
-            f"{config.file}: not the config of a {kind} ({type(error).__name__}:"
+            f"{config.file}: not a config of this family ({type(error).__name__}:"
             f" {clipped(str(error), 100)}); {folders.ANOTHER}"
         ) from None
     config.finish(family.ignored)
@@ -147,4 +157,17 @@ def typed(values: dict[str, Any]) -> AnyModelOptions:
 
 def family_of(config: Config) -> Family | None:
     """The family that reads a config.json, if any."""
-    return BY_TYPE.get(str(config.values.get("model_type")))
+    return next((family for family in (*FAMILIES, *TIMM) if family.reads(config)), None)
+
+
+def _unread(config: Config) -> str:
+    """That no family reads this config.json, and which come near."""
+    named = config.values.get("architecture")
+    if "model_type" not in config.values and isinstance(named, str):
+        return (
+            f"architecture: {clipped(named)!r} of timm is not read; what is: plain vit_ and deit_"
+            " networks with a class token, and the ResNets that torchvision has too"
+        )
+    kind = config.get("model_type", str)
+    known = did_you_mean(kind, list(BY_TYPE)) or f"; known are {', '.join(sorted(BY_TYPE))}"
+    return f"model_type: {clipped(kind)!r} is not read{known}"

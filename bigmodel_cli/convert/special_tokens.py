@@ -48,9 +48,31 @@ def special_tokens(tokenizer: bytes, files: tuple[Values, ...], folder: str) -> 
         "end": end,
         "stops": sorted({*stops, *([] if end is None else [end])}),
         "begins": begin is not None and _begins(tokenizer, own, begin),
+        "target_start": _target_start(config, generation, folder),
+        "never": _never(config, generation, folder),
         **{name.removesuffix("_token"): token((name,)) for name in OTHERS},
     }
     return json.dumps(found).encode()
+
+
+def _target_start(config: Values, generation: Values, folder: str) -> int | None:
+    """The token with which an encoder-decoder's target begins: T5's, which is not named, is pad."""
+    pad = config.get("pad_token_id") if config.get("is_encoder_decoder") is True else None
+    named = (generation.get("decoder_start_token_id"), config.get("decoder_start_token_id"), pad)
+    for number in named:
+        if ids := _ids(number, f"{folder}: decoder_start_token_id"):
+            return ids[0]
+    return None
+
+
+def _never(config: Values, generation: Values, folder: str) -> list[int]:
+    """The single tokens that generation leaves out. Raises `CheckpointError`."""
+    for values in (generation, config):
+        words = values.get("bad_words_ids")
+        if isinstance(words, list):
+            lists = [_ids(word, f"{folder}: bad_words_ids") for word in words]
+            return sorted({ids[0] for ids in lists if len(ids) == 1})
+    return []
 
 
 def _numbers(tokenizer: bytes) -> dict[str, int]:

@@ -11,9 +11,14 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.export.hf import HuggingFace
 from bigmodel_cli.export.source import open_source
 from bigmodel_cli.export.target import Target
+from bigmodel_cli.export.vision import Timm, Torchvision
 from bigmodel_cli.export.writing import check_free, write_folder
 
-TARGETS: dict[str, Target] = {"hf": HuggingFace()}
+TARGETS: dict[str, Target] = {
+    "hf": HuggingFace(),
+    "timm": Timm(),
+    "torchvision": Torchvision(),
+}
 """What `--to` may be."""
 
 

@@ -16,6 +16,7 @@ from bigmodel_cli.convert.assets import (
 )
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.exporting import Expressed, express, folder_files
+from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.convert.opening import family_of
 from bigmodel_cli.data import SOURCE_TOKENIZER, TOKENIZER, Tokenizer, load_tokenizer
@@ -59,6 +60,10 @@ class HuggingFace(Target):
         )  # fmt: skip
         for name, pieces in files:
             write_file(folder / name, pieces)
+        more = found.family.more_files(written_out(source.spec.model), source.info)
+        for name, values in more.items():
+            if source.step or source.kept(name) is None:
+                tokenizer[name] = _dump(values)
         for name, content in tokenizer.items():
             write_file(folder / name, [content])
         write_file(folder / CARD, [card(source, found).encode()])
@@ -117,11 +122,12 @@ def _token_ids(source: Source) -> Values:
     """The numbers of special tokens, of a model that was trained here from the beginning."""
     if TOKENIZER not in source.assets or source.kept(CONFIG) is not None:
         return {}
-    tokenizer = load_tokenizer(source.assets)
+    tokenizer, both = load_tokenizer(source.assets), source.model.is_encoder_decoder
     ids = {
         "bos_token_id": tokenizer.start_of_text,
         "eos_token_id": tokenizer.end_of_text,
         "pad_token_id": tokenizer.end_of_text,
+        "decoder_start_token_id": tokenizer.target_start if both else None,
     }
     return {name: number for name, number in ids.items() if number is not None}
 

@@ -64,6 +64,12 @@ class SquaredReluFFNOptions(_FFNOptions):
     type: Literal["relu2"] = "relu2"
 
 
+class SiluFFNOptions(_FFNOptions):
+    """Two layers with a SiLU between them (Swish: Ramachandran et al. 2017), as in OPUS-MT."""
+
+    type: Literal["silu"] = "silu"
+
+
 class _GatedFFNOptions(_FFNOptions):
     bias: bool = Field(False, description="learn biases")
 
@@ -97,6 +103,7 @@ class GeGLUOptions(_GatedFFNOptions):
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: F.relu(x),
     "relu2": lambda x: F.relu(x).square(),
+    "silu": lambda x: F.silu(x),
     "gelu_none": lambda x: F.gelu(x),
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "swiglu": lambda x: F.silu(x),

@@ -33,6 +33,7 @@ class Mamba2Options(RecurrentOptions):
     groups: Count = Field(1, description="groups of heads that share B and C")
     kernel: Kernel = Field(4, description="width of the short convolution")
     chunk: Chunk = 64
+    eps: Positive = Field(1e-5, description="added to the mean square of the gated norm")
 
     def build_causal(self, layer: LayerContext) -> Mamba2:
         """The module. Raises `ValueError` where heads or groups do not divide the inner width."""
@@ -61,13 +62,14 @@ class Mamba2(RecurrentMixer):
         self.conv = ShortConvolution(self.mixed, options.kernel, bias=True)
         self.dt_bias, self.log_a = decay_parameters(heads)
         self.d = nn.Parameter(torch.ones(heads))
-        self.norm = GatedRMSNorm(inner, options.groups)
+        self.norm = GatedRMSNorm(inner, options.groups, options.eps)
         self.out = nn.Linear(inner, dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:
         """The gate, x, B, C and the step sizes are separate matrices."""
         shared = self.options.groups * self.options.state
-        return {"input.weight": fused(self.inner, self.inner, shared, shared, self.heads)}
+        rows = self.inner, self.inner, shared, shared, self.heads
+        return {"input.weight": fused(*rows, names=("gate", "x", "B", "C", "dt"))}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         options = self.options

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.kernels import distances
@@ -26,6 +26,10 @@ class HeadPositionOptions(Options):
     def bias(self, heads: int, causal: bool) -> Alibi | T5Bias | None:
         """The score bias for `heads` heads, if any."""
         return None
+
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> Alibi | T5Bias | None:
+        """The same for a layer, which may share it with others."""
+        return self.bias(heads, causal)
 
 
 class NoPositionOptions(HeadPositionOptions, AnyPositionOptions):
@@ -160,6 +164,7 @@ class T5Options(HeadPositionOptions):
         32, description="distances that are told apart; where both sides are seen, half for each"
     )
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
+    shared: bool = Field(False, description="one table for all blocks of a stack, as in T5 itself")
 
     def bias(self, heads: int, causal: bool) -> T5Bias:
         """The module for `heads` heads.
@@ -180,6 +185,12 @@ class T5Options(HeadPositionOptions):
                 f" are for distances below {exact} one by one; make it larger, or buckets fewer"
             )
         return T5Bias(self, heads, causal)
+
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> T5Bias:
+        """The module, which layers with the same options and heads share where they are to."""
+        if not self.shared:
+            return self.bias(heads, causal)
+        return layer.shared((self, heads, causal), lambda: self.bias(heads, causal))
 
 
 HEAD_POSITIONS = Table(
@@ -307,3 +318,17 @@ def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
     angles = [axis.flatten()[:, None] * rate for axis in (column, row)]  # (N, C / 4) each
     table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
     return torch.cat((table.new_zeros(first, dim), table)).float()
+
+
+def positions_between(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], first: int
+) -> Tensor:
+    """(1, F + N, C) -> (1, F + N', C)   learned positions of a grid for another one, bicubic.
+
+    The F before the grid stay. A table that is not of the grid `old` is given back as it is.
+    """
+    if table.dim() != 3 or table.shape[1] != first + old[0] * old[1]:
+        return table
+    grid = table[:, first:].unflatten(1, old).permute(0, 3, 1, 2).float()  # (1, C, rows, columns)
+    resized = F.interpolate(grid, new, mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)), 1)

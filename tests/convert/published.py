@@ -54,9 +54,9 @@ def written(folder: Path, model: nn.Module, out: Path) -> Path:
     described = opening.describe(folder)
     found = express(described.model, described.info, described.task)
     out.mkdir()
-    weights = model.state_dict()
+    weights, kept = model.state_dict(), json.loads((folder / "config.json").read_text())
     for name, pieces in folder_files(
-        found, described.model, described.info, described.task, weights
+        found, described.model, described.info, described.task, weights, kept
     ):
         with open(out / name, "wb") as file:
             for piece in pieces:

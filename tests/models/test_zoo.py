@@ -44,6 +44,19 @@ MIXERS: dict[str, dict[str, Any]] = {
         "head_dim": 6,
         "position": ROTARY,
     },
+    "gated": {
+        "type": "attention",
+        "num_heads": 4,
+        "kv_heads": 2,
+        "position": {
+            "type": "rotary",
+            "scaling": {"type": "llama3", "factor": 4.0, "trained": 16},
+        },
+        "gate": "full",
+        "bias": ["q", "v", "g"],
+        "qk_norm": {"over": "full", "eps": 1e-3, "offset": True},
+    },
+    "gated_heads": {"type": "attention", "num_heads": 4, "gate": "head", "bias": ["o", "g"]},
     "window": {"type": "attention", "num_heads": 4, "window": 5, "position": ROTARY},
     "window_sinks": {
         "type": "attention",
@@ -80,7 +93,7 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
     **{name: [{"repeat": 2, "mixer": mixer, "ffn": GELU}] for name, mixer in MIXERS.items()},
     **{
         f"ffn_{name}": [{"mixer": MIXERS["rotary"], "ffn": {"type": name}}]
-        for name in ("relu", "relu2", "swiglu", "geglu")
+        for name in ("relu", "relu2", "silu", "swiglu", "geglu")
     },
     "moe": [{"mixer": MIXERS["rotary"], "ffn": {"type": "moe", "experts": 4, "shared": 1}}],
     "moe_sigmoid": [
@@ -152,12 +165,15 @@ ALIKE = frozenset(
         "yarn",
         "grouped",
         "multi_query",
+        "gated",
+        "gated_heads",
         "window",
         "softcap",
         "alibi",
         "t5",
         "ffn_relu",
         "ffn_relu2",
+        "ffn_silu",
         "ffn_geglu",
         "moe_sigmoid",
         "moe_groups",

@@ -5,6 +5,7 @@ panics as faults.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -52,6 +53,8 @@ class SpecialTokens:
     end: int | None
     stops: tuple[int, ...]
     begins: bool
+    target_start: int | None = None
+    never: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, content: bytes) -> SpecialTokens:
@@ -59,11 +62,17 @@ class SpecialTokens:
         values = json.loads(content)
         try:
             found = cls(
-                values["start"], values["end"], tuple(values["stops"]), values["begins"] is True
+                values["start"],
+                values["end"],
+                tuple(values["stops"]),
+                values["begins"] is True,
+                values.get("target_start"),
+                tuple(values.get("never", ())),
             )
         except (TypeError, KeyError):
             raise ValueError("special_tokens.json: damaged") from None
-        numbers = [*found.stops, *(n for n in (found.start, found.end) if n is not None)]
+        singles = (found.start, found.end, found.target_start)
+        numbers = [*found.stops, *found.never, *(n for n in singles if n is not None)]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("special_tokens.json: damaged")
         return found
@@ -89,6 +98,9 @@ class LibraryTokenizer:
         start = named.start if special.start is None else special.start
         self.start_of_text = self.end_of_text if start is None else start
         self.begins = special.begins
+        own = special.target_start
+        self.target_start = self.end_of_text if own is None else own
+        self.never = special.never
         ends = () if self.end_of_text is None else (self.end_of_text,)
         self.stops = special.stops or ends
 
@@ -113,12 +125,30 @@ class LibraryTokenizer:
         except BaseException as error:
             raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
 
+    @functools.cached_property
+    def special(self) -> dict[int, str]:
+        """The special tokens' texts by number."""
+        added = self.library.get_added_tokens_decoder()
+        return {int(n): str(token.content) for n, token in added.items() if token.special}
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Token numbers of a text in which special tokens are spelled out."""
+        self.library.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self.library.encode_special_tokens = True
+
+    def decode_marked(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, special tokens spelled out."""
+        return self.decode(tokens, skip=False)
+
     def encode_array(self, text: str) -> NDArray[Any]:
         return np.asarray(self.encode(text), dtype=np.int64)
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int], *, skip: bool = True) -> str:
         try:
-            return str(self.library.decode(list(tokens), skip_special_tokens=True))
+            return str(self.library.decode(list(tokens), skip_special_tokens=skip))
         except BaseException as error:
             raise DataError(
                 f"the tokenizer cannot write tokens as text: {_reason(error)}"
