@@ -42,7 +42,7 @@ class SkeletonOptions(AnyModelOptions):
 class Skeleton(Model):
     """Base of models made of blocks; its last layer is `head`."""
 
-    stacks: ClassVar = ("blocks",)
+    stacks: ClassVar[tuple[str, ...]] = ("blocks",)
     options: Any
     position: Module | None
 
