@@ -80,11 +80,13 @@ def load_checkpoint(
     overrides: Sequence[Change] = (),
     *,
     tell: Callable[[str], None] = say,
+    body: bool = False,
 ) -> Loaded:
     """Read and verify a checkpoint and build its model, in evaluation mode; `tell` receives the
     device.
 
-    `path` may name a run: its last checkpoint is taken.
+    `path` may name a run: its last checkpoint is taken. With `body` the output layers are not
+    needed: where there are none, they have no content.
     """
     load_torch()
     chosen = pick_device(device, tell)
@@ -92,7 +94,7 @@ def load_checkpoint(
     contents = opening.read(path)
     for note in contents.notes:
         say(note)
-    if contents.headless:
+    if contents.headless and not body:
         raise CheckpointError(
             f"{path}: the body of a network, without a head that answers; finetune it first:"
             f" bigmodel finetune --from {shlex.quote(str(path))} SPEC"
@@ -123,7 +125,10 @@ def load_checkpoint(
         ) from None
     if _used_as_stored(spec, chosen):
         contents.model.hold_as_stored(model)
-    report = checkpoints.load_weights(model, contents.model, spare=contents.model.spare)
+    absent = model.output_layers() if contents.headless else ()
+    report = checkpoints.load_weights(
+        model, contents.model, fresh=absent, spare=contents.model.spare
+    )
     names = report.loaded
     if added:
         spec = with_files_read(spec, info, build_on_meta)
