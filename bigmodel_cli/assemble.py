@@ -123,9 +123,9 @@ def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source
             f" {', '.join(changes)}"
         )
     try:
-        report = checkpoints.load_weights(
-            model, weights, fresh=model.output_layers() if other else ()
-        )
+        spare = contents.model.spare
+        fresh = [name for name in model.output_layers() if other and name not in spare]
+        report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
     except CheckpointError as error:
         raise CheckpointError(
             f"{source}: {_of_another_model(spec, contents.spec)}{error}"

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.config import Options
-from bigmodel_cli.console import quantity, say
+from bigmodel_cli.console import say
 from bigmodel_cli.convert import hub, opening
 from bigmodel_cli.convert.folder import is_folder
+from bigmodel_cli.convert.opening import NO_DATA
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.yaml_scalars import dump_yaml
@@ -29,20 +30,19 @@ def imported_spec(given: Path) -> str:
     contents, described = opening.read(path), opening.describe(path)
     for note in contents.notes:
         say(note)
-    numbers = sum(tensor.numel() for tensor in contents.model.values())
     name = hub.recorded(given, path)
     head = described.family.class_of(described.task) or described.family.model_types[0]
-    say(
-        f"{path}: {head}, {quantity(numbers, '')} numbers in {len(contents.model):,} tensors"
-        f"{'' if described.task else ', without a head: a task gives it a new one'}"
-    )
-    data = {n: v for n, v in contents.spec["data"].items() if v not in (str(path), [str(path)])}
+    data = {n: v for n, v in contents.spec["data"].items() if NO_DATA not in (v, *_items(v))}
     spec = {"model": brief(described.model), "data": data, "task": contents.spec["task"]}
     return (
         f"# {name}: {head}\n"
         "# Name data and train.steps: with --set, or here. With the weights: bigmodel finetune"
         f" --from {name} THIS_FILE\n{dump_yaml(spec, flow=None)}"
     )
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def brief(options: Options) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bigmodel_cli.data import (
     SOURCE_TOKENIZER,
     SPECIAL_TOKENS,
     TOKENIZER,
+    TOKENIZERS,
     read_tokenizer,
 )
 from bigmodel_cli.device import pick_device
@@ -29,8 +30,6 @@ from bigmodel_cli.overrides import Change, key_of
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 
-TOKENIZERS = ("tokenizer", "source_tokenizer")
-"""Options of the data that a checkpoint fixes for all that continue from it: it brings its own."""
 PREPARATION = (
     *TOKENIZERS,
     *("normalize", "size", "channels"),
@@ -116,9 +115,9 @@ def load_checkpoint(
         ) from None
     if _used_as_stored(spec, chosen):
         contents.model.hold_as_stored(model)
-    checkpoints.load_weights(model, contents.model)
+    report = checkpoints.load_weights(model, contents.model, spare=contents.model.spare)
     own = model.state_dict()
-    if note := checkpoints.not_finite((name, own[name]) for name in contents.model):
+    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
@@ -143,7 +142,7 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
         last = max(tokenizer.vocab_size - 1, *marks)
         if most is None or last >= most:
             raise CheckpointError(
-                f"{path / name}: it gives tokens up to {last:,}, and the model has"
+                f"{path / name}: it gives tokens up to {last:,}, and facts.json has"
                 f" {'no number of tokens' if most is None else f'{most:,} of them'}; use"
                 " another checkpoint"
             )

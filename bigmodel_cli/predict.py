@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bigmodel_cli.console import result, say, visible
+from bigmodel_cli.convert.generation import settings
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
@@ -79,6 +80,23 @@ def predict(
         raise SpecError(
             f"this model was trained for {loaded.task.name}: it neither labels nor writes"
         )
+
+
+def as_published(loaded: Loaded, decoding: Decoding) -> Decoding:
+    """How text is written by a checkpoint that came with settings of generation; they are said."""
+    if not loaded.model.can_generate:
+        return decoding
+    every, drawn, unread = settings(loaded.assets)
+    found = decoding.with_settings(every, drawn)
+    changed = [name for name in found.given() if name not in decoding.given()]
+    shown = [f"{n} {getattr(found, n.removeprefix('--').replace('-', '_'))}" for n in changed]
+    if found != decoding and not shown:
+        shown = ["greedy"]
+    if shown:
+        say(f"generation_config.json: {', '.join(shown)}, where no option says otherwise")
+    if unread:
+        say(f"generation_config.json: not used: {', '.join(unread[:5])}")
+    return found
 
 
 def continues(loaded: Loaded) -> bool:

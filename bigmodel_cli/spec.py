@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.console import visible
-from bigmodel_cli.data import DataOptions
+from bigmodel_cli.data import SOURCES, TOKENIZERS, DataOptions
 from bigmodel_cli.errors import CheckpointError, OptionError, SpecError
 from bigmodel_cli.explain import explain, placed
 from bigmodel_cli.inherit import BASE, read_inheriting
@@ -112,8 +112,8 @@ def load(
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose
-    top-level sections are used where the file leaves them out (finetuning). Raises `SpecError` with
-    one line for each fault.
+    top-level sections, and the data's tokenizers, are used where the file leaves them out
+    (finetuning). Raises `SpecError` with one line for each fault.
     """
     root = read_inheriting(path, Spec)
     if root.value is None:
@@ -122,6 +122,7 @@ def load(
         recorded = with_present_names(base or {})
         for name in recorded.keys() - root.value.keys():
             root.value[name] = _wrap(recorded[name], f"{name} of the checkpoint")
+        _carry_tokenizers(root.value.get("data"), recorded.get("data", {}))
         changes = list(overrides)
         if BASE in map(key_of, changes):
             raise SpecError(
@@ -130,6 +131,17 @@ def load(
             )
         apply_overrides(root, changes, Spec)
     return check(root)
+
+
+def _carry_tokenizers(data: Node | None, recorded: Mapping[str, Any]) -> None:
+    """The recorded tokenizers, in a file's data section of a type that has them."""
+    if data is None or not isinstance(data.value, dict) or "type" not in data.value:
+        return
+    options = SOURCES.get(data.value["type"].value)
+    for name in TOKENIZERS:
+        known = options is not None and name in options.model_fields
+        if known and name not in data.value and recorded.get(name) is not None:
+            data.value[name] = _wrap(recorded[name], f"data.{name} of the checkpoint")
 
 
 def from_dict(

@@ -76,6 +76,8 @@ class Tensors(Mapping[str, Tensor]):
 
     tied: Mapping[str, str] = {}
     """Names of a tensor that is stored under another name -> that name."""
+    spare: tuple[str, ...] = ()
+    """Prefixes of tensors for which a model may have no place; it keeps them with a new head."""
 
     def hold_as_stored(self, model: Module) -> None:
         """Change a model's weights to the dtypes of the files, where `self` is to be in others.
@@ -100,7 +102,8 @@ class ChangedTensors(Tensors):
     """Tensors of which some are changed, as `changes` says, when they are read."""
 
     def __init__(self, tensors: Tensors, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
-        self.tensors, self.changes, self.tied = tensors, changes, tensors.tied
+        self.tensors, self.changes = tensors, changes
+        self.tied, self.spare = tensors.tied, tensors.spare
         self.described = {
             name: changes[name](tensor) if name in changes else tensor
             for name, tensor in tensors.items()

@@ -149,13 +149,14 @@ def predict(
     from bigmodel_cli.data import lines_of
     from bigmodel_cli.generation.text import Decoding
     from bigmodel_cli.loaded import load_checkpoint
-    from bigmodel_cli.predict import TextPrinter, continues
+    from bigmodel_cli.predict import TextPrinter, as_published, continues
     from bigmodel_cli.predict import predict as records_of
 
     path = resolve_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
     loaded = load_checkpoint(path, device, set_ or ())
-    how, word = Decoding(**vars(decoding)), "input" if inputs else "line"
+    how = as_published(loaded, Decoding(**vars(decoding)))
+    word = "input" if inputs else "line"
     if json or not sys.stdout.isatty() or not continues(loaded):
         for record in records_of(loaded, given, how, top, word):
             result_record(record)

@@ -41,6 +41,7 @@ class Config:
         self.file = file
         self.asked: set[str] = set()
         self.notes: list[str] = []
+        self.parts: dict[str, Config] = {}
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
         """The value of a key, of this type (a whole number passes as a float).
@@ -78,6 +79,17 @@ class Config:
         if text not in self.notes:
             self.notes.append(text)
 
+    def fill(self, defaults: Mapping[str, Any]) -> None:
+        """Give keys that are not there these values; null stays null."""
+        self.values = {**defaults, **self.values}
+
+    def part(self, key: str) -> Config:
+        """The mapping below a key, such as the text part of a model of several."""
+        if key not in self.parts:
+            self.parts[key] = Config(self.get(key, dict), f"{self.file}: {key}")
+            self.parts[key].notes = self.notes
+        return self.parts[key]
+
     def only(self, key: str, *allowed: Any) -> None:
         """Refuse any value but these, the first of which is what an absent key means."""
         self.asked.add(key)
@@ -90,6 +102,8 @@ class Config:
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
         """Refuse keys that nothing asked for, but for those that do not matter."""
+        for part in self.parts.values():
+            part.finish(ignored)
         left = self.values.keys() - self.asked - IRRELEVANT - set(ignored)
         if left:
             raise CheckpointError(

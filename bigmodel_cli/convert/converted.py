@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from bigmodel_cli.checkpoints.files import clipped
@@ -12,7 +13,7 @@ from bigmodel_cli.checkpoints.safe import dtype_name
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.convert.family import Family, written_out
+from bigmodel_cli.convert.family import CLASSIFICATION, Family, written_out
 from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
 from bigmodel_cli.convert.weights import FolderTensors, Stored
 from bigmodel_cli.errors import CheckpointError
@@ -50,7 +51,13 @@ class ConvertedTensors(Tensors):
         learned = [name for name, _ in built.named_parameters() if name in self.described]
         rules = list(family.rules(written_out(options), info, task))
         check_complete(rules, self.described, learned)
-        there = _named_today(family, theirs, folder, [rule.theirs for rule in rules])
+        spare = _spare(family, options, info, theirs, folder) if task != CLASSIFICATION else []
+        wanted = [rule.theirs for rule in (*rules, *(rule for rule, _ in spare))]
+        there = _named_today(family, theirs, folder, wanted)
+        if all(rule.theirs in there for rule, _ in spare):
+            rules += [rule for rule, _ in spare]
+            self.described |= {rule.ours: tensor for rule, tensor in spare}
+        self.spare = tuple(p for p in family.spare if any(below(n, (p,)) for n in self.described))
         check_fit(rules, self.described, {name: theirs[at] for name, at in there.items()})
         given = {rule.theirs for rule in rules}
         self.stored = {name: theirs.stored[at] for name, at in there.items()}
@@ -58,7 +65,8 @@ class ConvertedTensors(Tensors):
         for name, of in copies.items():
             _check_equal(name, of, self.stored, folder)
         given |= copies.keys()
-        left = _foreseen([name for name in there if name not in given], family, folder)
+        odd = [name for name in there if name not in given]
+        left = _foreseen(odd, family.leftovers_of(written_out(options)), folder)
         for rule in rules:
             name, dtype = rule.theirs, self.stored[rule.theirs].described.dtype
             counts = dtype == self.described[rule.ours].dtype  # of batches, such as BatchNorm's
@@ -87,7 +95,8 @@ class ConvertedTensors(Tensors):
             dtypes = {self.stored[r.theirs].described.dtype for r in self.rules.get(name, ())}
             if len(dtypes) == 1:
                 own.data = torch.empty_like(own, dtype=dtypes.pop())
-        self.described |= {n: self.described[n].to(t.dtype) for n, t in model.state_dict().items()}
+        held = model.state_dict()
+        self.described = {n: t.to(held[n].dtype) for n, t in self.described.items() if n in held}
 
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
         jobs = [(r, t) for name, t in targets.items() for r in self.rules.get(name, ())]
@@ -125,9 +134,25 @@ def _copy(rule: Rule, target: Tensor, stored: Stored) -> None:
     if memory is not None:
         stored.fill(memory, rule.skip)
         return
-    place = rule.view(target)
-    for first, piece in stored.pieces(rule.skip, len(place) if place.dim() else 1):
+    own = rule.own(target)
+    for first, piece in stored.pieces(rule.skip, own[0] if own else 1):
         rule.load(target, piece, first)
+
+
+def _spare(
+    family: Family,
+    options: AnyModelOptions,
+    info: DatasetInfo,
+    theirs: FolderTensors,
+    folder: Path,
+) -> list[tuple[Rule, Tensor]]:
+    """The rules of what only a model for labels has, each with the whole tensor of ours."""
+    if not family.spare:
+        return []
+    labels = replace(info, classes=("",), tagged=False)
+    own = _outline(options, labels, theirs, folder).state_dict()
+    every = family.rules(written_out(options), labels, CLASSIFICATION)
+    return [(rule, own[rule.ours]) for rule in every if below(rule.ours, family.spare)]
 
 
 def _outline(
@@ -177,12 +202,13 @@ def _named_today(
     return names
 
 
-def _foreseen(left: list[str], family: Family, folder: Path) -> str:
+def _foreseen(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     """The tensors without a place in the model, numbers in their names as *, with counts.
 
     Raises `CheckpointError` for those that the family does not foresee.
     """
-    odd = [n for n in left if not any(re.fullmatch(p, n) for p in family.leftovers)]
+    patterns = [*foreseen]
+    odd = [n for n in left if not any(re.fullmatch(p, n) for p in patterns)]
     if odd:
         raise CheckpointError(
             f"{folder}: {len(odd)} tensors that the model has no place for: "

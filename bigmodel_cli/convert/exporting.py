@@ -29,7 +29,7 @@ SHARD_SIZE = 5_000_000_000
 FORMAT = {"format": "pt"}
 """What transformers reads from a header: whose tensors they are."""
 OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
-TRAINING_ONLY = ("dropout", "head_dropout", "drop_path", "init_std", "mask_token")
+TRAINING_ONLY = ("dropout", "head_dropout", "drop_path", "init_std", "mask_token", "balance_weight")
 """Options that change nothing once a model is trained: a class that lacks them will do."""
 
 

@@ -114,6 +114,10 @@ class Family(ABC):
         """Further JSON files of the folder that is written, by name."""
         return {}
 
+    def leftovers_of(self, model: Model) -> tuple[str, ...]:
+        """Regular expressions of tensors in published files that this model does not need."""
+        return self.leftovers
+
     def task_of(self, config: Config) -> str:
         """The task that the head of the class in config.json is for; BODY for none.
 

@@ -71,7 +71,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return json_of(read(folder, name, MOST_JSON), folder / name)
 
 
-def json_of(content: bytes, path: Path) -> dict[str, Any]:
+def json_of(content: bytes, path: Path | str) -> dict[str, Any]:
     """The mapping in the content of a JSON file. Raises `CheckpointError`."""
     try:
         values = parse_json(content, DIGITS)

@@ -18,6 +18,7 @@ from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.checkpoints.contents import FACTS
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import quantity
 from bigmodel_cli.convert import folder as folders
 from bigmodel_cli.convert import hub, torchvision
 from bigmodel_cli.convert.assets import read_assets as _assets
@@ -32,6 +33,8 @@ from bigmodel_cli.models.base import AnyModelOptions
 
 PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
 """The dtype that weights are stored in -> the precision that they are used in."""
+NO_DATA = "no data comes with a published model; name yours"
+"""Stands in a spec where paths of data are due, so that none is taken by mistake."""
 
 
 def find(path: Path) -> Path:
@@ -72,7 +75,7 @@ def read(path: Path) -> Checkpoint:
         info=described.info.to_json(),
         assets=_assets(path),
         headless=not described.task,
-        notes=(*described.notes, *theirs.notes, *model.notes),
+        notes=(described.title(theirs), *described.notes, *theirs.notes, *model.notes),
     )
 
 
@@ -106,15 +109,32 @@ class Described:
     info: DatasetInfo
     notes: tuple[str, ...]
 
+    def title(self, theirs: FolderTensors) -> str:
+        """What is in the folder, in a line."""
+        head = self.family.class_of(self.task) or self.family.model_types[0]
+        numbers = sum(tensor.numel() for tensor in theirs.values())
+        said = "" if self.task else ", without a head: a task gives it a new one"
+        return (
+            f"{self.folder}: {head}, {quantity(numbers, '').rstrip()} numbers in {len(theirs):,}"
+            f" tensors, most in {theirs.dtype()}{said}"
+        )
+
     def spec(self, theirs: FolderTensors) -> dict[str, Any]:
         """A whole spec around the model, for the commands that need no more than it says.
 
         What is stored in bf16 or fp16 is used in that precision.
         """
-        stored = PRECISIONS.get(theirs.dtype(), "auto")
+        stored, named = PRECISIONS.get(theirs.dtype(), "auto"), str(self.folder)
+        unknown: dict[Any, Any] = {named: NO_DATA}
+        data = {
+            option: [unknown.get(item, item) for item in value]
+            if isinstance(value, list)
+            else unknown.get(str(value), value)
+            for option, value in self.family.data(self.folder, self.info).items()
+        }
         return {
             "model": self.model.model_dump(mode="json"),
-            "data": self.family.data(self.folder, self.info),
+            "data": data,
             "task": {"type": self.task or self.family.without_head},
             "train": {"steps": 1, "precision": stored},
         }

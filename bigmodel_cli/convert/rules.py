@@ -29,6 +29,11 @@ def transposed(ours: Tensor) -> Tensor:
     return ours.T
 
 
+def transposed_each(ours: Tensor) -> Tensor:
+    """(E, M, N) -> (E, N, M), for stacks of such matrices."""
+    return ours.mT
+
+
 def rows(start: int, count: int, then: View = whole) -> View:
     """`count` rows from `start`: one of several matrices that ours holds below one another."""
     return lambda ours: then(ours[start : start + count])
@@ -69,7 +74,8 @@ class Half:
     def of(self, theirs: Tensor) -> Tensor:
         """The view of theirs."""
         if self.mixed:
-            return theirs.unflatten(self.axis, (-1, 2)).select(self.axis + 1, int(self.second))
+            pairs: Tensor = theirs.unflatten(self.axis, (-1, 2))
+            return pairs.select(self.axis + 1, int(self.second))
         return theirs.chunk(2, self.axis)[int(self.second)]
 
 
@@ -78,6 +84,7 @@ class Rule:
     """A tensor of theirs is this view of a parameter (or buffer) of ours.
 
     `order` lists, for each row of theirs, the row of the view; in the view's order when left out.
+    Other rules give the rows that it does not list.
     `skip` counts the rows that theirs has before the first of ours: those of the rules before this
     one where several share a tensor of theirs, or else unused (zeros on export). With `half` the
     view is one half of theirs. Rules that share a tensor of theirs follow one another.
@@ -90,18 +97,23 @@ class Rule:
     skip: int = 0
     half: Half | None = None
 
+    def own(self, ours: Tensor) -> torch.Size:
+        """The shape of what theirs has of ours."""
+        place = self.view(ours).shape
+        return place if self.order is None else torch.Size((len(self.order), *place[1:]))
+
     def shape(self, ours: Tensor) -> torch.Size:
         """The shape of theirs, up to the last row of ours."""
-        size = list(self.view(ours).shape)
+        size = list(self.own(ours))
         if self.skip:
             size[0] += self.skip
         if self.half is not None:
             size[self.half.axis] *= 2
         return torch.Size(size)
 
-    def within(self, theirs: Tensor, count: int) -> Tensor:
-        """The `count` rows of theirs that are ours, as a view."""
-        theirs = theirs[self.skip : self.skip + count] if theirs.dim() else theirs
+    def within(self, theirs: Tensor, own: torch.Size) -> Tensor:
+        """What theirs has of ours, of this shape, as a view."""
+        theirs = theirs[self.skip : self.skip + own[0]] if own else theirs
         return theirs if self.half is None else self.half.of(theirs)
 
     def load(self, ours: Tensor, theirs: Tensor, first: int = 0) -> None:
@@ -109,12 +121,12 @@ class Rule:
 
         `theirs` may be some of its rows, of which the first is row `first`.
         """
-        place = self.view(ours)
-        if not place.dim():
+        place, own = self.view(ours), self.own(ours)
+        if not own:
             place.copy_(theirs)
             return
         start, at = self.skip - first, max(first - self.skip, 0)
-        theirs = theirs[max(start, 0) : max(start + len(place), 0)]
+        theirs = theirs[max(start, 0) : max(start + own[0], 0)]
         theirs = theirs if self.half is None else self.half.of(theirs)
         if self.order is None:
             place[at : at + len(theirs)].copy_(theirs)
@@ -129,7 +141,7 @@ class Rule:
         return place if plain and place.dtype == dtype and place.device.type == "cpu" else None
 
     def save(self, ours: Tensor) -> Tensor:
-        """What of theirs is ours, contiguous."""
+        """What theirs has of ours, contiguous."""
         place = self.view(ours)
         if self.order is not None:
             place = place.index_select(0, torch.tensor(self.order))
@@ -146,7 +158,7 @@ def check_complete(
     given: Counter[str] = Counter()
     for rule in rules:
         assert rule.ours in ours, f"{rule.theirs}: the model has no {rule.ours}"
-        given[rule.ours] += rule.view(ours[rule.ours]).numel()
+        given[rule.ours] += rule.own(ours[rule.ours]).numel()
     for name in {*parameters, *given}:
         numbers = ours[name].numel()
         assert given[name] == numbers, f"{name}: {given[name]} of {numbers} numbers"
@@ -177,5 +189,5 @@ def exported(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> Iterator[tupl
         theirs = tensor.new_zeros(last.shape(tensor))
         for rule in of:
             piece = rule.save(ours[rule.ours].detach())
-            rule.within(theirs, len(piece)).copy_(piece)
+            rule.within(theirs, piece.shape).copy_(piece)
         yield name, theirs

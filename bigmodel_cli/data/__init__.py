@@ -10,7 +10,7 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
-from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.expected import ExpectedData
 from bigmodel_cli.data.image.images import (
     CIFAR10Options,
@@ -119,6 +119,7 @@ __all__ = [
     "SOURCE_TOKENIZER",
     "SPECIAL_TOKENS",
     "TOKENIZER",
+    "TOKENIZERS",
     "TRAINED_ON",
     "AnyDataOptions",
     "Assets",

@@ -28,6 +28,8 @@ Assets = Mapping[str, bytes]
 tokenizer.json.
 """
 FACTS = "facts.json"
+TOKENIZERS = ("tokenizer", "source_tokenizer")
+"""Options of the data that a checkpoint fixes for all that continue from it: it brings its own."""
 LONG_ROWS = 64
 """Samples that are looked at to find the longest rows of a batch."""
 

@@ -91,6 +91,13 @@ class GeGLUOptions(_GatedFFNOptions):
     """GeGLU (Shazeer 2020): gated by the GELU of another projection, as in Gemma and T5 1.1."""
 
     type: Literal["geglu"] = "geglu"
+    approximate: Literal["none", "tanh"] = Field(
+        "tanh", description="none: the exact GELU, as in ModernBERT; tanh: its approximation"
+    )
+
+    @property
+    def activation(self) -> str:
+        return f"gelu_{self.approximate}"
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -100,7 +107,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_none": lambda x: F.gelu(x),
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "swiglu": lambda x: F.silu(x),
-    "geglu": lambda x: F.gelu(x, approximate="tanh"),
 }
 
 

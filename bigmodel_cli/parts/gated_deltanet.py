@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count
+from bigmodel_cli.config import Count, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
@@ -38,6 +38,7 @@ class GatedDeltaNetOptions(RecurrentOptions):
         None, description="width of a value (P); as key_dim when left out"
     )
     kernel: Kernel = Field(4, description="width of the short convolution")
+    norm_eps: Positive = Field(1e-6, description="added to the mean square of each head's output")
     chunk: Chunk = 64
 
     def settled(self, dim: int) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class GatedDeltaNet(RecurrentMixer):
         self.rates = nn.Linear(dim, 2 * self.heads, bias=False)  # beta and decay
         self.conv = ShortConvolution(sum(self.sizes), options.kernel, bias=False)
         self.dt_bias, self.log_a = decay_parameters(self.heads)
-        self.norm = HeadGatedRMSNorm(self.value_dim)
+        self.norm = HeadGatedRMSNorm(self.value_dim, options.norm_eps)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:

@@ -23,10 +23,13 @@ class QKNormOptions(Options):
         "head", description="of each head (Qwen 3), or of all heads together (OLMo 2)"
     )
     eps: Positive = Field(1e-6, description="added to the mean square")
+    offset: bool = Field(
+        False, description="the scale is 1 + weight, and the weight starts at 0 (Gemma 3)"
+    )
 
     def build(self, heads: int, width: int) -> RMSNorm:
         """The module for so many heads of this width."""
-        return RMSNorm(width if self.over == "head" else heads * width, self.eps)
+        return RMSNorm(width if self.over == "head" else heads * width, self.eps, self.offset)
 
 
 class HeadOptions(Options):

@@ -58,7 +58,7 @@ class RMSNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.offset:
             weight = 1 + weight.to(torch.promote_types(weight.dtype, torch.float32))
         return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, self.eps).to(x.dtype)
@@ -88,4 +88,5 @@ class HeadGatedRMSNorm(Module):
 
     def forward(self, y: Tensor, gate: Tensor) -> Tensor:
         """Normalise, then gate."""
-        return F.rms_norm(y, y.shape[-1:], self.weight, self.eps) * F.silu(gate.to(y.dtype))
+        weight = self.weight.to(y.dtype)
+        return F.rms_norm(y, y.shape[-1:], weight, self.eps) * F.silu(gate.to(y.dtype))

@@ -9,12 +9,12 @@ from pathlib import Path
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.assets import carried
-from bigmodel_cli.data import DataSet, open_data, open_or_expect
+from bigmodel_cli.data import TOKENIZERS, DataSet, open_data, open_or_expect
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.frozen import still_modules
 from bigmodel_cli.lazy import Tensor
-from bigmodel_cli.loaded import TOKENIZERS, say_carried
+from bigmodel_cli.loaded import say_carried
 from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import Model
 from bigmodel_cli.modes import training_mode

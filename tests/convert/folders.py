@@ -76,3 +76,24 @@ def llama_folder(
     if tokenizer:
         (folder / "tokenizer.json").write_bytes(ByteTokenizer().to_json())
     return folder
+
+
+def drawn_folder(folder: Path, config: dict[str, Any]) -> Path:
+    """A folder for any family's config.json, with weights by the family's own rules."""
+    from bigmodel_cli.convert import opening
+    from bigmodel_cli.convert.family import written_out
+    from bigmodel_cli.models import build
+
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_bytes(ByteTokenizer().to_json())
+    found = opening.describe(folder)
+    draw = torch.Generator().manual_seed(1)
+    with torch.device("meta"):
+        ours = build(found.model, found.info).state_dict()
+    rules = found.family.rules(written_out(found.model), found.info, found.task)
+    shapes = {rule.theirs: rule.shape(ours[rule.ours]) for rule in rules}
+    write_tensors(
+        folder / WEIGHTS, {n: 0.3 * torch.randn(s, generator=draw) for n, s in shapes.items()}
+    )
+    return folder

@@ -44,6 +44,19 @@ MIXERS: dict[str, dict[str, Any]] = {
         "head_dim": 6,
         "position": ROTARY,
     },
+    "gated": {
+        "type": "attention",
+        "num_heads": 4,
+        "kv_heads": 2,
+        "position": {
+            "type": "rotary",
+            "scaling": {"type": "llama3", "factor": 4.0, "trained": 16},
+        },
+        "gate": "full",
+        "bias": ["q", "v", "g"],
+        "qk_norm": {"over": "full", "eps": 1e-3, "offset": True},
+    },
+    "gated_heads": {"type": "attention", "num_heads": 4, "gate": "head", "bias": ["o", "g"]},
     "window": {"type": "attention", "num_heads": 4, "window": 5, "position": ROTARY},
     "window_sinks": {
         "type": "attention",
@@ -152,6 +165,8 @@ ALIKE = frozenset(
         "yarn",
         "grouped",
         "multi_query",
+        "gated",
+        "gated_heads",
         "window",
         "softcap",
         "alibi",

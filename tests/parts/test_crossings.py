@@ -123,8 +123,8 @@ def projected(part: Any, options: Any, names: str, matrix: Any, x: Tensor) -> di
 def normalised(part: Any, options: Any, name: str, x: Tensor) -> Tensor:
     """(B, T, heads * D) -> (B, heads, T, D)   queries or keys after their norm."""
     norm = part.get_submodule(f"{name}_norm") if options.qk_norm else None
-    if norm is not None and options.qk_norm is not True and options.qk_norm.over == "full":
-        x = unit(x, norm.weight, options.qk_norm.eps)
+    if norm is not None and options.qk_norm is not True:  # over all heads
+        x = unit(x, norm.weight + options.qk_norm.offset, options.qk_norm.eps)
     x = x.unflatten(-1, (-1, part.head_dim)).transpose(1, 2)
     return unit(x, norm.weight) if norm is not None and options.qk_norm is True else x
 
@@ -213,7 +213,9 @@ POSITIONS = [
 ]  # fmt: skip
 kinds = st.sampled_from(["none", "packed", "padded"])
 biases = st.one_of(st.booleans(), st.lists(st.sampled_from("qkvog"), unique=True))
-qk_norms = st.sampled_from([False, True, {"over": "full", "eps": 0.2}])
+qk_norms = st.sampled_from(
+    [False, True, {"over": "full", "eps": 0.2}, {"over": "full", "offset": True}]
+)
 gates = st.sampled_from(["none", "head", "full"])
 
 
@@ -229,7 +231,8 @@ def without_gate(bias: bool | list[str], gate: str) -> bool | list[str]:
     causal=st.booleans(),
     softcap=st.sampled_from([None, 1.5]), sinks=st.booleans(), qk_norm=qk_norms,
     scale=st.sampled_from([None, 0.3]),
-    bias=biases, gate=gates, position=st.sampled_from(POSITIONS), kind=kinds, seed=st.integers(0, 9999),
+    bias=biases, gate=gates, position=st.sampled_from(POSITIONS), kind=kinds,
+    seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=120, deadline=None)
 def test_attention_with_every_option(
