@@ -264,7 +264,7 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
         build_on_meta(spec, info)  # whose blocks have the numbers that the file gives them
         raise
     if cut and any(name.startswith(f"{s.name}.") for s in stacks for name in aliases(built[0])):
-        built, cut = [build_on_meta(spec.model, info)], False  # blocks that share weights
+        built, cut = [build_on_meta(spec, info)], False  # blocks that share weights
     for model in built:
         freeze(model, spec.init)
     weights = named_weights(built[0])

@@ -89,7 +89,7 @@ class Marian(_Seq2Seq):
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         names = {ours: theirs for theirs, ours in reversed(self.activations.items())}
         block = model["encoder"][0]
-        sizes = {}
+        sizes: dict[str, Any] = {}
         for side in SIDES:
             first = model[side][0]
             sizes |= {

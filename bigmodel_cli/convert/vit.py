@@ -30,7 +30,7 @@ class HFViT(VisionFamily):
 
     model_types: ClassVar = ("vit",)
     heads: ClassVar = {"ViTForImageClassification": CLASSIFICATION, "ViTModel": BODY}
-    leftovers: ClassVar = (r"pooler\.dense\.(weight|bias)",)
+    leftovers: ClassVar[tuple[str, ...]] = (r"pooler\.dense\.(weight|bias)",)
     ignored: ClassVar[tuple[str, ...]] = ("encoder_stride", "pooler_act", "pooler_output_size")
     eps = 1e-12
     patch = 16
@@ -137,7 +137,7 @@ class Dinov2(HFViT):
 
     model_types: ClassVar = ("dinov2",)
     heads: ClassVar = {"Dinov2ForImageClassification": CLASSIFICATION, "Dinov2Model": BODY}
-    leftovers: ClassVar = (r"(dinov2\.)?embeddings\.mask_token",)
+    leftovers: ClassVar[tuple[str, ...]] = (r"(dinov2\.)?embeddings\.mask_token",)
     ignored: ClassVar = (
         *("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices"),
         *("stage_names", "use_mask_token"),
@@ -204,7 +204,7 @@ class Dinov2WithRegisters(Dinov2):
         "Dinov2WithRegistersForImageClassification": CLASSIFICATION,
         "Dinov2WithRegistersModel": BODY,
     }
-    leftovers: ClassVar = (r"(dinov2_with_registers\.)?embeddings\.mask_token",)
+    leftovers: ClassVar[tuple[str, ...]] = (r"(dinov2_with_registers\.)?embeddings\.mask_token",)
 
     def registers(self, config: Config) -> int:
         return config.get("num_register_tokens", int, 4)
@@ -223,7 +223,10 @@ class Dinov3(HFViT):
 
     model_types: ClassVar = ("dinov3_vit",)
     heads: ClassVar = {"DINOv3ViTModel": BODY}
-    leftovers: ClassVar = (r"embeddings\.mask_token", r"embeddings\.register_tokens")  # of none
+    leftovers: ClassVar[tuple[str, ...]] = (
+        r"embeddings\.mask_token",
+        r"embeddings\.register_tokens",
+    )  # of none
     renamed: ClassVar = {r"^model\.layer\.": "layer."}
     ignored: ClassVar = (
         *("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices"),

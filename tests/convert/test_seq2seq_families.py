@@ -13,10 +13,13 @@ from conftest import Result
 from published import drawn, off, read, saved, settings, tensors, written
 from torch import Tensor
 
+from bigmodel_cli.assemble import outline
+from bigmodel_cli.convert import opening
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.generation.beam import Beam, beam_search
 from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.sampling import Sampling, generate
+from bigmodel_cli.spec import from_dict
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.no_cover
@@ -188,3 +191,15 @@ def test_predict_writes_what_transformers_generates(
     ended = want[0, 1:].tolist()
     ended = ended[: ended.index(0)] if 0 in ended else ended
     assert json.loads(done.out)["text"].split() == [f"w{i}" for i in ended]
+
+
+def test_blocks_that_share_weights_are_counted_once(tmp_path: Path) -> None:
+    """A long stack is not measured by a short one then."""
+    kind, options = FAMILIES["t5"]
+    cls = getattr(transformers, kind)
+    theirs = cls(cls.config_class(**{**options, "num_layers": 20, "num_decoder_layers": 1}))
+    saved(theirs, tmp_path)
+    spec = from_dict(opening.read_spec(tmp_path))
+    info = opening.describe(tmp_path).info
+    counted = sum(weight.tensor.numel() for weight in outline(spec, info).weights)
+    assert counted == sum(p.numel() for p in theirs.parameters())
