@@ -160,7 +160,7 @@ class Dinov2(HFViT):
         }
 
     def pool(self, config: Config) -> str:
-        return "cls_mean" if self.task_of(config) else "cls"
+        return "cls_mean"
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         if isinstance(image_size(info), list):

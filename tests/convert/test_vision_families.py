@@ -105,7 +105,7 @@ def test_the_normalisation_is_that_of_the_folder(tmp_path: Path) -> None:
     published(tmp_path, "dinov2")
     assert opening.describe(tmp_path).info.mean == ()
     said = "; ".join(opening.read(tmp_path).notes)
-    assert "no preprocessor_config.json; the pixels are taken in 0..1" in said
+    assert "no preprocessor_config.json, which would say how images are normalised" in said
     values = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "size": {"height": 4}}
     values["size"] = {"height": 4, "width": 4}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
