@@ -11,6 +11,7 @@ from bigmodel_cli import __version__
 from bigmodel_cli.commands.convert import export, import_
 from bigmodel_cli.commands.evaluate import evaluate
 from bigmodel_cli.commands.inspect import attend, bench
+from bigmodel_cli.commands.merge import merge
 from bigmodel_cli.commands.predict import predict
 from bigmodel_cli.commands.runs import runs
 from bigmodel_cli.commands.shared import print_result
@@ -68,6 +69,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "import": import_,
     "export": export,
+    "merge": merge,
     "runs": runs,
     "schema": schema,
     "options": options,

@@ -31,7 +31,7 @@ def imported_spec(given: Path) -> str:
     for note in contents.notes:
         say(note)
     name = hub.recorded(given, path)
-    head = described.family.class_of(described.task) or described.family.model_types[0]
+    head = described.family.class_of(described.task) or described.family.called()
     data = {n: v for n, v in contents.spec["data"].items() if NO_DATA not in (v, *_items(v))}
     spec = {"model": brief(described.model), "data": data, "task": contents.spec["task"]}
     return (

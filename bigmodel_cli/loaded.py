@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.assemble import build_for
+from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
+from bigmodel_cli.assemble import build_for, build_on_meta
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
@@ -104,8 +105,15 @@ def load_checkpoint(
             tell(f"{', '.join(idle)}: not used: nothing is trained here")
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
+    added = spec.adapter is not None and contents.spec.get("adapter") is None
+    if not added and spec.to_dict()["adapter"] != contents.spec.get("adapter"):
+        raise SpecError(
+            f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
+        )
     try:
-        model = build_for(spec, info, contents.model, draw=False)
+        model = build_for(
+            without_adapter(spec) if added else spec, info, contents.model, draw=False
+        )
         task = build_task(spec.task, info)
     except (SpecError, ValueError, ArithmeticError) as error:
         if overrides and isinstance(error, SpecError):
@@ -116,8 +124,13 @@ def load_checkpoint(
     if _used_as_stored(spec, chosen):
         contents.model.hold_as_stored(model)
     report = checkpoints.load_weights(model, contents.model, spare=contents.model.spare)
+    names = report.loaded
+    if added:
+        spec = with_files_read(spec, info, build_on_meta)
+        adapt(spec, info, model)
+        names = list(model.state_dict())
     own = model.state_dict()
-    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
+    if note := checkpoints.not_finite((name, own[name]) for name in names):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, info, task, model, chosen, contents.assets)

@@ -17,6 +17,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.text import (
     Decoding,
     Told,
+    answer_questions,
     continue_texts,
     generate_from_source,
     in_order,
@@ -36,14 +37,17 @@ def predict(
     top: int | None = None,
     word: str = "input",
     tell: Told | None = None,
+    *,
+    chat: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One record for each input, in order, as soon as its batch is done.
 
     Inputs are paths of images or recordings, or texts (a pair with a tab between) for a classifier;
-    paths of recordings for a transcription model; prompts for a decoder, and sources for an
-    encoder-decoder. An input that cannot be read has a record with "error", and at the end
-    `DataError` says how many there were; `word` is what an input is called there. `tell` is given a
-    decoder's text as it is generated: see `continue_texts`.
+    paths of recordings for a transcription model; prompts for a decoder, or with `chat` questions
+    and conversations as JSON; and sources for an encoder-decoder. An input
+    that cannot be read has a record with "error", and at the end `DataError` says how many there
+    were; `word` is what an input is called there. `tell` is given a decoder's text as it is
+    generated: see `continue_texts`.
     """
     decoding.check()
     kind, target = input_of(loaded.info), target_of(loaded.info)
@@ -62,6 +66,11 @@ def predict(
             f"--top is for models that label, and this one was trained for {loaded.task.name};"
             " leave it out"
         )
+    if chat and not continues(loaded):
+        raise SpecError(
+            f"--chat is for models that continue texts, and this one was trained for"
+            f" {loaded.task.name}; leave it out"
+        )
     if not kind.in_files:
         inputs = _naming_files(inputs, word)
     if not kind.one_size:
@@ -74,6 +83,8 @@ def predict(
         yield from label_items(loaded, inputs, top or SHOWN, word)
     elif loaded.model.is_encoder_decoder:
         yield from generate_from_source(loaded, inputs, decoding, word)
+    elif chat:
+        yield from answer_questions(loaded, inputs, decoding, word, tell)
     elif writes:
         yield from continue_texts(loaded, inputs, decoding, word, tell)
     else:

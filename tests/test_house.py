@@ -31,6 +31,7 @@ STOREYS = (
         "failpoints",
         "heeding",
         "lazy",
+        "names",
         "old_names",
         "yaml_scalars",
         "yaml_syntax",
@@ -58,14 +59,15 @@ STOREYS = (
         "progress",
         "trackers",
     },
-    {"data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
+    {"adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
     {"convert", "frozen", "runs", "tasks"},
     {"tables"},
     {"promises", "spec"},
+    {"adapting"},
     {"assemble", "catalog"},
     {"init", "loaded", "options"},
     {"attend", "export", "generation", "imported"},
-    {"evaluation", "predict"},
+    {"evaluation", "merging", "predict"},
     {"train"},
     {"bench"},
     {"commands"},
@@ -76,7 +78,7 @@ STOREYS = (
 FLOORS = {room: number for number, rooms in enumerate(STOREYS) for room in rooms}
 GROUND = {*STOREYS[0], *STOREYS[1]} - {"schedules"} | {"pictures", "plugins", "progress"}
 """Rooms without parts of a model, tasks or data, whose classes any room may look at."""
-STRANGERS = {"models", "data", "tasks", "checkpoints"}
+STRANGERS = {"adapters", "models", "data", "tasks", "checkpoints"}
 """Rooms that do not know one another."""
 
 

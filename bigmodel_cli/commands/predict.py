@@ -124,6 +124,16 @@ def predict(
         int | None,
         typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]"),
     ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help=(
+                "Answer each input, a question or a JSON list of messages, as the checkpoint's chat"
+                " template asks."
+            ),
+        ),
+    ] = False,
     set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
@@ -158,9 +168,9 @@ def predict(
     how = as_published(loaded, Decoding(**vars(decoding)))
     word = "input" if inputs else "line"
     if json or not sys.stdout.isatty() or not continues(loaded):
-        for record in records_of(loaded, given, how, top, word):
+        for record in records_of(loaded, given, how, top, word, chat=chat):
             result_record(record)
         return
     with closing(TextPrinter(has_colour(sys.stdout))) as printer:
-        for record in records_of(loaded, given, how, top, word, printer.tell):
+        for record in records_of(loaded, given, how, top, word, printer.tell, chat=chat):
             printer.record(record)

@@ -65,8 +65,8 @@ class ConvertedTensors(Tensors):
         for name, of in copies.items():
             _check_equal(name, of, self.stored, folder)
         given |= copies.keys()
-        odd = [name for name in there if name not in given]
-        left = _foreseen(odd, family.leftovers_of(written_out(options)), folder)
+        foreseen = family.leftovers_of(written_out(options))
+        left = _ignored([name for name in there if name not in given], foreseen, folder)
         for rule in rules:
             name, dtype = rule.theirs, self.stored[rule.theirs].described.dtype
             counts = dtype == self.described[rule.ours].dtype  # of batches, such as BatchNorm's
@@ -202,13 +202,12 @@ def _named_today(
     return names
 
 
-def _foreseen(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
+def _ignored(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     """The tensors without a place in the model, numbers in their names as *, with counts.
 
     Raises `CheckpointError` for those that the family does not foresee.
     """
-    patterns = [*foreseen]
-    odd = [n for n in left if not any(re.fullmatch(p, n) for p in patterns)]
+    odd = [n for n in left if not any(re.fullmatch(p, n) for p in foreseen)]
     if odd:
         raise CheckpointError(
             f"{folder}: {len(odd)} tensors that the model has no place for: "

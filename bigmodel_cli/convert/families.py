@@ -25,11 +25,6 @@ from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, Dinov3, HFViT
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
-    GPT2(),
-    Bert(),
-    Roberta(),
-    DistilBert(),
-    ModernBert(),
     Mistral(),
     Qwen2(),
     Qwen3(),
@@ -47,6 +42,11 @@ FAMILIES: tuple[Family, ...] = (
     GraniteMoeHybrid(),
     Lfm2(),
     Mamba2(),
+    GPT2(),
+    Bert(),
+    Roberta(),
+    DistilBert(),
+    ModernBert(),
     HFViT(),
     Dinov2(),
     Dinov2WithRegisters(),

@@ -110,13 +110,13 @@ class Family(ABC):
             return {"type": "table", "train": [str(folder)], "text": [0], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
-    def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
-        """Further JSON files of the folder that is written, by name."""
-        return {}
-
     def leftovers_of(self, model: Model) -> tuple[str, ...]:
         """Regular expressions of tensors in published files that this model does not need."""
         return self.leftovers
+
+    def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
+        """Further JSON files of the folder that is written, by name."""
+        return {}
 
     def task_of(self, config: Config) -> str:
         """The task that the head of the class in config.json is for; BODY for none.

@@ -19,8 +19,8 @@ from bigmodel_cli.checkpoints.contents import FACTS
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity
+from bigmodel_cli.convert import based, hub, torchvision
 from bigmodel_cli.convert import folder as folders
-from bigmodel_cli.convert import hub, torchvision
 from bigmodel_cli.convert.assets import read_assets as _assets
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.converted import ConvertedTensors
@@ -61,7 +61,7 @@ def read(path: Path) -> Checkpoint:
     if torchvision.is_weights_file(path):
         return torchvision.describe(path).checkpoint()
     if not folders.is_folder(path):
-        return checkpoints.read(path, train_state=False)
+        return whole(checkpoints.read(path, train_state=False), path)
     described, theirs = describe(path), open_tensors(path)
     model = ConvertedTensors(
         described.family, described.model, described.info, described.task, theirs, path
@@ -77,6 +77,11 @@ def read(path: Path) -> Checkpoint:
         headless=not described.task,
         notes=(described.title(theirs), *described.notes, *theirs.notes, *model.notes),
     )
+
+
+def whole(found: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint of ours with the weights that it leaves out, if any (see `based`)."""
+    return based.whole(found, path, read)
 
 
 def read_spec(path: Path) -> dict[str, Any]:
@@ -111,7 +116,7 @@ class Described:
 
     def title(self, theirs: FolderTensors) -> str:
         """What is in the folder, in a line."""
-        head = self.family.class_of(self.task) or self.family.model_types[0]
+        head = self.family.class_of(self.task) or self.family.called()
         numbers = sum(tensor.numel() for tensor in theirs.values())
         said = "" if self.task else ", without a head: a task gives it a new one"
         return (

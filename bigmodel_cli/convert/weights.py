@@ -112,6 +112,12 @@ class FolderTensors(Mapping[str, Tensor]):
             counts[safe.dtype_name(tensor)] += tensor.numel()
         return counts.most_common(1)[0][0] if counts else ""
 
+    def read(self, name: str) -> Tensor:
+        """A whole tensor on the CPU."""
+        tensor = torch.empty_like(self[name], device="cpu")
+        self.stored[name].fill(tensor, 0)
+        return tensor
+
     def __getitem__(self, name: str) -> Tensor:
         return self.stored[name].described
 
@@ -120,6 +126,11 @@ class FolderTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.stored)
+
+
+def open_file(path: Path) -> FolderTensors:
+    """The tensors of one .safetensors file, its header checked. Raises `CheckpointError`."""
+    return FolderTensors(_one_file(path, path), [])
 
 
 def open_tensors(folder: Path) -> FolderTensors:

@@ -9,12 +9,17 @@ from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
+    BUILT_IN,
     AnyDataOptions,
+    Dialogues,
     Item,
     Prompts,
     Reader,
     Sources,
+    Template,
     Tokenizer,
+    Turns,
+    find_template,
     load_source_tokenizer,
     load_tokenizer,
     read_items,
@@ -34,6 +39,7 @@ __all__ = [
     "Decoding",
     "Pieces",
     "added_text",
+    "answer_questions",
     "continue_texts",
     "generate_from_source",
     "longest_text",
@@ -98,6 +104,44 @@ def continue_texts(
     generated.
     """
     tokenizer = load_tokenizer(loaded.assets)
+    reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
+    return _continued(loaded, reader, prompts, decoding, tokenizer.stops, word, tell)
+
+
+def answer_questions(
+    loaded: Loaded,
+    questions: Iterable[str],
+    decoding: Decoding,
+    word: str = "input",
+    tell: Told | None = None,
+) -> Iterator[dict[str, Any]]:
+    """{"input", "text"} for each question or conversation; "text" is the answer.
+
+    The conversation is written as the checkpoint's chat template has it, and the answer ends where
+    the template ends one.
+    """
+    tokenizer = load_tokenizer(loaded.assets)
+    text, name = find_template(None, loaded.assets)
+    if name == BUILT_IN:
+        say("the checkpoint has no chat template; a plain one is used")
+    with Template(text, tokenizer, name) as template:
+        turns = Turns(tokenizer, template)
+        stops = tuple({*tokenizer.stops, turns.end()})
+        reader = Dialogues(turns, loaded.model.limit)
+        yield from _continued(loaded, reader, questions, decoding, stops, word, tell)
+
+
+def _continued(
+    loaded: Loaded,
+    reader: Reader,
+    prompts: Iterable[str],
+    decoding: Decoding,
+    stops: tuple[int, ...],
+    word: str,
+    tell: Told | None,
+) -> Iterator[dict[str, Any]]:
+    """The records of `continue_texts`, for what a reader makes of the prompts."""
+    tokenizer = load_tokenizer(loaded.assets)
     most = decoding.max_tokens or CONTINUED
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
@@ -108,11 +152,9 @@ def continue_texts(
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
         model, tokens = loaded.model.generator(), batch["tokens"]
-        stops = tokenizer.stops
         written = write(loaded, model, tokens, decoding, numbers, most, stops, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
-    reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
     return in_order(reader, prompts, answer, loaded.device, word)
 
 

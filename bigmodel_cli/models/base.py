@@ -62,6 +62,10 @@ class Model(Module):
         """Prefixes of the weights that a new task initialises anew."""
         raise NotImplementedError
 
+    def stream_layers(self) -> list[Module]:
+        """The blocks along the one residual stream, in order; [] where there is none."""
+        return []
+
     def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
         """How weights that follow the images' size become this model's, by name.
 

@@ -143,6 +143,9 @@ class AnyEncoder(Skeleton):
         """The logits' layer is the last one; of tokens, that of the head."""
         return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
 
+    def stream_layers(self) -> list[Module]:
+        return list(self.blocks)
+
     def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task initialises anew."""
         return ("head", "pooler", "pooler_norm")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
-from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.base import Resizing
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import glorot
@@ -206,6 +206,9 @@ class ViT(Skeleton):
     def weight_roles(self) -> dict[str, Role]:
         """The patches' kernel is the first layer, the logits' layer the last."""
         return {"patches.weight": OUTER} | ({"head.weight": OUTER} if self.head is not None else {})
+
+    def stream_layers(self) -> list[Module]:
+        return list(self.blocks)
 
     def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task initialises anew."""

@@ -90,7 +90,10 @@ class GatedDeltaNet(RecurrentMixer):
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys, values, beta and decay are separate matrices."""
-        return {"qkv.weight": fused(*self.sizes), "rates.weight": fused(self.heads, self.heads)}
+        return {
+            "qkv.weight": fused(*self.sizes, names=("q", "k", "v")),
+            "rates.weight": fused(self.heads, self.heads, names=("beta", "decay")),
+        }
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         qkv, cache.past = self.conv(self.qkv(x), sequence, cache.past)

@@ -83,7 +83,7 @@ class LatentAttention(AttentionPart):
 
     def weight_roles(self) -> dict[str, Role]:
         """Latent vector and shared key are two matrices; the heads' interleaved rows are one."""
-        return {"kv_down.weight": fused(self.rank, self.rotary_dim)}
+        return {"kv_down.weight": fused(self.rank, self.rotary_dim, names=("latent", "rotary"))}
 
     def matrices(self) -> dict[str, list[Tensor]]:
         q, kv = (

@@ -232,10 +232,11 @@ class MixtureOfExperts(OwnMatrices):
             return F.linear(x, weight[e], None if bias is None else bias[e])
 
         parts = []
+        gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
         for e, part in enumerate(rows.split(counts.tolist())):
-            gate = linear(part, self.gate, self.gate_bias, e)
-            hidden = self.activated(gate, linear(part, self.up, self.up_bias, e))
-            parts.append(linear(hidden, self.down, self.down_bias, e))
+            opened = linear(part, gate, self.gate_bias, e)
+            hidden = self.activated(opened, linear(part, up, self.up_bias, e))
+            parts.append(linear(hidden, down, self.down_bias, e))
         return torch.cat(parts)
 
     def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -59,6 +60,31 @@ class Tokenizer(Protocol):
     def stops(self) -> tuple[int, ...]:
         """The tokens at which a generated text ends."""
         return () if self.end_of_text is None else (self.end_of_text,)
+
+    @property
+    def special(self) -> Mapping[int, str]:
+        """The special tokens' texts by number."""
+        return {} if self.end_of_text is None else {self.end_of_text: END_OF_TEXT}
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Token numbers of a text in which special tokens are spelled out, as a chat template
+        writes them.
+        """
+        numbers = {spelled: number for number, spelled in self.special.items()}
+        if not numbers:
+            return self.encode(text)
+        parts = re.split(f"({'|'.join(map(re.escape, numbers))})", text)
+        found = [[numbers[part]] if part in numbers else self.encode(part) for part in parts]
+        return [token for tokens in found for token in tokens]
+
+    def decode_marked(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, special tokens spelled out."""
+        special, found, first = self.special, "", 0
+        for index, token in enumerate(tokens):
+            if token in special:
+                found += self.decode(tokens[first:index]) + special[token]
+                first = index + 1
+        return found + self.decode(tokens[first:])
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, without special tokens."""

@@ -5,6 +5,7 @@ panics as faults.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -124,12 +125,30 @@ class LibraryTokenizer:
         except BaseException as error:
             raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
 
+    @functools.cached_property
+    def special(self) -> dict[int, str]:
+        """The special tokens' texts by number."""
+        added = self.library.get_added_tokens_decoder()
+        return {int(n): str(token.content) for n, token in added.items() if token.special}
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Token numbers of a text in which special tokens are spelled out."""
+        self.library.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self.library.encode_special_tokens = True
+
+    def decode_marked(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, special tokens spelled out."""
+        return self.decode(tokens, skip=False)
+
     def encode_array(self, text: str) -> NDArray[Any]:
         return np.asarray(self.encode(text), dtype=np.int64)
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int], *, skip: bool = True) -> str:
         try:
-            return str(self.library.decode(list(tokens), skip_special_tokens=True))
+            return str(self.library.decode(list(tokens), skip_special_tokens=skip))
         except BaseException as error:
             raise DataError(
                 f"the tokenizer cannot write tokens as text: {_reason(error)}"
