@@ -137,7 +137,7 @@ class T5(_Seq2Seq):
     """Pre-norm RMSNorm, scores without a scale, a bias by distance that all blocks share."""
 
     model_types: ClassVar = ("t5",)
-    heads: ClassVar = {"T5ForConditionalGeneration": SEQ2SEQ}
+    heads: ClassVar = {"T5ForConditionalGeneration": SEQ2SEQ, "T5WithLMHeadModel": SEQ2SEQ}
     leftovers: ClassVar = (
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     )
