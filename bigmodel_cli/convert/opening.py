@@ -25,7 +25,7 @@ from bigmodel_cli.convert.assets import read_assets as _assets
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.converted import ConvertedTensors
 from bigmodel_cli.convert.families import BY_TYPE, FAMILIES, TIMM
-from bigmodel_cli.convert.family import Family, written_out
+from bigmodel_cli.convert.family import NO_DATA, Family, written_out
 from bigmodel_cli.convert.weights import FolderTensors, open_tensors
 from bigmodel_cli.errors import CheckpointError, did_you_mean
 from bigmodel_cli.models import MODELS
@@ -33,8 +33,6 @@ from bigmodel_cli.models.base import AnyModelOptions
 
 PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
 """The dtype that weights are stored in -> the precision that they are used in."""
-NO_DATA = "no data comes with a published model; name yours"
-"""Stands in a spec where paths of data are due, so that none is taken by mistake."""
 
 
 def find(path: Path) -> Path:
