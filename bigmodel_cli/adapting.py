@@ -46,7 +46,7 @@ def adapt(
     where one of the `fresh` weights would stay as it was drawn.
     """
     assert spec.adapter is not None
-    options = spec.adapter.settled()
+    options = spec.adapter.low_rank()
     if not adapters(model):
         with spec.placing():
             small = attach(model, options, fill=fill and options.path is None)

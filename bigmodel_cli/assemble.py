@@ -18,6 +18,7 @@ from bigmodel_cli.adapting import adapt, without_adapter
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, say
 from bigmodel_cli.convert import opening
+from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
@@ -26,6 +27,7 @@ from bigmodel_cli.models import Model, build, within
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.models.stacks import Stack, in_whole, shortened
 from bigmodel_cli.plugin_faults import plugin_faults
+from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec
 
@@ -62,6 +64,27 @@ def assemble(
     return model.to(device)
 
 
+def source_of(spec: Spec) -> Path | None:
+    """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
+    named = spec.init.checkpoint
+    return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
+
+
+def reference_of(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
+    """The model of `spec.init.checkpoint`, which this spec's is compared with, not to be trained.
+
+    Raises `SpecError` where there is none.
+    """
+    source = source_of(spec)
+    if source is None:
+        raise SpecError(
+            f"task.type: {spec.task.type} compares the model with the checkpoint that it starts"
+            " from, and there is none: bigmodel finetune --from CKPT SPEC"
+        )
+    plain = spec.model_copy(update={"init": InitOptions()})
+    return assemble(plain, info, device, source).requires_grad_(False).eval()
+
+
 def build_model(spec: Spec, info: DatasetInfo) -> Model:
     """The model for data as `info` describes it, with freshly drawn weights, and the adapter, if
     any, without first values.
@@ -71,19 +94,25 @@ def build_model(spec: Spec, info: DatasetInfo) -> Model:
     with spec.placing():
         model = build(spec.model, info)
         if spec.adapter is not None:
-            attach(model, spec.adapter.settled(), fill=False)
+            attach(model, spec.adapter.low_rank(), fill=False)
         return model
 
 
 def build_for(
-    spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0
+    spec: Spec,
+    info: DatasetInfo,
+    weights: Mapping[str, Tensor],
+    new_outputs: int = 0,
+    *,
+    draw: bool = True,
 ) -> Model:
     """The model that these weights belong to, up to a new head.
 
-    Raises `CheckpointError` before it becomes far larger than they are.
+    Without `draw` its own weights are undefined, for these to replace all of them. Raises
+    `CheckpointError` before it becomes far larger than they are.
     """
     # not on the meta device: position tables are not among the weights
-    with within(weights, new_outputs):
+    with within(weights, new_outputs, draw=draw):
         return build_model(_without_download(spec), info)
 
 
@@ -114,6 +143,8 @@ def _from_checkpoint(
 ) -> tuple[Model, list[str]]:
     """The model with the checkpoint's weights, and the names of those that are newly drawn."""
     contents = opening.read(source)
+    for note in contents.notes:
+        say(note)
     adapted = contents.spec.get("adapter")
     if adapted is None:
         spec = without_adapter(spec)
@@ -122,37 +153,52 @@ def _from_checkpoint(
             f"adapter: {source} was trained with another ({adapted.get('type')}); leave the section"
             f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
-    if note := checkpoints.not_finite(contents.model.stream()):
-        raise CheckpointError(
-            f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
-        )
-    model = build_for(spec, info, contents.model, info.outputs)
+    other = _why_new_head(spec, info, contents)
+    model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
+    weights: checkpoints.Tensors = contents.model
     before = DatasetInfo.from_json(contents.info)
-    task_differs = contents.spec["task"].get("type") != spec.task.type
-    what = (
-        "classes"
-        if before.classes != info.classes
-        else "targets"
-        if before.targets != info.targets
-        else ""
-    )
-    other = f"{what} differ" if what else "task differs" if task_differs else ""
-    try:
-        report = checkpoints.load_weights(
-            model, contents.model, fresh=model.output_layers() if other else ()
+    if changes := model.resizing(before):
+        weights = checkpoints.ChangedTensors(weights, changes)
+        sizes = (
+            "{1} x {2}".format(*shape or ()) for shape in (before.image_shape, info.image_shape)
         )
+        say(
+            f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
+            f" {', '.join(changes)}"
+        )
+    try:
+        spare = contents.model.spare
+        fresh = [name for name in model.output_layers() if other and name not in spare]
+        report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
     except CheckpointError as error:
         raise CheckpointError(
             f"{source}: {_of_another_model(spec, contents.spec)}{error}"
         ) from None
+    own = model.state_dict()
+    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
+        raise CheckpointError(
+            f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
+        )
     say(f"weights: {len(report.loaded)} tensors from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
     return model, report.fresh
+
+
+def _why_new_head(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoint) -> str:
+    """Why the output layers are not taken from the checkpoint; '' where they are."""
+    before = DatasetInfo.from_json(contents.info)
+    if contents.headless:
+        return "checkpoint has no head"
+    if before.classes != info.classes:
+        return "classes differ"
+    if before.targets != info.targets:
+        return "targets differ"
+    return "task differs" if contents.spec["task"].get("type") != spec.task.type else ""
 
 
 def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
@@ -265,6 +311,8 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
     except SpecError:
         build_on_meta(spec, info)  # whose blocks have the numbers that the file gives them
         raise
+    if cut and any(name.startswith(f"{s.name}.") for s in stacks for name in aliases(built[0])):
+        built, cut = [build_on_meta(spec, info)], False  # blocks that share weights
     for model in built if spec.adapter is None else ():
         freeze(model, spec.init)
     weights = named_weights(built[0])
@@ -274,6 +322,12 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
         stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name)
     )
     return Outline(stacks, built[0], built[1:], whole)
+
+
+def aliases(model: Model) -> set[str]:
+    """Further names of weights that have one already."""
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in model.named_parameters()}
 
 
 def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:

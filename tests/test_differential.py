@@ -84,7 +84,7 @@ def blocks(rng: random.Random, causal: bool = True, cross: bool = False) -> list
             "mixer": mixer(rng, causal),
             "ffn": rng.choice(ffns),
             "norm": {"type": rng.choice(["layernorm", "rmsnorm"])},
-            "placement": rng.choice(["pre", "post", "sandwich"]),
+            "placement": rng.choice(["pre", "post", "sandwich", "after"]),
             **({"cross": {"num_heads": rng.choice([1, 4])}} if cross else {}),
         }
         for _ in range(rng.randint(1, 2))

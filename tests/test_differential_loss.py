@@ -144,7 +144,7 @@ def blocks(r: random.Random, causal: bool, cross: bool = False) -> list[dict[str
             **pick(r, ffn=[ffn], layer_scale=[None, 0.4]),
         }
         block["norm"] = {"type": r.choice(["layernorm", "rmsnorm"])}
-        block["placement"] = r.choice(["pre", "pre", "post", "sandwich"])
+        block["placement"] = r.choice(["pre", "post", "sandwich", "after"])
         if cross and (number == 0 or r.random() < 0.5):
             block["cross"] = {"num_heads": 4, **pick(r, kv_heads=[None, 2], qk_norm=[None, True])}
         made.append(block)

@@ -66,7 +66,7 @@ STOREYS = (
     {"adapting"},
     {"assemble", "catalog"},
     {"init", "loaded", "options"},
-    {"attend", "generation"},
+    {"attend", "export", "generation", "imported"},
     {"evaluation", "merging", "predict"},
     {"train"},
     {"bench"},
@@ -199,8 +199,8 @@ def test_every_room_has_a_layer() -> None:
 def test_only_the_assembler_builds_models() -> None:
     builders = re.compile(r"from bigmodel_cli\.models import (.*|\([^)]*)\b(build|within)\b")
     found = {path.name for path in files() if builders.search(path.read_text(encoding="utf-8"))}
-    # opening.py builds one on the meta device, to know what a folder's weights are in it
-    assert found == {"assemble.py", "opening.py"}
+    # converted.py builds one on the meta device, to know what a folder's weights are in it
+    assert found == {"assemble.py", "converted.py"}
 
 
 def test_only_one_file_may_import_torch_distributed() -> None:

@@ -29,15 +29,18 @@ REFERENCES = {
     "mixer gated_deltanet": "parts/test_references.py::test_gated_deltanet",
     "mixer convolution": "parts/test_references.py::test_gated_convolution",
     "mixer retention": "parts/test_recurrence.py::test_retention_equals_the_authors_formula",
+    "mixer parallel": "parts/test_parallel.py::test_the_outputs_are_added",
     "cross attention": "parts/test_crossings.py::test_cross_attention_with_every_option",
     "ffn gelu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn relu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
+    "ffn silu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn relu2": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn swiglu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn geglu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn moe": "parts/test_references.py::test_experts_of_mixtral",
     "norm layernorm": "parts/test_parts.py::test_norms_equal_their_formulas",
     "norm rmsnorm": "parts/test_parts.py::test_norms_equal_their_formulas",
+    "norm none": "parts/test_norm_options.py::test_no_norm_is_nothing",
     "position none": (
         "parts/test_positions.py::test_learned_positions_are_a_table_and_none_is_nothing"
     ),
@@ -51,6 +54,7 @@ REFERENCES = {
     "position of attention rotary": (
         "parts/test_positions.py::test_attention_turned_in_part_equals_stablelm"
     ),
+    "position of attention axial": "parts/test_rotary.py::test_axial_positions_equal_dinov3",
     "position of attention alibi": "parts/test_positions.py::test_alibi_equals_bloom",
     "position of attention t5": (
         "parts/test_positions.py::test_t5_buckets_equal_transformers_or_are_refused"
@@ -59,6 +63,7 @@ REFERENCES = {
         "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels"
     ),
     "scaling ntk": "parts/test_positions.py::test_linear_and_ntk_scaling_of_a_part_of_the_channels",
+    "scaling llama3": "parts/test_rotary.py::test_llama3_scaling_equals_transformers",
     "scaling yarn": "parts/test_positions.py::test_yarn_equals_transformers",
     "model decoder": "models/test_decoder.py::test_equals_gpt2_of_transformers",
     "model encoder": "models/test_skeletons.py::test_equals_bert_of_transformers_also_with_padding",

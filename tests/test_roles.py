@@ -62,6 +62,13 @@ MOE = {
          "ffn": GELU},
     ],
 }  # fmt: skip
+GATED = {"num_heads": 4, "kv_heads": 2, "gate": "full", "bias": ["k", "g"], "qk_norm": True}
+GATES = {
+    "type": "seq2seq", "dim": 16, "share_embeddings": False,
+    "encoder": [{"mixer": {"type": "attention", **GATED, "gate": "head"}}],
+    "decoder": [{"mixer": {"type": "attention", **GATED, "bias": ["q", "k", "v", "o"]},
+                 "cross": GATED}],
+}  # fmt: skip
 RECURRENT = {
     "type": "decoder", "dim": 16, "tie_embeddings": False,
     "blocks": [
@@ -155,6 +162,15 @@ TABLES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, tuple[int, ...]],
             "encoder.0.ffn.down": (),
             "decoder.0.mixer.qkv": (16, 16, 16), "decoder.0.mixer.out": (),
             "decoder.0.cross.q": (), "decoder.0.cross.kv": (8, 8), "decoder.0.cross.out": (),
+        },
+        {"source_embedding", "target_embedding", "head"},
+    ),
+    "gates": (
+        GATES, TOKENS,
+        {
+            "encoder.0.mixer.qkv": (16, 8, 8, 4), "encoder.0.mixer.out": (),
+            "decoder.0.mixer.qkv": (16, 8, 8, 16), "decoder.0.mixer.out": (),
+            "decoder.0.cross.q": (16, 16), "decoder.0.cross.kv": (8, 8), "decoder.0.cross.out": (),
         },
         {"source_embedding", "target_embedding", "head"},
     ),

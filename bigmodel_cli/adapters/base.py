@@ -28,7 +28,7 @@ class AnyAdapterOptions(Options):
         """Whether inputs are dropped in training."""
         return False
 
-    def settled(self) -> LowRankOptions:
+    def low_rank(self) -> LowRankOptions:
         """The options that build it, read from that folder where there is one."""
         raise NotImplementedError
 
@@ -76,7 +76,7 @@ class LowRankOptions(AnyAdapterOptions):
     def drops(self) -> bool:
         return self.dropout > 0
 
-    def settled(self) -> LowRankOptions:
+    def low_rank(self) -> LowRankOptions:
         return self
 
 

@@ -43,6 +43,10 @@ class Options(BaseModel):
         defer_build=True,  # until first used: plugins have joined the tables by then
     )
 
+    def settled(self, dim: int) -> dict[str, Any]:
+        """What options that are left out come to in a model of this width, by name."""
+        return {}
+
     @model_validator(mode="before")
     @classmethod
     def _written_out(cls, values: Any) -> Any:
@@ -79,9 +83,14 @@ class Table(dict[str, type[T]]):
     __hash__ = object.__hash__  # type: ignore[assignment]  # an annotation has a hash
 
     def __init__(self, kind: str, base: type[T], *options: type[T]) -> None:
-        super().__init__({own.model_fields["type"].default: own for own in options})
+        super().__init__()
         self.kind, self.base = kind, base
         _TABLES[base] = self
+        self.add(*options)
+
+    def add(self, *options: type[T]) -> None:
+        """Add choices under their `type`s."""
+        self.update({own.model_fields["type"].default: own for own in options})
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler

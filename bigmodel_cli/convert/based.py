@@ -19,6 +19,7 @@ from bigmodel_cli.checkpoints.contents import MANIFEST
 from bigmodel_cli.checkpoints.files import MOST_JSON, clipped, read_file
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.convert import folder as folders
+from bigmodel_cli.convert.weights import open_tensors
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor
@@ -53,7 +54,7 @@ def identity(path: Path) -> str:
     """
     if not folders.is_folder(path):
         return hashlib.sha256(read_file(path / MANIFEST, MOST_JSON)).hexdigest()
-    files = sorted({at.path for at in folders.open_tensors(path).stored.values()})
+    files = sorted({at.place[0] for at in open_tensors(path).stored.values()})
     hashes = content_hashes([path / folders.CONFIG, *files])
     named = zip([folders.CONFIG, *(file.name for file in files)], hashes, strict=True)
     return hashlib.sha256(json.dumps(list(named)).encode()).hexdigest()

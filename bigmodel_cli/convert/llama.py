@@ -1,8 +1,8 @@
-"""Llama and the decoders with its layout: Mistral, Qwen 2 and 3, SmolLM3."""
+"""Llama, and what the decoders with its layout share: Mistral, Qwen, SmolLM3, OLMo, Gemma."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
@@ -10,54 +10,92 @@ from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.family import CAUSAL_LM, Family, Model, grouped
 from bigmodel_cli.convert.rotary import rope_parameters, rotary
 from bigmodel_cli.convert.rules import Rule, rows
+from bigmodel_cli.errors import CheckpointError
 
 
 class Llama(Family):
     """Pre-norm RMSNorm, rotary grouped-query attention, SwiGLU (Touvron et al. 2023)."""
 
-    model_types: ClassVar = ("llama",)
-    heads: ClassVar = {"LlamaForCausalLM": CAUSAL_LM}
-    leftovers: ClassVar = (r".*\.rotary_emb\.inv_freq",)
+    model_types: ClassVar[tuple[str, ...]] = ("llama",)
+    heads: ClassVar[Mapping[str, str]] = {"LlamaForCausalLM": CAUSAL_LM}
+    leftovers: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq",)
     rope_base = 10_000.0
+    eps = 1e-6
+    tied = False
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """What sizes are that config.json leaves out; the others must be there."""
+    says_head_dim = True
+    """Whether config.json has the heads' width also where it is dim / heads."""
+    norms: ClassVar[Mapping[str, str]] = {
+        "mixer_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+    }
+    """Norms of ours -> of theirs, in a layer."""
 
     def model(self, config: Config) -> dict[str, Any]:
-        config.only("hidden_act", "silu")
-        config.only("pretraining_tp", 1)
-        norm = {"type": "rmsnorm", "eps": config.get("rms_norm_eps", float, 1e-6)}
-        layers = config.get("num_hidden_layers", int)
+        config.fill(self.sizes)
         blocks = [
-            {
-                "mixer": self.mixer(config, layer),
-                "ffn": self.ffn(config),
-                "norm": norm,
-            }
-            for layer in range(layers)
+            self.block(config, layer) for layer in range(config.get("num_hidden_layers", int))
         ]
         return {
             "type": "decoder",
             "dim": config.get("hidden_size", int),
-            "max_len": config.get("max_position_embeddings", int),
+            "max_len": self.longest(config),
             "vocab_size": config.get("vocab_size", int),
-            "tie_embeddings": config.get("tie_word_embeddings", bool, False),
-            "norm": norm,
+            "tie_embeddings": config.get("tie_word_embeddings", bool, self.tied),
+            "norm": self.norm(config),
             "blocks": grouped(blocks),
         }
+
+    def longest(self, config: Config) -> int | None:
+        """The longest sequence; None for a network that takes any."""
+        return config.get("max_position_embeddings", int)
+
+    def block(self, config: Config, layer: int) -> dict[str, Any]:
+        """A layer."""
+        return {
+            "mixer": self.mixer(config, layer),
+            "ffn": self.ffn(config),
+            "norm": self.norm(config),
+        }
+
+    def norm(self, config: Config) -> dict[str, Any]:
+        """Every norm of the residual stream."""
+        return {"type": "rmsnorm", "eps": config.get("rms_norm_eps", float, self.eps)}
 
     def mixer(self, config: Config, layer: int) -> dict[str, Any]:
         """The attention of a layer."""
         heads = config.get("num_attention_heads", int)
+        position = self.position(config, layer)
+        if position.get("fraction", 1.0) != 1.0:
+            # their code overlooks it, in part
+            raise CheckpointError(
+                f"{config.file}: partial_rotary_factor: {position['fraction']:g}, and heads of this"
+                " family turn as a whole"
+            )
         return {
             "type": "attention",
             "num_heads": heads,
             "kv_heads": config.get("num_key_value_heads", int, heads),
-            "head_dim": config.get("head_dim", int, config.get("hidden_size", int) // heads),
+            "head_dim": self.head_dim(config),
             "bias": config.get("attention_bias", bool, False),
             "dropout": config.get("attention_dropout", float, 0.0),
-            "position": rotary(config, self.rope_base),
+            "position": position,
         }
+
+    def head_dim(self, config: Config) -> int:
+        """The width of a head."""
+        width = config.get("hidden_size", int) // max(1, config.get("num_attention_heads", int))
+        return config.get("head_dim", int, width)
+
+    def position(self, config: Config, layer: int) -> dict[str, Any]:
+        """The positions of a layer."""
+        return rotary(config, self.rope_base)
 
     def ffn(self, config: Config) -> dict[str, Any]:
         """The feed-forward network of every layer."""
+        config.only("hidden_act", "silu")
+        config.only("pretraining_tp", 1)
         return {
             "type": "swiglu",
             "hidden": config.get("intermediate_size", int),
@@ -65,34 +103,49 @@ class Llama(Family):
         }
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
-        block = model["blocks"][0]
-        mixer, ffn = block["mixer"], block["ffn"]
+        return {
+            **self.shared_config(model),
+            **self.attention_config(model, model["blocks"][0]["mixer"]),
+            "attention_bias": model["blocks"][0]["mixer"]["bias"],
+            "mlp_bias": model["blocks"][0]["ffn"]["bias"],
+            "rope_parameters": rope_parameters(model["blocks"][0]["mixer"]["position"]),
+        }
+
+    def shared_config(self, model: Model) -> dict[str, Any]:
+        """What all decoders with this layout say."""
         return {
             "model_type": self.model_types[0],
             "hidden_act": "silu",
             "hidden_size": model["dim"],
-            "intermediate_size": ffn["hidden"],
+            "intermediate_size": model["blocks"][0]["ffn"]["hidden"],
             "num_hidden_layers": len(model["blocks"]),
-            "num_attention_heads": mixer["num_heads"],
-            "num_key_value_heads": mixer["kv_heads"],
-            "head_dim": mixer["head_dim"],
-            "attention_bias": mixer["bias"],
-            "mlp_bias": ffn["bias"],
-            "attention_dropout": mixer["dropout"],
             "rms_norm_eps": model["norm"]["eps"],
             "max_position_embeddings": model["max_len"],
             "vocab_size": model["vocab_size"],
             "tie_word_embeddings": model["tie_embeddings"],
-            "rope_parameters": rope_parameters(mixer["position"]),
+            # Not those of the family, whose vocabulary is another one.
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
         }
+
+    def attention_config(self, model: Model, mixer: Model) -> dict[str, Any]:
+        """What they say of attention."""
+        found = {
+            "num_attention_heads": mixer["num_heads"],
+            "num_key_value_heads": mixer["kv_heads"],
+            "head_dim": mixer["head_dim"],
+            "attention_dropout": mixer["dropout"],
+        }
+        if not self.says_head_dim and mixer["head_dim"] == model["dim"] // mixer["num_heads"]:
+            del found["head_dim"]
+        return found
 
     def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:
         yield Rule("model.embed_tokens.weight", "embedding.weight")
         for i, block in enumerate(model["blocks"]):
             theirs, ours = f"model.layers.{i}.", f"blocks.{i}."
-            yield Rule(theirs + "input_layernorm.weight", ours + "mixer_norm.weight")
-            yield from self.attention(theirs + "self_attn.", ours + "mixer.", block["mixer"])
-            yield Rule(theirs + "post_attention_layernorm.weight", ours + "ffn_norm.weight")
+            for own, name in self.norms.items():
+                yield Rule(f"{theirs}{name}.weight", f"{ours}{own}.weight")
+            yield from self.mixer_rules(theirs, ours + "mixer.", block["mixer"])
             for kind in kinds(block["ffn"]["bias"]):
                 for name in ("gate", "up", "down"):
                     yield Rule(f"{theirs}mlp.{name}_proj.{kind}", f"{ours}ffn.{name}.{kind}")
@@ -100,15 +153,27 @@ class Llama(Family):
         if not model["tie_embeddings"]:
             yield Rule("lm_head.weight", "head.weight")
 
+    def mixer_rules(self, layer: str, ours: str, mixer: Model) -> Iterator[Rule]:
+        """Those of a layer's mixer."""
+        yield from self.attention(layer + "self_attn.", ours, mixer)
+
     def attention(self, theirs: str, ours: str, mixer: Model) -> Iterator[Rule]:
-        """Queries, keys and values are rows of one matrix of ours."""
-        width = mixer["head_dim"]
-        heads, groups = mixer["num_heads"] * width, mixer["kv_heads"] * width
-        for kind in kinds(mixer["bias"]):
-            start = 0
-            for name, count in (("q", heads), ("k", groups), ("v", groups)):
-                yield Rule(f"{theirs}{name}_proj.{kind}", f"{ours}qkv.{kind}", rows(start, count))
-                start += count
+        """Queries, keys and values are rows of one matrix of ours.
+
+        Their biases are rows of one vector where all have one, and else vectors of their own.
+        """
+        width, bias = mixer["head_dim"], mixer["bias"]
+        biased = set(bias if isinstance(bias, list) else "qkvo" if bias else ())
+        start = 0
+        for name, heads in (("q", "num_heads"), ("k", "kv_heads"), ("v", "kv_heads")):
+            own = rows(start, mixer[heads] * width)
+            yield Rule(f"{theirs}{name}_proj.weight", f"{ours}qkv.weight", own)
+            if biased >= set("qkv"):
+                yield Rule(f"{theirs}{name}_proj.bias", f"{ours}qkv.bias", own)
+            elif name in biased:
+                yield Rule(f"{theirs}{name}_proj.bias", f"{ours}{name}_bias")
+            start += mixer[heads] * width
+        for kind in kinds("o" in biased):
             yield Rule(f"{theirs}o_proj.{kind}", f"{ours}out.{kind}")
         if mixer["qk_norm"]:
             for name in ("q", "k"):

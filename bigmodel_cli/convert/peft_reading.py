@@ -13,8 +13,9 @@ from bigmodel_cli.adapters.targets import Target, targets
 from bigmodel_cli.checkpoints import not_finite
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.folder import FolderTensors, open_file, read_json
+from bigmodel_cli.convert.folder import read_json
 from bigmodel_cli.convert.peft import CONFIG, PREFIX, WEIGHTS, Layout, Place, by_every_name
+from bigmodel_cli.convert.weights import FolderTensors, open_file
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -35,7 +36,7 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
 
     Raises `CheckpointError` for what is not built, and where it is of another model.
     """
-    config = Config(read_json(folder / CONFIG), str(folder / CONFIG))
+    config = Config(read_json(folder, CONFIG), str(folder / CONFIG))
     config.only("peft_type", "LORA")
     config.only("bias", "none")
     config.only("init_lora_weights", True, False, "gaussian")  # others change the weights too
@@ -71,7 +72,7 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
         "modules_to_save": list(dict.fromkeys(whole)),
     }
     kind = "dora" if dora else "rslora" if stabilized else "lora"
-    return ADAPTERS[kind].model_validate(values).settled()
+    return ADAPTERS[kind].model_validate(values).low_rank()
 
 
 def load_adapter(folder: Path, model: Module, layout: Layout) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Options, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
+from bigmodel_cli.parts.contract import AnyNormOptions
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 
@@ -33,11 +35,18 @@ class BlockOptions(Options):
     )
     ffn: FFN | None = Field(None, description="what computes at each position")
     norm: Norm = Field(LayerNormOptions(), description="normalisation of every slot")
-    placement: Literal["pre", "post", "sandwich"] = Field(
+    mixer_norm: Norm | None = Field(
+        None, description="the mixer's own; left out: as norm; none: not normalised"
+    )
+    cross_norm: Norm | None = Field(None, description="cross-attention's own; left out: as norm")
+    ffn_norm: Norm | None = Field(
+        None, description="the feed-forward network's own; left out: as norm"
+    )
+    placement: Literal["pre", "post", "sandwich", "after"] = Field(
         "pre",
         description=(
             "pre: x + f(norm(x)); post: norm(x + f(x)), as in the original Transformer; "
-            "sandwich: x + norm(f(norm(x))), as in Gemma 2"
+            "sandwich: x + norm(f(norm(x))), as in Gemma 2; after: x + norm(f(x)), as in OLMo 2"
         ),
     )
     dropout: Probability = Field(0.0, description="of what each slot adds to the stream")
@@ -58,12 +67,24 @@ class BlockOptions(Options):
         1.0, description="fixed factor on what a slot adds to the stream"
     )
 
+    @model_validator(mode="after")
+    def _used(self) -> BlockOptions:
+        for slot in SLOTS:
+            if getattr(self, f"{slot}_norm") is not None and getattr(self, slot) is None:
+                raise ValueError(f"{slot}_norm: there is no {slot} to normalise for")
+        return self
+
+    def norm_of(self, slot: str) -> tuple[str, AnyNormOptions]:
+        """The option that says a slot's norm, and the norm."""
+        own = getattr(self, f"{slot}_norm")
+        return ("norm", self.norm) if own is None else (f"{slot}_norm", own)
+
 
 class Block(Module):
     """(B, T, C) -> (B, T, C)   residual slots, normalised before or after.
 
     Pre (Xiong et al. 2020): x + f(norm(x)); post (Vaswani et al. 2017): norm(x + f(x)); sandwich
-    (Ding et al. 2021): x + norm(f(norm(x))).
+    (Ding et al. 2021): x + norm(f(norm(x))); after (Liu et al. 2021; OLMo 2): x + norm(f(x)).
     """
 
     def __init__(self, options: BlockOptions, layer: LayerContext) -> None:
@@ -73,11 +94,11 @@ class Block(Module):
         for slot in SLOTS:
             part = getattr(options, slot)
             filled = part is not None
-            norm = options.norm if filled else None
+            where, norm = options.norm_of(slot) if filled else ("norm", None)
             setattr(self, slot, faults.build(slot, part, layer))
-            setattr(self, f"{slot}_norm", faults.build("norm", norm, layer.dim))
+            setattr(self, f"{slot}_norm", faults.build(where, norm, layer.dim))
             if filled and options.placement == "sandwich":
-                setattr(self, f"{slot}_norm_after", faults.build("norm", norm, layer.dim))
+                setattr(self, f"{slot}_norm_after", faults.build(where, norm, layer.dim))
             if filled and options.layer_scale is not None:
                 scale = nn.Parameter(torch.full((layer.dim,), options.layer_scale))
                 setattr(self, f"{slot}_scale", scale)
@@ -107,7 +128,10 @@ class Block(Module):
     def slot(self, name: str, x: Tensor, *inputs: Any) -> Tensor:
         """One residual step."""
         options, norm = self.options, getattr(self, f"{name}_norm")
-        y = getattr(self, name)(x if options.placement == "post" else norm(x), *inputs)
+        before = options.placement in ("pre", "sandwich")
+        y = getattr(self, name)(norm(x) if before else x, *inputs)
+        if options.placement == "after":
+            y = norm(y)
         if options.placement == "sandwich":
             y = getattr(self, f"{name}_norm_after")(y)
         if options.layer_scale is not None:
@@ -122,14 +146,24 @@ class Block(Module):
 
 
 def build_blocks(
-    options: list[BlockOptions], dim: int, max_len: int, causal: bool
+    options: list[BlockOptions],
+    dim: int,
+    max_len: int,
+    causal: bool,
+    grid: tuple[int, int] | None = None,
+    first: int = 0,
 ) -> nn.ModuleList:
-    """All blocks in order. Raises `OptionError` naming every option that does not fit."""
+    """All blocks in order, of an image with its grid of patches (see `LayerContext`).
+
+    Raises `OptionError` naming every option that does not fit.
+    """
+    tables: dict[Hashable, Module] = {}
     total = sum(block.repeat for block in options)
     blocks, faults = nn.ModuleList(), Faults()
     for index, block in enumerate(options):
         with faults.under(str(index)):  # stop at the first of equal blocks that does not fit
             for _ in range(block.repeat):
-                blocks.append(Block(block, LayerContext(dim, max_len, len(blocks), total, causal)))
+                layer = LayerContext(dim, max_len, len(blocks), total, causal, grid, first, tables)
+                blocks.append(Block(block, layer))
     faults.check()
     return blocks

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
-from bigmodel_cli.lazy import Tensor, nn
+from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import Cache, init_normal, new_cache
 from bigmodel_cli.models.skeleton import (
@@ -42,9 +42,14 @@ class DecoderOptions(SkeletonOptions):
     )
     vocab_size: Count | None = Field(None, description="logits (V); the tokenizer's when left out")
     tie_embeddings: bool = Field(True, description="the logits' matrix is the embedding's")
-    scale_embeddings: bool = Field(
-        False, description="embeddings are multiplied by sqrt(dim), as in Gemma"
+    scale_embeddings: bool | Positive = Field(
+        False,
+        description=(
+            "embeddings are multiplied by sqrt(dim), as in Gemma (true), or by a number, as in"
+            " Granite"
+        ),
     )
+    logit_scale: Positive = Field(1.0, description="fixed factor on the logits, as in Granite")
     logit_softcap: Positive | None = Field(
         None, description="logits are squashed into +-this by tanh, as in Gemma 2"
     )
@@ -98,6 +103,9 @@ class Decoder(Skeleton):
         self.limit = max_generation_length(self, self.position, self.max_len)
         init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})
 
+    def stream_layers(self) -> list[Module]:
+        return list(self.blocks)
+
     def generator(self, source: Tensor | None = None) -> Decoder:
         return self
 
@@ -122,5 +130,7 @@ class Decoder(Skeleton):
         x = self.embed(self.embedding, tokens, sequence)
         x = through(self.blocks, self.norm, x, sequence, cache)
         logits: Tensor = self.head(x)  # (B, T, V)
+        if self.options.logit_scale != 1.0:
+            logits = logits * self.options.logit_scale
         cap = self.options.logit_softcap
         return logits if cap is None else cap * (logits / cap).tanh()

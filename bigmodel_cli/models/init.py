@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from bigmodel_cli.parts.contract import selected
 from bigmodel_cli.parts.matrices import own_matrices
 
 UNLIMITED = 1 << 62
-RESIDUAL_OUTPUTS = (".mixer.out", ".cross.out", ".ffn.down", ".ffn.shared.down")
+RESIDUAL_OUTPUTS = re.compile(
+    r".*\.(mixer(\.mixers\.\d+)*\.out|cross\.out|ffn\.down|ffn\.shared\.down)"
+)
 
 
 def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) -> None:
@@ -25,8 +28,10 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
     2019, whose code truncates the normal at two deviations; transformers' does not). Position
     tables are drawn as other embeddings (OpenAI's code: half as wide), experts as a dense network.
     Parameters that a part initialises itself (decays, short convolutions, lambdas) are left
-    unchanged.
+    unchanged. On the meta device there is nothing to draw, and many experts would take minutes.
     """
+    if next(model.parameters()).is_meta:
+        return
     steps = {
         f"{name}.": sum(len(block.filled()) for block in blocks) for name, blocks in stacks.items()
     }
@@ -36,7 +41,7 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
         if isinstance(module, nn.Linear | nn.Embedding):
             weights[""] = [module.weight]
         for weight, pieces in weights.items():
-            scaled = f"{name}.{weight}".removesuffix(".").endswith(RESIDUAL_OUTPUTS)
+            scaled = RESIDUAL_OUTPUTS.fullmatch(f"{name}.{weight}".removesuffix("."))
             for piece in pieces:
                 nn.init.normal_(piece, std=std / math.sqrt(depth) if scaled else std)
         if isinstance(module, nn.Linear) and module.bias is not None:

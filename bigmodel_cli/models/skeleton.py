@@ -55,8 +55,9 @@ class Skeleton(Model):
     def embed(self, table: nn.Embedding, tokens: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, T) -> (B, T, C)   the tokens' vectors in the table, with their positions."""
         x = table(tokens.clamp(min=0))
-        if self.options.scale_embeddings:
-            x = x * math.sqrt(self.options.dim)
+        scale = self.options.scale_embeddings
+        if scale:
+            x = x * (math.sqrt(self.options.dim) if scale is True else scale)
         if self.position is not None:
             x = self.position(x, sequence)
         return dropout(x, self.options.dropout, self.training)

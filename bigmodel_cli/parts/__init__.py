@@ -21,7 +21,6 @@ from bigmodel_cli.config import Table
 from bigmodel_cli.parts.attention import AttentionOptions, CrossAttentionOptions
 from bigmodel_cli.parts.contract import (
     AnyFFNOptions,
-    AnyMixerOptions,
     AnyNormOptions,
     AnyPositionOptions,
 )
@@ -31,6 +30,7 @@ from bigmodel_cli.parts.ffn import (
     GeGLUOptions,
     GeluFFNOptions,
     ReluFFNOptions,
+    SiluFFNOptions,
     SquaredReluFFNOptions,
     SwiGLUOptions,
 )
@@ -38,7 +38,8 @@ from bigmodel_cli.parts.gated_deltanet import GatedDeltaNetOptions
 from bigmodel_cli.parts.latent import LatentAttentionOptions
 from bigmodel_cli.parts.mamba2 import Mamba2Options
 from bigmodel_cli.parts.moe import MoEOptions
-from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
+from bigmodel_cli.parts.norm import LayerNormOptions, NoNormOptions, RMSNormOptions
+from bigmodel_cli.parts.parallel import MIXERS, Mixer, ParallelOptions
 from bigmodel_cli.parts.position import (
     HEAD_POSITIONS,
     LearnedOptions,
@@ -47,9 +48,7 @@ from bigmodel_cli.parts.position import (
 )
 from bigmodel_cli.parts.retention import RetentionOptions
 
-MIXERS = Table(
-    "mixer",
-    AnyMixerOptions,
+MIXERS.add(
     AttentionOptions,
     LatentAttentionOptions,
     DifferentialOptions,
@@ -57,23 +56,24 @@ MIXERS = Table(
     GatedDeltaNetOptions,
     ConvolutionOptions,
     RetentionOptions,
+    ParallelOptions,
 )
 FFNS = Table(
     "ffn",
     AnyFFNOptions,
     GeluFFNOptions,
     ReluFFNOptions,
+    SiluFFNOptions,
     SquaredReluFFNOptions,
     SwiGLUOptions,
     GeGLUOptions,
     MoEOptions,
 )
-NORMS = Table("norm", AnyNormOptions, LayerNormOptions, RMSNormOptions)
+NORMS = Table("norm", AnyNormOptions, LayerNormOptions, RMSNormOptions, NoNormOptions)
 POSITIONS = Table(
     "position", AnyPositionOptions, NoPositionOptions, LearnedOptions, SinusoidalOptions
 )
 
-Mixer = Annotated[AnyMixerOptions, MIXERS]
 FFN = Annotated[AnyFFNOptions, FFNS]
 Norm = Annotated[AnyNormOptions, NORMS]
 Position = Annotated[AnyPositionOptions, POSITIONS]

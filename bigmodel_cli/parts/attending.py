@@ -98,7 +98,13 @@ class AttentionPart(OwnMatrices):
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
         return attend(q, k, v, spec, **given)
 
-    def joined(self, y: Tensor) -> Tensor:
-        """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection."""
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
+    def joined(self, y: Tensor, gate: Tensor | None = None) -> Tensor:
+        """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection.
+
+        They are multiplied by the sigmoid of `gate` (B, T, H) or (B, T, H * E), where it is given.
+        """
+        y = y.transpose(1, 2)  # (B, T, H, E)
+        if gate is not None:
+            y = y * gate.unflatten(-1, (y.shape[2], -1)).sigmoid().to(y.dtype)
+        out: Tensor = self.out(y.flatten(2))
         return out

@@ -4,58 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from bigmodel_cli.config import Count, Options, Positive, Probability
+from bigmodel_cli.config import Count
 from bigmodel_cli.lazy import Tensor, nn, torch
-from bigmodel_cli.parts.attending import AttentionPart, KVCache, WindowCache
+from bigmodel_cli.parts.attending import KVCache, WindowCache
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
+from bigmodel_cli.parts.heads import HeadOptions, HeadsPart, Projection
 from bigmodel_cli.parts.kernels import AttentionSpec
-from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import HeadPosition, NoPositionOptions
 from bigmodel_cli.roles import Role, fused
 
 
-class _HeadOptions(Options):
-    num_heads: Count = Field(description="query heads (H)")
-    kv_heads: Count | None = Field(
-        None, description="key/value heads (G); as many as num_heads when left out"
-    )
-    head_dim: Count | None = Field(
-        None, description="width of a head (D); dim / num_heads when left out"
-    )
-    bias: bool = Field(True, description="learn biases in the projections")
-    qk_norm: bool = Field(
-        False, description="RMSNorm of each head's queries and keys (Henry et al. 2020; Qwen 3)"
-    )
-    softcap: Positive | None = Field(
-        None, description="scores are squashed into +-softcap by tanh (Gemma 2)"
-    )
-    dropout: Probability = Field(0.0, description="of the attention weights")
-    scale: Positive | None = Field(
-        None, description="what scores are multiplied by; 1 / sqrt(D) when left out"
-    )
-
-    @model_validator(mode="after")
-    def _groups(self) -> _HeadOptions:
-        if self.kv_heads is not None and self.num_heads % self.kv_heads:
-            raise ValueError(
-                f"num_heads {self.num_heads} is not a multiple of kv_heads {self.kv_heads}"
-            )
-        return self
-
-    def width(self, dim: int) -> int:
-        """The width of a head. Raises `ValueError` where the heads do not divide `dim`."""
-        if self.head_dim is None and dim % self.num_heads:
-            raise ValueError(
-                f"num_heads: {self.num_heads} heads do not divide dim {dim}; give head_dim, or"
-                " other numbers"
-            )
-        return self.head_dim or dim // self.num_heads
-
-
-class AttentionOptions(_HeadOptions, AnyMixerOptions):
+class AttentionOptions(HeadOptions, AnyMixerOptions):
     """Multi-head attention (Vaswani et al. 2017).
 
     With fewer `kv_heads` it is grouped-query or multi-query attention.
@@ -84,7 +46,7 @@ class AttentionOptions(_HeadOptions, AnyMixerOptions):
         return Attention(self, layer)
 
 
-class CrossAttentionOptions(_HeadOptions):
+class CrossAttentionOptions(HeadOptions):
     """Attention to a memory, such as the encoder's output (Vaswani et al. 2017)."""
 
     def build(self, layer: LayerContext) -> CrossAttention:
@@ -92,36 +54,27 @@ class CrossAttentionOptions(_HeadOptions):
         return CrossAttention(self, layer)
 
 
-class Attention(AttentionPart):
+class Attention(HeadsPart):
     """(B, T, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head (Vaswani et al. 2017).
 
     Grouped heads: Ainslie et al. 2023.
     """
 
     def __init__(self, options: AttentionOptions, layer: LayerContext) -> None:
-        super().__init__()
-        self.heads = options.num_heads
-        self.groups = options.kv_heads or options.num_heads
-        self.head_dim = options.width(layer.dim)
+        super().__init__(options, layer)
         causal = layer.causal if options.causal is None else options.causal
         self.spec = AttentionSpec(causal, options.window, options.softcap, options.scale)
-        self.dropout = options.dropout
-        self.qkv = nn.Linear(
-            layer.dim, (self.heads + 2 * self.groups) * self.head_dim, bias=options.bias
-        )
-        self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
-        self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
-        self.rotary = options.position.rotary(self.head_dim, layer.max_len)
-        self.bias = options.position.bias(self.heads, causal)
+        self.qkv = self.projected(layer.dim, *self.rows)
+        self.add_output(layer.dim)
+        self.rotary = options.position.turning(self.head_dim, layer)
+        self.bias = options.position.scoring(self.heads, causal, layer)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
         # A table, or a cache, of max_len positions.
         self.needs_max_len = self.rotary is not None or not options.window
 
     def weight_roles(self) -> dict[str, Role]:
-        """Queries, keys and values are separate matrices."""
-        rows = (n * self.head_dim for n in (self.heads, self.groups, self.groups))
-        return {"qkv.weight": fused(*rows, names=("q", "k", "v"))}
+        """Queries, keys, values and gate are separate matrices."""
+        return {"qkv.weight": fused(*self.rows.values(), names=tuple(self.rows))}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
@@ -136,11 +89,8 @@ class Attention(AttentionPart):
         cache: KVCache | WindowCache | None = None,
     ) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
-        sizes = [self.heads, self.groups, self.groups]
-        qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H + 2G, T, D)
-        q, k, v = qkv.split(sizes, dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v, *gate = self.pieces(self.qkv(x), *self.rows)
+        q, k, v = self.of_heads(q, self.q_norm), self.of_heads(k, self.k_norm), self.of_heads(v)
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
         if cache is not None:
@@ -148,10 +98,11 @@ class Attention(AttentionPart):
             q = q.to(k.dtype)
         segments = None if sequence.segment_ids is None else sequence.segment_ids[:, -k.shape[2] :]
         bias = self.bias(q.shape[2], k.shape[2]) if self.bias is not None else None
-        return self.joined(self.attend(q, k, v, segments=segments, bias=bias, sinks=self.sinks))
+        y = self.attend(q, k, v, segments=segments, bias=bias, sinks=self.sinks)
+        return self.joined(y, *gate)
 
 
-class CrossAttention(AttentionPart):
+class CrossAttention(HeadsPart):
     """x (B, T, C), memory (B, S, C) -> (B, T, C)   softmax(Q K^T / sqrt(D)) V, per head.
 
     Queries come from x, keys and values from the memory.
@@ -161,21 +112,19 @@ class CrossAttention(AttentionPart):
     """
 
     def __init__(self, options: CrossAttentionOptions, layer: LayerContext) -> None:
-        super().__init__()
-        self.heads, self.groups = options.num_heads, options.kv_heads or options.num_heads
-        self.head_dim = options.width(layer.dim)
+        super().__init__(options, layer)
         self.spec = AttentionSpec(False, None, options.softcap, options.scale)
-        self.dropout = options.dropout
-        self.q = nn.Linear(layer.dim, self.heads * self.head_dim, bias=options.bias)
-        self.kv = nn.Linear(layer.dim, 2 * self.groups * self.head_dim, bias=options.bias)
-        self.out = nn.Linear(self.heads * self.head_dim, layer.dim, bias=options.bias)
-        self.q_norm = RMSNorm(self.head_dim) if options.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim) if options.qk_norm else None
+        self.of_x: tuple[Projection, ...] = ("q", "g") if "g" in self.rows else ("q",)
+        self.q = self.projected(layer.dim, *self.of_x)
+        self.kv = self.projected(layer.dim, "k", "v")
+        self.add_output(layer.dim)
 
     def weight_roles(self) -> dict[str, Role]:
-        """Keys and values are separate matrices."""
-        rows = self.groups * self.head_dim
-        return {"kv.weight": fused(rows, rows, names=("k", "v"))}
+        """Keys and values are separate matrices, and so are queries and their gate."""
+        q = fused(*(self.rows[name] for name in self.of_x), names=self.of_x)
+        return {"kv.weight": fused(self.rows["k"], self.rows["v"], names=("k", "v"))} | (
+            {"q.weight": q} if len(self.of_x) > 1 else {}
+        )
 
     def new_cache(self, batch: int, max_len: int) -> dict[str, Tensor]:
         """An empty cache; the first step fills it with the memory's keys and values."""
@@ -183,17 +132,15 @@ class CrossAttention(AttentionPart):
 
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, S, D) of the memory."""
-        kv = self.kv(memory).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, 2G, S, D)
-        k, v = kv.split(self.groups, dim=1)
-        return (self.k_norm(k) if self.k_norm is not None else k), v
+        k, v = self.pieces(self.kv(memory), "k", "v")
+        return self.of_heads(k, self.k_norm), self.of_heads(v)
 
     def forward(
         self, x: Tensor, sequence: SequenceInfo, cache: dict[str, Tensor] | None = None
     ) -> Tensor:
         """Attend to `sequence.memory`; with a cache its keys and values are computed once."""
-        q = self.q(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T, D)
-        if self.q_norm is not None:
-            q = self.q_norm(q)
+        q, *gate = self.pieces(self.q(x), *self.of_x)
+        q = self.of_heads(q, self.q_norm)  # (B, H, T, D)
         if cache:
             k, v = cache["keys"], cache["values"]
         else:
@@ -207,4 +154,4 @@ class CrossAttention(AttentionPart):
         y = self.attend(q, k, v, key_mask=sequence.memory_mask)
         if beams > 1:
             y = y.unflatten(2, (beams, -1)).transpose(1, 2).flatten(0, 1)
-        return self.joined(y)
+        return self.joined(y, *gate)

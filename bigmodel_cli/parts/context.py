@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import Module, Tensor, torch
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,8 @@ class LayerContext:
     """What a part is built for: the model's width, the longest sequence, and its layer's index.
 
     `causal` applies to a mixer whose options leave it open: True in a decoder, False in an encoder.
+    Where x is an image, `grid` has its rows and columns of patches, and `first` tokens come before
+    them; further ones may follow. `tables` has modules that layers share.
     """
 
     dim: int
@@ -20,6 +26,15 @@ class LayerContext:
     layer_index: int = 0
     num_layers: int = 1
     causal: bool = True
+    grid: tuple[int, int] | None = None
+    first: int = 0
+    tables: dict[Hashable, Module] = field(default_factory=dict, compare=False, repr=False)
+
+    def shared(self, key: Hashable, make: Callable[[], M]) -> M:
+        """The module of this key, made by the first layer that asks for it."""
+        if key not in self.tables:
+            self.tables[key] = make()  # type: ignore[assignment]
+        return self.tables[key]  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Differential(AttentionPart):
         start = 0.8 - 0.6 * math.exp(-0.3 * layer.layer_index)
         self.lambda_init = start if options.lambda_init is None else options.lambda_init
         self.factors = nn.Parameter(torch.randn(4, self.width) * 0.1)
-        self.rotary = options.position.rotary(self.width, layer.max_len)
+        self.rotary = options.position.turning(self.width, layer)
         self.spec = AttentionSpec(layer.causal if options.causal is None else options.causal)
 
     def weight_roles(self) -> dict[str, Role]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count
+from bigmodel_cli.config import Count, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
@@ -38,7 +38,13 @@ class GatedDeltaNetOptions(RecurrentOptions):
         None, description="width of a value (P); as key_dim when left out"
     )
     kernel: Kernel = Field(4, description="width of the short convolution")
+    norm_eps: Positive = Field(1e-6, description="added to the mean square of each head's output")
     chunk: Chunk = 64
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        width = self.key_dim or dim // self.num_heads
+        heads = self.key_heads or self.num_heads
+        return {"key_heads": heads, "key_dim": width, "value_dim": self.value_dim or width}
 
     def build_causal(self, layer: LayerContext) -> GatedDeltaNet:
         """The module. Raises `ValueError` where the heads do not divide."""
@@ -79,7 +85,7 @@ class GatedDeltaNet(RecurrentMixer):
         self.rates = nn.Linear(dim, 2 * self.heads, bias=False)  # beta and decay
         self.conv = ShortConvolution(sum(self.sizes), options.kernel, bias=False)
         self.dt_bias, self.log_a = decay_parameters(self.heads)
-        self.norm = HeadGatedRMSNorm(self.value_dim)
+        self.norm = HeadGatedRMSNorm(self.value_dim, options.norm_eps)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,10 @@ class LatentAttentionOptions(AnyMixerOptions):
     position: RotaryOptions = Field(RotaryOptions(), description="how that part is turned")
     dropout: Probability = Field(0.0, description="of the attention weights")
 
+    def settled(self, dim: int) -> dict[str, Any]:
+        width = self.head_dim or dim // self.num_heads
+        return {"head_dim": width, "value_dim": self.value_dim or width}
+
     def build(self, layer: LayerContext) -> LatentAttention:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
         if self.head_dim is None and layer.dim % self.num_heads:
@@ -72,7 +76,7 @@ class LatentAttention(AttentionPart):
         self.kv_norm = RMSNorm(self.rank)
         self.kv_up = nn.Linear(self.rank, self.heads * (self.width + self.value), bias=False)
         self.out = nn.Linear(self.heads * self.value, layer.dim, bias=False)
-        self.rotary = options.position.rotary(self.rotary_dim, layer.max_len)
+        self.rotary = options.position.turning(self.rotary_dim, layer)
         scale = options.position.of_scores() / math.sqrt(self.width + self.rotary_dim)
         self.spec = AttentionSpec(layer.causal, None, None, scale)
         self.dropout = options.dropout

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Natural, NonNegative, Positive
+from bigmodel_cli.config import Count, Natural, NonNegative, Options, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
@@ -19,6 +19,16 @@ MOST_EXPERTS = 1 << 16
 """Each is initialised by itself, so a huge number, surely a typing error, would take minutes."""
 
 
+class ClampOptions(Options):
+    """SwiGLU with bounds: (up + 1) * gate * sigmoid(alpha * gate) (Agarwal et al. 2025, gpt-oss).
+
+    The gate is at most `limit`, and up within +-limit.
+    """
+
+    limit: Positive = Field(7.0, description="largest gate, and largest up to both sides")
+    alpha: Positive = Field(1.702, description="what the gate is multiplied by in the sigmoid")
+
+
 class MoEOptions(AnyFFNOptions):
     """Dropless mixture of SwiGLU experts (Shazeer et al. 2017; Mixtral 2024; DeepSeek-V3 2024)."""
 
@@ -28,13 +38,30 @@ class MoEOptions(AnyFFNOptions):
     hidden: Count | None = Field(
         None, description="width of an expert's hidden layer; 8/3 x dim / top_k when left out"
     )
-    shared: Natural = Field(
-        0, description="experts of the same width that every token passes through (DeepSeek)"
+    shared: Natural = Field(0, description="experts that every token passes through (DeepSeek)")
+    shared_hidden: Count | None = Field(
+        None, description="width of a shared expert's hidden layer; as hidden when left out"
+    )
+    shared_gate: bool = Field(
+        False,
+        description="shared experts are multiplied by a learned sigmoid of the token (Qwen2-MoE)",
+    )
+    bias: bool = Field(False, description="learn biases in the router and the experts (gpt-oss)")
+    clamp: ClampOptions | None = Field(
+        None, description="the experts' SwiGLU has bounds (gpt-oss); left out: none"
     )
     router: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="scores over all experts together, or each by itself (DeepSeek-V3)"
     )
     normalize: bool = Field(True, description="the chosen experts' scores sum to 1")
+    groups: Count = Field(
+        1,
+        description=(
+            "groups of neighbouring experts; a token's are chosen within those top_groups whose"
+            " best two score most (DeepSeek-V3)"
+        ),
+    )
+    top_groups: Count = Field(1, description="groups that a token's experts are chosen from")
     scale: Positive = Field(1.0, description="what the routed experts' sum is multiplied by")
     balance: Literal["loss", "bias", "none"] = Field(
         "loss",
@@ -51,7 +78,27 @@ class MoEOptions(AnyFFNOptions):
     def _enough(self) -> MoEOptions:
         if self.top_k > self.experts:
             raise ValueError(f"top_k {self.top_k} is more than experts {self.experts}")
+        if self.experts % self.groups or self.top_groups > self.groups:
+            raise ValueError(
+                f"groups: {self.experts} experts are not {self.groups} equal groups, of which to"
+                f" take {self.top_groups}"
+            )
+        size = self.experts // self.groups
+        if self.top_k > self.top_groups * size:
+            raise ValueError(f"top_k {self.top_k} is more than top_groups {self.top_groups} hold")
+        if self.top_groups < self.groups and size < 2:
+            raise ValueError("groups: a group is judged by its best two experts, and has one")
+        if not self.shared and (self.shared_gate or self.shared_hidden is not None):
+            raise ValueError("shared: there is none for shared_gate or shared_hidden")
         return self
+
+    def width(self, dim: int) -> int:
+        """The width of an expert's hidden layer."""
+        return self.hidden or max(8, 8 * dim // (3 * self.top_k) // 8 * 8)
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        shared = {"shared_hidden": self.shared_hidden or self.width(dim)} if self.shared else {}
+        return {"hidden": self.width(dim), **shared}
 
     def build(self, layer: LayerContext) -> MixtureOfExperts:
         return MixtureOfExperts(self, layer.dim)
@@ -59,6 +106,8 @@ class MoEOptions(AnyFFNOptions):
 
 class MixtureOfExperts(OwnMatrices):
     """(B, T, C) -> (B, T, C)   sum over the top k of score_e(x) * expert_e(x), plus shared experts.
+
+    An expert is down(silu(gate(x)) * up(x)) (Shazeer 2020), or with `clamp` as `ClampOptions` says.
 
     Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer,
     equation 4), with the fraction of the N * k choices, so that even load gives 1 for every k
@@ -79,22 +128,31 @@ class MixtureOfExperts(OwnMatrices):
     def __init__(self, options: MoEOptions, dim: int) -> None:
         super().__init__()
         self.options = options
-        hidden = options.hidden or max(8, 8 * dim // (3 * options.top_k) // 8 * 8)
-        self.router = nn.Linear(dim, options.experts, bias=False)
+        hidden = options.width(dim)
+        self.router = nn.Linear(dim, options.experts, bias=options.bias)
+        self.shared_gate = nn.Linear(dim, 1, bias=False) if options.shared_gate else None
         self.gate = nn.Parameter(torch.empty(options.experts, hidden, dim))
         self.up = nn.Parameter(torch.empty(options.experts, hidden, dim))
         self.down = nn.Parameter(torch.empty(options.experts, dim, hidden))
         for weights in self.matrices().values():  # as nn.Linear, until the model initialises them
-            for weight in weights:
+            for weight in () if self.gate.is_meta else weights:
                 nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
-        width = options.shared * hidden
-        self.shared = FeedForward(dim, width, False, 0.0, "swiglu", gated=True) if width else None
+
+        def biases(width: int) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(options.experts, width)) if options.bias else None
+
+        self.gate_bias, self.up_bias, self.down_bias = biases(hidden), biases(hidden), biases(dim)
+        width = options.shared * (options.shared_hidden or hidden)
+        self.shared = (
+            FeedForward(dim, width, options.bias, 0.0, "swiglu", gated=True) if width else None
+        )
         self.register_buffer("bias", torch.zeros(options.experts))
         self.register_buffer("load", torch.zeros(options.experts), persistent=False)
 
     def weight_roles(self) -> dict[str, Role]:
-        """Each expert has matrices of its own; the router is an output layer."""
-        return {"router.weight": OUTER, "gate": EXPERTS, "up": EXPERTS, "down": EXPERTS}
+        """Each expert has matrices of its own; the router is an output layer, as is a gate."""
+        roles = {"router.weight": OUTER, "gate": EXPERTS, "up": EXPERTS, "down": EXPERTS}
+        return {**roles, "shared_gate.weight": OUTER} if self.options.shared_gate else roles
 
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Route each position."""
@@ -103,8 +161,11 @@ class MixtureOfExperts(OwnMatrices):
         scores, chosen = self.route(
             tokens, None if sequence.real is None else sequence.real.flatten()
         )
-        y = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
-        return y if self.shared is None else y + self.shared(x)
+        y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
+        if self.shared is None:
+            return y
+        shared: Tensor = self.shared(x)
+        return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
 
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores and indices (N, k) of each token's experts; only tokens `real` (N,) count."""
@@ -112,7 +173,7 @@ class MixtureOfExperts(OwnMatrices):
         with full_precision(tokens.device):  # close scores decide
             logits = self.router(tokens.to(self.router.weight.dtype))  # (N, E)
         scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()  # (N, E)
-        chosen = (scores.detach() + self.bias).topk(options.top_k, -1).indices  # (N, k)
+        chosen = self.within_groups(scores.detach() + self.bias).topk(options.top_k, -1).indices
         if self.training:
             # (N,): 1 for the tokens that count.
             counted = scores.new_ones(len(scores)) if real is None else real.to(scores.dtype)
@@ -129,6 +190,24 @@ class MixtureOfExperts(OwnMatrices):
         if options.normalize:
             picked = picked / picked.sum(-1, keepdim=True)
         return picked * options.scale, chosen
+
+    def within_groups(self, scores: Tensor) -> Tensor:
+        """(N, E) -> (N, E)   -inf for experts outside a token's best groups."""
+        options = self.options
+        if options.top_groups == options.groups:
+            return scores
+        grouped: Tensor = scores.unflatten(-1, (options.groups, -1))  # (N, groups, E / groups)
+        best = grouped.topk(2, -1).values.sum(-1).topk(options.top_groups, -1).indices
+        taken = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(-1, best, True)
+        return grouped.masked_fill(~taken[..., None], -torch.inf).flatten(-2)
+
+    def activated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """The hidden layer from its two projections."""
+        clamp = self.options.clamp
+        if clamp is None:
+            return F.silu(gate) * up
+        gate, up = gate.clamp(max=clamp.limit), up.clamp(-clamp.limit, clamp.limit)
+        return (up + 1) * (gate * (clamp.alpha * gate).sigmoid())
 
     def compute(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
         """(N, C): each token's experts, weighted.
@@ -148,22 +227,32 @@ class MixtureOfExperts(OwnMatrices):
 
     def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
         """(N * k, C): expert after expert; best where one product fills the machine."""
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None, e: int) -> Tensor:
+            return F.linear(x, weight[e], None if bias is None else bias[e])
+
         parts = []
         gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
         for e, part in enumerate(rows.split(counts.tolist())):
-            hidden = F.silu(F.linear(part, gate[e])) * F.linear(part, up[e])
-            parts.append(F.linear(hidden, down[e]))
+            opened = linear(part, gate, self.gate_bias, e)
+            hidden = self.activated(opened, linear(part, up, self.up_bias, e))
+            parts.append(linear(hidden, down, self.down_bias, e))
         return torch.cat(parts)
 
     def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
         """The same as one batched product: each expert's rows are padded to the longest."""
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            y = torch.bmm(x, weight.transpose(1, 2))
+            return y if bias is None else y + bias[:, None].to(y.dtype)
+
         expert = torch.repeat_interleave(torch.arange(len(counts), device=rows.device), counts)
         within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[expert]
         padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
         padded[expert, within] = rows
-        gate, up = (torch.bmm(padded, w.transpose(1, 2)) for w in (self.gate, self.up))
-        hidden = F.silu(gate) * up
-        return torch.bmm(hidden, self.down.transpose(1, 2))[expert, within]
+        gate = linear(padded, self.gate, self.gate_bias)
+        hidden = self.activated(gate, linear(padded, self.up, self.up_bias))
+        return linear(hidden, self.down, self.down_bias)[expert, within]
 
     def after_step(self) -> None:
         """Update the bias (where balancing is by bias) and reset the load."""

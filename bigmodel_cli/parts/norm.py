@@ -11,6 +11,15 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.contract import AnyNormOptions
 
 
+class NoNormOptions(AnyNormOptions):
+    """No normalisation."""
+
+    type: Literal["none"] = "none"
+
+    def build(self, dim: int) -> Module:
+        return nn.Identity()
+
+
 class LayerNormOptions(AnyNormOptions):
     """LayerNorm (Ba et al. 2016): zero mean, unit variance, then a learned scale and shift."""
 
@@ -27,24 +36,32 @@ class RMSNormOptions(AnyNormOptions):
 
     type: Literal["rmsnorm"] = "rmsnorm"
     eps: Positive = Field(1e-6, description="added to the mean square")
+    offset: bool = Field(
+        False, description="the scale is 1 + weight, and the weight starts at 0, as in Gemma"
+    )
 
     def build(self, dim: int) -> RMSNorm:
-        return RMSNorm(dim, self.eps)
+        return RMSNorm(dim, self.eps, self.offset)
 
 
 class RMSNorm(Module):
-    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight, in fp32."""
+    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight, in fp32.
 
-    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+    With `offset` it is multiplied by 1 + weight, and 1 is added in fp32: a weight in bf16 near 0
+    has digits that 1 + weight in bf16 has not.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6, offset: bool = False) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps, self.offset = eps, offset
+        self.weight = nn.Parameter(torch.zeros(dim) if offset else torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return F.rms_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.eps).to(
-            x.dtype
-        )
+        weight: Tensor = self.weight
+        if self.offset:
+            weight = 1 + weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, self.eps).to(x.dtype)
 
 
 class GatedRMSNorm(Module):

@@ -8,24 +8,28 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parts.context import SequenceInfo
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.kernels import distances
-from bigmodel_cli.parts.rotary import Rotary, Scaling, rotary_rates
+from bigmodel_cli.parts.rotary import AxialRotary, Rotary, Scaling, rotary_rates
 from bigmodel_cli.roles import GAIN, Role
 
 
 class HeadPositionOptions(Options):
     """Options of positions within attention: rotary queries and keys, or a bias of the scores."""
 
-    def rotary(self, head_dim: int, max_len: int) -> Rotary | None:
-        """The rotary embedding for heads of width `head_dim`, if any."""
+    def turning(self, head_dim: int, layer: LayerContext) -> Rotary | AxialRotary | None:
+        """What turns queries and keys of width `head_dim`, if anything; layers share it."""
         return None
 
     def bias(self, heads: int, causal: bool) -> Alibi | T5Bias | None:
         """The score bias for `heads` heads, if any."""
         return None
+
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> Alibi | T5Bias | None:
+        """The same for a layer, which may share it with others."""
+        return self.bias(heads, causal)
 
 
 class NoPositionOptions(HeadPositionOptions, AnyPositionOptions):
@@ -41,10 +45,13 @@ class LearnedOptions(AnyPositionOptions):
     """A learned vector for each position, as in GPT-2 and BERT."""
 
     type: Literal["learned"] = "learned"
+    first: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="row of the first position; those before it are not used (RoBERTa: 2)"
+    )
 
     def build(self, dim: int, max_len: int) -> LearnedPosition:
         """The module for positions 0 to max_len - 1."""
-        return LearnedPosition(dim, max_len)
+        return LearnedPosition(dim, max_len, self.first)
 
 
 class SinusoidalOptions(AnyPositionOptions):
@@ -72,8 +79,15 @@ class RotaryOptions(HeadPositionOptions):
         1.0, description="of each head's channels that are turned (GPT-NeoX: 0.25)"
     )
     scaling: Scaling | None = Field(
-        None, description="for contexts longer than trained: linear, ntk, yarn"
+        None, description="for contexts longer than trained: linear, ntk, yarn, llama3"
     )
+
+    def turning(self, head_dim: int, layer: LayerContext) -> Rotary:
+        """The module that layers of this width share.
+
+        Raises `ValueError` where the number of rotated channels is odd.
+        """
+        return layer.shared((self, head_dim), lambda: self.rotary(head_dim, layer.max_len))
 
     def rotary(self, head_dim: int, max_len: int) -> Rotary:
         """The module for heads of width `head_dim`.
@@ -97,6 +111,41 @@ class RotaryOptions(HeadPositionOptions):
         return self.scaling.of_scores() if self.scaling is not None else 1.0
 
 
+class AxialOptions(HeadPositionOptions):
+    """Rotary positions in two dimensions, of the patches of an image (DINOv3 2025).
+
+    Half of the pairs of channels turn with the row of a patch, half with its column. The centres of
+    the patches span -1 to 1 along each axis, whatever the size of the image. Class token and
+    registers are not turned.
+    """
+
+    type: Literal["axial"] = "axial"
+    base: Annotated[float, Field(gt=1, le=1e12)] = Field(
+        100.0, description="the fastest pair turns once in a distance of 1, the slowest 1 / base"
+    )
+
+    def turning(self, head_dim: int, layer: LayerContext) -> AxialRotary:
+        """The module that layers of this width share.
+
+        Raises `ValueError` where x is not an image, and where 4 does not divide the heads' width.
+        """
+        grid = layer.grid
+        if grid is None:
+            raise ValueError(
+                "position: axial needs a grid of patches, which model.type: vit has (without"
+                " reconstruct); take rotary"
+            )
+        if head_dim % 4:
+            raise ValueError(
+                f"position: axial turns pairs of channels along two axes, and {head_dim} is not a"
+                " multiple of 4"
+            )
+        rate = 2 * math.pi * rotary_rates(self.base, head_dim // 2)
+        return layer.shared(
+            (self, head_dim), lambda: AxialRotary(rate, grid, layer.first, layer.max_len)
+        )
+
+
 class AlibiOptions(HeadPositionOptions):
     """ALiBi (Press et al. 2022): a penalty on the score that grows with the distance."""
 
@@ -115,6 +164,7 @@ class T5Options(HeadPositionOptions):
         32, description="distances that are told apart; where both sides are seen, half for each"
     )
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
+    shared: bool = Field(False, description="one table for all blocks of a stack, as in T5 itself")
 
     def bias(self, heads: int, causal: bool) -> T5Bias:
         """The module for `heads` heads.
@@ -136,12 +186,19 @@ class T5Options(HeadPositionOptions):
             )
         return T5Bias(self, heads, causal)
 
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> T5Bias:
+        """The module, which layers with the same options and heads share where they are to."""
+        if not self.shared:
+            return self.bias(heads, causal)
+        return layer.shared((self, heads, causal), lambda: self.bias(heads, causal))
+
 
 HEAD_POSITIONS = Table(
     "attention_position",
     HeadPositionOptions,
     NoPositionOptions,
     RotaryOptions,
+    AxialOptions,
     AlibiOptions,
     T5Options,
 )
@@ -153,9 +210,10 @@ class LearnedPosition(Module):
 
     has_table = True  # of `max_len` positions
 
-    def __init__(self, dim: int, max_len: int) -> None:
+    def __init__(self, dim: int, max_len: int, first: int = 0) -> None:
         super().__init__()
-        self.table = nn.Embedding(max_len, dim)
+        self.first = first
+        self.table = nn.Embedding(first + max_len, dim)
 
     def weight_roles(self) -> dict[str, Role]:
         """Position tables have no weight decay."""
@@ -163,7 +221,7 @@ class LearnedPosition(Module):
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's vector."""
-        return x + sequence.lookup(self.table.weight, x.shape[1])
+        return x + sequence.lookup(self.table.weight[self.first :], x.shape[1])
 
 
 class SinusoidalPosition(Module):
@@ -260,3 +318,17 @@ def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
     angles = [axis.flatten()[:, None] * rate for axis in (column, row)]  # (N, C / 4) each
     table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
     return torch.cat((table.new_zeros(first, dim), table)).float()
+
+
+def positions_between(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], first: int
+) -> Tensor:
+    """(1, F + N, C) -> (1, F + N', C)   learned positions of a grid for another one, bicubic.
+
+    The F before the grid stay. A table that is not of the grid `old` is given back as it is.
+    """
+    if table.dim() != 3 or table.shape[1] != first + old[0] * old[1]:
+        return table
+    grid = table[:, first:].unflatten(1, old).permute(0, 3, 1, 2).float()  # (1, C, rows, columns)
+    resized = F.interpolate(grid, new, mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)), 1)

@@ -63,7 +63,7 @@ class Retention(RecurrentMixer):
         self.qkv = nn.Linear(layer.dim, sum(self.sizes), bias=False)
         self.gate = nn.Linear(layer.dim, values, bias=False)
         rate = 10000.0 ** -torch.linspace(0, 1, width // 2, dtype=torch.float64)
-        self.rotary = Rotary(rate, layer.max_len)
+        self.rotary = layer.shared(("retention", width), lambda: Rotary(rate, layer.max_len))
         logs = [math.log1p(-(2.0 ** (-5 - h))) for h in range(self.heads)]
         self.register_buffer("log_gamma", torch.tensor(logs)[:, None], persistent=False)  # (H, 1)
         self.out = nn.Linear(values, layer.dim, bias=False)

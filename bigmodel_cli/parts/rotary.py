@@ -131,7 +131,47 @@ class YarnScaling(_Scaling):
         return 0.1 * mscale * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
-Scaling = Annotated[LinearScaling | NTKScaling | YarnScaling, Field(discriminator="type")]
+class Llama3Scaling(_Scaling):
+    """Llama 3.1's (Grattafiori et al. 2024, by parts as in YaRN): fast angles stay, slow ones are
+    divided.
+
+    Fast are those that turn at least `high_freq_factor` times within the trained length, slow those
+    that turn less than `low_freq_factor` times; between them the divisor changes linearly with the
+    number of turns.
+    """
+
+    type: Literal["llama3"] = "llama3"
+    trained: Count = Field(
+        examples=[8192], description="the length that the model was trained with before"
+    )
+    low_freq_factor: Positive = Field(
+        1.0, description="turns within the trained length up to which an angle is divided"
+    )
+    high_freq_factor: Positive = Field(4.0, description="turns from which on it stays")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Llama3Scaling:
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"low_freq_factor: {self.low_freq_factor:g} turns are not fewer than"
+                f" high_freq_factor, {self.high_freq_factor:g}"
+            )
+        return self
+
+    def rates(self, rate: Tensor, base: float) -> tuple[Tensor, float]:
+        """Between the divided angle and the plain one, by the turns of each."""
+        turns = rate * self.trained / (2 * math.pi)
+        low, high = self.low_freq_factor, self.high_freq_factor
+        stays = ((turns - low) / (high - low)).clamp(0, 1)
+        return rate / self.factor * (1 - stays) + rate * stays, 1.0
+
+
+Scaling = Annotated[
+    LinearScaling | NTKScaling | YarnScaling | Llama3Scaling, Field(discriminator="type")
+]
+
+AT_ONCE = 1 << 20
+"""Numbers of a rotary table that are computed when it is built."""
 
 
 def rotary_rates(base: float, turned: int) -> Tensor:
@@ -145,30 +185,80 @@ class Rotary(Module):
     Su et al. 2021. The pairing is Llama's; channels after R are unchanged. `rate` (R/2) are radians
     per position; cosines and sines are multiplied by `size`. Angles are found in float64: in
     float32 that of position 100,000 is off by a hundredth.
+
+    The table begins with `AT_ONCE` numbers and grows to the positions that are asked for, `max_len`
+    at most: a model for 131,072 positions that reads short texts needs no table of 131,072.
     """
 
     has_table = True  # of `max_len` positions
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, rate: Tensor, max_len: int, size: float = 1.0) -> None:
         super().__init__()
-        self.turned = turned = 2 * len(rate)
-        # (T, R)
-        angle = torch.outer(torch.arange(max_len, dtype=torch.float64), rate.double()).repeat(1, 2)
-        sign = torch.ones(turned)
-        sign[: turned // 2] = -1  # folded into the sine: the rotation needs no negation
-        self.register_buffer("cos", (angle.cos() * size).float(), persistent=False)
-        self.register_buffer("sin", (angle.sin() * sign * size).float(), persistent=False)
+        self.turned = 2 * len(rate)
+        self.rate, self.size, self.max_len = rate.double(), size, max_len
+        # What the table may grow to: refused now where the memory at hand cannot hold it.
+        torch.empty(2, max_len, self.turned)
+        for name, table in self.table(min(max_len, max(1, AT_ONCE // self.turned))).items():
+            self.register_buffer(name, table, persistent=False)
+
+    def table(self, length: int) -> dict[str, Tensor]:
+        """Cosines and sines (length, R)."""
+        place = torch.arange(length, dtype=torch.float64, device=self.rate.device)
+        angle = torch.outer(place, self.rate)  # (T, R/2)
+        cos, sin = ((wave * self.size).float() for wave in (angle.cos(), angle.sin()))
+        # The rotation needs no negation: it is folded into the sine.
+        return {"cos": cos.repeat(1, 2), "sin": torch.cat((-sin, sin), 1)}
+
+    def grow(self, length: int) -> None:
+        """Compute the table for that many positions, twice as many as before at least."""
+        length = min(self.max_len, max(length, 2 * len(self.cos)))
+        with torch.inference_mode(False):  # training may use the table later
+            for name, table in self.table(length).items():
+                setattr(self, name, table.to(self.get_buffer(name)))
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Rotate the heads by their positions."""
         length = x.shape[2]
-        cos = sequence.lookup(self.cos, length).to(x.dtype)  # type: ignore[arg-type]
-        sin = sequence.lookup(self.sin, length).to(x.dtype)  # type: ignore[arg-type]
+        if sequence.offset + length > len(self.cos):
+            self.grow(sequence.offset + length)
+        cos = sequence.lookup(self.cos, length).to(x.dtype)
+        sin = sequence.lookup(self.sin, length).to(x.dtype)
         if cos.dim() == 3:  # (B, T, R): the same for every head
             cos, sin = cos[:, None], sin[:, None]
-        if self.turned == x.shape[-1]:
-            return torch.addcmul(x * cos, x.roll(self.turned // 2, -1), sin)
-        head, rest = x[..., : self.turned], x[..., self.turned :]
-        return torch.cat(
-            (torch.addcmul(head * cos, head.roll(self.turned // 2, -1), sin), rest), -1
-        )
+        return rotated(x, cos, sin)
+
+
+class AxialRotary(Module):
+    """(B, H, T, D) -> (B, H, T, D)   each patch turned by the row and the column of its centre.
+
+    DINOv3 (Siméoni et al. 2025). Of the D/2 pairs (i, i + D/2) the first half turns by the row, the
+    second by the column; `rate` (D/4) are radians per distance of 1, where the image spans -1 to 1.
+    `first` tokens come before the patches; they are not turned, nor are those after the patches.
+    """
+
+    def __init__(self, rate: Tensor, grid: tuple[int, int], first: int, length: int) -> None:
+        super().__init__()
+        centres = [(2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1 for n in grid]
+        places = torch.meshgrid(*centres, indexing="ij")
+        of_patches = torch.cat([torch.outer(axis.flatten(), rate) for axis in places], 1)
+        angle = torch.zeros(length, of_patches.shape[1], dtype=torch.float64)  # (T, D/2)
+        angle[first : first + len(of_patches)] = of_patches
+        cos, sin = angle.cos().float(), angle.sin().float()
+        self.register_buffer("cos", cos.repeat(1, 2), persistent=False)
+        self.register_buffer("sin", torch.cat((-sin, sin), 1), persistent=False)
+
+    def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
+        """Rotate the heads of a whole image."""
+        cos, sin = self.get_buffer("cos").to(x.dtype), self.get_buffer("sin").to(x.dtype)
+        return rotated(x, cos, sin)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(B, H, T, D)   the first R channels of x turned, (i, i + R/2) by pairs."""
+    turned = cos.shape[-1]
+    if turned == x.shape[-1]:
+        return torch.addcmul(x * cos, x.roll(turned // 2, -1), sin)
+    head, rest = x[..., :turned], x[..., turned:]
+    return torch.cat((torch.addcmul(head * cos, head.roll(turned // 2, -1), sin), rest), -1)

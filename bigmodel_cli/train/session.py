@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.assemble import assemble, check_memory
+from bigmodel_cli.assemble import assemble, check_memory, reference_of
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
@@ -32,6 +32,7 @@ from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
+from bigmodel_cli.train.objective import objective_of
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
@@ -182,11 +183,11 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
             "parameters": parameters,
         }
         directory.begin(spec.to_yaml(), state.step)
+    assets = {**opened.carried, **data.assets(), **trained_on}
     run = Run(
-        loaded=Loaded(
-            directory.path, spec, data.info, task, model, device, {**data.assets(), **trained_on}
-        ),
+        loaded=Loaded(directory.path, spec, data.info, task, model, device, assets),
         state=state,
+        objective=objective_of(spec, task, data.info, data.assets(), model, device),
         loader=loader,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
@@ -207,6 +208,8 @@ def _set_up(
     spec, info, split = opened.spec, opened.data.info, opened.data.split("train")
     if split.lengths is not None:
         keep_few_kernels()
+    if task.needs_reference:
+        task.reference = reference_of(spec, info, device)
     model = assemble(spec, info, device, opened.source, download=saved is None)
     check_enough(spec, split)
     check_step(spec, info, split, model, device)

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bigmodel_cli.adapting import with_files_read
-from bigmodel_cli.assemble import build_on_meta
+from bigmodel_cli.assemble import build_on_meta, source_of
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
-from bigmodel_cli.data import DataSet, open_data, open_or_expect
+from bigmodel_cli.convert.assets import carried
+from bigmodel_cli.data import (
+    FACTS,
+    TOKENIZERS,
+    DataSet,
+    open_data,
+    open_or_expect,
+    with_replay,
+)
 from bigmodel_cli.data.files import expand
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
 from bigmodel_cli.lazy import Tensor
-from bigmodel_cli.loaded import TOKENIZERS, say_carried
+from bigmodel_cli.loaded import say_carried
 from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import Model
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.promises import check_plugins
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
-from bigmodel_cli.spec import Spec, of_checkpoint
+from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.train.autotune import apply_mode, choose
 from bigmodel_cli.train.smaller import Division, fitted
@@ -31,11 +40,15 @@ from bigmodel_cli.train.state import LossScale, TrainState
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's spec, its data, and the checkpoint that it is initialised from, if any."""
+    """A run's spec, its data, and the checkpoint that it is initialised from, if any.
+
+    `carried` are that checkpoint's assets which the run's own keep.
+    """
 
     spec: Spec
     data: DataSet
     source: Path | None
+    carried: dict[str, bytes]
 
 
 def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -> Opened:
@@ -51,18 +64,45 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
         say_carried(spec, opening.read_spec(source), TOKENIZERS)
     kept = resumed or source
     assets = opening.read_assets(kept) if kept is not None else None
-    data = (
-        open_or_expect(spec.data, say=say, assets=assets)
-        if expect
-        else open_data(spec.data, base=Path(), say=say, assets=assets)
-    )
-    return Opened(with_files_read(spec, data.info, build_on_meta), data, source)
+    if expect:
+        data = open_or_expect(spec.data, say=say, assets=assets)
+    else:
+        data = open_data(spec.data, base=Path(), say=say, assets=assets)
+    if spec.data.replay is not None:
+        data = _with_replay(spec, data, expect=expect)
+    spec = with_files_read(spec, data.info, build_on_meta)
+    return Opened(spec, data, source, carried(assets or {}))
 
 
-def source_of(spec: Spec) -> Path | None:
-    """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
-    named = spec.init.checkpoint
-    return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
+def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
+    """The data with that of `data.replay` among it, tokenized, normalised and labelled alike."""
+    assert spec.data.replay is not None
+    if expect and not len(data.split("train")):
+        return data
+    named, share = spec.data.replay.spec or spec.init.checkpoint, spec.data.replay.share
+    if named is None:
+        raise SpecError(
+            "data.replay: there is no initial checkpoint whose data could be replayed; name a spec"
+            " with data.replay.spec"
+        )
+    path = expand(named, Path(), "data.replay.spec")
+    if path.suffix in (".yaml", ".yml"):
+        options = load(path).data
+    else:
+        found = opening.find(path)
+        options = of_checkpoint(opening.read_spec(found), found).data
+    known = {**data.assets(), FACTS: json.dumps(data.info.to_json()).encode()}
+    try:
+        before = open_data(options, base=Path(), say=say, assets=known, only="train")
+    except MissingData as missing:
+        if not expect:
+            raise
+        say(f"data.replay: left out of this plan: {missing}")
+        return data
+    mixed = with_replay(data, before, share)
+    count, added = len(mixed.split("train")), len(data.split("train"))
+    say(f"replay: {count - added:,} of {count:,} training items an epoch are of {path}")
+    return mixed
 
 
 def _with_length(spec: Spec, source: Path) -> Spec:

@@ -44,6 +44,19 @@ MIXERS: dict[str, dict[str, Any]] = {
         "head_dim": 6,
         "position": ROTARY,
     },
+    "gated": {
+        "type": "attention",
+        "num_heads": 4,
+        "kv_heads": 2,
+        "position": {
+            "type": "rotary",
+            "scaling": {"type": "llama3", "factor": 4.0, "trained": 16},
+        },
+        "gate": "full",
+        "bias": ["q", "v", "g"],
+        "qk_norm": {"over": "full", "eps": 1e-3, "offset": True},
+    },
+    "gated_heads": {"type": "attention", "num_heads": 4, "gate": "head", "bias": ["o", "g"]},
     "window": {"type": "attention", "num_heads": 4, "window": 5, "position": ROTARY},
     "window_sinks": {
         "type": "attention",
@@ -66,13 +79,21 @@ MIXERS: dict[str, dict[str, Any]] = {
     "gated_deltanet": {"type": "gated_deltanet", "num_heads": 4, "key_heads": 2, "chunk": 7},
     "convolution": {"type": "convolution", "kernel": 4},
     "retention": {"type": "retention", "num_heads": 4, "chunk": 6},
+    "parallel": {
+        "type": "parallel",
+        "mixers": [
+            {"type": "attention", "num_heads": 4, "kv_heads": 2, "position": ROTARY},
+            {"type": "mamba2", "state": 4, "head_dim": 16, "chunk": 5},
+        ],
+        "scales": [0.8, 1.5],
+    },
 }
 GELU: dict[str, Any] = {"type": "gelu"}
 BLOCKS: dict[str, list[dict[str, Any]]] = {
     **{name: [{"repeat": 2, "mixer": mixer, "ffn": GELU}] for name, mixer in MIXERS.items()},
     **{
         f"ffn_{name}": [{"mixer": MIXERS["rotary"], "ffn": {"type": name}}]
-        for name in ("relu", "relu2", "swiglu", "geglu")
+        for name in ("relu", "relu2", "silu", "swiglu", "geglu")
     },
     "moe": [{"mixer": MIXERS["rotary"], "ffn": {"type": "moe", "experts": 4, "shared": 1}}],
     "moe_sigmoid": [
@@ -88,6 +109,22 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
             },
         }
     ],
+    "moe_groups": [
+        {
+            "mixer": MIXERS["rotary"],
+            "ffn": {
+                "type": "moe",
+                "experts": 6,
+                "groups": 3,
+                "top_groups": 2,
+                "shared": 1,
+                "shared_hidden": 8,
+                "shared_gate": True,
+                "bias": True,
+                "clamp": {},
+            },
+        }
+    ],
     "hybrid": [
         {"repeat": 2, "mixer": MIXERS["mamba2"]},
         {"mixer": MIXERS["window"], "ffn": {"type": "swiglu"}, "norm": {"type": "rmsnorm"}},
@@ -95,6 +132,22 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
     ],
     "sandwich": [
         {"mixer": MIXERS["rotary"], "ffn": GELU, "placement": "sandwich", "residual_scale": 0.5}
+    ],
+    "after": [
+        {
+            "mixer": MIXERS["grouped"],
+            "ffn": {"type": "swiglu"},
+            "placement": "after",
+            "norm": {"type": "rmsnorm", "offset": True},
+        }
+    ],
+    "slot_norms": [
+        {
+            "mixer": MIXERS["rotary"],
+            "ffn": GELU,
+            "mixer_norm": {"type": "none"},
+            "ffn_norm": {"type": "rmsnorm"},
+        }
     ],
     "post_scaled": [
         {
@@ -112,15 +165,21 @@ ALIKE = frozenset(
         "yarn",
         "grouped",
         "multi_query",
+        "gated",
+        "gated_heads",
         "window",
         "softcap",
         "alibi",
         "t5",
         "ffn_relu",
         "ffn_relu2",
+        "ffn_silu",
         "ffn_geglu",
         "moe_sigmoid",
+        "moe_groups",
         "sandwich",
+        "after",
+        "slot_norms",
         "post_scaled",
     ]
 )
@@ -280,7 +339,7 @@ def test_compiled_equals_eager(name: str) -> None:
         n
         for n in BLOCKS
         if n.split("_")[0]
-        not in ("mamba2", "gated", "convolution", "hybrid", "mla", "moe", "retention")
+        not in ("mamba2", "gated", "convolution", "hybrid", "mla", "moe", "retention", "parallel")
     ],
 )
 def test_an_encoder_sees_both_sides_and_ignores_padding(name: str) -> None:

@@ -79,8 +79,8 @@ def seen(segments: Tensor | None, length: int, causal: bool, window: int | None)
     return mask
 
 
-def unit(x: Tensor, weight: Tensor) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+def unit(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
 def softmax(scores: Tensor, mask: Tensor, sinks: Tensor | None = None) -> Tensor:
@@ -95,16 +95,61 @@ def heads_of(x: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tens
     return y.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
+def projected(part: Any, options: Any, names: str, matrix: Any, x: Tensor) -> dict[str, Tensor]:
+    """(B, T, rows) of each of these projections, which share a matrix and keep their biases there
+    if all have one.
+    """
+    heads, groups = options.num_heads, options.kv_heads or options.num_heads
+    counts = {"q": heads, "k": groups, "v": groups}
+    rows = {name: count * part.head_dim for name, count in counts.items()}
+    rows["g"] = heads * (1 if options.gate == "head" else part.head_dim)
+    biased = [n for n in names if options.bias is True or (options.bias and n in options.bias)]
+    assert (matrix.bias is not None) == (biased == list(names))
+    found, first = {}, 0
+    for name in names:
+        own = slice(first, first + rows[name])
+        found[name] = x @ matrix.weight[own].T
+        if matrix.bias is not None:
+            found[name] = found[name] + matrix.bias[own]
+        elif name in biased:
+            found[name] = found[name] + part.get_parameter(f"{name}_bias")
+        else:
+            assert f"{name}_bias" not in dict(part.named_parameters())
+        first += rows[name]
+    assert first == len(matrix.weight)
+    return found
+
+
+def normalised(part: Any, options: Any, name: str, x: Tensor) -> Tensor:
+    """(B, T, heads * D) -> (B, heads, T, D)   queries or keys after their norm."""
+    norm = part.get_submodule(f"{name}_norm") if options.qk_norm else None
+    if norm is not None and options.qk_norm is not True:  # over all heads
+        x = unit(x, norm.weight + options.qk_norm.offset, options.qk_norm.eps)
+    x = x.unflatten(-1, (-1, part.head_dim)).transpose(1, 2)
+    return unit(x, norm.weight) if norm is not None and options.qk_norm is True else x
+
+
+def left(part: Any, options: Any, y: Tensor, gate: Tensor | None) -> Tensor:
+    """(B, H, T, D) -> (B, T, C)   gated, and projected."""
+    if options.gate == "head":
+        y = y / (1 + (-gate.transpose(1, 2)[..., None]).exp())
+    y = y.transpose(1, 2).flatten(2)
+    if options.gate == "full":
+        y = y / (1 + (-gate).exp())
+    assert (part.out.bias is not None) == (
+        options.bias is True or bool(options.bias and "o" in options.bias)
+    )
+    return y @ part.out.weight.T + (0 if part.out.bias is None else part.out.bias)
+
+
 def by_hand(part: Any, options: AttentionOptions, x: Tensor, segments: Tensor | None) -> Tensor:
     """Attention with every option, in float64."""
     length, heads, groups = x.shape[1], options.num_heads, options.kv_heads or options.num_heads
     width = part.head_dim
-    sizes = [heads * width, groups * width, groups * width]
-    bias = part.qkv.bias.split(sizes) if options.bias else [None] * 3
-    weights = part.qkv.weight.split(sizes)
-    q, k, v = (heads_of(x, weights[i], bias[i], n) for i, n in enumerate((heads, groups, groups)))
-    if options.qk_norm:
-        q, k = unit(q, part.q_norm.weight), unit(k, part.k_norm.weight)
+    names = "qkv" if options.gate == "none" else "qkvg"
+    of = projected(part, options, names, part.qkv, x)
+    q, k = (normalised(part, options, name, of[name]) for name in "qk")
+    v = of["v"].unflatten(-1, (groups, -1)).transpose(1, 2)
     place = places(segments, length)
     if isinstance(options.position, RotaryOptions):
         count = int(options.position.fraction * width)
@@ -136,9 +181,7 @@ def by_hand(part: Any, options: AttentionOptions, x: Tensor, segments: Tensor | 
                 number[i, j] = n + (own if j > i else 0)
         scores = scores + part.bias.table.weight[number].permute(2, 0, 1)
     w = softmax(scores, seen(segments, length, bool(options.causal), options.window), part.sinks)
-    return (w @ v).transpose(1, 2).flatten(2) @ part.out.weight.T + (
-        part.out.bias if options.bias else 0
-    )
+    return left(part, options, w @ v, of.get("g"))
 
 
 def agrees(part: Any, x: Tensor, segments: Tensor | None, want: Tensor, causal: bool) -> None:
@@ -169,6 +212,16 @@ POSITIONS = [
     T5Options(buckets=5, max_distance=6),
 ]  # fmt: skip
 kinds = st.sampled_from(["none", "packed", "padded"])
+biases = st.one_of(st.booleans(), st.lists(st.sampled_from("qkvog"), unique=True))
+qk_norms = st.sampled_from(
+    [False, True, {"over": "full", "eps": 0.2}, {"over": "full", "offset": True}]
+)
+gates = st.sampled_from(["none", "head", "full"])
+
+
+def without_gate(bias: bool | list[str], gate: str) -> bool | list[str]:
+    """A bias of the gate only where there is one."""
+    return bias if isinstance(bias, bool) or gate != "none" else [b for b in bias if b != "g"]
 
 
 @given(
@@ -176,22 +229,23 @@ kinds = st.sampled_from(["none", "packed", "padded"])
     width=st.sampled_from([3, 4, 6, 9]),
     length=st.sampled_from([1, 2, 5, 12, 13]), window=st.sampled_from([None, 1, 2, 5, 13, 40]),
     causal=st.booleans(),
-    softcap=st.sampled_from([None, 1.5]), sinks=st.booleans(), qk_norm=st.booleans(),
+    softcap=st.sampled_from([None, 1.5]), sinks=st.booleans(), qk_norm=qk_norms,
     scale=st.sampled_from([None, 0.3]),
-    bias=st.booleans(), position=st.sampled_from(POSITIONS), kind=kinds, seed=st.integers(0, 9999),
+    bias=biases, gate=gates, position=st.sampled_from(POSITIONS), kind=kinds,
+    seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=120, deadline=None)
 def test_attention_with_every_option(
     heads: tuple[int, int], width: int, length: int, window: int | None, causal: bool,
     softcap: float | None, sinks: bool,
-    qk_norm: bool, scale: float | None, bias: bool, position: Any, kind: str, seed: int,
+    qk_norm: Any, scale: float | None, bias: Any, gate: Any, position: Any, kind: str, seed: int,
 ) -> None:  # fmt: skip
     if isinstance(position, RotaryOptions) and int(position.fraction * width) % 2:
         width += 1 if position.fraction == 1 else 3 - width % 3  # 6 or 9: 4 or 6 of them are turned
     options = AttentionOptions(
         num_heads=heads[0], kv_heads=heads[1], head_dim=width, window=window, causal=causal,
         softcap=softcap, sinks=sinks,
-        qk_norm=qk_norm, scale=scale, bias=bias, position=position,
+        qk_norm=qk_norm, scale=scale, bias=without_gate(bias, gate), gate=gate, position=position,
     )  # fmt: skip
     part = drawn(options.build(LayerContext(DIM, 16)), seed)
     x, segments = torch.randn(3, length, DIM).double(), documents(kind, 3, length)
@@ -289,14 +343,14 @@ def test_latent_attention_with_every_option(
 @given(
     heads=st.sampled_from([(1, 1), (3, 1), (6, 3)]), width=st.sampled_from([1, 5]),
     queries=st.sampled_from([1, 2, 7]),
-    memory=st.sampled_from([1, 4, 9]), softcap=st.sampled_from([None, 1.5]), qk_norm=st.booleans(),
-    masked=st.booleans(),
+    memory=st.sampled_from([1, 4, 9]), softcap=st.sampled_from([None, 1.5]), qk_norm=qk_norms,
+    masked=st.booleans(), bias=biases, gate=gates,
     beams=st.sampled_from([1, 3]), seed=st.integers(0, 9999),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_cross_attention_with_every_option(
     heads: tuple[int, int], width: int, queries: int, memory: int, softcap: float | None,
-    qk_norm: bool, masked: bool,
+    qk_norm: Any, masked: bool, bias: Any, gate: Any,
     beams: int, seed: int,
 ) -> None:  # fmt: skip
     options = CrossAttentionOptions(
@@ -306,17 +360,18 @@ def test_cross_attention_with_every_option(
         softcap=softcap,
         qk_norm=qk_norm,
         scale=0.4,
+        bias=without_gate(bias, gate),
+        gate=gate,
     )
     part = drawn(options.build(LayerContext(DIM, 16)), seed)
     x, read = torch.randn(2 * beams, queries, DIM).double(), torch.randn(2, memory, DIM).double()
     keep = torch.rand(2, memory) < 0.6
     keep[:, -1] = True
     with torch.no_grad():
-        q = heads_of(x, part.q.weight, part.q.bias, heads[0])
-        kv = heads_of(read.repeat_interleave(beams, 0), part.kv.weight, part.kv.bias, 2 * heads[1])
-        k, v = kv[:, : heads[1]], kv[:, heads[1] :]
-        if qk_norm:
-            q, k = unit(q, part.q_norm.weight), unit(k, part.k_norm.weight)
+        of = projected(part, options, "q" if gate == "none" else "qg", part.q, x)
+        of |= projected(part, options, "kv", part.kv, read.repeat_interleave(beams, 0))
+        q, k = (normalised(part, options, name, of[name]) for name in "qk")
+        v = of["v"].unflatten(-1, (heads[1], -1)).transpose(1, 2)
         k, v = (
             torch.stack([t[:, h * heads[1] // heads[0]] for h in range(heads[0])], 1)
             for t in (k, v)
@@ -325,7 +380,7 @@ def test_cross_attention_with_every_option(
         scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
         mask = keep.repeat_interleave(beams, 0)[:, None].expand(-1, queries, -1)
         w = softmax(scores, mask if masked else torch.ones_like(mask))
-        want = (w @ v).transpose(1, 2).flatten(2) @ part.out.weight.T + part.out.bias
+        want = left(part, options, w @ v, of.get("g"))
         sequence = SequenceInfo(0, None, read, keep if masked else None)
         cache: dict[str, Tensor] = {}
         torch.testing.assert_close(part(x, sequence, cache), want, atol=1e-9, rtol=1e-7)

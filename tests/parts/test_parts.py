@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from bigmodel_cli.parts.ffn import (
     GeGLUOptions,
     GeluFFNOptions,
     ReluFFNOptions,
+    SiluFFNOptions,
     SquaredReluFFNOptions,
     SwiGLUOptions,
 )
@@ -116,9 +118,11 @@ def test_attention_with_a_cache_equals_attention_without(
     torch.testing.assert_close(torch.cat(pieces, 1), part(x), rtol=1e-5, atol=1e-5)
 
 
-def test_captured_attention_weights_give_the_output() -> None:
+@pytest.mark.parametrize("gate", ["none", "head", "full"])
+def test_captured_attention_weights_give_the_output(gate: Any) -> None:
     torch.manual_seed(0)
-    part = AttentionOptions(num_heads=4, kv_heads=2, bias=False).build(LayerContext(16, 32)).eval()
+    options = AttentionOptions(num_heads=4, kv_heads=2, bias=False, gate=gate)
+    part = options.build(LayerContext(16, 32)).eval()
     x = torch.randn(1, 7, 16)
     seen: list[Tensor] = []
     part.probe = seen.append
@@ -126,8 +130,12 @@ def test_captured_attention_weights_give_the_output() -> None:
     (weights,) = seen
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4, 7))
     assert bool((weights.triu(1) == 0).all())
-    values = part.qkv(x).unflatten(-1, (-1, 4)).transpose(1, 2)[:, 6:].repeat_interleave(2, dim=1)
-    again = part.out((weights @ values).transpose(1, 2).flatten(2))
+    rows = part.qkv(x)
+    values = rows[..., 24:32].unflatten(-1, (2, 4)).transpose(1, 2).repeat_interleave(2, dim=1)
+    heads = (weights @ values).transpose(1, 2)  # the probe's weights are those before the gate
+    if gate != "none":
+        heads = heads * rows[..., 32:].unflatten(-1, (4, -1)).sigmoid()
+    again = part.out(heads.flatten(2))
     torch.testing.assert_close(again, y, rtol=1e-5, atol=1e-6)
 
 
@@ -144,6 +152,14 @@ def test_heads_that_do_not_fit_are_refused() -> None:
         AttentionOptions(num_heads=3).build(LayerContext(16, 8))
     with pytest.raises(ValueError, match="not a multiple of kv_heads"):
         AttentionOptions(num_heads=4, kv_heads=3)
+    for bias, message in ((["g"], "g: there is no gate"), (["q", "q"], "q: twice")):
+        with pytest.raises(ValueError, match=message):
+            AttentionOptions(num_heads=4, bias=bias)
+    # one way of saying it
+    assert AttentionOptions(num_heads=4, bias=["o", "k", "v", "q"]).bias is True
+    assert AttentionOptions(num_heads=4, bias=[]).bias is False
+    assert AttentionOptions(num_heads=4, bias=["v", "q"]).bias == ["q", "v"]
+    assert AttentionOptions(num_heads=4, qk_norm={"over": "head"}).qk_norm is True
     with pytest.raises(ValueError, match="rotary turns pairs"):
         AttentionOptions(num_heads=2, head_dim=3, position=RotaryOptions()).build(
             LayerContext(16, 8)
@@ -177,6 +193,7 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
          lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
         (ReluFFNOptions(), lambda z: z.clamp(min=0)),
         (SquaredReluFFNOptions(), lambda z: z.clamp(min=0) ** 2),
+        (SiluFFNOptions(), lambda z: z / (1 + torch.exp(-z))),
     ):  # fmt: skip
         part = options.build(LayerContext(8, 8)).double()
         assert part.up.out_features == 32
