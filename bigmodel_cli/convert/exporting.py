@@ -20,7 +20,7 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.models.base import AnyModelOptions
 
-TRAINING_ONLY = ("dropout", "drop_path", "init_std")
+TRAINING_ONLY = ("dropout", "drop_path", "init_std", "balance_weight")
 """Options that change nothing once a model is trained: a class that lacks them will do."""
 
 

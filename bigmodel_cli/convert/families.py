@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from bigmodel_cli.convert.deepseek import DeepseekV3
+from bigmodel_cli.convert.experts import Mixtral, Qwen3Moe
 from bigmodel_cli.convert.family import Family
 from bigmodel_cli.convert.gemma import Gemma2, Gemma3
+from bigmodel_cli.convert.gpt_oss import GptOss
+from bigmodel_cli.convert.granite import Granite, GraniteMoeHybrid
+from bigmodel_cli.convert.lfm2 import Lfm2
 from bigmodel_cli.convert.llama import Llama
+from bigmodel_cli.convert.mamba2 import Mamba2
 from bigmodel_cli.convert.mistral import Mistral
 from bigmodel_cli.convert.olmo import Olmo2, Olmo3
 from bigmodel_cli.convert.qwen import Qwen2, Qwen3
@@ -22,6 +28,14 @@ FAMILIES: tuple[Family, ...] = (
     Gemma2(),
     Gemma3(),
     Qwen3_5(),
+    Mixtral(),
+    Qwen3Moe(),
+    GptOss(),
+    DeepseekV3(),
+    Granite(),
+    GraniteMoeHybrid(),
+    Lfm2(),
+    Mamba2(),
 )
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}

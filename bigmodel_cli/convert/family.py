@@ -80,6 +80,10 @@ class Family(ABC):
             return {"type": "table", "train": [str(folder)], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
+    def leftovers_of(self, model: Model) -> tuple[str, ...]:
+        """Regular expressions of tensors in published files that this model does not need."""
+        return self.leftovers
+
     def task_of(self, config: Config) -> str:
         """The task that the head of the class in config.json is for; BODY for none.
 

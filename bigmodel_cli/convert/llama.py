@@ -40,12 +40,16 @@ class Llama(Family):
         return {
             "type": "decoder",
             "dim": config.get("hidden_size", int),
-            "max_len": config.get("max_position_embeddings", int),
+            "max_len": self.longest(config),
             "vocab_size": config.get("vocab_size", int),
             "tie_embeddings": config.get("tie_word_embeddings", bool, self.tied),
             "norm": self.norm(config),
             "blocks": grouped(blocks),
         }
+
+    def longest(self, config: Config) -> int | None:
+        """The longest sequence; None for a network that takes any."""
+        return config.get("max_position_embeddings", int)
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         """A layer."""

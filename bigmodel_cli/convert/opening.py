@@ -145,7 +145,7 @@ class ConvertedTensors(Tensors):
         check_complete(rules, self.described, learned)
         check_fit(rules, self.described, theirs)
         given = {rule.theirs for rule in rules}
-        foreseen = published.family.leftovers
+        foreseen = published.family.leftovers_of(model)
         left = [
             name
             for name in theirs

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Tensor, torch
@@ -26,6 +27,11 @@ def whole(ours: Tensor) -> Tensor:
 def transposed(ours: Tensor) -> Tensor:
     """(M, N) -> (N, M), for matrices that are stored inputs first (GPT-2's Conv1D)."""
     return ours.T
+
+
+def transposed_each(ours: Tensor) -> Tensor:
+    """(E, M, N) -> (E, N, M), for stacks of such matrices."""
+    return ours.mT
 
 
 def rows(start: int, count: int, then: View = whole) -> View:
@@ -55,12 +61,33 @@ def neighbours(heads: int, width: int, turned: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Half:
+    """One of two equal parts of a tensor of theirs along an axis after the first.
+
+    Two rules share the tensor: one part after the other, or by turns (`mixed`).
+    """
+
+    axis: int
+    second: bool
+    mixed: bool = False
+
+    def of(self, theirs: Tensor) -> Tensor:
+        """The view of theirs."""
+        if self.mixed:
+            pairs: Tensor = theirs.unflatten(self.axis, (-1, 2))
+            return pairs.select(self.axis + 1, int(self.second))
+        return theirs.chunk(2, self.axis)[int(self.second)]
+
+
+@dataclass(frozen=True)
 class Rule:
     """A tensor of theirs is this view of a parameter (or buffer) of ours.
 
     `order` lists, for each row of theirs, the row of the view; in the view's order when left out.
     Other rules give the rows that it does not list.
-    `skip` counts the rows that theirs has before the first of ours, unused (zeros on export).
+    `skip` counts the rows that theirs has before the first of ours: those of the rules before this
+    one where several share a tensor of theirs, or else unused (zeros on export). With `half` the
+    view is one half of theirs. Rules that share a tensor of theirs follow one another.
     """
 
     theirs: str
@@ -68,33 +95,40 @@ class Rule:
     view: View = whole
     order: list[int] | None = None
     skip: int = 0
+    half: Half | None = None
+
+    def own(self, ours: Tensor) -> torch.Size:
+        """The shape of what theirs has of ours."""
+        place = self.view(ours).shape
+        return place if self.order is None else torch.Size((len(self.order), *place[1:]))
 
     def shape(self, ours: Tensor) -> torch.Size:
-        """The shape of theirs."""
-        place = self.view(ours).shape
-        if self.order is not None:
-            place = torch.Size((len(self.order), *place[1:]))
-        return torch.Size((place[0] + self.skip, *place[1:])) if self.skip else place
+        """The shape of theirs, up to the last row of ours."""
+        size = list(self.own(ours))
+        if self.skip:
+            size[0] += self.skip
+        if self.half is not None:
+            size[self.half.axis] *= 2
+        return torch.Size(size)
 
-    def numbers(self, ours: Tensor) -> int:
-        """How many numbers of ours it gives."""
-        return self.shape(ours).numel() - self.skip * self.view(ours).shape[1:].numel()
+    def within(self, theirs: Tensor, own: torch.Size) -> Tensor:
+        """What theirs has of ours, of this shape, as a view."""
+        theirs = theirs[self.skip : self.skip + own[0]] if own else theirs
+        return theirs if self.half is None else self.half.of(theirs)
 
     def load(self, ours: Tensor, theirs: Tensor) -> None:
         """Copy theirs into ours, in the dtype of ours; the shapes are known to fit."""
-        place, theirs = self.view(ours), theirs[self.skip :] if self.skip else theirs
+        place, theirs = self.view(ours), self.within(theirs, self.own(ours))
         if self.order is None:
             place.copy_(theirs)
         else:
             place.index_copy_(0, torch.tensor(self.order), theirs.to(place.dtype))
 
     def save(self, ours: Tensor) -> Tensor:
-        """Theirs, contiguous."""
+        """What theirs has of ours, contiguous."""
         place = self.view(ours)
         if self.order is not None:
             place = place.index_select(0, torch.tensor(self.order))
-        if self.skip:
-            place = torch.cat((place.new_zeros(self.skip, *place.shape[1:]), place))
         return place.contiguous()
 
 
@@ -108,7 +142,7 @@ def check_complete(
     given: Counter[str] = Counter()
     for rule in rules:
         assert rule.ours in ours, f"{rule.theirs}: the model has no {rule.ours}"
-        given[rule.ours] += rule.numbers(ours[rule.ours])
+        given[rule.ours] += rule.own(ours[rule.ours]).numel()
     for name in {*parameters, *given}:
         numbers = ours[name].numel()
         assert given[name] == numbers, f"{name}: {given[name]} of {numbers} numbers"
@@ -117,7 +151,7 @@ def check_complete(
 def check_fit(rules: list[Rule], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     """Raise `CheckpointError` listing each tensor of theirs that is missing or of another shape."""
     faults = []
-    for rule in rules:
+    for rule in {rule.theirs: rule for rule in rules}.values():  # of those that share it, the last
         wanted, found = list(rule.shape(ours[rule.ours])), theirs.get(rule.theirs)
         if found is None:
             faults.append(f"{rule.theirs}: missing; expected {wanted}")
@@ -130,5 +164,14 @@ def check_fit(rules: list[Rule], ours: Mapping[str, Tensor], theirs: Mapping[str
 
 def exported(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of theirs, made when it is asked for."""
-    for rule in rules:
-        yield rule.theirs, rule.save(ours[rule.ours].detach())
+    for name, shared in groupby(rules, lambda rule: rule.theirs):
+        of = list(shared)
+        last, tensor = of[-1], ours[of[-1].ours].detach()
+        if len(of) == 1 and not last.skip:
+            yield name, last.save(tensor)
+            continue
+        theirs = tensor.new_zeros(last.shape(tensor))
+        for rule in of:
+            piece = rule.save(ours[rule.ours].detach())
+            rule.within(theirs, piece.shape).copy_(piece)
+        yield name, theirs

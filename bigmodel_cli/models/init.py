@@ -28,8 +28,10 @@ def init_normal(model: Module, std: float, stacks: Mapping[str, Iterable[Any]]) 
     2019, whose code truncates the normal at two deviations; transformers' does not). Position
     tables are drawn as other embeddings (OpenAI's code: half as wide), experts as a dense network.
     Parameters that a part initialises itself (decays, short convolutions, lambdas) are left
-    unchanged.
+    unchanged. On the meta device there is nothing to draw, and many experts would take minutes.
     """
+    if next(model.parameters()).is_meta:
+        return
     steps = {
         f"{name}.": sum(len(block.filled()) for block in blocks) for name, blocks in stacks.items()
     }

@@ -33,6 +33,7 @@ class Mamba2Options(RecurrentOptions):
     groups: Count = Field(1, description="groups of heads that share B and C")
     kernel: Kernel = Field(4, description="width of the short convolution")
     chunk: Chunk = 64
+    eps: Positive = Field(1e-5, description="added to the mean square of the gated norm")
 
     def build_causal(self, layer: LayerContext) -> Mamba2:
         """The module. Raises `ValueError` where heads or groups do not divide the inner width."""
@@ -61,7 +62,7 @@ class Mamba2(RecurrentMixer):
         self.conv = ShortConvolution(self.mixed, options.kernel, bias=True)
         self.dt_bias, self.log_a = decay_parameters(heads)
         self.d = nn.Parameter(torch.ones(heads))
-        self.norm = GatedRMSNorm(inner, options.groups)
+        self.norm = GatedRMSNorm(inner, options.groups, options.eps)
         self.out = nn.Linear(inner, dim, bias=False)
 
     def weight_roles(self) -> dict[str, Role]:

@@ -127,7 +127,7 @@ class MixtureOfExperts(OwnMatrices):
         self.up = nn.Parameter(torch.empty(options.experts, hidden, dim))
         self.down = nn.Parameter(torch.empty(options.experts, dim, hidden))
         for weights in self.matrices().values():  # as nn.Linear, until the model initialises them
-            for weight in weights:
+            for weight in () if self.gate.is_meta else weights:
                 nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
 
         def biases(width: int) -> nn.Parameter | None:
@@ -153,10 +153,10 @@ class MixtureOfExperts(OwnMatrices):
         scores, chosen = self.route(
             tokens, None if sequence.real is None else sequence.real.flatten()
         )
-        y = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
+        y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         if self.shared is None:
             return y
-        shared = self.shared(x)
+        shared: Tensor = self.shared(x)
         return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
 
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -188,7 +188,7 @@ class MixtureOfExperts(OwnMatrices):
         options = self.options
         if options.top_groups == options.groups:
             return scores
-        grouped = scores.unflatten(-1, (options.groups, -1))  # (N, groups, E / groups)
+        grouped: Tensor = scores.unflatten(-1, (options.groups, -1))  # (N, groups, E / groups)
         best = grouped.topk(2, -1).values.sum(-1).topk(options.top_groups, -1).indices
         taken = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(-1, best, True)
         return grouped.masked_fill(~taken[..., None], -torch.inf).flatten(-2)

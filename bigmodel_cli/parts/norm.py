@@ -58,7 +58,7 @@ class RMSNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.offset:
             weight = 1 + weight.to(torch.promote_types(weight.dtype, torch.float32))
         return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, self.eps).to(x.dtype)
