@@ -1,4 +1,5 @@
-"""The only place where a model is built, from a spec and the data's info, initialised, and frozen.
+"""The only place where a model is built, from a spec and the data's info, initialised, frozen, and
+adapted.
 
 Its size is computed without allocating it, on the meta device.
 """
@@ -6,15 +7,18 @@ Its size is computed without allocating it, on the meta device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.adapters import attach
+from bigmodel_cli.adapting import adapt, without_adapter
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, say
 from bigmodel_cli.convert import opening
+from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
@@ -23,6 +27,7 @@ from bigmodel_cli.models import Model, build, within
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.models.stacks import Stack, in_whole, shortened
 from bigmodel_cli.plugin_faults import plugin_faults
+from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.spec import Spec
 
@@ -39,7 +44,7 @@ def assemble(
     download: bool = True,
 ) -> Model:
     """The model that training starts with, on its device: seeded, initialised, and frozen as
-    `spec.init` says.
+    `spec.init` says, or adapted as `spec.adapter` does.
 
     Its weights are drawn, or those of the checkpoint `source`, with a new head where the classes
     differ. Pretrained weights are not downloaded where a checkpoint's weights replace them, at once
@@ -47,32 +52,67 @@ def assemble(
     device, and `CheckpointError` where the checkpoint's weights do not fit the model.
     """
     torch.manual_seed(spec.train.seed)
+    fresh: Sequence[str] = ()
     if source is None:
         model = _drawn(spec if download else _without_download(spec), info, device)
     else:
-        model = _from_checkpoint(spec, info, device, source)
-    freeze(model, spec.init)
+        model, fresh = _from_checkpoint(spec, info, device, source)
+    if spec.adapter is None:
+        freeze(model, spec.init)
+    else:
+        adapt(spec, info, model, fresh, fill=download)
     return model.to(device)
 
 
+def source_of(spec: Spec) -> Path | None:
+    """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
+    named = spec.init.checkpoint
+    return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
+
+
+def reference_of(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
+    """The model of `spec.init.checkpoint`, which this spec's is compared with, not to be trained.
+
+    Raises `SpecError` where there is none.
+    """
+    source = source_of(spec)
+    if source is None:
+        raise SpecError(
+            f"task.type: {spec.task.type} compares the model with the checkpoint that it starts"
+            " from, and there is none: bigmodel finetune --from CKPT SPEC"
+        )
+    plain = spec.model_copy(update={"init": InitOptions()})
+    return assemble(plain, info, device, source).requires_grad_(False).eval()
+
+
 def build_model(spec: Spec, info: DatasetInfo) -> Model:
-    """The model for data as `info` describes it, with freshly drawn weights.
+    """The model for data as `info` describes it, with freshly drawn weights, and the adapter, if
+    any, without first values.
 
     Raises `SpecError` where they do not fit.
     """
     with spec.placing():
-        return build(spec.model, info)
+        model = build(spec.model, info)
+        if spec.adapter is not None:
+            attach(model, spec.adapter.low_rank(), fill=False)
+        return model
 
 
 def build_for(
-    spec: Spec, info: DatasetInfo, weights: Mapping[str, Tensor], new_outputs: int = 0
+    spec: Spec,
+    info: DatasetInfo,
+    weights: Mapping[str, Tensor],
+    new_outputs: int = 0,
+    *,
+    draw: bool = True,
 ) -> Model:
     """The model that these weights belong to, up to a new head.
 
-    Raises `CheckpointError` before it becomes far larger than they are.
+    Without `draw` its own weights are undefined, for these to replace all of them. Raises
+    `CheckpointError` before it becomes far larger than they are.
     """
     # not on the meta device: position tables are not among the weights
-    with within(weights, new_outputs):
+    with within(weights, new_outputs, draw=draw):
         return build_model(_without_download(spec), info)
 
 
@@ -86,50 +126,79 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     # initialising what fits until the rest does not would take minutes
     if _largest(spec.model.model_dump()) > ABSURD:
         check_memory(spec, info, device)
+    bare = without_adapter(spec)
     try:
         with watched(total_memory(device) // _copies(spec)):
-            return build_model(spec, info)
+            return build_model(bare, info)
     except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
         refused = error
     check_memory(spec, info, device)
     if not isinstance(refused, Oversize):
         raise refused
-    return build_model(spec, info)  # what was counted beside the weights is not part of them
+    return build_model(bare, info)  # what was counted beside the weights is not part of them
 
 
-def _from_checkpoint(spec: Spec, info: DatasetInfo, device: torch.device, source: Path) -> Model:
+def _from_checkpoint(
+    spec: Spec, info: DatasetInfo, device: torch.device, source: Path
+) -> tuple[Model, list[str]]:
+    """The model with the checkpoint's weights, and the names of those that are newly drawn."""
     contents = opening.read(source)
-    if note := checkpoints.not_finite(contents.model.stream()):
-        raise CheckpointError(
-            f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
+    for note in contents.notes:
+        say(note)
+    adapted = contents.spec.get("adapter")
+    if adapted is None:
+        spec = without_adapter(spec)
+    elif spec.to_dict()["adapter"] != adapted:
+        raise SpecError(
+            f"adapter: {source} was trained with another ({adapted.get('type')}); leave the section"
+            f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
-    model = build_for(spec, info, contents.model, info.outputs)
+    other = _why_new_head(spec, info, contents)
+    model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
+    weights: checkpoints.Tensors = contents.model
     before = DatasetInfo.from_json(contents.info)
-    task_differs = contents.spec["task"].get("type") != spec.task.type
-    what = (
-        "classes"
-        if before.classes != info.classes
-        else "targets"
-        if before.targets != info.targets
-        else ""
-    )
-    other = f"{what} differ" if what else "task differs" if task_differs else ""
-    try:
-        report = checkpoints.load_weights(
-            model, contents.model, fresh=model.output_layers() if other else ()
+    if changes := model.resizing(before):
+        weights = checkpoints.ChangedTensors(weights, changes)
+        sizes = (
+            "{1} x {2}".format(*shape or ()) for shape in (before.image_shape, info.image_shape)
         )
+        say(
+            f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
+            f" {', '.join(changes)}"
+        )
+    try:
+        spare = contents.model.spare
+        fresh = [name for name in model.output_layers() if other and name not in spare]
+        report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
     except CheckpointError as error:
         raise CheckpointError(
             f"{source}: {_of_another_model(spec, contents.spec)}{error}"
         ) from None
+    own = model.state_dict()
+    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
+        raise CheckpointError(
+            f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
+        )
     say(f"weights: {len(report.loaded)} tensors from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
-    return model
+    return model, report.fresh
+
+
+def _why_new_head(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoint) -> str:
+    """Why the output layers are not taken from the checkpoint; '' where they are."""
+    before = DatasetInfo.from_json(contents.info)
+    if contents.headless:
+        return "checkpoint has no head"
+    if before.classes != info.classes:
+        return "classes differ"
+    if before.targets != info.targets:
+        return "targets differ"
+    return "task differs" if contents.spec["task"].get("type") != spec.task.type else ""
 
 
 def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
@@ -159,7 +228,7 @@ class Outline:
 
     `short` is the model with shortened stacks, `more` are those with one more block of each long
     stack; `weights` are the whole model's. Nothing is shortened where weights are frozen by the
-    names of their blocks.
+    names of their blocks, or adapted.
     """
 
     stacks: list[Stack]
@@ -217,7 +286,9 @@ def kept_bytes(spec: Spec, weights: Iterable[Weight]) -> tuple[int, int, int]:
     trained = [(size, w.role) for size, w in sizes if w.tensor.requires_grad]
     every, copies = sum(size for size, _ in sizes), spec.train.optimizer.state_copies
     state = sum(size * copies(role) for size, role in trained)
-    return every, sum(size for size, _ in trained), state + every * (spec.train.ema is not None)
+    moved = sum(size for size, _ in trained)
+    averaged = moved if spec.adapter is not None else every
+    return every, moved, state + averaged * (spec.train.ema is not None)
 
 
 def _copies(spec: Spec) -> int:
@@ -231,7 +302,7 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
     Raises `SpecError` where it does not fit the data, or one of its tensors any machine.
     """
     short, stacks, more = shortened(spec.model)
-    cut = bool(more) and not spec.init.freeze
+    cut = bool(more) and not spec.init.freeze and spec.adapter is None
     try:
         built = [
             build_on_meta(spec.model_copy(update={"model": options}), info)
@@ -240,7 +311,9 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
     except SpecError:
         build_on_meta(spec, info)  # whose blocks have the numbers that the file gives them
         raise
-    for model in built:
+    if cut and any(name.startswith(f"{s.name}.") for s in stacks for name in aliases(built[0])):
+        built, cut = [build_on_meta(spec, info)], False  # blocks that share weights
+    for model in built if spec.adapter is None else ():
         freeze(model, spec.init)
     weights = named_weights(built[0])
     if not cut:
@@ -249,6 +322,12 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
         stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name)
     )
     return Outline(stacks, built[0], built[1:], whole)
+
+
+def aliases(model: Model) -> set[str]:
+    """Further names of weights that have one already."""
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return every - {name for name, _ in model.named_parameters()}
 
 
 def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from bigmodel_cli import __version__
+from bigmodel_cli.commands.convert import export, import_
 from bigmodel_cli.commands.evaluate import evaluate
 from bigmodel_cli.commands.inspect import attend, bench
+from bigmodel_cli.commands.merge import merge
 from bigmodel_cli.commands.predict import predict
 from bigmodel_cli.commands.runs import runs
 from bigmodel_cli.commands.shared import print_result
@@ -65,6 +67,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "attend": attend,
     "bench": bench,
+    "import": import_,
+    "export": export,
+    "merge": merge,
     "runs": runs,
     "schema": schema,
     "options": options,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import Model
+from bigmodel_cli.names import matches
 from bigmodel_cli.recipe import InitOptions
 
 
@@ -18,7 +18,7 @@ def freeze(model: Model, init: InitOptions) -> None:
     parameters = dict(model.named_parameters())
     names = [*parameters, *(name for name, _ in model.named_buffers())]
     for pattern in init.freeze:
-        matching = [name for name in names if _matches(name, pattern)]
+        matching = [name for name in names if matches(name, pattern)]
         if not matching:
             raise SpecError(
                 f"init.freeze: {pattern!r} matches no weight; they are called like"
@@ -65,13 +65,9 @@ def still_modules(model: Model, init: InitOptions) -> frozenset[str]:
 
 def _named(model: Model, name: str, init: InitOptions) -> bool:
     """Whether `init` excludes this name, or a module that contains it."""
-    return any(_matches(name, pattern) for pattern in init.freeze) or (
+    return any(matches(name, pattern) for pattern in init.freeze) or (
         init.train == "head" and not _below(name, model.output_layers())
     )
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name.startswith(pattern + ".")
 
 
 def _below(name: str, prefixes: Sequence[str]) -> bool:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.assemble import build_for
+from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
+from bigmodel_cli.assemble import build_for, build_on_meta
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
-from bigmodel_cli.data import FACTS, SOURCE_TOKENIZER, TOKENIZER, read_tokenizer
+from bigmodel_cli.data import (
+    FACTS,
+    SOURCE_TOKENIZER,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZERS,
+    read_tokenizer,
+)
 from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import load_torch, torch
@@ -22,8 +31,6 @@ from bigmodel_cli.overrides import Change, key_of
 from bigmodel_cli.spec import Spec, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 
-TOKENIZERS = ("tokenizer", "source_tokenizer")
-"""Options of the data that a checkpoint fixes for all that continue from it: it brings its own."""
 PREPARATION = (
     *TOKENIZERS,
     *("normalize", "size", "channels"),
@@ -50,11 +57,7 @@ class Loaded:
     @property
     def name(self) -> str:
         """The run's name, or, outside a run, the checkpoint's."""
-        return (
-            (self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path)
-            .absolute()
-            .name
-        )
+        return opening.title(self.path)
 
     def files(self) -> dict[str, bytes]:
         """The files that data continues from: see `open_data`."""
@@ -87,6 +90,13 @@ def load_checkpoint(
     chosen = pick_device(device, tell)
     path = opening.find(path)
     contents = opening.read(path)
+    for note in contents.notes:
+        say(note)
+    if contents.headless:
+        raise CheckpointError(
+            f"{path}: the body of a network, without a head that answers; finetune it first:"
+            f" bigmodel finetune --from {shlex.quote(str(path))} SPEC"
+        )
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
         say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))
@@ -95,8 +105,15 @@ def load_checkpoint(
             tell(f"{', '.join(idle)}: not used: nothing is trained here")
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
+    added = spec.adapter is not None and contents.spec.get("adapter") is None
+    if not added and spec.to_dict()["adapter"] != contents.spec.get("adapter"):
+        raise SpecError(
+            f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
+        )
     try:
-        model = build_for(spec, info, contents.model)
+        model = build_for(
+            without_adapter(spec) if added else spec, info, contents.model, draw=False
+        )
         task = build_task(spec.task, info)
     except (SpecError, ValueError, ArithmeticError) as error:
         if overrides and isinstance(error, SpecError):
@@ -104,12 +121,25 @@ def load_checkpoint(
         raise CheckpointError(
             f"{path}: its spec and its info do not fit one another: {error}"
         ) from None
-    checkpoints.load_weights(model, contents.model)
-    weights = model.state_dict()
-    if note := checkpoints.not_finite((name, weights[name]) for name in contents.model):
+    if _used_as_stored(spec, chosen):
+        contents.model.hold_as_stored(model)
+    report = checkpoints.load_weights(model, contents.model, spare=contents.model.spare)
+    names = report.loaded
+    if added:
+        spec = with_files_read(spec, info, build_on_meta)
+        adapt(spec, info, model)
+        names = list(model.state_dict())
+    own = model.state_dict()
+    if note := checkpoints.not_finite((name, own[name]) for name in names):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
+
+
+def _used_as_stored(spec: Spec, device: torch.device) -> bool:
+    """Whether weights stored in bf16 or fp16 stay so: fp16 is not computed with on a CPU."""
+    precision = spec.train.precision
+    return precision == "bf16" or (precision == "fp16" and device.type != "cpu")
 
 
 def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo) -> None:
@@ -119,11 +149,14 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
     for name, most in ((TOKENIZER, info.vocab_size), (SOURCE_TOKENIZER, info.source_vocab_size)):
         if name not in assets:
             continue
-        tokenizer = read_tokenizer(assets[name], str(path / name), CheckpointError)
-        if most is None or tokenizer.vocab_size > most:
+        special = assets.get(SPECIAL_TOKENS) if name == TOKENIZER else None
+        tokenizer = read_tokenizer(assets[name], str(path / name), CheckpointError, special)
+        marks = (tokenizer.start_of_text or 0, tokenizer.end_of_text or 0)
+        last = max(tokenizer.vocab_size - 1, *marks)
+        if most is None or last >= most:
             raise CheckpointError(
-                f"{path / name}: it gives tokens up to {tokenizer.vocab_size - 1:,}, and facts.json"
-                f" has {'no number of tokens' if most is None else f'{most:,} of them'}; use"
+                f"{path / name}: it gives tokens up to {last:,}, and the model has"
+                f" {'no number of tokens' if most is None else f'{most:,} of them'}; use"
                 " another checkpoint"
             )
 

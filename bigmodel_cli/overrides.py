@@ -11,7 +11,7 @@ from bigmodel_cli.config import Options
 from bigmodel_cli.console import say
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.explain.tree import classes_at, types_at
-from bigmodel_cli.yaml_source import Node, parse_value
+from bigmodel_cli.yaml_source import Node, parse_value, tree_of
 
 LONGEST = 30
 """Most parts of a path: no option is deeper."""
@@ -87,7 +87,7 @@ def apply_override(root: Node, override: Change, options: type[Options]) -> None
                 f"{override.place}: {override.value!r} is not UTF-8, and no spec can record it;"
                 " rename it, or give a link to it"
             )
-        value = Node(override.value, override.place)
+        value = tree_of(override.value, override.place)
         _put(root, override.key.split("."), value, override.place, options)
         return
     key, equals, text = override.partition("=")

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bigmodel_cli.console import result, say, visible
+from bigmodel_cli.convert.generation import settings
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.text import (
     Decoding,
     Told,
+    answer_questions,
     continue_texts,
     generate_from_source,
     in_order,
@@ -35,14 +37,17 @@ def predict(
     top: int | None = None,
     word: str = "input",
     tell: Told | None = None,
+    *,
+    chat: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One record for each input, in order, as soon as its batch is done.
 
     Inputs are paths of images or recordings, or texts (a pair with a tab between) for a classifier;
-    paths of recordings for a transcription model; prompts for a decoder, and sources for an
-    encoder-decoder. An input that cannot be read has a record with "error", and at the end
-    `DataError` says how many there were; `word` is what an input is called there. `tell` is given a
-    decoder's text as it is generated: see `continue_texts`.
+    paths of recordings for a transcription model; prompts for a decoder, or with `chat` questions
+    and conversations as JSON; and sources for an encoder-decoder. An input
+    that cannot be read has a record with "error", and at the end `DataError` says how many there
+    were; `word` is what an input is called there. `tell` is given a decoder's text as it is
+    generated: see `continue_texts`.
     """
     decoding.check()
     kind, target = input_of(loaded.info), target_of(loaded.info)
@@ -61,6 +66,11 @@ def predict(
             f"--top is for models that label, and this one was trained for {loaded.task.name};"
             " leave it out"
         )
+    if chat and not continues(loaded):
+        raise SpecError(
+            f"--chat is for models that continue texts, and this one was trained for"
+            f" {loaded.task.name}; leave it out"
+        )
     if not kind.in_files:
         inputs = _naming_files(inputs, word)
     if not kind.one_size:
@@ -73,12 +83,31 @@ def predict(
         yield from label_items(loaded, inputs, top or SHOWN, word)
     elif loaded.model.is_encoder_decoder:
         yield from generate_from_source(loaded, inputs, decoding, word)
+    elif chat:
+        yield from answer_questions(loaded, inputs, decoding, word, tell)
     elif writes:
         yield from continue_texts(loaded, inputs, decoding, word, tell)
     else:
         raise SpecError(
             f"this model was trained for {loaded.task.name}: it neither labels nor writes"
         )
+
+
+def as_published(loaded: Loaded, decoding: Decoding) -> Decoding:
+    """How text is written by a checkpoint that came with settings of generation; they are said."""
+    if not loaded.model.can_generate:
+        return decoding
+    every, drawn, unread = settings(loaded.assets)
+    found = decoding.with_settings(every, drawn)
+    changed = [name for name in found.given() if name not in decoding.given()]
+    shown = [f"{n} {getattr(found, n.removeprefix('--').replace('-', '_'))}" for n in changed]
+    if found != decoding and not shown:
+        shown = ["greedy"]
+    if shown:
+        say(f"generation_config.json: {', '.join(shown)}, where no option says otherwise")
+    if unread:
+        say(f"generation_config.json: not used: {', '.join(unread[:5])}")
+    return found
 
 
 def continues(loaded: Loaded) -> bool:

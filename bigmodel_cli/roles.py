@@ -21,13 +21,15 @@ class Role:
     `matrix`: a hidden matrix (M, N), whose kernel axes after the first count as N; what Muon
     orthogonalises (Jordan et al. 2024: embeddings, the first and the last layer, gains and biases
     are not). `decayed`: weight decay applies. `rows`: of each matrix, where several stand in one
-    tensor, one below the other, such as a fused query, key and value; empty for one. `stacked`: the
-    tensor (E, M, N) holds E matrices.
+    tensor, one below the other, such as a fused query, key and value; empty for one. `names`: what
+    those matrices are called, in that order; empty: by their number. `stacked`: the tensor
+    (E, M, N) holds E matrices.
     """
 
     matrix: bool = False
     decayed: bool = False
     rows: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
     stacked: bool = False
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
@@ -61,11 +63,11 @@ EXPERTS = Role(matrix=True, decayed=True, stacked=True)
 """(E, M, N): a hidden matrix for each expert."""
 
 
-def fused(*rows: int) -> Role:
+def fused(*rows: int, names: tuple[str, ...] = ()) -> Role:
     """Several hidden matrices in one tensor: each is orthogonalised by itself, as its author
-    recommends for q, k and v.
+    recommends for q, k and v, and adapted by itself.
     """
-    return Role(matrix=True, decayed=True, rows=rows)
+    return Role(matrix=True, decayed=True, rows=rows, names=names)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,23 @@ class DeclaresRoles(Protocol):
         """
 
 
+PARAMETRIZED, ORIGINAL = ".parametrizations.", ".original"
+"""What `torch.nn.utils.parametrize` puts into the name of a weight that it computes anew."""
+
+
+def adapted_name(name: str) -> str:
+    """The name of a weight once it is adapted: `qkv.weight` is then what is computed from it."""
+    module, _, own = name.rpartition(".")
+    return f"{module}.parametrizations.{own}{ORIGINAL}".removeprefix(".")
+
+
+def plain_name(name: str) -> str:
+    """The inverse: the name that a weight has where it is not adapted."""
+    if name.endswith(ORIGINAL):
+        return f".{name.removesuffix(ORIGINAL)}".replace(PARAMETRIZED, ".")[1:]
+    return name
+
+
 def named_weights(model: Module) -> list[Weight]:
     """Every parameter of the model once, with its role.
 
@@ -103,6 +122,9 @@ def named_weights(model: Module) -> list[Weight]:
             roles[prefix + name] = _default(module, name, p)
         if isinstance(module, DeclaresRoles):
             for name, role in module.weight_roles().items():
+                # an adapted weight has moved
+                if prefix + name not in roles and adapted_name(prefix + name) in roles:
+                    continue
                 if prefix + name not in roles:
                     raise ValueError(
                         f"{type(module).__name__}.weight_roles names {name!r}, which is not a"

@@ -17,9 +17,10 @@ from typing import Any
 import pydantic
 from pydantic import Field, PrivateAttr, model_validator
 
+from bigmodel_cli.adapters import AdapterOptions
 from bigmodel_cli.config import Options
 from bigmodel_cli.console import visible
-from bigmodel_cli.data import DataOptions
+from bigmodel_cli.data import SOURCES, TOKENIZERS, DataOptions
 from bigmodel_cli.errors import CheckpointError, OptionError, SpecError
 from bigmodel_cli.explain import explain, placed
 from bigmodel_cli.inherit import BASE, read_inheriting
@@ -27,7 +28,7 @@ from bigmodel_cli.models import ModelOptions, learners
 from bigmodel_cli.old_names import with_present_names
 from bigmodel_cli.overrides import Change, apply_overrides, key_of
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
-from bigmodel_cli.recipe import InitOptions, TrainOptions
+from bigmodel_cli.recipe import DistillOptions, InitOptions, TrainOptions
 from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
 from bigmodel_cli.yaml_scalars import dump_yaml
@@ -36,6 +37,7 @@ from bigmodel_cli.yaml_source import (
     MAX_RESOLVED_NODES,
     Node,
     read_yaml,
+    tree_of,
 )
 
 NUMBER = re.compile("[0-9]{1,9}")
@@ -62,6 +64,10 @@ class Spec(Options):
     task: TaskOptions = Field(description="what is learnt and how it is judged")
     train: TrainOptions = Field(description="how it is trained")
     init: InitOptions = Field(InitOptions(), description="what the weights start from")
+    distill: DistillOptions | None = Field(None, description="a teacher to learn from")
+    adapter: AdapterOptions | None = Field(
+        None, description="train a few numbers beside the weights, which are frozen"
+    )
     _source: Source = PrivateAttr(Source())
 
     @model_validator(mode="after")
@@ -73,6 +79,16 @@ class Spec(Options):
         if self.data.isolates() and not self.task.isolates:
             raise ValueError(
                 f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}"
+            )
+        if self.adapter is not None and (self.init.freeze or self.init.train != "all"):
+            raise ValueError(
+                "init.freeze and init.train have no effect with an adapter, which freezes all"
+                " weights but adapter.modules_to_save; leave them out"
+            )
+        if self.adapter is not None and self.train.compile == "on" and self.adapter.drops():
+            raise ValueError(
+                "adapter.dropout: torch.compile sums each adapted weight, so that no input of its"
+                " factors can be dropped; set it to 0, or train.compile: off"
             )
         return self
 
@@ -112,8 +128,8 @@ def load(
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose
-    top-level sections are used where the file leaves them out (finetuning). Raises `SpecError` with
-    one line for each fault.
+    top-level sections, and the data's tokenizers, are used where the file leaves them out
+    (finetuning). Raises `SpecError` with one line for each fault.
     """
     root = read_inheriting(path, Spec)
     if root.value is None:
@@ -121,7 +137,8 @@ def load(
     if isinstance(root.value, dict):
         recorded = with_present_names(base or {})
         for name in recorded.keys() - root.value.keys():
-            root.value[name] = _wrap(recorded[name], f"{name} of the checkpoint")
+            root.value[name] = tree_of(recorded[name], f"{name} of the checkpoint")
+        _carry_tokenizers(root.value.get("data"), recorded.get("data", {}))
         changes = list(overrides)
         if BASE in map(key_of, changes):
             raise SpecError(
@@ -132,6 +149,17 @@ def load(
     return check(root)
 
 
+def _carry_tokenizers(data: Node | None, recorded: Mapping[str, Any]) -> None:
+    """The recorded tokenizers, in a file's data section of a type that has them."""
+    if data is None or not isinstance(data.value, dict) or "type" not in data.value:
+        return
+    options = SOURCES.get(data.value["type"].value)
+    for name in TOKENIZERS:
+        known = options is not None and name in options.model_fields
+        if known and name not in data.value and recorded.get(name) is not None:
+            data.value[name] = tree_of(recorded[name], f"data.{name} of the checkpoint")
+
+
 def from_dict(
     values: Mapping[str, Any], overrides: Iterable[Change] = (), name: str = "spec.yaml"
 ) -> Spec:
@@ -139,7 +167,7 @@ def from_dict(
 
     Raises `SpecError`.
     """
-    root = _wrap(with_present_names(values), name)
+    root = tree_of(with_present_names(values), name)
     apply_overrides(root, overrides, Spec)
     return check(root)
 
@@ -210,16 +238,3 @@ def _count(value: Any) -> int:
     if isinstance(value, dict):
         return 1 + sum(1 + _count(inner) for inner in value.values())
     return 1 + sum(_count(inner) for inner in value) if isinstance(value, list) else 1
-
-
-def _wrap(value: Any, place: str) -> Node:
-    """Plain values as a tree whose nodes all have the same position."""
-    if isinstance(value, Mapping):
-        return Node(
-            {str(k): _wrap(v, place) for k, v in value.items()},
-            place,
-            {str(k): place for k in value},
-        )
-    if isinstance(value, list):
-        return Node([_wrap(v, place) for v in value], place)
-    return Node(value, place)

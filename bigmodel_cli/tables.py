@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bigmodel_cli.adapters import ADAPTERS
 from bigmodel_cli.config import Table
 from bigmodel_cli.data import SOURCES
 from bigmodel_cli.models import MODELS
@@ -29,5 +30,6 @@ TABLES: tuple[Table[Any], ...] = (
     OPTIMIZERS,
     SCHEDULES,
     TRACKERS,
+    ADAPTERS,
 )
 join(TABLES)

@@ -10,7 +10,7 @@ import os
 import select
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,19 @@ class Node:
         if isinstance(self.value, list):
             return [node.plain() for node in self.value]
         return self.value
+
+
+def tree_of(value: Any, place: str) -> Node:
+    """Plain values as a tree whose nodes all have the same position."""
+    if isinstance(value, Mapping):
+        return Node(
+            {str(k): tree_of(v, place) for k, v in value.items()},
+            place,
+            {str(k): place for k in value},
+        )
+    if isinstance(value, list):
+        return Node([tree_of(v, place) for v in value], place)
+    return Node(value, place)
 
 
 def read_yaml(path: Path, most: int = MAX_BYTES, most_nodes: int = MAX_NODES) -> Node:

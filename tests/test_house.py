@@ -31,6 +31,7 @@ STOREYS = (
         "failpoints",
         "heeding",
         "lazy",
+        "names",
         "old_names",
         "yaml_scalars",
         "yaml_syntax",
@@ -58,14 +59,15 @@ STOREYS = (
         "progress",
         "trackers",
     },
-    {"data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
+    {"adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
     {"convert", "frozen", "runs", "tasks"},
     {"tables"},
     {"promises", "spec"},
+    {"adapting"},
     {"assemble", "catalog"},
     {"init", "loaded", "options"},
-    {"attend", "generation"},
-    {"evaluation", "predict"},
+    {"attend", "export", "generation", "imported"},
+    {"evaluation", "merging", "predict"},
     {"train"},
     {"bench"},
     {"commands"},
@@ -76,7 +78,7 @@ STOREYS = (
 FLOORS = {room: number for number, rooms in enumerate(STOREYS) for room in rooms}
 GROUND = {*STOREYS[0], *STOREYS[1]} - {"schedules"} | {"pictures", "plugins", "progress"}
 """Rooms without parts of a model, tasks or data, whose classes any room may look at."""
-STRANGERS = {"models", "data", "tasks", "checkpoints"}
+STRANGERS = {"adapters", "models", "data", "tasks", "checkpoints"}
 """Rooms that do not know one another."""
 
 
@@ -197,8 +199,8 @@ def test_every_room_has_a_layer() -> None:
 def test_only_the_assembler_builds_models() -> None:
     builders = re.compile(r"from bigmodel_cli\.models import (.*|\([^)]*)\b(build|within)\b")
     found = {path.name for path in files() if builders.search(path.read_text(encoding="utf-8"))}
-    # opening.py builds one on the meta device, to know what a folder's weights are in it
-    assert found == {"assemble.py", "opening.py"}
+    # converted.py builds one on the meta device, to know what a folder's weights are in it
+    assert found == {"assemble.py", "converted.py"}
 
 
 def test_only_one_file_may_import_torch_distributed() -> None:

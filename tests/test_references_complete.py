@@ -33,6 +33,7 @@ REFERENCES = {
     "cross attention": "parts/test_crossings.py::test_cross_attention_with_every_option",
     "ffn gelu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn relu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
+    "ffn silu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn relu2": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn swiglu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",
     "ffn geglu": "parts/test_parts.py::test_feed_forward_networks_equal_their_formulas",

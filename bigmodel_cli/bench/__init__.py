@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.assemble import assemble, check_memory
+from bigmodel_cli.assemble import assemble, check_memory, source_of
 from bigmodel_cli.bench.peak import peak_flops, peak_memory
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, rate, say, seconds_of, table
@@ -18,9 +18,10 @@ from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.autotune import in_format
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.plan import Memory, flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_fits
-from bigmodel_cli.train.setup import prepare, source_of
+from bigmodel_cli.train.setup import prepare
 from bigmodel_cli.train.step import StepResult, batch_norm_explained, train_step
 
 WARMUP = 3
@@ -126,6 +127,8 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
     memory = memory_of(spec, info, found, () if info.context is None else (info.context,))
     check_fits(spec, device, memory, info.context or 1)
     model, task = assemble(spec, info, device, source_of(spec)), build_task(spec.task, info)
+    if task.needs_reference:
+        task.reference = model  # which costs as much as the checkpoint that it starts from
     rows = spec.train.rows(info.context)
     batches = [random_batch(info, task.reads, rows, device) for _ in range(spec.train.accumulate)]
     spec, state = prepare(spec, model, task, lambda: batches[0])
@@ -133,7 +136,7 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
     batches = [in_format(batch, options.memory_format) for batch in batches]
 
     def step() -> StepResult:
-        return train_step(state, task, options, batches, device, options.optimizer.lr)
+        return train_step(state, Objective(task), options, batches, device, options.optimizer.lr)
 
     times: list[float] = []
     deadline = 0.0

@@ -10,7 +10,7 @@ from bigmodel_cli.assemble import build_for
 from bigmodel_cli.catalog import templates
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import short_names
-from bigmodel_cli.convert import opening
+from bigmodel_cli.convert import hub, opening
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.overrides import Change, apply_overrides
@@ -53,7 +53,7 @@ def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Sp
         opened = open_run(load(path, overrides), expect=True)
         open_task(opened.spec, opened.data)
         return (path.with_suffix(""), path), opened.spec, opened.data.info
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) and not hub.is_hub(path):
         why = refusal(path) or "no such spec or checkpoint; a spec's name ends in .yaml"
         raise SpecError(f"{path}: {why}")
     found = opening.find(path)
@@ -65,5 +65,7 @@ def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Sp
     info = DatasetInfo.from_json(contents.info)
     if not overrides:  # refuse a spec that describes another network than the weights are of
         build_for(spec, info, contents.model)
-    run = found.parent.parent
+    run, title = found.parent.parent, opening.title(found)
+    if title != run.name:
+        return (Path(title), found), spec, info
     return ((run, run / found.name) if run.name else (found,)), spec, info

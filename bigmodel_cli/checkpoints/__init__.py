@@ -21,14 +21,22 @@ from bigmodel_cli.checkpoints.reading import (
 from bigmodel_cli.checkpoints.replacing import tidy
 from bigmodel_cli.checkpoints.safe import can_list
 from bigmodel_cli.checkpoints.saving import drop_after, mark, prune, save
-from bigmodel_cli.checkpoints.stored import StoredTensors, copy_tensors, glance
+from bigmodel_cli.checkpoints.stored import (
+    ChangedTensors,
+    StoredTensors,
+    Tensors,
+    copy_tensors,
+    glance,
+)
 from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights, not_finite
 
 __all__ = [
+    "ChangedTensors",
     "Checkpoint",
     "Contents",
     "LoadReport",
     "StoredTensors",
+    "Tensors",
     "can_list",
     "copy_tensors",
     "drop_after",

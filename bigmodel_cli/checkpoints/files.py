@@ -87,11 +87,11 @@ def check_size(path: Path, size: int, most: int, expected: int | None) -> None:
         )
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, digits: int = MOST_DIGITS) -> Any:
     """The values of JSON text. Raises `ValueError` saying what is wrong with it.
 
-    Also refused: duplicate names, numbers that are not finite or longer than a machine word, and
-    text that is too long, too deep, or has too many values.
+    Also refused: duplicate names, numbers that are not finite or have more than `digits` digits,
+    and text that is too long, too deep, or has too many values.
     """
     if len(content) > (MOST_JSON if content.isascii() else MOST_WIDE):
         raise ValueError(f"{len(content):,} bytes are too many")
@@ -101,7 +101,7 @@ def parse_json(content: bytes) -> Any:
         return json.loads(
             content.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_int=_whole,
+            parse_int=lambda text: _whole(text, digits),
             parse_float=_finite,
             parse_constant=_finite,
         )
@@ -116,8 +116,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _whole(text: str) -> int:
-    if len(text) > MOST_DIGITS:
+def _whole(text: str, most: int) -> int:
+    if len(text) > most:
         raise ValueError(f"a number of {len(text):,} digits")
     return int(text)
 

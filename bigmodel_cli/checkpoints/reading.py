@@ -35,7 +35,10 @@ MOST_LINKS = 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint's content, verified; its tensors are verified when they are read."""
+    """A checkpoint's content, verified; its tensors are verified when they are read.
+
+    `headless` ones have no weights of output layers. `notes` are said where it is used.
+    """
 
     step: int
     model: Tensors
@@ -44,6 +47,8 @@ class Checkpoint:
     spec: dict[str, Any]
     info: dict[str, Any]
     assets: dict[str, bytes]
+    headless: bool = False
+    notes: tuple[str, ...] = ()
 
     def verify(self) -> None:
         """Read every byte of the tensors too. Raises `CheckpointError`."""

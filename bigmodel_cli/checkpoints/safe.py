@@ -40,9 +40,13 @@ def file_order(tensors: Mapping[str, Tensor]) -> list[str]:
     return sorted(tensors, key=lambda name: (-_NAMES[dtype_name(tensors[name])][0], name))
 
 
-def header(tensors: Mapping[str, Tensor]) -> bytes:
-    """The header of a file of tensors in this order, byte for byte as the safetensors library's."""
-    entries, end = {}, 0
+def header(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> bytes:
+    """The header of a file of tensors in this order, byte for byte as the safetensors library's.
+
+    `notes` are its free texts.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(notes)} if notes else {}
+    end = 0
     for name, tensor in tensors.items():
         first, end = end, end + tensor.nbytes
         entries[name] = {

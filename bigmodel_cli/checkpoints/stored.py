@@ -19,7 +19,7 @@ from bigmodel_cli.checkpoints.contents import MANIFEST, TIED
 from bigmodel_cli.checkpoints.files import ANOTHER, CHUNK, check_size, clipped, opened
 from bigmodel_cli.checkpoints.manifest import MOST_SIZE, Manifest
 from bigmodel_cli.errors import CheckpointError
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import Module, Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,14 @@ class Tensors(Mapping[str, Tensor]):
 
     tied: Mapping[str, str] = {}
     """Names of a tensor that is stored under another name -> that name."""
+    spare: tuple[str, ...] = ()
+    """Prefixes of tensors for which a model may have no place; it keeps them with a new head."""
+
+    def hold_as_stored(self, model: Module) -> None:
+        """Change a model's weights to the dtypes of the files, where `self` is to be in others.
+
+        Their content is undefined then.
+        """
 
     @abstractmethod
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
@@ -88,6 +96,44 @@ class Tensors(Mapping[str, Tensor]):
     @abstractmethod
     def glance(self, name: str) -> Tensor:
         """A tensor as the files have it now, not verified: only to refuse something early."""
+
+
+class ChangedTensors(Tensors):
+    """Tensors of which some are changed, as `changes` says, when they are read."""
+
+    def __init__(self, tensors: Tensors, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+        self.tensors, self.changes, self.tied = tensors, changes, tensors.tied
+        self.described = {
+            name: changes[name](tensor) if name in changes else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.described[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.described)
+
+    def __len__(self) -> int:
+        return len(self.described)
+
+    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
+        whole = {
+            name: torch.empty_like(self.tensors[name], device="cpu")
+            for name in self.changes.keys() & targets.keys()
+        }
+        self.tensors.copy_to({**targets, **whole})
+        with torch.no_grad():
+            for name, tensor in whole.items():
+                targets[name].copy_(self.changes[name](tensor))
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.tensors.stream():
+            yield name, self.changes[name](tensor) if name in self.changes else tensor
+
+    def glance(self, name: str) -> Tensor:
+        tensor = self.tensors.glance(name)
+        return self.changes[name](tensor) if name in self.changes else tensor
 
 
 class StoredTensors(Tensors):

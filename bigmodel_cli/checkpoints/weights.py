@@ -22,18 +22,27 @@ class LoadReport:
 
 
 def load_weights(
-    model: Module, tensors: Mapping[str, Tensor], *, fresh: Sequence[str] = ()
+    model: Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    fresh: Sequence[str] = (),
+    spare: Sequence[str] = (),
 ) -> LoadReport:
     """Copy the tensors into the model's parameters and buffers.
 
-    Names below a prefix in `fresh` stay as they are. Raises `CheckpointError` listing what is
+    Names below a prefix in `fresh` stay as they are; for those below one in `spare` the model may
+    have no place. Raises `CheckpointError` listing what is
     missing, unexpected, or of another shape or dtype, and the model is then unchanged; or naming a
     file that is damaged.
     """
     own = model.state_dict()
     new = [name for name in own if below(name, fresh)]
     wanted = {name: tensor for name, tensor in own.items() if name not in new}
-    given = {name: tensor for name, tensor in tensors.items() if not below(name, fresh)}
+    given = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not below(name, fresh) and (name in wanted or not below(name, spare))
+    }
     faults = [f"{n}: missing; expected {_shown(t)}" for n, t in wanted.items() if n not in given]
     faults += [
         f"{n}: not in the model; found {_shown(t)}" for n, t in given.items() if n not in wanted

@@ -124,6 +124,16 @@ def predict(
         int | None,
         typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]"),
     ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help=(
+                "Answer each input, a question or a JSON list of messages, as the checkpoint's chat"
+                " template asks."
+            ),
+        ),
+    ] = False,
     set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
@@ -149,17 +159,18 @@ def predict(
     from bigmodel_cli.data import lines_of
     from bigmodel_cli.generation.text import Decoding
     from bigmodel_cli.loaded import load_checkpoint
-    from bigmodel_cli.predict import TextPrinter, continues
+    from bigmodel_cli.predict import TextPrinter, as_published, continues
     from bigmodel_cli.predict import predict as records_of
 
     path = resolve_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
     loaded = load_checkpoint(path, device, set_ or ())
-    how, word = Decoding(**vars(decoding)), "input" if inputs else "line"
+    how = as_published(loaded, Decoding(**vars(decoding)))
+    word = "input" if inputs else "line"
     if json or not sys.stdout.isatty() or not continues(loaded):
-        for record in records_of(loaded, given, how, top, word):
+        for record in records_of(loaded, given, how, top, word, chat=chat):
             result_record(record)
         return
     with closing(TextPrinter(has_colour(sys.stdout))) as printer:
-        for record in records_of(loaded, given, how, top, word, printer.tell):
+        for record in records_of(loaded, given, how, top, word, printer.tell, chat=chat):
             printer.record(record)

@@ -25,12 +25,14 @@ from bigmodel_cli.commands.shared import (
     refuse,
     resolve_checkpoint,
 )
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import BigmodelError, SpecError
 
 if TYPE_CHECKING:
+    from bigmodel_cli.evaluation.gains import Gains
     from bigmodel_cli.overrides import Change
     from bigmodel_cli.spec import Spec
     from bigmodel_cli.train.session import Request
+    from bigmodel_cli.train.signals import Signals
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,15 @@ def finetune(
 
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
-    from bigmodel_cli.convert import opening
+    from bigmodel_cli.convert import hub, opening
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.spec import from_dict, load, of_checkpoint
 
     if source is None:
         _resume_recorded(options, "finetune", "--from CKPT", spec)
         return
-    path = opening.find(resolve_checkpoint(source))
+    given = resolve_checkpoint(source)
+    path = opening.find(given)
     base = opening.read_spec(path)
     of_checkpoint(base, path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
@@ -171,12 +174,13 @@ def finetune(
     base = {**base, "init": {}, "train": {**base["train"], **measured}}
 
     def loaded(more: Sequence[Change]) -> Spec:
-        changes = [*options.overrides, Override("init.checkpoint", str(path), "--from"), *more]
+        started = Override("init.checkpoint", hub.recorded(given, path), "--from")
+        changes = [*options.overrides, started, *more]
         if spec is None:
             return from_dict(base, changes, f"{path}/spec.yaml")
         return load(spec, changes, base)
 
-    name = spec.stem if spec is not None else f"{path.parent.parent.name}-finetuned"
+    name = spec.stem if spec is not None else f"{opening.title(path)}-finetuned"
     _train_spec(loaded, options, "finetune", name)
 
 
@@ -244,7 +248,31 @@ def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str)
             )
             return
         path = train(spec, options.request(command, name), signals)
-        print_result({"checkpoint": str(path)} if options.json else str(path))
+        bought = _gains(path, options.device, signals) if command == "finetune" else None
+        measured = {"gains": bought.to_json()} if bought is not None else {}
+        print_result({"checkpoint": str(path), **measured} if options.json else str(path))
+
+
+def _gains(path: Path, device: str, signals: Signals) -> Gains | None:
+    """Show on stderr what a finetuning bought; a fault or a signal ends only that."""
+    from bigmodel_cli.console import say
+    from bigmodel_cli.evaluation.gains import gains
+    from bigmodel_cli.train.signals import Interrupted
+
+    try:
+        signals.again()
+        found = gains(path, device)
+    except Interrupted:
+        say("stopped by a signal after the end of the training: what it bought is left out")
+        return None
+    except BigmodelError as error:
+        say(f"what the finetuning bought is not measured: {error}")
+        return None
+    finally:
+        signals.end()
+    if found is not None:
+        sys.stderr.write(f"{found.to_text()}\n")
+    return found
 
 
 def _check_accept_data(options: TrainingOptions) -> None:

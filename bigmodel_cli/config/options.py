@@ -43,6 +43,10 @@ class Options(BaseModel):
         defer_build=True,  # until first used: plugins have joined the tables by then
     )
 
+    def settled(self, dim: int) -> dict[str, Any]:
+        """What options that are left out come to in a model of this width, by name."""
+        return {}
+
     @model_validator(mode="before")
     @classmethod
     def _written_out(cls, values: Any) -> Any:

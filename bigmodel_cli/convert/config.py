@@ -25,6 +25,10 @@ IRRELEVANT = {
 """Keys that do not change what the network computes: of training, of files, of generation."""
 
 
+LEAST, MOST, MOST_LISTED = -1, 2**40, {"layers": 2_000, "layer": 2_000, "labels": 100_000}
+"""Bounds of whole numbers, smaller by the last word of a key of which lists are made."""
+
+
 class Config:
     """The values of config.json by key; the keys that were asked for are remembered.
 
@@ -36,6 +40,7 @@ class Config:
         self.values = dict(values)
         self.file = file
         self.asked: set[str] = set()
+        self.notes: list[str] = []
         self.parts: dict[str, Config] = {}
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
@@ -53,6 +58,10 @@ class Config:
             value = float(value)
         if type(value) is not kind:
             raise CheckpointError(f"{self.file}: {key}: {str(value)[:60]!r} is not {_called(kind)}")
+        if isinstance(value, int) and not LEAST <= value <= _most(key):
+            raise CheckpointError(
+                f"{self.file}: {key}: {value:,} is not one of {LEAST} to {_most(key):,}"
+            )
         return value
 
     def maybe(self, key: str, kind: type[T], absent: T | None = None) -> T | None:
@@ -65,6 +74,11 @@ class Config:
             return absent
         return None if self.values[key] is None else self.get(key, kind)
 
+    def note(self, text: str) -> None:
+        """Remember what is to be said when the checkpoint is used, such as what is guessed."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def fill(self, defaults: Mapping[str, Any]) -> None:
         """Give keys that are not there these values; null stays null."""
         self.values = {**defaults, **self.values}
@@ -73,6 +87,7 @@ class Config:
         """The mapping below a key, such as the text part of a model of several."""
         if key not in self.parts:
             self.parts[key] = Config(self.get(key, dict), f"{self.file}: {key}")
+            self.parts[key].notes = self.notes
         return self.parts[key]
 
     def only(self, key: str, *allowed: Any) -> None:
@@ -95,6 +110,10 @@ class Config:
                 f"{self.file}: {', '.join(sorted(left)[:5])}: not known for this family; it may"
                 " change what the network computes, so it is not passed over"
             )
+
+
+def _most(key: str) -> int:
+    return MOST_LISTED.get(key.rpartition("_")[2], MOST)
 
 
 def _called(kind: type) -> str:

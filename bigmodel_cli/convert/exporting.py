@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from bigmodel_cli.checkpoints.shards import Shard, shards
+from bigmodel_cli.checkpoints import safe
+from bigmodel_cli.checkpoints.files import CHUNK
+from bigmodel_cli.checkpoints.manifest import shard_names
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.convert.config import Config
+from bigmodel_cli.convert.config import IRRELEVANT, Config
 from bigmodel_cli.convert.families import FAMILIES
 from bigmodel_cli.convert.family import Family, written_out
-from bigmodel_cli.convert.folder import CONFIG, INDEX, WEIGHTS
+from bigmodel_cli.convert.folder import CONFIG
 from bigmodel_cli.convert.opening import typed
-from bigmodel_cli.convert.rules import exported
+from bigmodel_cli.convert.rules import Rule, exported
+from bigmodel_cli.convert.weights import INDEX, WEIGHTS
 from bigmodel_cli.differences import differing, leaves
 from bigmodel_cli.errors import CheckpointError, SpecError
-from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.base import AnyModelOptions
 
-TRAINING_ONLY = ("dropout", "drop_path", "init_std", "balance_weight")
+SHARD_SIZE = 5_000_000_000
+"""Most bytes of tensors in a file."""
+FORMAT = {"format": "pt"}
+"""What transformers reads from a header: whose tensors they are."""
+OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
+TRAINING_ONLY = (
+    *("dropout", "head_dropout", "drop_path"),
+    *("init_std", "mask_token", "balance_weight"),
+)
 """Options that change nothing once a model is trained: a class that lacks them will do."""
 
 
@@ -33,38 +45,87 @@ class Expressed:
     left_out: list[str]
 
 
-def express(model: AnyModelOptions, info: DatasetInfo, task: str) -> Expressed:
-    """The family that has exactly this model, with a head for this task.
+def express(
+    model: AnyModelOptions,
+    info: DatasetInfo,
+    task: str,
+    origin: Family | None = None,
+    families: Sequence[Family] = FAMILIES,
+) -> Expressed:
+    """The family that has exactly this model, with a head for this task; `origin` before others.
 
     Raises `SpecError` naming the options that the nearest family lacks. That a family has a model
     is not judged by its code: the config.json that it writes is read again, and must give the same
     model.
     """
-    wanted = written_out(model)
-    nearest: tuple[str, list[str]] | None = None
-    for family in FAMILIES:
+    wanted = written_out(model, info)
+    refused: list[tuple[float, str, list[str]]] = []  # the fewer differences the nearer
+    for family in sorted(families, key=lambda family: family is not origin):
         head = family.class_of(task)
         if head is None:
             continue
         try:
-            config = family.config(wanted, info)
+            config = family.config(_Section.of(wanted), info)
             back = written_out(typed(family.model(Config(config, CONFIG))))
+        except _Absent as error:  # a part of another type than the family's
+            refused.append((1e6 - len(error.path), family.called(), [error.path]))
+            continue
         except (LookupError, TypeError, ValueError, CheckpointError):
             continue  # not of this family's shape at all
         differences = differing([dict(leaves(wanted)), dict(leaves(back))])
-        lacks = [path for path in differences if path.rsplit(".", 1)[-1] not in TRAINING_ONLY]
+        unused = family.unused(task)
+        lacks = [
+            path
+            for path in differences
+            if path.rsplit(".", 1)[-1] not in TRAINING_ONLY and path.split(".")[0] not in unused
+        ]
         if not lacks:
             return Expressed(family, {**config, "architectures": [head]}, differences)
-        if nearest is None or len(lacks) < len(nearest[1]):
-            nearest = (family.model_types[0], lacks)
-    if nearest is None:
-        raise SpecError(
-            f"model.type: no published family has a model like this {wanted['type']} for {task}"
+        refused.append((len(lacks), family.called(), lacks))
+    raise SpecError(_refusal(wanted, task, *min(refused, default=(0.0, "", [""]))[1:]))
+
+
+def _refusal(wanted: dict[str, Any], task: str, nearest: str, lacks: list[str]) -> str:
+    if not lacks[0]:
+        return (
+            f"model.type: no published family has a model like this {wanted['type']} for"
+            f" {task or 'its hidden states alone'}"
         )
-    raise SpecError(
-        f"no published family has this model; the nearest is {nearest[0]}, which lacks"
-        f" {', '.join('model.' + path for path in nearest[1][:5])}"
+    said = dict(leaves(wanted))
+    shown = [f"model.{p}: {said.get(p, said.get(f'{p}.type'))}" for p in lacks[:5]]
+    return (
+        f"no published family has this model; the nearest is {nearest}, which lacks"
+        f" {', '.join(shown)}"
     )
+
+
+class _Absent(KeyError):
+    """A section of the model without an option that a family asks for."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
+class _Section(dict[str, Any]):
+    """A section of the model, which knows its path."""
+
+    path: str
+
+    @classmethod
+    def of(cls, value: Any, path: str = "") -> Any:
+        """The value with all sections in it so."""
+        if isinstance(value, dict):
+            inner = {k: cls.of(v, f"{path}.{k}" if path else k) for k, v in value.items()}
+            section = cls(inner)
+            section.path = path
+            return section
+        if isinstance(value, list):
+            return [cls.of(item, f"{path}.{i}") for i, item in enumerate(value)]
+        return value
+
+    def __missing__(self, key: str) -> Any:
+        raise _Absent(self.path)
 
 
 def folder_files(
@@ -73,18 +134,81 @@ def folder_files(
     info: DatasetInfo,
     task: str,
     weights: Mapping[str, Tensor],
+    kept: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[str, Iterable[bytes | memoryview]]]:
-    """The folder's files of config and weights, by name, each in pieces."""
-    rules = found.family.rules(written_out(model), info, task)
-    theirs = dict(exported(rules, weights))
-    files = shards(WEIGHTS, theirs)
-    yield from ((shard.name, shard) for shard in files)
-    if len(files) > 1:
-        yield INDEX, [_index(files)]
-    yield CONFIG, [json.dumps(found.config, indent=2).encode() + b"\n"]
+    """The folder's files of config and weights, by name, each in pieces.
+
+    Of `kept`, the config.json that the model came with, what the family does not say is kept.
+    Weights in fp32 are written in `dtype`; no tensor of theirs is made before its turn.
+    """
+    rules = list(found.family.rules(written_out(model, info), info, task))
+    theirs = Theirs(rules, weights, dtype)
+    groups = theirs.groups()
+    names = shard_names(WEIGHTS, len(groups))
+    for name, group in zip(names, groups, strict=True):
+        yield name, theirs.file(group)
+    if len(groups) > 1:
+        yield INDEX, [_index(dict(zip(names, groups, strict=True)), theirs.described)]
+    foreign = IRRELEVANT | set(found.family.ignored)
+    left = {k: v for k, v in (kept or {}).items() if k in foreign and k not in OWN_KEYS}
+    values = {**left, **found.config, "dtype": theirs.dtype()}
+    yield CONFIG, [json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"]
 
 
-def _index(files: list[Shard]) -> bytes:
-    total = sum(t.nbytes for shard in files for t in shard.tensors.values())
-    named = {name: shard.name for shard in files for name in (*shard.tensors, *shard.tied)}
+class Theirs:
+    """The tensors of theirs, made one by one of ours."""
+
+    def __init__(
+        self, rules: list[Rule], weights: Mapping[str, Tensor], dtype: torch.dtype | None
+    ) -> None:
+        self.weights = weights
+        self.wanted = dtype
+        self.rules = {n: list(g) for n, g in groupby(rules, lambda rule: rule.theirs)}
+        self.described = {
+            name: torch.empty(
+                some[-1].shape(weights[some[-1].ours].detach()),
+                dtype=self._dtype(weights[some[-1].ours]),
+                device="meta",
+            )
+            for name, some in self.rules.items()
+        }
+
+    def dtype(self) -> str:
+        """The dtype of most numbers."""
+        sizes: dict[str, int] = {}
+        for tensor in self.described.values():
+            name = safe.dtype_name(tensor)
+            sizes[name] = sizes.get(name, 0) + tensor.numel()
+        return max(sizes, key=lambda name: sizes[name])
+
+    def groups(self) -> list[list[str]]:
+        """The names in each file."""
+        groups: list[list[str]] = [[]]
+        room = SHARD_SIZE
+        for name in safe.file_order(self.described):
+            size = self.described[name].nbytes
+            if size > room and groups[-1]:
+                groups.append([])
+                room = SHARD_SIZE
+            groups[-1].append(name)
+            room -= size
+        return groups
+
+    def file(self, names: list[str]) -> Iterator[bytes | memoryview]:
+        """A file's content in pieces."""
+        yield safe.header({name: self.described[name] for name in names}, FORMAT)
+        for name in names:
+            ((_, tensor),) = exported(self.rules[name], self.weights)
+            content = safe.tensor_bytes(tensor.to(self.described[name].dtype).cpu().contiguous())
+            yield from (content[first : first + CHUNK] for first in range(0, len(content), CHUNK))
+
+    def _dtype(self, ours: Tensor) -> torch.dtype:
+        narrow = self.wanted is not None and ours.dtype == torch.float32
+        return self.wanted if narrow and self.wanted is not None else ours.dtype
+
+
+def _index(files: Mapping[str, list[str]], described: Mapping[str, Tensor]) -> bytes:
+    total = sum(tensor.nbytes for tensor in described.values())
+    named = {name: file for file, names in files.items() for name in names}
     return json.dumps({"metadata": {"total_size": total}, "weight_map": named}, indent=2).encode()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.deepseek import DeepseekV3
 from bigmodel_cli.convert.experts import Mixtral, Qwen3Moe
 from bigmodel_cli.convert.family import Family
 from bigmodel_cli.convert.gemma import Gemma2, Gemma3
+from bigmodel_cli.convert.gpt2 import GPT2
 from bigmodel_cli.convert.gpt_oss import GptOss
 from bigmodel_cli.convert.granite import Granite, GraniteMoeHybrid
 from bigmodel_cli.convert.lfm2 import Lfm2
 from bigmodel_cli.convert.llama import Llama
 from bigmodel_cli.convert.mamba2 import Mamba2
 from bigmodel_cli.convert.mistral import Mistral
+from bigmodel_cli.convert.modernbert import ModernBert
 from bigmodel_cli.convert.olmo import Olmo2, Olmo3
 from bigmodel_cli.convert.qwen import Qwen2, Qwen3
 from bigmodel_cli.convert.qwen3_5 import Qwen3_5
+from bigmodel_cli.convert.seq2seq import T5, Marian
 from bigmodel_cli.convert.smollm3 import SmolLM3
+from bigmodel_cli.convert.timm import TimmResNet, TimmViT
+from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, Dinov3, HFViT
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
@@ -36,7 +42,21 @@ FAMILIES: tuple[Family, ...] = (
     GraniteMoeHybrid(),
     Lfm2(),
     Mamba2(),
+    GPT2(),
+    Bert(),
+    Roberta(),
+    DistilBert(),
+    ModernBert(),
+    HFViT(),
+    Dinov2(),
+    Dinov2WithRegisters(),
+    Dinov3(),
+    Marian(),
+    T5(),
 )
+
+TIMM: tuple[Family, ...] = (TimmViT(), TimmResNet())
+"""Those of timm's own layout."""
 
 BY_TYPE = {name: family for family in FAMILIES for name in family.model_types}
 """By config.json's `model_type`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.data import TOKENIZER
@@ -15,8 +16,10 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.models.base import AnyModelOptions
 
 BODY, CAUSAL_LM, MASKED_LM = "", "causal_lm", "masked_lm"
-CLASSIFICATION, TAGGING = "classification", "tagging"
+CLASSIFICATION, TAGGING, SEQ2SEQ = "classification", "tagging", "seq2seq"
 """The `task.type`s that heads of published models are for; BODY is a network without a head."""
+STACKS = {"blocks", "encoder", "decoder"}
+"""Options of models that are lists of blocks."""
 LONGEST_WINDOW = 1024
 """Most tokens of a training window that a folder's spec asks for; the model may take more."""
 
@@ -39,16 +42,43 @@ class Family(ABC):
 
     Where config.json names no class, it is the first.
     """
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """Regular expressions within names in other files -> what stands there in the rules."""
+    spare: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of ours that only a model for labels has and that bodies bring too, as a pooler."""
     leftovers: ClassVar[tuple[str, ...]] = ()
     """Regular expressions of tensors in published files that the network does not need."""
+    prefix: ClassVar[str] = ""
+    """What names of the network below a head begin with in files that have a head ("bert.").
+
+    Files without a head may lack it, and some with one do (GPT-2's): both are read.
+    """
+    copies: ClassVar[Mapping[str, str]] = {}
+    """Tensors that some files hold a second time -> the one that they must be equal to."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Regular expressions within names in older files -> what stands there today."""
+    without_head: ClassVar[str] = MASKED_LM
+    """The `task.type` of a spec around a network without a head."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
+
+    def called(self) -> str:
+        """The name of the family, for messages."""
+        return self.model_types[0]
+
+    def reads(self, config: Config) -> bool:
+        """Whether a config.json is of this family."""
+        return config.maybe("model_type", str) in self.model_types
 
     @abstractmethod
     def model(self, config: Config) -> dict[str, Any]:
         """The spec's `model` section. Raises `CheckpointError` for an option that is not built."""
+
+    def beside(self, folder: Path) -> dict[str, Any]:
+        """Options of the model that other files of its folder say. Raises `CheckpointError`."""
+        return {}
+
+    def unused(self, task: str) -> tuple[str, ...]:
+        """Options of the model that a network with this task's head does not use."""
+        return ()
 
     @abstractmethod
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
@@ -77,12 +107,16 @@ class Family(ABC):
         if info.tagged:
             return {"type": "conll", "train": [str(folder)], **shared}
         if info.classes:
-            return {"type": "table", "train": [str(folder)], "label": 1, **shared}
+            return {"type": "table", "train": [str(folder)], "text": [0], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
     def leftovers_of(self, model: Model) -> tuple[str, ...]:
         """Regular expressions of tensors in published files that this model does not need."""
         return self.leftovers
+
+    def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
+        """Further JSON files of the folder that is written, by name."""
+        return {}
 
     def task_of(self, config: Config) -> str:
         """The task that the head of the class in config.json is for; BODY for none.
@@ -108,15 +142,38 @@ def class_names(config: Config) -> tuple[str, ...]:
 
     Raises `CheckpointError`.
     """
+    config.only("problem_type", "single_label_classification")
     named = config.maybe("id2label", dict)
     if named is None:
-        return tuple(f"LABEL_{i}" for i in range(config.get("num_labels", int, 2)))
-    names = [named.get(str(i)) for i in range(len(named))]
-    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        count = config.get("num_labels", int, 2)
+        named = {str(i): f"LABEL_{i}" for i in range(count)}
+    if len(named) < 2:
         raise CheckpointError(
-            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1} differently"
+            f"{config.file}: id2label: one output is a number, which is not built"
         )
-    return tuple(map(str, names))
+    names = [named.get(str(i)) for i in range(len(named))]
+    if not all(isinstance(name, str) for name in names):
+        raise CheckpointError(
+            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1}"
+        )
+    counts = Counter(names)
+    found = [f"{name} ({i})" if counts[name] > 1 else str(name) for i, name in enumerate(names)]
+    if twice := sorted(str(name) for name, count in counts.items() if count > 1):
+        if len(set(found)) < len(found):
+            raise CheckpointError(f"{config.file}: id2label: {twice[0]!r} is given twice")
+        config.note(
+            f"id2label names classes alike ({', '.join(twice[:3])}): they are told apart by their"
+            " numbers, in brackets"
+        )
+    return tuple(found)
+
+
+def class_labels(info: DatasetInfo) -> dict[str, Any]:
+    """The inverse: what config.json says of labels."""
+    if not info.classes:
+        return {}
+    names = {str(i): name for i, name in enumerate(info.classes)}
+    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
 
 
 def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -133,13 +190,27 @@ def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def written_out(options: AnyModelOptions) -> dict[str, Any]:
-    """Every option with its value, blocks one by one."""
-    values = options.model_dump(mode="json")
-    if "blocks" in values:
-        values["blocks"] = [
+def written_out(options: AnyModelOptions, info: DatasetInfo | None = None) -> dict[str, Any]:
+    """Every option with its value, blocks one by one.
+
+    What is left out is what it comes to: sizes by the model's width, and by the data's `info`.
+    """
+    values: dict[str, Any] = _settled(options, options.width() or 1)
+    if info is not None:
+        for name, known in (("vocab_size", info.vocab_size), ("max_len", info.context)):
+            if name in values and values[name] is None:
+                values[name] = known
+    for stack in STACKS & values.keys():
+        values[stack] = [
             {name: value for name, value in block.items() if name != "repeat"}
-            for block in values["blocks"]
+            for block in values[stack]
             for _ in range(block["repeat"])
         ]
     return values
+
+
+def _settled(value: Any, dim: int) -> Any:
+    if isinstance(value, Options):
+        plain = {name: _settled(inner, dim) for name, inner in dict(value).items()}
+        return {**plain, **value.settled(dim)}
+    return [_settled(inner, dim) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,77 +1,50 @@
-"""A folder in Hugging Face's layout: config.json, safetensors with an index, tokenizer.
+"""A folder in Hugging Face's layout: config.json, weights with an index, tokenizer.
 
 Everything is read within the bounds of our own checkpoints: regular files only, sizes known before
-anything is read, each header checked, no code run. Tensors stay in the files until they are copied.
+anything is read, no code run. Links are followed in one case: in a folder of the hub's cache, from
+a snapshot to the blobs beside it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints import safe
-from bigmodel_cli.checkpoints.files import MOST_JSON, clipped, opened, parse_json, read_file
-from bigmodel_cli.checkpoints.manifest import MOST_SIZE
+from bigmodel_cli.checkpoints.contents import MANIFEST
+from bigmodel_cli.checkpoints.files import MOST_JSON, clipped, parse_json, read_file
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.errors import CheckpointError
-from bigmodel_cli.lazy import Tensor, torch
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 ANOTHER = "use another checkpoint"
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Where a tensor lies."""
-
-    path: Path
-    first: int
-    size: int
-    described: Tensor  # on the meta device
-
-
-class FolderTensors(Mapping[str, Tensor]):
-    """The tensors of a folder by name, on the meta device; `read` gives one."""
-
-    def __init__(self, stored: dict[str, _Stored]) -> None:
-        self.stored = stored
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.stored[name].described
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.stored)
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def renamed(self, changes: Mapping[str, str]) -> FolderTensors:
-        """The same tensors by other names: regular expressions -> what stands in their place."""
-        found = self.stored
-        for pattern, place in changes.items():
-            found = {re.sub(pattern, place, name): at for name, at in found.items()}
-        return FolderTensors(found if len(found) == len(self.stored) else self.stored)
-
-    def read(self, name: str) -> Tensor:
-        """A tensor on the CPU, mapped from its file: pages are read when they are used."""
-        at = self.stored[name]
-        with opened(at.path, MOST_SIZE) as file:
-            if os.fstat(file.fileno()).st_size != at.size:
-                raise CheckpointError(f"{at.path}: changed while it was read; {ANOTHER}")
-        mapped = torch.from_file(str(at.path), shared=False, size=at.size, dtype=torch.uint8)
-        content = mapped[at.first : at.first + at.described.nbytes]
-        if at.first % at.described.element_size():  # cannot be viewed as numbers of this size
-            content = content.clone()
-        return content.view(at.described.dtype).view(at.described.shape)
+DIGITS = 40
+"""Most digits of an integer: tokenizer_config.json writes 10^30 for "no limit"."""
+_BLOB = re.compile(r"\.\./\.\./blobs/([0-9a-zA-Z]{1,128})")
 
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder in this layout, rather than a checkpoint of ours."""
-    return os.path.isfile(path / CONFIG)
+    return os.path.isfile(path / CONFIG) and not os.path.lexists(path / MANIFEST)
+
+
+def located(folder: Path, name: str) -> Path:
+    """The file of this name in a folder: in a snapshot of the hub's cache, the blob it stands for.
+
+    Any other link stays what it is, and is refused when it is opened.
+    """
+    path = folder / name
+    if folder.parent.name == "snapshots" and path.is_symlink():
+        blob = _BLOB.fullmatch(os.readlink(path))
+        if blob:
+            return folder.parent.parent / "blobs" / blob[1]
+    return path
+
+
+def has(folder: Path, name: str) -> bool:
+    """Whether there is anything of this name."""
+    return os.path.lexists(folder / name)
 
 
 def read_config(folder: Path) -> Config:
@@ -79,7 +52,7 @@ def read_config(folder: Path) -> Config:
 
     Refused: code that the folder would have run (`auto_map`), and compressed weights.
     """
-    config = Config(read_json(folder / CONFIG), str(folder / CONFIG))
+    config = Config(read_json(folder, CONFIG), str(folder / CONFIG))
     if "auto_map" in config.values:
         raise CheckpointError(
             f"{config.file}: auto_map: this model is code that comes with it, which is not run;"
@@ -93,10 +66,15 @@ def read_config(folder: Path) -> Config:
     return config
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file. Raises `CheckpointError`."""
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """The mapping in a JSON file of the folder. Raises `CheckpointError`."""
+    return json_of(read(folder, name, MOST_JSON), folder / name)
+
+
+def json_of(content: bytes, path: Path | str) -> dict[str, Any]:
+    """The mapping in the content of a JSON file. Raises `CheckpointError`."""
     try:
-        values = parse_json(read_file(path, MOST_JSON))
+        values = parse_json(content, DIGITS)
     except ValueError as error:
         raise CheckpointError(f"{path}: damaged ({clipped(str(error))}); {ANOTHER}") from None
     if not isinstance(values, dict):
@@ -104,61 +82,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def open_tensors(folder: Path) -> FolderTensors:
-    """The tensors of the folder's safetensors files, headers checked. Raises `CheckpointError`."""
-    if os.path.lexists(folder / INDEX):
-        listed = _index(folder / INDEX)
-    elif os.path.lexists(folder / WEIGHTS):
-        listed = {WEIGHTS: None}
-    else:
-        raise CheckpointError(_without_weights(folder))
-    stored: dict[str, _Stored] = {}
-    for name, expected in listed.items():
-        path = folder / name
-        if not os.path.lexists(path):
-            raise CheckpointError(f"{path}: missing; {INDEX} names it; {ANOTHER}")
-        found = _one_file(path)
-        if expected is not None and found.keys() != expected:
-            odd = min(found.keys() ^ expected)
-            raise CheckpointError(f"{path}: {clipped(odd)!r} is not where {INDEX} says; {ANOTHER}")
-        stored |= found
-    return FolderTensors(stored)
-
-
-def _index(path: Path) -> dict[str, set[str] | None]:
-    """Each file's tensors. Raises `CheckpointError` for a name that is not of a file beside it."""
-    mapped = read_json(path).get("weight_map")
-    if not isinstance(mapped, dict) or not mapped:
-        raise CheckpointError(f"{path}: damaged (no weight_map); {ANOTHER}")
-    files: dict[str, set[str] | None] = {}
-    for tensor, name in mapped.items():
-        if not isinstance(name, str) or os.path.basename(name) != name or name in ("", ".", ".."):
-            raise CheckpointError(
-                f"{path}: {clipped(repr(name))} is not the name of a file beside it; {ANOTHER}"
-            )
-        known = files.setdefault(name, set())
-        assert known is not None
-        known.add(tensor)
-    return files
-
-
-def _one_file(path: Path) -> dict[str, _Stored]:
-    with opened(path, MOST_SIZE) as file:
-        size = os.fstat(file.fileno()).st_size
-        start, tensors = safe.read_header(file, path, size)
-    found, first = {}, len(start)
-    for name, described in tensors.items():
-        found[name] = _Stored(path, first, size, described)
-        first += described.nbytes
-    return found
-
-
-def _without_weights(folder: Path) -> str:
-    names = sorted(os.listdir(folder))
-    pickles = [n for n in names if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-    if pickles:
-        return (
-            f"{folder}: {pickles[0]} is a pickle, which can run code when it is read, and is"
-            " refused; convert it to safetensors where it came from"
-        )
-    return f"{folder}: {CONFIG} is there, and no {WEIGHTS}; {ANOTHER}"
+def read(folder: Path, name: str, most: int) -> bytes:
+    """The content of a file of at most `most` bytes. Raises `CheckpointError`."""
+    return read_file(located(folder, name), most)

@@ -7,9 +7,6 @@ its weights are copied into the model by the family's rules when they are loaded
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,53 +16,84 @@ from pydantic import ValidationError
 from bigmodel_cli import checkpoints
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.checkpoints.contents import FACTS
-from bigmodel_cli.checkpoints.files import clipped, read_file
-from bigmodel_cli.checkpoints.stored import Tensors
-from bigmodel_cli.checkpoints.weights import below
+from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.convert import based, hub, torchvision
 from bigmodel_cli.convert import folder as folders
-from bigmodel_cli.convert.families import BY_TYPE
-from bigmodel_cli.convert.family import MASKED_LM, Family, written_out
-from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
-from bigmodel_cli.data import TOKENIZER
+from bigmodel_cli.convert.assets import read_assets as _assets
+from bigmodel_cli.convert.config import Config
+from bigmodel_cli.convert.converted import ConvertedTensors
+from bigmodel_cli.convert.families import BY_TYPE, FAMILIES, TIMM
+from bigmodel_cli.convert.family import Family, written_out
+from bigmodel_cli.convert.weights import FolderTensors, open_tensors
 from bigmodel_cli.errors import CheckpointError, did_you_mean
-from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models import MODELS, build, within
+from bigmodel_cli.models import MODELS
 from bigmodel_cli.models.base import AnyModelOptions
 
-MOST_TOKENIZER = 100_000_000
+PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
+"""The dtype that weights are stored in -> the precision that they are used in."""
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that `path` names: see `checkpoints.find`. Raises `CheckpointError`."""
-    return path if folders.is_folder(path) else checkpoints.find(path)
+    """The checkpoint that `path` names: see `checkpoints.find`; a model of the hub is fetched.
+
+    Raises `CheckpointError`.
+    """
+    if hub.is_hub(path):
+        return hub.fetched(path)
+    foreign = folders.is_folder(path) or torchvision.is_weights_file(path)
+    return path if foreign else checkpoints.find(path)
+
+
+def title(path: Path) -> str:
+    """What a checkpoint is called: as its run, else its folder, in the hub's cache the model."""
+    if path.parent.name == "snapshots":
+        return path.parent.parent.name.removeprefix("models--")
+    run = path.parent.parent if path.parent.name == "checkpoints" else path
+    return run.absolute().name
 
 
 def read(path: Path) -> Checkpoint:
     """A checkpoint, without what only a resume needs. Raises `CheckpointError`."""
+    if torchvision.is_weights_file(path):
+        return torchvision.describe(path).checkpoint()
     if not folders.is_folder(path):
-        return checkpoints.read(path, train_state=False)
-    described = describe(path)
+        return whole(checkpoints.read(path, train_state=False), path)
+    described, theirs = describe(path), open_tensors(path)
+    model = ConvertedTensors(
+        described.family, described.model, described.info, described.task, theirs, path
+    )
     return Checkpoint(
         step=0,
-        model=ConvertedTensors(described, folders.open_tensors(path)),
+        model=model,
         train=checkpoints.StoredTensors([], {}),
         state={},
-        spec=described.spec(),
+        spec=described.spec(theirs),
         info=described.info.to_json(),
         assets=_assets(path),
+        headless=not described.task,
+        notes=(*described.notes, *theirs.notes, *model.notes),
     )
+
+
+def whole(found: Checkpoint, path: Path) -> Checkpoint:
+    """A checkpoint of ours with the weights that it leaves out, if any (see `based`)."""
+    return based.whole(found, path, read)
 
 
 def read_spec(path: Path) -> dict[str, Any]:
     """The resolved spec of a checkpoint. Raises `CheckpointError`."""
+    if torchvision.is_weights_file(path):
+        return torchvision.describe(path).spec()
     if not folders.is_folder(path):
         return checkpoints.read_spec(path)
-    return describe(path).spec()
+    return describe(path).spec(open_tensors(path))
 
 
 def read_assets(path: Path) -> dict[str, bytes]:
     """The files of the data: facts.json, and assets such as tokenizer.json."""
+    if torchvision.is_weights_file(path):
+        return {FACTS: json.dumps(torchvision.describe(path).info.to_json()).encode()}
     if not folders.is_folder(path):
         return checkpoints.read_assets(path)
     info = json.dumps(describe(path).info.to_json()).encode()
@@ -74,42 +102,51 @@ def read_assets(path: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Described:
-    """What a folder's config.json says, in our words."""
+    """What a folder's config.json says, in our words; `notes` are what is to be said of it."""
 
     folder: Path
     family: Family
     task: str  # what the head is for; BODY without one
     model: AnyModelOptions
     info: DatasetInfo
+    notes: tuple[str, ...]
 
-    def spec(self) -> dict[str, Any]:
-        """A whole spec around the model, for the commands that need no more than it says."""
+    def spec(self, theirs: FolderTensors) -> dict[str, Any]:
+        """A whole spec around the model, for the commands that need no more than it says.
+
+        What is stored in bf16 or fp16 is used in that precision.
+        """
+        stored = PRECISIONS.get(theirs.dtype(), "auto")
         return {
             "model": self.model.model_dump(mode="json"),
             "data": self.family.data(self.folder, self.info),
-            "task": {"type": self.task or MASKED_LM},
-            "train": {"steps": 1},
+            "task": {"type": self.task or self.family.without_head},
+            "train": {"steps": 1, "precision": stored},
         }
 
 
 def describe(folder: Path) -> Described:
     """The model in a folder. Raises `CheckpointError`."""
     config = folders.read_config(folder)
-    kind = config.get("model_type", str)
-    family = BY_TYPE.get(kind)
+    family = family_of(config)
     if family is None:
-        known = did_you_mean(kind, list(BY_TYPE)) or f"; known are {', '.join(sorted(BY_TYPE))}"
-        raise CheckpointError(f"{config.file}: model_type: {clipped(kind)!r} is not read{known}")
-    values, task = family.model(config), family.task_of(config)
+        raise CheckpointError(f"{config.file}: {_unread(config)}")
     try:
-        model = typed(values)
+        model = typed({**family.model(config), **family.beside(folder)})
+        task = family.task_of(config)
+        info = family.info(config, folder, written_out(model), task)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"]))
         raise CheckpointError(f"{config.file}: model.{where}: {fault['msg']}") from None
-    info = family.info(config, folder, written_out(model), task)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        # what a value of the wrong kind deep within it comes to
+        raise CheckpointError(
+            f"{config.file}: not a config of this family ({type(error).__name__}:"
+            f" {clipped(str(error), 100)}); {folders.ANOTHER}"
+        ) from None
     config.finish(family.ignored)
-    return Described(folder, family, task, model, info)
+    return Described(folder, family, task, model, info, tuple(config.notes))
 
 
 def typed(values: dict[str, Any]) -> AnyModelOptions:
@@ -118,68 +155,19 @@ def typed(values: dict[str, Any]) -> AnyModelOptions:
     return model
 
 
-def _assets(path: Path) -> dict[str, bytes]:
-    there = os.path.lexists(path / TOKENIZER)
-    return {TOKENIZER: read_file(path / TOKENIZER, MOST_TOKENIZER)} if there else {}
+def family_of(config: Config) -> Family | None:
+    """The family that reads a config.json, if any."""
+    return next((family for family in (*FAMILIES, *TIMM) if family.reads(config)), None)
 
 
-class ConvertedTensors(Tensors):
-    """The weights of a model of ours, by our names, in a folder of theirs.
-
-    Buffers that no tensor of theirs gives keep the value that the network is built with. The head
-    of a network that comes without one is left out.
-    """
-
-    def __init__(self, published: Described, theirs: folders.FolderTensors) -> None:
-        with within(theirs, published.info.outputs), torch.device("meta"):
-            built = build(published.model, published.info)
-        absent = () if published.task else built.output_layers()
-        self.described = {
-            name: tensor for name, tensor in built.state_dict().items() if not below(name, absent)
-        }
-        self.theirs = theirs = theirs.renamed(published.family.renamed)
-        self.rules: dict[str, list[Rule]] = {}
-        model = written_out(published.model)
-        rules = list(published.family.rules(model, published.info, published.task))
-        learned = [name for name, _ in built.named_parameters() if name in self.described]
-        check_complete(rules, self.described, learned)
-        check_fit(rules, self.described, theirs)
-        given = {rule.theirs for rule in rules}
-        foreseen = published.family.leftovers_of(model)
-        left = [
-            name
-            for name in theirs
-            if name not in given and not any(re.fullmatch(p, name) for p in foreseen)
-        ]
-        if left:
-            raise CheckpointError(
-                f"{published.folder}: {len(left)} tensors that the model has no place for: "
-                f"{', '.join(map(clipped, left[:5]))}"
-            )
-        for rule in rules:
-            self.rules.setdefault(rule.ours, []).append(rule)
-
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self.described[name]
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.described)
-
-    def __len__(self) -> int:
-        return len(self.described)
-
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, target in targets.items():
-                for rule in self.rules.get(name, ()):
-                    rule.load(target, self.theirs.read(rule.theirs))
-
-    def stream(self) -> Iterator[tuple[str, Tensor]]:
-        for name in self.rules:
-            yield name, self.glance(name)
-
-    def glance(self, name: str) -> Tensor:
-        tensor = torch.zeros_like(self.described[name], device="cpu")
-        self.copy_to({name: tensor})
-        return tensor
+def _unread(config: Config) -> str:
+    """That no family reads this config.json, and which come near."""
+    named = config.values.get("architecture")
+    if "model_type" not in config.values and isinstance(named, str):
+        return (
+            f"architecture: {clipped(named)!r} of timm is not read; what is: plain vit_ and deit_"
+            " networks with a class token, and the ResNets that torchvision has too"
+        )
+    kind = config.get("model_type", str)
+    known = did_you_mean(kind, list(BY_TYPE)) or f"; known are {', '.join(sorted(BY_TYPE))}"
+    return f"model_type: {clipped(kind)!r} is not read{known}"

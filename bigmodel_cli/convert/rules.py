@@ -116,13 +116,29 @@ class Rule:
         theirs = theirs[self.skip : self.skip + own[0]] if own else theirs
         return theirs if self.half is None else self.half.of(theirs)
 
-    def load(self, ours: Tensor, theirs: Tensor) -> None:
-        """Copy theirs into ours, in the dtype of ours; the shapes are known to fit."""
-        place, theirs = self.view(ours), self.within(theirs, self.own(ours))
-        if self.order is None:
+    def load(self, ours: Tensor, theirs: Tensor, first: int = 0) -> None:
+        """Copy theirs into ours, in the dtype of ours; the shapes are known to fit.
+
+        `theirs` may be some of its rows, of which the first is row `first`.
+        """
+        place, own = self.view(ours), self.own(ours)
+        if not own:
             place.copy_(theirs)
+            return
+        start, at = self.skip - first, max(first - self.skip, 0)
+        theirs = theirs[max(start, 0) : max(start + own[0], 0)]
+        theirs = theirs if self.half is None else self.half.of(theirs)
+        if self.order is None:
+            place[at : at + len(theirs)].copy_(theirs)
         else:
-            place.index_copy_(0, torch.tensor(self.order), theirs.to(place.dtype))
+            rows = torch.tensor(self.order[at : at + len(theirs)], dtype=torch.int64)
+            place.index_copy_(0, rows, theirs.to(place.dtype))
+
+    def memory(self, ours: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """The view where it lies in memory as its rows of this dtype do in a file, else None."""
+        place = self.view(ours)
+        plain = self.order is None and self.half is None and place.is_contiguous()
+        return place if plain and place.dtype == dtype and place.device.type == "cpu" else None
 
     def save(self, ours: Tensor) -> Tensor:
         """What theirs has of ours, contiguous."""

@@ -10,7 +10,10 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
-from bigmodel_cli.data.base import FACTS, AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
+from bigmodel_cli.data.chat.template import BUILT_IN, Template, find_template
+from bigmodel_cli.data.chat.turns import Turns
 from bigmodel_cli.data.expected import ExpectedData
 from bigmodel_cli.data.image.images import (
     CIFAR10Options,
@@ -23,6 +26,7 @@ from bigmodel_cli.data.image.images import (
 )
 from bigmodel_cli.data.image.pixels import denormalise, prepare_image
 from bigmodel_cli.data.inputs import (
+    Dialogues,
     Item,
     Prompts,
     Reader,
@@ -31,6 +35,7 @@ from bigmodel_cli.data.inputs import (
 )
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
+from bigmodel_cli.data.replay import with_replay
 from bigmodel_cli.data.synthetic import SyntheticOptions
 from bigmodel_cli.data.text.cleaning import lines_of
 from bigmodel_cli.data.text.conll import CoNLLOptions
@@ -40,6 +45,7 @@ from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
 from bigmodel_cli.data.text.tokenizer import ASSET as TOKENIZER
 from bigmodel_cli.data.text.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
+from bigmodel_cli.data.text.tokenizer import SPECIAL_ASSET as SPECIAL_TOKENS
 from bigmodel_cli.data.text.tokenizer import (
     Tokenizer,
     load_source_tokenizer,
@@ -69,6 +75,8 @@ SOURCES = Table(
     AudioOptions,
     SyntheticOptions,
     CoNLLOptions,
+    ChatOptions,
+    PreferencesOptions,
 )
 DataOptions = Annotated[AnyDataOptions, SOURCES]
 
@@ -113,25 +121,32 @@ def open_or_expect(options: AnyDataOptions, *, say: Say, assets: Assets | None =
 
 
 __all__ = [
+    "BUILT_IN",
     "FACTS",
     "SOURCES",
     "SOURCE_TOKENIZER",
+    "SPECIAL_TOKENS",
     "TOKENIZER",
+    "TOKENIZERS",
     "TRAINED_ON",
     "AnyDataOptions",
     "Assets",
     "DataOptions",
     "DataSet",
+    "Dialogues",
     "Item",
     "Prompts",
     "Reader",
     "Say",
     "Sources",
     "Split",
+    "Template",
     "Tokenizer",
+    "Turns",
     "check_held_out",
     "denormalise",
     "exposure",
+    "find_template",
     "input_of",
     "lines_of",
     "load_source_tokenizer",
@@ -146,4 +161,5 @@ __all__ = [
     "record",
     "say_overlaps",
     "target_of",
+    "with_replay",
 ]

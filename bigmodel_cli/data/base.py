@@ -6,9 +6,10 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from bigmodel_cli.config import PADDING, DatasetInfo, Options
 from bigmodel_cli.data.order import Ints, keys_of
@@ -28,14 +29,33 @@ Assets = Mapping[str, bytes]
 tokenizer.json.
 """
 FACTS = "facts.json"
+TOKENIZERS = ("tokenizer", "source_tokenizer")
+"""Options of the data that a checkpoint fixes for all that continue from it: it brings its own."""
 LONG_ROWS = 64
 """Samples that are looked at to find the longest rows of a batch."""
+
+
+class ReplayOptions(Options):
+    """Items of the data before among those of a finetuning, against forgetting (Robins 1995)."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="of the training items of an epoch"
+    )
+    spec: str | None = Field(
+        None,
+        description=(
+            "a spec, run or checkpoint whose data is replayed; left out: that of init.checkpoint"
+        ),
+    )
 
 
 class AnyDataOptions(Options):
     """Options of a data source, and the questions that upper rooms ask of any of them."""
 
     type: str
+    replay: ReplayOptions | None = Field(
+        None, description="mixes in training items of the data before, against forgetting"
+    )
     test_data: ClassVar[str]
     """How test data is named on the command line, for messages."""
     paths: ClassVar[tuple[str, ...]] = ()
@@ -227,6 +247,13 @@ class DataSet:
     ) -> None:
         self.info, self.fingerprint, self.unit, self.held_out = info, fingerprint, unit, held_out
         self._splits, self._assets, self._items = splits, assets, items
+
+    def with_training(self, split: Split, fingerprint: str) -> DataSet:
+        """The same with another training split."""
+        splits = {**self._splits, "train": split}
+        return DataSet(
+            self.info, fingerprint, splits, self._assets, self._items, self.unit, self.held_out
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:

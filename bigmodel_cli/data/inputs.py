@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.split import batch_of_sounds, read_sound
 from bigmodel_cli.data.base import AnyDataOptions, padded
+from bigmodel_cli.data.chat.messages import asked
+from bigmodel_cli.data.chat.turns import Turns
 from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.image.pixels import prepare_image
 from bigmodel_cli.data.text.cleaning import checked, clean, printable, without_bom
@@ -159,17 +161,53 @@ class Sources:
         return {"source": padded(contents)}
 
 
-class Prompts:
-    """Prompts of a decoder: {"tokens": (B, T), "real": (B, T)}, padded on the left; a prompt that
-    is too long loses its start.
+class LeftPadded:
+    """Rows of tokens for a decoder to continue: {"tokens": (B, T), "real": (B, T)}."""
 
-    Where each training text begins with a start token, as the rows of a table and isolated
-    documents do, a prompt does too, and may be empty; windows of running text begin anywhere.
+    def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Padded on the left."""
+        longest = max(map(len, contents))
+        real = torch.tensor(
+            [[False] * (longest - len(row)) + [True] * len(row) for row in contents]
+        )
+        return {
+            "tokens": torch.tensor([[row[0]] * (longest - len(row)) + row for row in contents]),
+            "real": real,
+        }
+
+
+class Dialogues(LeftPadded):
+    """Questions, or conversations as JSON, as their template writes them; what is too long is
+    refused.
+    """
+
+    def __init__(self, turns: Turns, limit: int) -> None:
+        self.turns, self.limit = turns, limit
+        self.most = f"{limit} tokens"
+
+    def read(self, given: str, place: str) -> tuple[list[int], bool]:
+        """The tokens up to where the answer begins."""
+        tokens = self.turns.prompt(asked(without_bom(checked(given, place)), place), place)
+        if len(tokens) >= self.limit:
+            raise DataError(
+                f"{place}: the conversation has {len(tokens):,} tokens, and the model takes"
+                f" {self.limit:,} with the answer"
+            )
+        return tokens, False
+
+
+class Prompts(LeftPadded):
+    """Prompts of a decoder, padded on the left; a prompt that is too long loses its start.
+
+    Where each training text begins with a start token, as the rows of a table, isolated documents
+    and the texts of some published models do, a prompt does too, and may be empty; other windows
+    of running text begin anywhere.
     """
 
     def __init__(self, tokenizer: Tokenizer, limit: int, options: AnyDataOptions) -> None:
         self.tokenizer, self.limit, self.sides = tokenizer, limit, options.text_columns()
-        self.begin = [marks(tokenizer)[0]] if self.sides or options.isolates() else []
+        begins = self.sides or options.isolates() or tokenizer.begins
+        self.begin = [marks(tokenizer)[0]] if begins else []
         self.most = f"{limit} tokens, the last ones"
 
     def read(self, given: str, place: str) -> tuple[list[int], bool]:
@@ -189,17 +227,6 @@ class Prompts:
     def tokens(self, text: str, place: str) -> list[int]:
         """The tokens of a text as plain numbers."""
         return [int(token) for token in encode(self.tokenizer, text, place)]
-
-    def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Padded on the left."""
-        longest = max(map(len, contents))
-        real = torch.tensor(
-            [[False] * (longest - len(row)) + [True] * len(row) for row in contents]
-        )
-        return {
-            "tokens": torch.tensor([[row[0]] * (longest - len(row)) + row for row in contents]),
-            "real": real,
-        }
 
 
 class Windows:

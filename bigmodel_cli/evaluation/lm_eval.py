@@ -216,7 +216,7 @@ class Answers:
                     sampling,
                     max_new_tokens=most,
                     draws=draws,
-                    stop=self.tokenizer.end_of_text,
+                    stop=self.tokenizer.stops,
                 ):
                     produced.append(int(step[0]))
                     text = added_text(self.tokenizer, prompt[-self.limit :], produced)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.assemble import reference_of
 from bigmodel_cli.console import say, sentence, table
 from bigmodel_cli.data import (
     TRAINED_ON,
@@ -132,7 +133,7 @@ def evaluate_checkpoint(
         check_output(predictions, "--predictions")
     if matrix is not None:
         check_picture(matrix, "--confusion")
-    first = _evaluate(path, overrides, split, device)
+    first = evaluate_items(path, overrides, split, device)
     if matrix is not None:
         _draw_matrix(first, matrix)
     if predictions is not None:
@@ -151,7 +152,7 @@ def evaluate_checkpoint(
     if other is None:
         return report
     # The device was reported.
-    second = _evaluate(other, overrides, first.split, device, tell=lambda _: None)
+    second = evaluate_items(other, overrides, first.split, device, tell=lambda _: None)
     name = str(second.loaded.path)
     return replace(report, second=name, differences=differences(first, second))
 
@@ -187,30 +188,41 @@ def rescored(path: Path, metrics: Sequence[str]) -> Report:
     return Report(str(path), "", task.name, "", estimates(task, measures))
 
 
-def _evaluate(
+def evaluate_items(
     path: Path,
     overrides: Sequence[Change],
     split: str | None,
     device: str,
     tell: Callable[[str], None] = say,
+    note: Callable[[str], None] = say,
+    *,
+    generate: bool = True,
 ) -> Evaluation:
+    """A checkpoint on one split, item by item.
+
+    `tell` receives the device and what was tuned, `note` what there is to say about the data.
+    Without `generate` nothing is generated, and texts are not scored.
+    """
     loaded = load_checkpoint(path, device, overrides, tell=tell)
     spec = loaded.spec
+    if loaded.task.needs_reference:
+        loaded.task.reference = reference_of(spec, loaded.info, loaded.device)
     task, texts = loaded.task, loaded.task.text_metrics
     need_libraries(texts)
     name = _split_name(spec, split)
-    data = open_data(spec.data, base=Path(), say=say, assets=loaded.files(), only=name)
+    data = open_data(spec.data, base=Path(), say=note, assets=loaded.files(), only=name)
     target = target_of(loaded.info)
     if target is not None and target_of(data.info) is None:
         raise SpecError(target.lacking)
     _check_length(loaded, data, name)
     trained = load_trained_on(loaded.assets.get(TRAINED_ON))
     if name == "val" and data.held_out:
-        check_held_out(data, task.name, trained, spec.data.test_data, say)
-    seen = exposure(data, name, task.name, trained, say)
+        check_held_out(data, task.name, trained, spec.data.test_data, note)
+    seen = exposure(data, name, task.name, trained, note)
     if data.split(name).lengths is not None:
         keep_few_kernels()
-    judged = evaluate_split(loaded, data.split(name), texts if task.generates else None)
+    written = texts if task.generates and generate else None
+    judged = evaluate_split(loaded, data.split(name), written)
     measures, columns = judged.measures | task.baselines(judged.columns, texts), judged.columns
     if name == "val" and (tuned := task.tuned(columns)):
         changes = " ".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from bigmodel_cli.generation.sampling import last_tokens, own_lengths, slide
+from bigmodel_cli.generation.sampling import Stop, last_tokens, own_lengths, slide, stops_at
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.base import Generator
 
@@ -60,7 +60,7 @@ def beam_search(
     beam: Beam,
     *,
     max_new_tokens: int,
-    stop: int | None,
+    stop: Stop,
     real: Tensor | None = None,
 ) -> list[list[Hypothesis]]:
     """Up to `beam.width` continuations of each row of `prompt` (B, T), the best first.
@@ -83,7 +83,7 @@ def _search(
     prompt: Tensor,
     beam: Beam,
     max_new_tokens: int,
-    stop: int | None,
+    stop: Stop,
     real: Tensor | None,
 ) -> list[list[Hypothesis]]:
     width, device = beam.width, prompt.device
@@ -107,7 +107,7 @@ def _search(
         # (R, 2K), the best first
         values, index = extended.flatten(1).topk(min(2 * width, width * vocab), dim=1)
         origin, token = index // vocab, index % vocab
-        ends = token == stop if stop is not None else torch.zeros_like(token, dtype=torch.bool)
+        ends = stops_at(token, stop)
         norm = beam.normaliser(length)
         for r, k in (ends[:, :width] & values[:, :width].isfinite()).nonzero().tolist():
             tokens, total = written[r, origin[r, k]].tolist(), float(values[r, k])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import Field, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
 from bigmodel_cli.errors import SpecError
@@ -46,6 +46,19 @@ class Decoding:
     def given(self) -> list[str]:
         """The options that differ from the defaults, as the command line calls them."""
         return [_option(f) for f in fields(self) if getattr(self, f.name) != f.default]
+
+    def with_settings(self, every: Mapping[str, Any], drawn: Mapping[str, Any]) -> Decoding:
+        """The same with the settings of a checkpoint where nothing else is asked for.
+
+        `every` are those of any text, `drawn` those of drawn or greedy text, which give way as a
+        whole to any option of how the next token is chosen.
+        """
+        chosen = {"temperature", "top_k", "top_p", "min_p", "beams", "length_penalty", "n_best"}
+        given = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+        taken = {name: value for name, value in every.items() if name not in given}
+        if max(self.beams or 1, self.n_best) > 1:
+            taken.pop("repetition_penalty", None)
+        return replace(self, **taken, **({} if given & chosen else drawn))
 
     def check(self) -> None:
         """Raise `SpecError` for options that exclude one another, or that are not finite."""

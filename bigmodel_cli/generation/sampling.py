@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from bigmodel_cli.lazy import Tensor, torch
@@ -26,6 +26,17 @@ class Sampling:
 
 
 GREEDY = Sampling(0.0)
+Stop = int | Collection[int] | None
+"""The token that ends a text, or several of them."""
+
+
+def stops_at(tokens: Tensor, stop: Stop) -> Tensor:
+    """Which of the tokens end a text; the shape of `tokens`."""
+    if stop is None:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    if isinstance(stop, int):
+        return tokens == stop
+    return torch.isin(tokens, torch.tensor([*stop], device=tokens.device, dtype=tokens.dtype))
 
 
 def generate(
@@ -35,14 +46,15 @@ def generate(
     *,
     max_new_tokens: int,
     draws: Tensor | None = None,
-    stop: int | None = None,
+    stop: Stop = None,
     real: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield the next token (B,) of each sequence of `prompt` (B, T), up to `max_new_tokens` times.
 
     `draws` (B, max_new_tokens) are uniform numbers for sampling, unused where `temperature` is 0.
-    Ends when every sequence has produced `stop`. Where a row reaches the model's maximum length,
-    its later half is read again and it goes on from there; a longer prompt is cut from the left.
+    Ends when every sequence has produced `stop`, or one of several. Where a row reaches the model's
+    maximum length, its later half is read again and it goes on from there; a longer prompt is cut
+    from the left.
     `real` (B, T) is False where a shorter prompt is padded, on its left. Each row has its own
     window, positions and draws: its text does not depend on the other rows.
     """
@@ -76,7 +88,7 @@ def generate(
         yield chosen
         tokens, own = torch.cat((tokens, chosen[:, None]), dim=1), own + 1
         if stop is not None:
-            ended |= chosen == stop
+            ended |= stops_at(chosen, stop)
             if bool(ended.all()):
                 return
 
@@ -110,7 +122,7 @@ class Seen:
     it would only make texts longer.
     """
 
-    def __init__(self, prompt: Tensor, real: Tensor | None, stop: int | None = None) -> None:
+    def __init__(self, prompt: Tensor, real: Tensor | None, stop: Stop = None) -> None:
         self.stop = stop
         # The last one is never padding.
         self.tokens = prompt if real is None else torch.where(real, prompt, prompt[:, -1:])
@@ -127,7 +139,7 @@ class Seen:
         old = logits.gather(1, self.tokens)
         changed = torch.where(old > 0, old / penalty, old * penalty)
         if self.stop is not None:
-            changed = torch.where(self.tokens == self.stop, old, changed)
+            changed = torch.where(stops_at(self.tokens, self.stop), old, changed)
         return logits.scatter(1, self.tokens, changed)
 
 

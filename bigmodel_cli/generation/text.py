@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
+    BUILT_IN,
     AnyDataOptions,
+    Dialogues,
     Item,
     Prompts,
     Reader,
     Sources,
+    Template,
     Tokenizer,
+    Turns,
+    find_template,
     load_source_tokenizer,
     load_tokenizer,
     read_items,
@@ -23,6 +28,7 @@ from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.generation.beam import beam_search
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
+from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -33,6 +39,7 @@ __all__ = [
     "Decoding",
     "Pieces",
     "added_text",
+    "answer_questions",
     "continue_texts",
     "generate_from_source",
     "longest_text",
@@ -97,21 +104,57 @@ def continue_texts(
     generated.
     """
     tokenizer = load_tokenizer(loaded.assets)
+    reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
+    return _continued(loaded, reader, prompts, decoding, tokenizer.stops, word, tell)
+
+
+def answer_questions(
+    loaded: Loaded,
+    questions: Iterable[str],
+    decoding: Decoding,
+    word: str = "input",
+    tell: Told | None = None,
+) -> Iterator[dict[str, Any]]:
+    """{"input", "text"} for each question or conversation; "text" is the answer.
+
+    The conversation is written as the checkpoint's chat template has it, and the answer ends where
+    the template ends one.
+    """
+    tokenizer = load_tokenizer(loaded.assets)
+    text, name = find_template(None, loaded.assets)
+    if name == BUILT_IN:
+        say("the checkpoint has no chat template; a plain one is used")
+    with Template(text, tokenizer, name) as template:
+        turns = Turns(tokenizer, template)
+        stops = tuple({*tokenizer.stops, turns.end()})
+        reader = Dialogues(turns, loaded.model.limit)
+        yield from _continued(loaded, reader, questions, decoding, stops, word, tell)
+
+
+def _continued(
+    loaded: Loaded,
+    reader: Reader,
+    prompts: Iterable[str],
+    decoding: Decoding,
+    stops: tuple[int, ...],
+    word: str,
+    tell: Told | None,
+) -> Iterator[dict[str, Any]]:
+    """The records of `continue_texts`, for what a reader makes of the prompts."""
+    tokenizer = load_tokenizer(loaded.assets)
     most = decoding.max_tokens or CONTINUED
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         numbers = [item.number for item in items]
         real = None if bool(batch["real"].all()) else batch["real"]
-        end = tokenizer.end_of_text
         watch = None
         if tell is not None and len(items) == 1:
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
         model, tokens = loaded.model.generator(), batch["tokens"]
-        written = write(loaded, model, tokens, decoding, numbers, most, end, DRAWN, real, watch)
+        written = write(loaded, model, tokens, decoding, numbers, most, stops, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
-    reader = Prompts(tokenizer, loaded.model.limit, loaded.spec.data)
     return in_order(reader, prompts, answer, loaded.device, word)
 
 
@@ -127,16 +170,17 @@ def generate_from_source(
     `empty` allows sources without a token. At the end the number of unfinished texts is reported.
     """
     tokenizer, model = load_tokenizer(loaded.assets), loaded.model
-    end, most = tokenizer.end_of_text, longest_text(loaded, decoding)
-    assert end is not None
+    first, most = tokenizer.target_start, longest_text(loaded, decoding)
+    assert first is not None
     total, unfinished = 0, 0
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with autocast(loaded.device, loaded.precision):
-            reading = model.generator(batch["source"])
-        start = torch.full((len(items), 1), end, device=loaded.device)
+            reading = Excluding(model.generator(batch["source"]), tokenizer.never)
+        start = torch.full((len(items), 1), first, device=loaded.device)
         numbers = [item.number for item in items]
-        written = write(loaded, reading, start, decoding, numbers, most, end, 0.0, None)
+        stops = tokenizer.stops
+        written = write(loaded, reading, start, decoding, numbers, most, stops, 0.0, None)
         return _records(written, tokenizer, decoding)
 
     own, most_read = load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len
@@ -183,7 +227,7 @@ def write(
     decoding: Decoding,
     items: Sequence[int],
     most: int,
-    end: int | None,
+    stops: Collection[int],
     temperature: float,
     real: Tensor | None,
     watch: Callable[[int], None] | None = None,
@@ -200,7 +244,7 @@ def write(
         )
     with autocast(loaded.device, loaded.precision):
         if beam is not None:
-            found = beam_search(model, prompt, beam, max_new_tokens=most, stop=end, real=real)
+            found = beam_search(model, prompt, beam, max_new_tokens=most, stop=stops, real=real)
             return [
                 [Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]]
                 for row in found
@@ -208,14 +252,16 @@ def write(
         draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None
         steps = []
         for step in generate(
-            model, prompt, sampling, max_new_tokens=most, draws=draws, stop=end, real=real
+            model, prompt, sampling, max_new_tokens=most, draws=draws, stop=stops, real=real
         ):
             steps.append(step)
             if watch is not None:
                 watch(int(step[0]))
     rows = torch.stack(steps, 1).tolist()
+    lengths = [next((i for i, token in enumerate(row) if token in stops), None) for row in rows]
     return [
-        [Written(row[: row.index(end)] if end in row else row, None, end in row)] for row in rows
+        [Written(row[:length], None, length is not None)]
+        for row, length in zip(rows, lengths, strict=True)
     ]
 
 
@@ -291,7 +337,7 @@ def stream_text(
         decoding.sampling(DRAWN),
         max_new_tokens=most,
         draws=decoding.draws([0], most, device),
-        stop=tokenizer.end_of_text,
+        stop=tokenizer.stops,
     )
     pieces = Pieces(tokenizer, content)
     for step in steps:

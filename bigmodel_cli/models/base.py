@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
 from bigmodel_cli.config import DatasetInfo, Options
@@ -27,6 +27,10 @@ class Generator(Protocol):
         self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
     ) -> Tensor:
         """Logits (B, T, V) of tokens (B, T) that continue the cache."""
+
+
+Resizing = Callable[[Tensor], Tensor]
+"""A tensor of a checkpoint -> one for images of another size; others stay as they are."""
 
 
 class Model(Module):
@@ -57,6 +61,17 @@ class Model(Module):
     def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task initialises anew."""
         raise NotImplementedError
+
+    def stream_layers(self) -> list[Module]:
+        """The blocks along the one residual stream, in order; [] where there is none."""
+        return []
+
+    def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
+        """How weights that follow the images' size become this model's, by name.
+
+        `before` describes the data that they are from.
+        """
+        return {}
 
     def generator(self, source: Tensor | None = None) -> Generator:
         """The decoder that generates; of an encoder-decoder, conditioned on the sources (B, S)."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
-from bigmodel_cli.lazy import Tensor, nn
+from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import Cache, init_normal, new_cache
 from bigmodel_cli.models.skeleton import (
@@ -102,6 +102,9 @@ class Decoder(Skeleton):
             self.head.weight = self.embedding.weight
         self.limit = max_generation_length(self, self.position, self.max_len)
         init_normal(self, options.init_std or options.dim**-0.5, {"blocks": self.blocks})
+
+    def stream_layers(self) -> list[Module]:
+        return list(self.blocks)
 
     def generator(self, source: Tensor | None = None) -> Decoder:
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.roles import PARAMETRIZED
 
 Shape = tuple[int, ...]
 
@@ -23,16 +24,22 @@ class Layer:
 
 
 def describe(model: Module, *example: Tensor) -> list[Layer]:
-    """The modules in the order in which they finish, with their output shapes for `example`."""
+    """The modules in the order in which they finish, with their output shapes for `example`.
+
+    An adapter counts as part of the layer whose weight it adapts.
+    """
     layers: list[Layer] = []
     hooks = []
     counted: set[int] = set()
     for path, module in model.named_modules():
+        if PARAMETRIZED in f".{path}.":
+            continue
 
         def note(module: Module, inputs: object, output: object, path: str = path) -> None:
             if isinstance(output, torch.Tensor):
                 # A tied one counts once.
-                own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+                named = module.named_parameters()
+                own = [p for name, p in named if _is_own(name) and id(p) not in counted]
                 counted.update(id(p) for p in own)
                 leaf = next(module.children(), None) is None
                 layers.append(
@@ -53,6 +60,11 @@ def describe(model: Module, *example: Tensor) -> list[Layer]:
         for hook in hooks:
             hook.remove()
     return layers
+
+
+def _is_own(name: str) -> bool:
+    """Whether a weight below a module is its own, or of its own weights' adapters."""
+    return "." not in name or f".{name}".startswith(PARAMETRIZED)
 
 
 def flops(model: Module, *example: Tensor) -> int:

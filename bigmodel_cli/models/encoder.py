@@ -12,10 +12,11 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
-from bigmodel_cli.errors import Faults, OptionError, SpecError
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.errors import Faults, SpecError
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.block import build_blocks
-from bigmodel_cli.models.frontend import ConvFrontendOptions
+from bigmodel_cli.models.frontend import ConvFrontendOptions, frames_of
+from bigmodel_cli.models.heads import POOLED, PoolerOptions, TokenHead, mean_of_real
 from bigmodel_cli.models.init import UNLIMITED, init_normal
 from bigmodel_cli.models.skeleton import (
     Blocks,
@@ -54,12 +55,28 @@ class EncoderOptions(SkeletonOptions):
     pool: Literal["cls", "mean"] = Field(
         "cls", description="what a label is read from: the first position, or the mean"
     )
-    pooler: bool = Field(False, description="a dense layer with tanh before the label, as in BERT")
+    pooler: bool | PoolerOptions = Field(
+        False, description="a dense layer before the label; true: with tanh, as in BERT"
+    )
+    mask_token: Natural | Literal["none"] | None = Field(
+        None,
+        description=(
+            "token that takes a hidden one's place, as in BERT; none: tokens cannot be hidden; left"
+            " out: a learned vector does"
+        ),
+    )
+    head_bias: bool = Field(
+        True, description="of the dense layer before the logits of tokens (ModernBERT: false)"
+    )
     max_len: Count | None = Field(
         None, description="longest sequence; the data's context when left out"
     )
     vocab_size: Count | None = Field(None, description="tokens (V); the tokenizer's when left out")
     dropout: Probability = Field(0.0, description="of the embeddings, and before a label")
+    head_dropout: Probability | None = Field(
+        None,
+        description="before a label, and before tags; left out: as dropout, and not before tags",
+    )
     init_std: Positive | None = Field(
         None,
         description=(
@@ -67,6 +84,13 @@ class EncoderOptions(SkeletonOptions):
             " 768)"
         ),
     )
+
+    def pooling(self, info: DatasetInfo) -> PoolerOptions | None:
+        """The layer before the logits for this data, if any."""
+        if not self.pooler or not info.outputs or info.spelling:
+            return None
+        pooler = PoolerOptions() if self.pooler is True else self.pooler
+        return pooler if pooler.tags or not info.tagged else None
 
     @model_validator(mode="after")
     def _bounded(self) -> EncoderOptions:
@@ -98,11 +122,14 @@ class AnyEncoder(Skeleton):
         self.norm = faults.build("model.norm", options.norm, dim)
         faults.check()
         self.labels = info.outputs > 0 and not info.spelling and not info.tagged
+        self.pooling = options.pooling(info)
+        if self.pooling is not None:
+            self.pooler = nn.Linear(dim, dim, bias=self.pooling.bias)
+            self.pooler_norm = faults.build("model.pooler.norm", self.pooling.norm, dim)
         if info.outputs:
-            self.pooler = nn.Linear(dim, dim) if options.pooler and self.labels else None
             self.head: Module = nn.Linear(dim, info.outputs + bool(info.spelling))
         else:
-            self.head = TokenHead(dim, vocab, options.blocks[0].norm)
+            self.head = TokenHead(dim, vocab, options.blocks[0].norm, options.head_bias)
         # Tokens or frames.
         self.limit = self.stride * self.max_len if has_table(self) else UNLIMITED
         self.std = options.init_std or dim**-0.5
@@ -116,9 +143,12 @@ class AnyEncoder(Skeleton):
         """The logits' layer is the last one; of tokens, that of the head."""
         return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
 
+    def stream_layers(self) -> list[Module]:
+        return list(self.blocks)
+
     def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task initialises anew."""
-        return ("head", "pooler")
+        return ("head", "pooler", "pooler_norm")
 
     def encode(self, x: Tensor, real: Tensor) -> Tensor:
         """(B, T, C), (B, T) bool -> (B, T, C)   the blocks, where nothing attends to padding."""
@@ -132,19 +162,28 @@ class AnyEncoder(Skeleton):
 
     def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
         """(B, T, C), real (B, T) -> logits of each position (or of those `at`), or (B, classes)."""
-        if not self.labels:
-            tokens: Tensor = self.head(x if at is None else x.flatten(0, 1)[at])
-            return tokens
         if at is not None:
-            raise SpecError(
-                "task.type: masked_lm needs an encoder that ends in tokens, and this one ends in"
-                " the data's labels; leave them out (data.label: null)"
-            )
-        x = x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)  # (B, C)
-        if self.pooler is not None:
-            x = self.pooler(x).tanh()
-        y: Tensor = self.head(dropout(x, self.options.dropout, self.training))  # (B, classes)
+            if self.labels:
+                raise SpecError(
+                    "task.type: masked_lm needs an encoder that ends in tokens, and this one ends"
+                    " in the data's labels; leave them out (data.label: null)"
+                )
+            x = x.flatten(0, 1)[at]
+        if self.labels:
+            x = self.pooled(x, real)  # (B, C)
+        if self.pooling is not None:
+            x = self.pooler(dropout(x, self.pooling.dropout, self.training))
+            x = POOLED[self.pooling.activation](x)
+            x = x if self.pooler_norm is None else self.pooler_norm(x)
+        p = self.options.head_dropout
+        if p is None:
+            p = self.options.dropout if self.labels else 0.0
+        y: Tensor = self.head(dropout(x, p, self.training))
         return y
+
+    def pooled(self, x: Tensor, real: Tensor) -> Tensor:
+        """(B, T, C), real (B, T) -> (B, C)   what a label is read from."""
+        return x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)
 
 
 class Encoder(AnyEncoder):
@@ -160,7 +199,8 @@ class Encoder(AnyEncoder):
 
     def __init__(self, options: EncoderOptions, info: DatasetInfo) -> None:
         super().__init__(options, info)
-        nn.init.normal_(self.mask, std=self.std)
+        if self.mask is not None:
+            nn.init.normal_(self.mask, std=self.std)
         if isinstance(self.head, TokenHead):
             self.head.logits.weight = self.embedding.weight
 
@@ -170,14 +210,29 @@ class Encoder(AnyEncoder):
             options.vocab_size, options.max_len, info, "an encoder", faults
         )
         self.embedding = nn.Embedding(vocab, options.dim)
-        self.mask = nn.Parameter(torch.zeros(options.dim))  # replaces a hidden token's embedding
+        own = options.mask_token is None  # replaces a hidden token's embedding
+        self.mask = nn.Parameter(torch.zeros(options.dim)) if own else None
+        if isinstance(options.mask_token, int) and 1 < vocab <= options.mask_token:
+            fault = f"{options.mask_token} is not one of {vocab:,} tokens"
+            faults.found.append(("model.mask_token", fault))
         self.types = nn.Embedding(options.token_types, options.dim) if options.token_types else None
         return vocab
 
     def embeddings(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   embeddings, the mask's where `masked` is True."""
+        """(B, T) tokens -> (B, T, C)   embeddings, the mask's where `masked` is True.
+
+        Raises `SpecError` where a token is hidden and there is nothing to hide it by.
+        """
+        token = self.options.mask_token
+        if masked is not None and token == "none":
+            raise SpecError(
+                "model.mask_token: none: the checkpoint's tokenizer has no token that stands for a"
+                " hidden one, and task.type: masked_lm hides tokens; give its number"
+            )
+        if masked is not None and self.mask is None:
+            tokens = torch.where(masked, token, tokens)
         x: Tensor = self.embedding(tokens.clamp(min=0))  # (B, T, C)
-        if masked is not None:
+        if masked is not None and self.mask is not None:
             x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
         if self.types is not None:
             if types is not None and self.types.num_embeddings < 2:
@@ -222,37 +277,10 @@ class FrameEncoder(AnyEncoder):
 
         Raises `OptionError` where model and data do not agree on what is read.
         """
-        if info.frame_width is None:
-            raise OptionError(
-                ("model.frontend", "it reads frames of sound, and the data has none; leave it out")
-            )
-        if options.frontend is None:
-            raise OptionError(
-                (
-                    "model.frontend",
-                    "missing; the data has frames of sound: frontend: {type: conv, stride: 4}",
-                )
-            )
-        if not info.outputs or options.token_types or options.vocab_size is not None:
-            raise OptionError(
-                (
-                    "model",
-                    (
-                        "token_types and vocab_size are of tokens, and the data has frames of sound"
-                        " and their labels"
-                    ),
-                )
-            )
-        length = options.max_len or info.context or 1
-        if info.context is not None and length < info.context:
-            raise OptionError(
-                (
-                    "model.max_len",
-                    f"{length} frames are fewer than the data's longest row of {info.context}",
-                )
-            )
-        self.frontend = options.frontend.build(info.frame_width, options.dim)
-        self.stride = options.frontend.stride
+        tokens = bool(options.token_types or options.vocab_size is not None)
+        frontend, length = frames_of(options.frontend, options.max_len, tokens, info)
+        self.frontend = frontend.build(info.frame_width or 1, options.dim)
+        self.stride = frontend.stride
         self.max_len = -(-length // self.stride)
         return 0
 
@@ -269,24 +297,3 @@ class FrameEncoder(AnyEncoder):
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         real = place >= 0 if lengths is None else place < self.out_lengths(lengths)[:, None]
         return self.logits(self.encode(x, real), real)
-
-
-class TokenHead(Module):
-    """(B, T, C) -> (B, T, V)   logits(norm(gelu(dense(x)))) (Devlin et al. 2019)."""
-
-    def __init__(self, dim: int, vocab: int, norm: Norm) -> None:
-        super().__init__()
-        self.dense = nn.Linear(dim, dim)
-        self.norm = norm.build(dim)
-        self.logits = nn.Linear(dim, vocab)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The logits of each position."""
-        y: Tensor = self.logits(self.norm(F.gelu(self.dense(x))))
-        return y
-
-
-def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
-    """(B, T, C), (B, T) bool -> (B, C)   the mean over the positions that are not padding."""
-    weight = real[..., None].to(x.dtype)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)

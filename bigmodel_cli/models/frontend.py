@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Options
+from bigmodel_cli.config import Count, DatasetInfo, Options
+from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.roles import OUTER, Role
 
@@ -76,3 +77,42 @@ class ConvFrontend(Module):
                     x.dtype
                 )
         return x.transpose(1, 2)
+
+
+def frames_of(
+    frontend: ConvFrontendOptions | None, max_len: int | None, tokens: bool, info: DatasetInfo
+) -> tuple[ConvFrontendOptions, int]:
+    """(frontend, most frames) of an encoder whose options have these; `tokens`: some of tokens.
+
+    Raises `OptionError` where model and data do not agree on what is read.
+    """
+    if info.frame_width is None:
+        raise OptionError(
+            ("model.frontend", "it reads frames of sound, and the data has none; leave it out")
+        )
+    if frontend is None:
+        raise OptionError(
+            (
+                "model.frontend",
+                "missing; the data has frames of sound: frontend: {type: conv, stride: 4}",
+            )
+        )
+    if not info.outputs or tokens:
+        raise OptionError(
+            (
+                "model",
+                (
+                    "token_types and vocab_size are of tokens, and the data has frames of sound"
+                    " and their labels"
+                ),
+            )
+        )
+    length = max_len or info.context or 1
+    if info.context is not None and length < info.context:
+        raise OptionError(
+            (
+                "model.max_len",
+                f"{length} frames are fewer than the data's longest row of {info.context}",
+            )
+        )
+    return frontend, length

@@ -45,14 +45,15 @@ class Seq2SeqOptions(SkeletonOptions):
     norm: Norm | None = Field(
         None, description="after the last block of each side, for pre-norm blocks; null for none"
     )
-    share_embeddings: bool = Field(
+    share_embeddings: bool | Literal["inputs"] = Field(
         True,
         description=(
-            "source, target and logits share one matrix; where the source has its own tokenizer,"
-            " the latter two"
+            "source, target and logits share one matrix (inputs: source and target, as in T5 1.1);"
+            " where the source has its own tokenizer, the latter two"
         ),
     )
     scale_embeddings: bool = Field(True, description="embeddings are multiplied by sqrt(dim)")
+    logit_scale: Positive = Field(1.0, description="fixed factor on the logits (T5: 1 / sqrt(dim))")
     logit_bias: bool = Field(False, description="learn a bias of the logits")
     max_len: Count | None = Field(
         None, description="longest source or target; the data's when left out"
@@ -68,6 +69,8 @@ class Seq2SeqOptions(SkeletonOptions):
 
     @model_validator(mode="after")
     def _bounded(self) -> Seq2SeqOptions:
+        if self.logit_bias and self.logit_scale != 1.0:
+            raise ValueError("logit_bias: logits with a logit_scale have none")
         if any(block.cross is not None for block in self.encoder):
             raise ValueError(
                 "encoder: it has no memory to read; cross belongs to the decoder's blocks"
@@ -115,7 +118,8 @@ class Seq2Seq(Skeleton):
         if options.share_embeddings:
             if info.source_vocab_size is None:
                 self.target_embedding.weight = self.source_embedding.weight
-            self.head.weight = self.target_embedding.weight
+            if options.share_embeddings is True:
+                self.head.weight = self.target_embedding.weight
 
     def encode(self, source: Tensor) -> SequenceInfo:
         """The memory (B, S, C) and which of its positions are real."""
@@ -131,7 +135,10 @@ class Seq2Seq(Skeleton):
         if cache is not None:
             sequence = cache.advance(target.shape[1], None, sequence)
         x = self.embed(self.target_embedding, target, sequence)
-        y: Tensor = self.head(through(self.decoder, self.decoder_norm, x, sequence, cache))
+        x = through(self.decoder, self.decoder_norm, x, sequence, cache)
+        if self.options.logit_scale != 1.0:
+            x = x * self.options.logit_scale
+        y: Tensor = self.head(x)
         return y
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -12,7 +13,8 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, nn
-from bigmodel_cli.models.base import AnyModelOptions, Model
+from bigmodel_cli.models.base import AnyModelOptions, Model, Resizing
+from bigmodel_cli.parts.position import positions_between
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
 LAST_MAPS = {
@@ -74,7 +76,7 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
         raise OptionError(
             ("model.type", "torchvision reads labelled images, and the data has none")
         )
-    channels, height, width = info.image_shape
+    channels = info.image_shape[0]
     if channels != 3:
         raise OptionError(
             (
@@ -91,24 +93,14 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
         raise OptionError(
             ("model.name", f"torchvision has no classification network {options.name!r}{hint}")
         )
-    keywords: dict[str, Any] = {"num_classes": info.outputs}
-    if options.name.startswith("vit_"):  # its parameters depend on the image's size
-        if height != width:
-            raise OptionError(
-                (
-                    "model.name",
-                    f"{options.name} reads square images, and the data's are {height} x {width}",
-                )
-            )
-        keywords["image_size"] = height
-    if options.name.startswith("maxvit_"):
-        keywords["input_size"] = (height, width)
-    if options.name in ("googlenet", "inception_v3"):
-        keywords |= {"aux_logits": False, "init_weights": True}
+    height, width = info.image_shape[1:]
+    keywords = {"num_classes": info.outputs, **arguments(options.name, height, width)}
     try:
         network = as_model(
             torchvision.models.get_model(options.name, weights=None, **keywords), options.name
         )
+    except NotImplementedError:  # RegNet is not built on the meta device
+        raise
     except (ValueError, AssertionError, RuntimeError) as error:
         raise OptionError(
             ("model.name", f"{options.name} cannot be built for {height} x {width} images: {error}")
@@ -116,6 +108,32 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
     if options.weights is not None:
         _load_pretrained(network, options)
     return network
+
+
+def arguments(name: str, height: int, width: int) -> dict[str, Any]:
+    """What torchvision's function takes beside the classes, for images of this size.
+
+    Raises `OptionError` for images that the network does not read.
+    """
+    if name.startswith("vit_"):  # its parameters depend on the image's size
+        if height != width:
+            raise OptionError(
+                (
+                    "model.name",
+                    f"{name} reads square images, and the data's are {height} x {width}",
+                )
+            )
+        return {"image_size": height}
+    if name.startswith("maxvit_"):
+        return {"input_size": (height, width)}
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    return {}
+
+
+def today(name: str) -> str:
+    """The present name of a tensor in an older file."""
+    return _OLD_NAME.sub(r"\1", name)
 
 
 def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> None:
@@ -146,7 +164,7 @@ def _load_pretrained(network: TorchvisionModel, options: TorchvisionOptions) -> 
             f"model.weights: {weights.url} cannot be downloaded ({error}); connect to the network,"
             " put the file into torch's hub cache, or set model.weights: null"
         ) from None
-    given = {_OLD_NAME.sub(r"\1", name): tensor for name, tensor in state.items()}
+    given = {today(name): tensor for name, tensor in state.items()}
     fresh = fitting(network, given, weights.name)
     if next(network.parameters()).is_meta:  # where there is nothing to fill
         return
@@ -197,10 +215,21 @@ class TorchvisionModel(Model):
     """(B, 3, H, W) -> (B, classes)   makes a network of torchvision a `Model`."""
 
     name: str
+    patch_size: int  # of a ViT
+    image_size: int
 
     def output_layers(self) -> tuple[str, ...]:
         """The last linear layer or convolution (SqueezeNet)."""
         return (self.matrices()[-1],)
+
+    def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
+        """A ViT's learned positions are interpolated."""
+        if not self.name.startswith("vit_") or before.image_shape is None:
+            return {}
+        patch, height, width = self.patch_size, *before.image_shape[1:]
+        old, new = (height // patch, width // patch), (self.image_size // patch,) * 2
+        change = partial(positions_between, old=old, new=new, first=1)
+        return {"encoder.pos_embedding": change} if old != new else {}
 
     def matrices(self) -> list[str]:
         """The names of the linear layers and convolutions."""

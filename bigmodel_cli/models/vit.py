@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
-from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.base import Resizing
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import glorot
 from bigmodel_cli.models.mae import PatchDecoder, ReconstructOptions, patchify, unpatchify
@@ -17,7 +20,7 @@ from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
-from bigmodel_cli.parts.position import sines_of_grid
+from bigmodel_cli.parts.position import positions_between, sines_of_grid
 from bigmodel_cli.roles import OUTER, Role
 
 NO_HEAD = (
@@ -42,8 +45,12 @@ class ViTOptions(SkeletonOptions):
         ),
     )
     blocks: Blocks = Field(description="the blocks, in order")
-    pool: Literal["cls", "mean"] = Field(
-        "cls", description="what the label is read from: a class token, or the patches' mean"
+    pool: Literal["cls", "mean", "cls_mean"] = Field(
+        "cls",
+        description=(
+            "what the label is read from: a class token, the patches' mean, or both, one after the"
+            " other (DINOv2)"
+        ),
     )
     registers: Natural = Field(
         0, description="further learned tokens beside the patches (Darcet et al. 2024)"
@@ -118,7 +125,7 @@ class ViT(Skeleton):
             )
         assert info.image_shape is not None
         channels, count = info.image_shape[0], self.grid[0] * self.grid[1]
-        self.first = int(options.pool == "cls")
+        self.first = int(options.pool != "mean")
         self.patches = nn.Conv2d(channels, options.dim, options.patch, options.patch)
         self.cls = nn.Parameter(torch.zeros(1, 1, options.dim)) if self.first else None
         registers = torch.zeros(1, options.registers, options.dim)
@@ -138,7 +145,8 @@ class ViT(Skeleton):
                 options.blocks, options.dim, length, causal=False, grid=grid, first=self.first
             )
         self.norm = faults.build("model.norm", options.norm, options.dim)
-        self.head = nn.Linear(options.dim, info.outputs) if options.reconstruct is None else None
+        width = options.dim * (2 if options.pool == "cls_mean" else 1)
+        self.head = nn.Linear(width, info.outputs) if options.reconstruct is None else None
         with faults.under("model.reconstruct"):
             self.decoder = (
                 self.build_decoder(options.reconstruct, channels)
@@ -199,9 +207,21 @@ class ViT(Skeleton):
         """The patches' kernel is the first layer, the logits' layer the last."""
         return {"patches.weight": OUTER} | ({"head.weight": OUTER} if self.head is not None else {})
 
+    def stream_layers(self) -> list[Module]:
+        return list(self.blocks)
+
     def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task initialises anew."""
         return ("head", "decoder")
+
+    def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
+        """Learned positions are interpolated."""
+        if self.options.position == "sines" or before.image_shape is None:
+            return {}
+        patch, (_, height, width) = self.options.patch, before.image_shape
+        old = (height // patch, width // patch)
+        change = partial(positions_between, old=old, new=self.grid, first=self.first)
+        return {"table": change} if old != self.grid else {}
 
     def patchify(self, images: Tensor) -> Tensor:
         """(B, C', H, W) -> (B, N, P)   the pixel values of each patch."""
@@ -246,6 +266,13 @@ class ViT(Skeleton):
             pixels: Tensor = self.decoder(self.features(seen), visible)
             return pixels
         assert self.head is not None
-        x = self.features(x)
-        y: Tensor = self.head(x[:, 0] if self.first else x.mean(1))
+        y: Tensor = self.head(self.pooled(self.features(x)))
         return y
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, 1 + N, C) -> (B, C), or (B, 2C)   what the label is read from."""
+        if not self.first:
+            return x.mean(1)
+        if self.options.pool == "cls":
+            return x[:, 0]
+        return torch.cat((x[:, 0], x[:, 1:].mean(1)), 1)

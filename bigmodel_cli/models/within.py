@@ -21,12 +21,20 @@ SPARE_MODULES, MODULES = 1_000, 20
 """Modules allowed beside, and per tensor."""
 FACTORIES = ("empty", "zeros", "ones", "full", "rand", "randn", "eye")
 
+DRAWS = {
+    *("normal_", "uniform_", "trunc_normal_", "xavier_uniform_", "xavier_normal_"),
+    *("kaiming_uniform_", "kaiming_normal_", "orthogonal_", "exponential_", "random_"),
+}
+"""Functions, of `nn.init` and of tensors, that fill their first argument with random numbers."""
+
 
 @contextlib.contextmanager
-def within(weights: Mapping[str, Tensor], classes: int = 0) -> Iterator[None]:
+def within(weights: Mapping[str, Tensor], classes: int = 0, *, draw: bool = True) -> Iterator[None]:
     """Inside, no more modules and tensors are made than fit `weights` and a new head of `classes`.
 
-    Raises `CheckpointError` before the tensor that is too large is made.
+    Without `draw`, what is made is not filled with random numbers: the weights replace all of it,
+    and memory that nobody writes to is not taken. Raises `CheckpointError` before the tensor that
+    is too large is made.
     """
     from torch.nn.modules import module as hooks
     from torch.overrides import TorchFunctionMode
@@ -43,6 +51,8 @@ def within(weights: Mapping[str, Tensor], classes: int = 0) -> Iterator[None]:
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             kwargs = kwargs or {}
+            if not draw and function.__name__ in DRAWS:
+                return args[0] if args else kwargs["tensor"]
             if str(kwargs.get("device", "")) != "meta":
                 budget.allow(asked(function.__name__, args))
             return function(*args, **kwargs)

@@ -30,6 +30,7 @@ from bigmodel_cli.parts.ffn import (
     GeGLUOptions,
     GeluFFNOptions,
     ReluFFNOptions,
+    SiluFFNOptions,
     SquaredReluFFNOptions,
     SwiGLUOptions,
 )
@@ -62,6 +63,7 @@ FFNS = Table(
     AnyFFNOptions,
     GeluFFNOptions,
     ReluFFNOptions,
+    SiluFFNOptions,
     SquaredReluFFNOptions,
     SwiGLUOptions,
     GeGLUOptions,

@@ -67,14 +67,14 @@ class Attention(HeadsPart):
         self.qkv = self.projected(layer.dim, *self.rows)
         self.add_output(layer.dim)
         self.rotary = options.position.turning(self.head_dim, layer)
-        self.bias = options.position.bias(self.heads, causal)
+        self.bias = options.position.scoring(self.heads, causal, layer)
         self.sinks = nn.Parameter(torch.zeros(self.heads)) if options.sinks else None
         # A table, or a cache, of max_len positions.
         self.needs_max_len = self.rotary is not None or not options.window
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys, values and gate are separate matrices."""
-        return {"qkv.weight": fused(*self.rows.values())}
+        return {"qkv.weight": fused(*self.rows.values(), names=tuple(self.rows))}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
@@ -121,8 +121,8 @@ class CrossAttention(HeadsPart):
 
     def weight_roles(self) -> dict[str, Role]:
         """Keys and values are separate matrices, and so are queries and their gate."""
-        q = fused(*(self.rows[name] for name in self.of_x))
-        return {"kv.weight": fused(self.rows["k"], self.rows["v"])} | (
+        q = fused(*(self.rows[name] for name in self.of_x), names=self.of_x)
+        return {"kv.weight": fused(self.rows["k"], self.rows["v"], names=("k", "v"))} | (
             {"q.weight": q} if len(self.of_x) > 1 else {}
         )
 

@@ -18,7 +18,7 @@ class LayerContext:
 
     `causal` applies to a mixer whose options leave it open: True in a decoder, False in an encoder.
     Where x is an image, `grid` has its rows and columns of patches, and `first` tokens come before
-    them; further ones may follow. `tables` has modules without weights that layers share.
+    them; further ones may follow. `tables` has modules that layers share.
     """
 
     dim: int

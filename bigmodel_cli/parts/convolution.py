@@ -35,7 +35,7 @@ class Convolution(RecurrentMixer):
 
     def weight_roles(self) -> dict[str, Role]:
         """The two gates and the value are separate matrices."""
-        return {"input.weight": fused(*[self.out.in_features] * 3)}
+        return {"input.weight": fused(*[self.out.in_features] * 3, names=("b", "c", "x"))}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         before, after, value = self.input(x).chunk(3, -1)

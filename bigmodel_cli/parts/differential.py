@@ -70,7 +70,7 @@ class Differential(AttentionPart):
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are separate matrices."""
-        return {"qkv.weight": fused(*[2 * self.heads * self.width] * 3)}
+        return {"qkv.weight": fused(*[2 * self.heads * self.width] * 3, names=("q", "k", "v"))}
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache for generation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -27,8 +27,15 @@ class _FFNOptions(AnyFFNOptions):
         """The name in `ACTIVATIONS`."""
         return self.type
 
+    def width(self, dim: int) -> int:
+        """The width of the hidden layer."""
+        return self.hidden or 4 * dim
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        return {"hidden": self.width(dim)}
+
     def build(self, layer: LayerContext) -> FeedForward:
-        hidden = self.hidden or 4 * layer.dim
+        hidden = self.width(layer.dim)
         return FeedForward(layer.dim, hidden, self.bias, self.dropout, self.activation)
 
 
@@ -57,11 +64,20 @@ class SquaredReluFFNOptions(_FFNOptions):
     type: Literal["relu2"] = "relu2"
 
 
+class SiluFFNOptions(_FFNOptions):
+    """Two layers with a SiLU between them (Swish: Ramachandran et al. 2017), as in OPUS-MT."""
+
+    type: Literal["silu"] = "silu"
+
+
 class _GatedFFNOptions(_FFNOptions):
     bias: bool = Field(False, description="learn biases")
 
+    def width(self, dim: int) -> int:
+        return self.hidden or 8 * ((dim + 2) // 3)
+
     def build(self, layer: LayerContext) -> FeedForward:
-        hidden = self.hidden or 8 * ((layer.dim + 2) // 3)
+        hidden = self.width(layer.dim)
         return FeedForward(layer.dim, hidden, self.bias, self.dropout, self.activation, gated=True)
 
 
@@ -75,15 +91,22 @@ class GeGLUOptions(_GatedFFNOptions):
     """GeGLU (Shazeer 2020): gated by the GELU of another projection, as in Gemma and T5 1.1."""
 
     type: Literal["geglu"] = "geglu"
+    approximate: Literal["none", "tanh"] = Field(
+        "tanh", description="none: the exact GELU, as in ModernBERT; tanh: its approximation"
+    )
+
+    @property
+    def activation(self) -> str:
+        return f"gelu_{self.approximate}"
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": lambda x: F.relu(x),
     "relu2": lambda x: F.relu(x).square(),
+    "silu": lambda x: F.silu(x),
     "gelu_none": lambda x: F.gelu(x),
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "swiglu": lambda x: F.silu(x),
-    "geglu": lambda x: F.gelu(x, approximate="tanh"),
 }
 
 

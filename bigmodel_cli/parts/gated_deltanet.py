@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,11 @@ class GatedDeltaNetOptions(RecurrentOptions):
     kernel: Kernel = Field(4, description="width of the short convolution")
     norm_eps: Positive = Field(1e-6, description="added to the mean square of each head's output")
     chunk: Chunk = 64
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        width = self.key_dim or dim // self.num_heads
+        heads = self.key_heads or self.num_heads
+        return {"key_heads": heads, "key_dim": width, "value_dim": self.value_dim or width}
 
     def build_causal(self, layer: LayerContext) -> GatedDeltaNet:
         """The module. Raises `ValueError` where the heads do not divide."""
@@ -85,7 +90,10 @@ class GatedDeltaNet(RecurrentMixer):
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys, values, beta and decay are separate matrices."""
-        return {"qkv.weight": fused(*self.sizes), "rates.weight": fused(self.heads, self.heads)}
+        return {
+            "qkv.weight": fused(*self.sizes, names=("q", "k", "v")),
+            "rates.weight": fused(self.heads, self.heads, names=("beta", "decay")),
+        }
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         qkv, cache.past = self.conv(self.qkv(x), sequence, cache.past)

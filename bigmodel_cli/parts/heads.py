@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -91,6 +91,9 @@ class HeadOptions(Options):
                 f"num_heads {self.num_heads} is not a multiple of kv_heads {self.kv_heads}"
             )
         return self
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        return {"kv_heads": self.kv_heads or self.num_heads, "head_dim": self.width(dim)}
 
     def has_bias(self, projection: Projection) -> bool:
         """Whether this projection learns a bias."""

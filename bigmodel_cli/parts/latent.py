@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,10 @@ class LatentAttentionOptions(AnyMixerOptions):
     value_dim: Count | None = Field(None, description="width of a value; as head_dim when left out")
     position: RotaryOptions = Field(RotaryOptions(), description="how that part is turned")
     dropout: Probability = Field(0.0, description="of the attention weights")
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        width = self.head_dim or dim // self.num_heads
+        return {"head_dim": width, "value_dim": self.value_dim or width}
 
     def build(self, layer: LayerContext) -> LatentAttention:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
@@ -79,7 +83,7 @@ class LatentAttention(AttentionPart):
 
     def weight_roles(self) -> dict[str, Role]:
         """Latent vector and shared key are two matrices; the heads' interleaved rows are one."""
-        return {"kv_down.weight": fused(self.rank, self.rotary_dim)}
+        return {"kv_down.weight": fused(self.rank, self.rotary_dim, names=("latent", "rotary"))}
 
     def matrices(self) -> dict[str, list[Tensor]]:
         q, kv = (

@@ -68,7 +68,8 @@ class Mamba2(RecurrentMixer):
     def weight_roles(self) -> dict[str, Role]:
         """The gate, x, B, C and the step sizes are separate matrices."""
         shared = self.options.groups * self.options.state
-        return {"input.weight": fused(self.inner, self.inner, shared, shared, self.heads)}
+        rows = self.inner, self.inner, shared, shared, self.heads
+        return {"input.weight": fused(*rows, names=("gate", "x", "B", "C", "dt"))}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         options = self.options

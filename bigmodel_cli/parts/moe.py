@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -92,6 +92,14 @@ class MoEOptions(AnyFFNOptions):
             raise ValueError("shared: there is none for shared_gate or shared_hidden")
         return self
 
+    def width(self, dim: int) -> int:
+        """The width of an expert's hidden layer."""
+        return self.hidden or max(8, 8 * dim // (3 * self.top_k) // 8 * 8)
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        shared = {"shared_hidden": self.shared_hidden or self.width(dim)} if self.shared else {}
+        return {"hidden": self.width(dim), **shared}
+
     def build(self, layer: LayerContext) -> MixtureOfExperts:
         return MixtureOfExperts(self, layer.dim)
 
@@ -120,7 +128,7 @@ class MixtureOfExperts(OwnMatrices):
     def __init__(self, options: MoEOptions, dim: int) -> None:
         super().__init__()
         self.options = options
-        hidden = options.hidden or max(8, 8 * dim // (3 * options.top_k) // 8 * 8)
+        hidden = options.width(dim)
         self.router = nn.Linear(dim, options.experts, bias=options.bias)
         self.shared_gate = nn.Linear(dim, 1, bias=False) if options.shared_gate else None
         self.gate = nn.Parameter(torch.empty(options.experts, hidden, dim))
@@ -224,10 +232,11 @@ class MixtureOfExperts(OwnMatrices):
             return F.linear(x, weight[e], None if bias is None else bias[e])
 
         parts = []
+        gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
         for e, part in enumerate(rows.split(counts.tolist())):
-            gate = linear(part, self.gate, self.gate_bias, e)
-            hidden = self.activated(gate, linear(part, self.up, self.up_bias, e))
-            parts.append(linear(hidden, self.down, self.down_bias, e))
+            opened = linear(part, gate, self.gate_bias, e)
+            hidden = self.activated(opened, linear(part, up, self.up_bias, e))
+            parts.append(linear(hidden, down, self.down_bias, e))
         return torch.cat(parts)
 
     def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:

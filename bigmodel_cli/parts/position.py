@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
 from bigmodel_cli.parts.kernels import distances
@@ -27,6 +27,10 @@ class HeadPositionOptions(Options):
         """The score bias for `heads` heads, if any."""
         return None
 
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> Alibi | T5Bias | None:
+        """The same for a layer, which may share it with others."""
+        return self.bias(heads, causal)
+
 
 class NoPositionOptions(HeadPositionOptions, AnyPositionOptions):
     """Nothing is added to the embeddings (attention may still be rotary)."""
@@ -41,10 +45,13 @@ class LearnedOptions(AnyPositionOptions):
     """A learned vector for each position, as in GPT-2 and BERT."""
 
     type: Literal["learned"] = "learned"
+    first: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="row of the first position; those before it are not used (RoBERTa: 2)"
+    )
 
     def build(self, dim: int, max_len: int) -> LearnedPosition:
         """The module for positions 0 to max_len - 1."""
-        return LearnedPosition(dim, max_len)
+        return LearnedPosition(dim, max_len, self.first)
 
 
 class SinusoidalOptions(AnyPositionOptions):
@@ -157,6 +164,7 @@ class T5Options(HeadPositionOptions):
         32, description="distances that are told apart; where both sides are seen, half for each"
     )
     max_distance: Count = Field(128, description="from here on all distances share a bucket")
+    shared: bool = Field(False, description="one table for all blocks of a stack, as in T5 itself")
 
     def bias(self, heads: int, causal: bool) -> T5Bias:
         """The module for `heads` heads.
@@ -178,6 +186,12 @@ class T5Options(HeadPositionOptions):
             )
         return T5Bias(self, heads, causal)
 
+    def scoring(self, heads: int, causal: bool, layer: LayerContext) -> T5Bias:
+        """The module, which layers with the same options and heads share where they are to."""
+        if not self.shared:
+            return self.bias(heads, causal)
+        return layer.shared((self, heads, causal), lambda: self.bias(heads, causal))
+
 
 HEAD_POSITIONS = Table(
     "attention_position",
@@ -196,9 +210,10 @@ class LearnedPosition(Module):
 
     has_table = True  # of `max_len` positions
 
-    def __init__(self, dim: int, max_len: int) -> None:
+    def __init__(self, dim: int, max_len: int, first: int = 0) -> None:
         super().__init__()
-        self.table = nn.Embedding(max_len, dim)
+        self.first = first
+        self.table = nn.Embedding(first + max_len, dim)
 
     def weight_roles(self) -> dict[str, Role]:
         """Position tables have no weight decay."""
@@ -206,7 +221,7 @@ class LearnedPosition(Module):
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's vector."""
-        return x + sequence.lookup(self.table.weight, x.shape[1])
+        return x + sequence.lookup(self.table.weight[self.first :], x.shape[1])
 
 
 class SinusoidalPosition(Module):
@@ -303,3 +318,17 @@ def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
     angles = [axis.flatten()[:, None] * rate for axis in (column, row)]  # (N, C / 4) each
     table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
     return torch.cat((table.new_zeros(first, dim), table)).float()
+
+
+def positions_between(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], first: int
+) -> Tensor:
+    """(1, F + N, C) -> (1, F + N', C)   learned positions of a grid for another one, bicubic.
+
+    The F before the grid stay. A table that is not of the grid `old` is given back as it is.
+    """
+    if table.dim() != 3 or table.shape[1] != first + old[0] * old[1]:
+        return table
+    grid = table[:, first:].unflatten(1, old).permute(0, 3, 1, 2).float()  # (1, C, rows, columns)
+    resized = F.interpolate(grid, new, mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)), 1)

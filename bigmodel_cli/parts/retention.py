@@ -70,7 +70,7 @@ class Retention(RecurrentMixer):
 
     def weight_roles(self) -> dict[str, Role]:
         """Queries, keys and values are separate matrices."""
-        return {"qkv.weight": fused(*self.sizes)}
+        return {"qkv.weight": fused(*self.sizes, names=("q", "k", "v"))}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         kind = torch.promote_types(x.dtype, torch.float32)

@@ -17,6 +17,7 @@ from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Sear
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.classification import ClassificationOptions, inputs_of
 from bigmodel_cli.tasks.ctc import CTCOptions, transcribe
+from bigmodel_cli.tasks.dpo import DPOOptions
 from bigmodel_cli.tasks.masked_image import MaskedImage, MaskedImageOptions
 from bigmodel_cli.tasks.masked_lm import MaskedLMOptions
 from bigmodel_cli.tasks.multilabel import MultilabelOptions
@@ -37,6 +38,7 @@ TASKS = Table(
     TaggingOptions,
     RegressionOptions,
     MultilabelOptions,
+    DPOOptions,
 )
 TaskOptions = Annotated[AnyTaskOptions, TASKS]
 

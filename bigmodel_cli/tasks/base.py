@@ -108,12 +108,22 @@ class Task:
     """Whether it predicts something named for each item: a class, numbers."""
     has_top: ClassVar[bool] = False
     """Whether that is the likeliest of several classes."""
+    chooses: ClassVar[bool] = True
+    """Whether the model's outputs are logits of choices, one of which is right."""
     of_probability: ClassVar[bool] = True
     """Whether the value of `foremost` is a probability."""
     generates: ClassVar[bool] = False
     """Whether items are scored by generated text: answers are source, reference and prediction."""
+    needs_reference: ClassVar[bool] = False
+    """Whether the model is compared with the checkpoint that it started from."""
+    reference: Any = None
+    """That model, where one is needed."""
     text_metrics: Sequence[str] = ()
     """The text metrics of `eval`, as metrics/text.py names them."""
+    teachable: ClassVar[bool] = False
+    """Whether each target is one of several, with a probability, so that a teacher can be learnt
+    from.
+    """
     validation_text_metrics: Sequence[str] = ()
     """The text metrics of each validation; without any it generates nothing."""
 
@@ -158,6 +168,12 @@ class Task:
         """Per item: sums and counts of every metric that is a mean, and the model's answers.
 
         Without gradients.
+        """
+        raise NotImplementedError
+
+    def target_logits(self, outputs: Any, batch: Batch) -> Tensor:
+        """(N, K)   the logits of each target that the loss counts, where the task is
+        `teachable`.
         """
         raise NotImplementedError
 

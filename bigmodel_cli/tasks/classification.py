@@ -58,6 +58,7 @@ class Classification(Task):
     """batch {an input of `INPUTS`, "label": (B,)}; the model gives logits (B, classes)."""
 
     name = "classification"
+    teachable = True
     needs = "labels"
     reads = ("label",)
     metrics: ClassVar = {
@@ -92,6 +93,10 @@ class Classification(Task):
         total = F.cross_entropy(outputs, labels, weight, reduction="sum", label_smoothing=smoothing)
         count = labels.new_full((), len(labels)) if weight is None else weight[labels].sum()
         return total, count
+
+    def target_logits(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(B, K) of the items."""
+        return outputs
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
         """Per item: right or wrong ("accuracy") and its cross-entropy ("loss").

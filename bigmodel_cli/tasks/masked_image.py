@@ -82,6 +82,7 @@ class MaskedImage(Task):
     """
 
     name = "masked_image"
+    chooses = False
     needs = "images"
     reads = ("image",)
 

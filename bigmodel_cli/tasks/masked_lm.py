@@ -74,6 +74,7 @@ class MaskedLM(TokenTask):
     """
 
     name = "masked_lm"
+    teachable = True
 
     def __init__(self, options: MaskedLMOptions, info: DatasetInfo = NO_DATASET) -> None:
         self.options, self.vocab_size = options, info.vocab_size or 0
@@ -108,6 +109,10 @@ class MaskedLM(TokenTask):
         """Summed cross-entropy over the hidden tokens, and their number."""
         logits, at = outputs
         return cross_entropy(logits, self.inputs(batch)[0][at]), at.sum()
+
+    def target_logits(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        """(N, V) of the hidden tokens."""
+        return outputs[0]
 
     def size(self, batch: Batch) -> Tensor:
         """The number of tokens read, hidden or not."""

@@ -53,6 +53,7 @@ class Multilabel(Task):
     """batch {an input, "labels": (B, C) bool}; the model gives logits (B, C), one per decision."""
 
     name = "multilabel"
+    chooses = False
     needs = "sets of labels"
     reads = ("labels",)
     metrics: ClassVar = {

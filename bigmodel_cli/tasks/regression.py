@@ -62,6 +62,7 @@ class Regression(Task):
     """batch {an input, "numbers": (B, K)}; the model maps the input to scaled numbers (B, K)."""
 
     name = "regression"
+    chooses = False
     needs = "numbers"
     reads = ("numbers",)
     metrics: ClassVar = {"loss": LOSS, "mae": ERROR, "rmse": ERROR, "r2": R2}

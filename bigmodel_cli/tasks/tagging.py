@@ -62,6 +62,7 @@ class Tagging(Task):
     """batch {"tokens", "tags": (B, T), -1 for none}; the model gives logits (B, T, tags)."""
 
     name = "tagging"
+    teachable = True
     needs = "labels"
     unit = "tokens"
     reads = ("tokens", "tags")
@@ -93,6 +94,10 @@ class Tagging(Task):
             F.cross_entropy(logits, batch["tags"][at], reduction="sum", label_smoothing=smoothing),
             at.sum(),
         )
+
+    def target_logits(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        """(N, K) of the words."""
+        return outputs[0]
 
     def size(self, batch: Batch) -> Tensor:
         """The number of tokens read."""

@@ -21,6 +21,7 @@ class TokenTask(Task):
     """
 
     needs = "tokens"
+    teachable = True
     unit = "tokens"
     metrics: ClassVar = {"loss": LOSS, "accuracy": SHARE, "exact": SHARE}
     sequence: ClassVar[str]
@@ -48,6 +49,11 @@ class TokenTask(Task):
         """Summed cross-entropy over all targets, and their number."""
         targets = self.shift(batch)[1]
         return cross_entropy(outputs, targets, self.label_smoothing), (targets != PADDING).sum()
+
+    def target_logits(self, outputs: Any, batch: Batch) -> Tensor:
+        """(N, V) of the tokens that are targets."""
+        logits: Tensor = outputs[self.shift(batch)[1] != PADDING]
+        return logits
 
     def size(self, batch: Batch) -> Tensor:
         """The tokens after the first, targets or not."""

@@ -151,7 +151,7 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
         state.batch,
         options,
         micro_batches,
-        lambda parts: train_step(state, run.task, options, parts, run.device, lr),
+        lambda parts: train_step(state, run.objective, options, parts, run.device, lr),
         lambda text: run.say(f"step {state.step + 1}: {text}"),
     )
     if state.division.at(state.batch) != pieces:

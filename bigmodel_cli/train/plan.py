@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bigmodel_cli.adapters import count_trained
 from bigmodel_cli.assemble import Outline, kept_bytes
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import named_values, quantity, table
@@ -72,6 +73,7 @@ class Plan:
     minutes: float | None
     samples: int | None  # None: the data is not there
     weights: list[dict[str, Any]]  # of each: name, shape, optimizer, decay
+    adapter: list[str]  # what it trains, part by part
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -106,6 +108,7 @@ class Plan:
             ),
             ("steps", self._length()),
             ("optimizer", f"{summary(self.weights)} (each weight: --json)"),
+            *(("" if i else "adapter", line) for i, line in enumerate(self.adapter)),
         ]
         layers = table(["layer", "type", "output", "parameters"], _rows(self.layers))
         return f"{layers}\n\n{named_values(info)}"
@@ -210,6 +213,7 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
         minutes=spec.train.minutes,
         samples=len(train) or None,
         weights=describe_weights(spec.train.optimizer, found.weights),
+        adapter=count_trained(found.short, spec.adapter.type) if spec.adapter is not None else [],
     )
 
 

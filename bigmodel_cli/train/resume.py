@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.console import say
+from bigmodel_cli.convert import opening
 from bigmodel_cli.data import DataSet
 from bigmodel_cli.errors import BigmodelError, CheckpointError, SpecError
 from bigmodel_cli.rundir import SPEC, RunDirectory, has_begun
@@ -55,7 +56,8 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     recorded = directory.path / SPEC
     if contents is not None:
         path = directory.checkpoints / f"step-{contents.step:08d}"
-        return Previous(of_checkpoint(contents.spec, path), path, contents)
+        spec = of_checkpoint(contents.spec, path)
+        return Previous(spec, path, opening.whole(contents, path))
     if not os.path.exists(recorded):
         say(f"{directory.path}: nothing was recorded yet: starting from the first step")
         return None

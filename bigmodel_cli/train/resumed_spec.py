@@ -112,6 +112,10 @@ def merged(new: Spec, old: Spec) -> Spec:
     for name in ("precision", "memory_format", "compile"):
         if train.get(name) == "auto":  # as it was resolved
             del train[name]
+    if new.adapter is not None and new.adapter.folder() is not None:
+        known = recorded.get("adapter") or {}
+        if known.get("path") == new.adapter.folder():  # as it was read from there
+            del named["adapter"]
     model = named.get("model", {})
     # as long as the checkpoint that the run started from (`with_length`)
     if model.get("max_len", 0) is None:

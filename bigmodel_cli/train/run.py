@@ -18,6 +18,7 @@ from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.keeping import Keeping
 from bigmodel_cli.train.loader import BatchLoader
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.observers import Observer
 from bigmodel_cli.train.signals import Signals
 from bigmodel_cli.train.state import UNKNOWN, TrainState
@@ -29,6 +30,7 @@ class Run:
 
     loaded: Loaded  # the model in training; nothing in its spec is auto
     state: TrainState
+    objective: Objective
     loader: BatchLoader
     validation: Split | None
     directory: RunDirectory

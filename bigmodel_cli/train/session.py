@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.assemble import assemble, check_memory
+from bigmodel_cli.assemble import assemble, check_memory, reference_of
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
@@ -28,9 +28,11 @@ from bigmodel_cli.plugin_faults import plugin_faults
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
+from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
+from bigmodel_cli.train.objective import objective_of
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
@@ -161,7 +163,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     changed = check_fingerprint(saved, data, request.accept_data)
     task = open_task(opened.spec, data)
     trained_on = _trained_on(opened, saved, changed)
-    spec, model, state, loader = _set_up(opened, task, device, going_on=saved is not None)
+    spec, model, state, loader = _set_up(opened, task, device, saved)
     total = spec.train.total_steps(loader.batches.per_epoch)
     if (
         spec.train.steps is None
@@ -181,15 +183,15 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
             "parameters": parameters,
         }
         directory.begin(spec.to_yaml(), state.step)
+    assets = {**opened.carried, **data.assets(), **trained_on}
     run = Run(
-        loaded=Loaded(
-            directory.path, spec, data.info, task, model, device, {**data.assets(), **trained_on}
-        ),
+        loaded=Loaded(directory.path, spec, data.info, task, model, device, assets),
         state=state,
+        objective=objective_of(spec, task, data.info, data.assets(), model, device),
         loader=loader,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
-        origin=_origin(data, saved, changed),
+        origin=_origin(data, saved, changed) | based_on(opened, saved, state, directory),
         signals=signals,
         total=foreseen(spec.train, total, state),
         resume_command=_resume_command(request, directory),
@@ -200,18 +202,21 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
 
 
 def _set_up(
-    opened: Opened, task: Task, device: torch.device, going_on: bool
+    opened: Opened, task: Task, device: torch.device, saved: Checkpoint | None
 ) -> tuple[Spec, Model, TrainState, BatchLoader]:
     """The spec without any auto, the model, its state at step 0, and its batches."""
     spec, info, split = opened.spec, opened.data.info, opened.data.split("train")
     if split.lengths is not None:
         keep_few_kernels()
-    model = assemble(spec, info, device, opened.source, download=not going_on)
+    if task.needs_reference:
+        task.reference = reference_of(spec, info, device)
+    model = assemble(spec, info, device, opened.source, download=saved is None)
     check_enough(spec, split)
     check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
     say_start(spec, model, split)
-    spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device))
+    kept_elsewhere = left_out(opened, saved, model)
+    spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device), kept_elsewhere)
     check_readable(state)
     if state.ema and batch_norms(model, state.still):
         say(

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.adapting import with_files_read
+from bigmodel_cli.assemble import build_on_meta, source_of
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
-from bigmodel_cli.data import DataSet, open_data, open_or_expect
+from bigmodel_cli.convert.assets import carried
+from bigmodel_cli.data import (
+    FACTS,
+    TOKENIZERS,
+    DataSet,
+    open_data,
+    open_or_expect,
+    with_replay,
+)
 from bigmodel_cli.data.files import expand
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
 from bigmodel_cli.lazy import Tensor
-from bigmodel_cli.loaded import TOKENIZERS, say_carried
+from bigmodel_cli.loaded import say_carried
 from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import Model
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.promises import check_plugins
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
-from bigmodel_cli.spec import Spec, of_checkpoint
+from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.train.autotune import apply_mode, choose
 from bigmodel_cli.train.smaller import Division, fitted
@@ -29,11 +40,15 @@ from bigmodel_cli.train.state import LossScale, TrainState
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's spec, its data, and the checkpoint that it is initialised from, if any."""
+    """A run's spec, its data, and the checkpoint that it is initialised from, if any.
+
+    `carried` are that checkpoint's assets which the run's own keep.
+    """
 
     spec: Spec
     data: DataSet
     source: Path | None
+    carried: dict[str, bytes]
 
 
 def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -> Opened:
@@ -50,14 +65,44 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
     kept = resumed or source
     assets = opening.read_assets(kept) if kept is not None else None
     if expect:
-        return Opened(spec, open_or_expect(spec.data, say=say, assets=assets), source)
-    return Opened(spec, open_data(spec.data, base=Path(), say=say, assets=assets), source)
+        data = open_or_expect(spec.data, say=say, assets=assets)
+    else:
+        data = open_data(spec.data, base=Path(), say=say, assets=assets)
+    if spec.data.replay is not None:
+        data = _with_replay(spec, data, expect=expect)
+    spec = with_files_read(spec, data.info, build_on_meta)
+    return Opened(spec, data, source, carried(assets or {}))
 
 
-def source_of(spec: Spec) -> Path | None:
-    """The checkpoint that `spec.init` names. Raises `CheckpointError` where it is not there."""
-    named = spec.init.checkpoint
-    return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
+def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
+    """The data with that of `data.replay` among it, tokenized, normalised and labelled alike."""
+    assert spec.data.replay is not None
+    if expect and not len(data.split("train")):
+        return data
+    named, share = spec.data.replay.spec or spec.init.checkpoint, spec.data.replay.share
+    if named is None:
+        raise SpecError(
+            "data.replay: there is no initial checkpoint whose data could be replayed; name a spec"
+            " with data.replay.spec"
+        )
+    path = expand(named, Path(), "data.replay.spec")
+    if path.suffix in (".yaml", ".yml"):
+        options = load(path).data
+    else:
+        found = opening.find(path)
+        options = of_checkpoint(opening.read_spec(found), found).data
+    known = {**data.assets(), FACTS: json.dumps(data.info.to_json()).encode()}
+    try:
+        before = open_data(options, base=Path(), say=say, assets=known, only="train")
+    except MissingData as missing:
+        if not expect:
+            raise
+        say(f"data.replay: left out of this plan: {missing}")
+        return data
+    mixed = with_replay(data, before, share)
+    count, added = len(mixed.split("train")), len(data.split("train"))
+    say(f"replay: {count - added:,} of {count:,} training items an epoch are of {path}")
+    return mixed
 
 
 def _with_length(spec: Spec, source: Path) -> Spec:
@@ -126,13 +171,21 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
 
 
 def prepare(
-    spec: Spec, model: Model, task: Task, first: Callable[[], dict[str, Tensor]]
+    spec: Spec,
+    model: Model,
+    task: Task,
+    first: Callable[[], dict[str, Tensor]],
+    left_out: frozenset[str] = frozenset(),
 ) -> tuple[Spec, TrainState]:
     """The spec without any auto in `train`, and the state at step 0.
 
-    `first` gives a micro-batch to measure with. The model comes from `assemble`.
+    `first` gives a micro-batch to measure with. The model comes from `assemble`; checkpoints leave
+    these weights out.
     """
     still, options, division = still_modules(model, spec.init), spec.train, Division()
+    if spec.adapter is not None and options.compile == "auto":
+        # compiled, each adapted weight is summed first, which is slower
+        options = options.model_copy(update={"compile": "off"})
     training_mode(model, still)
     if "auto" in (options.precision, options.memory_format, options.compile):
         options = fitted(
@@ -140,7 +193,7 @@ def prepare(
             0,
             options,
             [first()],
-            lambda parts: choose(model, task, parts[0], spec.train, say),
+            lambda parts: choose(model, task, parts[0], options, say),
             say,
         )
     apply_mode(model, options)
@@ -149,6 +202,12 @@ def prepare(
         LossScale.of(options.precision),
     )
     state = TrainState(
-        model, optimizer, options.ema, still=still, loss_scale=scale, division=division
+        model,
+        optimizer,
+        options.ema,
+        still=still,
+        left_out=left_out,
+        loss_scale=scale,
+        division=division,
     )
     return spec.model_copy(update={"train": options}), state

@@ -115,8 +115,8 @@ class Signals:
         self.ended = True
 
     def again(self) -> None:
-        """Another run begins: a signal since the end of the last one stops it."""
-        self.ended = False
+        """Other work begins: a signal since the end of the last one stops it."""
+        self.ended, self.leaving = False, None
         if self.late:
             raise Interrupted(self.late)
 

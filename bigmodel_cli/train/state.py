@@ -77,6 +77,7 @@ class TrainState:
     ema_decay: float | None = None
     step: int = 0
     still: frozenset[str] = frozenset()  # frozen modules, which stay in evaluation mode
+    left_out: frozenset[str] = frozenset()  # weights that checkpoints need not hold: see `based`
     # step -> the task's metric; None: not a finite number
     scores: dict[str, float | None] = field(default_factory=dict)
     best: float | None = None
@@ -98,7 +99,11 @@ class TrainState:
         self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]
         self.ema = self.optimizer.averaged
         if self.ema_decay is not None:
-            self.ema = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            self.ema = {
+                name: p.detach().clone()
+                for name, p in self.model.named_parameters()
+                if name not in self.left_out
+            }
 
     @property
     def batch(self) -> int:
@@ -160,7 +165,7 @@ class TrainState:
         if self.ema_decay is None:
             return
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        weights = [p.detach() for p in self.model.parameters()]
+        weights = [p.detach() for n, p in self.model.named_parameters() if n in self.ema]
         torch._foreach_lerp_(list(self.ema.values()), weights, 1 - decay)
 
     @contextlib.contextmanager
@@ -184,7 +189,7 @@ class TrainState:
         """Inside, the model has these weights, and there is no moving average."""
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         ema, self.ema = self.ema, {}
-        load_weights(self.model, weights)
+        load_weights(self.model, {**own, **weights})
         try:
             yield
         finally:
@@ -209,7 +214,11 @@ class TrainState:
             train[CUDA] = cuda
         train |= {name: p.detach() for name, p in self.raw().items()}
         with self.averaged():
-            weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+            weights = {
+                name: tensor.detach()
+                for name, tensor in self.model.state_dict().items()
+                if name not in self.left_out
+            }
         values = {
             **{name: getattr(self, name) for name in PLAIN},
             "optimizer_steps": self.optimizer.steps,

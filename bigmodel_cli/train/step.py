@@ -12,7 +12,7 @@ from bigmodel_cli.errors import OutOfMemory, ResourceError, SpecError, memory_re
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.tasks import Task
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import TrainState
 
 REMEDY = "set a smaller train.micro_batch_size, or a smaller train.batch_size"
@@ -61,7 +61,7 @@ def batch_norm_explained() -> Iterator[None]:
 
 def train_step(
     state: TrainState,
-    task: Task,
+    objective: Objective,
     options: TrainOptions,
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
@@ -85,12 +85,12 @@ def train_step(
     before = state.before_step()
     try:
         with memory_remedy(REMEDY):
-            sums = _passes(state, task, options, micro_batches, device)
+            sums = _passes(state, objective, options, micro_batches, device)
     except OutOfMemory:
         state.undo(before, random=True)
         raise
     loss_sum, count, norm, divisor = sums
-    size = sum(task.size(batch) for batch in micro_batches)
+    size = sum(objective.task.size(batch) for batch in micro_batches)
     result = StepResult(loss_sum, count, norm, float(size))
     state.loss_scale.update(result.finite)
     if result.finite:
@@ -107,7 +107,7 @@ def train_step(
 
 def _passes(
     state: TrainState,
-    task: Task,
+    objective: Objective,
     options: TrainOptions,
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
@@ -118,7 +118,7 @@ def _passes(
     count: Tensor | None = None
     for batch in micro_batches:
         with autocast(device, options.precision):
-            loss, n = task.loss(task.forward(state.model, batch), batch)
+            loss, n = objective(state.model, batch)
         if n < 0:
             raise ValueError(f"loss: a negative number of targets: {float(n):g}")
         auxiliary = state.auxiliary()

@@ -18,6 +18,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.tasks.base import Task
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -111,7 +112,7 @@ def test_accumulated_micro_batches_equal_one_batch_whatever_their_padding() -> N
         state = TrainState(model, AdamWOptions().build(named_weights(model)))
         options = TrainOptions(steps=1, precision="fp32", max_grad_norm=0.05)
         batches = [{"tokens": t} for t in tokens.split(size)]
-        result = train_step(state, task, options, batches, torch.device("cpu"), 0.01)
+        result = train_step(state, Objective(task), options, batches, torch.device("cpu"), 0.01)
         weights.append((result.norm, torch.cat([p.flatten() for p in model.parameters()])))
         assert result.count == 6 * 4 - 3 - 4 + 0 == 17
     assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-5)
@@ -134,7 +135,12 @@ def test_clipping_shortens_the_gradient() -> None:
     before = model.weight.detach().clone()
     options = TrainOptions(steps=1, precision="fp32", max_grad_norm=1.0)
     result = train_step(
-        state, Total(), options, [{"x": torch.tensor([[3.0, 4.0]])}], torch.device("cpu"), 0.5
+        state,
+        Objective(Total()),
+        options,
+        [{"x": torch.tensor([[3.0, 4.0]])}],
+        torch.device("cpu"),
+        0.5,
     )
     assert result.norm == pytest.approx(5.0)
     torch.testing.assert_close(before - model.weight, 0.5 * torch.tensor([[0.6, 0.8]]))

@@ -19,6 +19,7 @@ from bigmodel_cli.parts.ffn import (
     GeGLUOptions,
     GeluFFNOptions,
     ReluFFNOptions,
+    SiluFFNOptions,
     SquaredReluFFNOptions,
     SwiGLUOptions,
 )
@@ -192,6 +193,7 @@ def test_feed_forward_networks_equal_their_formulas() -> None:
          lambda z: 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))),
         (ReluFFNOptions(), lambda z: z.clamp(min=0)),
         (SquaredReluFFNOptions(), lambda z: z.clamp(min=0) ** 2),
+        (SiluFFNOptions(), lambda z: z / (1 + torch.exp(-z))),
     ):  # fmt: skip
         part = options.build(LayerContext(8, 8)).double()
         assert part.up.out_features == 32

@@ -23,6 +23,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks.classification import Classification, ClassificationOptions, class_weights
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -92,7 +93,9 @@ def test_micro_batches_are_the_whole_and_a_small_sum_of_weights_divides() -> Non
         state = TrainState(model, options.optimizer.build(named_weights(model)), None)
         parts = zip(inputs.split(sizes), labels.split(sizes), strict=True)
         batches = [{"image": x, "label": y} for x, y in parts]
-        result = train_step(state, task(weights), options, batches, torch.device("cpu"), 0.5)
+        result = train_step(
+            state, Objective(task(weights)), options, batches, torch.device("cpu"), 0.5
+        )
         assert result.loss == pytest.approx(mean.item(), rel=1e-5)
         assert (result.size, result.count) == (6, pytest.approx(0.6))
         for name, p in reference.named_parameters():

@@ -22,6 +22,7 @@ from bigmodel_cli.optim import SGDOptions
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks.causal_lm import CausalLM, CausalLMOptions
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import LossScale, TrainState
 from bigmodel_cli.train.step import power_above, train_step
 
@@ -52,7 +53,7 @@ def tokens(rows: int, length: int = 32) -> list[dict[str, Tensor]]:
 
 def step(state: TrainState, batches: list[dict[str, Tensor]], precision: str) -> Any:
     options = TrainOptions.model_validate({"steps": 1, "precision": precision})
-    return train_step(state, CausalLM(CausalLMOptions()), options, batches, CPU, 1e-2)
+    return train_step(state, Objective(CausalLM(CausalLMOptions())), options, batches, CPU, 1e-2)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300])

@@ -22,6 +22,7 @@ from bigmodel_cli.recipe import InitOptions, TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.train.autotune import ComputeMode, _one_pass, measure
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import train_step
 
@@ -104,7 +105,7 @@ def test_frozen_parts_are_bit_identical_after_some_steps(name: str) -> None:
     training_mode(model, state.still)
     before = everything(model)
     for step in range(4):
-        result = train_step(state, task, options,
+        result = train_step(state, Objective(task), options,
          [batch_of(values, 2 * step), batch_of(values, 2 * step + 1)],
                             torch.device("cpu"), 0.01)  # fmt: skip
         assert result.finite

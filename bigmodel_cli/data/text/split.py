@@ -139,9 +139,10 @@ def batch_of_texts(
 class Pairs(Split):
     """{"source": (B, S), "target": (B, T + 1), "key": (B,)} int64, -1 after a row's end.
 
-    A source is its tokens and the end token; a target begins with the end token too, as the start
-    of generation. In training, pairs with an empty or too long side are left out; in evaluation
-    every pair stays, cut where it is too long. `lengths` are of the longer side.
+    A source is its tokens and the end token; a target begins with the start of generation, which is
+    the end token where no published tokenizer says another. In training, pairs with an empty or too
+    long side are left out; in evaluation every pair stays, cut where it is too long. `lengths` are
+    of the longer side.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Pairs(Split):
         self.ends = {
             side: int(tokenizer.end_of_text or 0) for side, tokenizer in tokenizers.items()
         }
+        self.target_start = int(tokenizers["target"].target_start or 0)
         self.sides = {
             side: Ragged.read(folder, f"{name}.{side}", token_dtype(tokenizers[side]))
             for side in SIDES
@@ -209,11 +211,11 @@ class Pairs(Split):
         return {"source": self.side("source", rows, 0), "target": self.side("target", rows, 1)}
 
     def side(self, side: str, rows: Ints, first: int) -> Tensor:
-        """(B, first + longest + 1): `first` end tokens, the tokens, the end token."""
+        """(B, first + longest + 1): `first` start tokens, the tokens, the end token."""
         lengths = np.minimum(self.sides[side].lengths[rows], self.longest)
         taken = np.pad(
             self.sides[side].take(rows, lengths), ((0, 0), (first, 1)), constant_values=PADDING
         )
-        taken[:, :first] = self.ends[side]
+        taken[:, :first] = self.target_start
         taken[np.arange(len(rows)), first + lengths] = self.ends[side]
         return torch.from_numpy(taken)

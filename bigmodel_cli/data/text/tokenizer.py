@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigmodel_cli.data.text.tokenizer_library import END_OF_TEXT, open_library, utf8
+from bigmodel_cli.data.text.tokenizer_library import (
+    END_OF_TEXT,
+    SpecialTokens,
+    open_library,
+    utf8,
+)
 from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError
 
 ASSET = "tokenizer.json"
 SOURCE_ASSET = "source_tokenizer.json"
+SPECIAL_ASSET = "special_tokens.json"
+"""What a published model's files say of its special tokens, where that is known."""
 MOST_OWN = 16_000_000
 """Most bytes of the file of a tokenizer that is computed here: one of all characters has fewer."""
 
@@ -35,6 +43,48 @@ class Tokenizer(Protocol):
     vocab_size: int
     end_of_text: int | None
     start_of_text: int | None
+    begins: bool = False
+    """Whether every text for the model begins with the start token, running text too."""
+
+    @property
+    def target_start(self) -> int | None:
+        """The token before the target of an encoder-decoder."""
+        return self.end_of_text
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """Tokens that are never written, such as padding."""
+        return ()
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The tokens at which a generated text ends."""
+        return () if self.end_of_text is None else (self.end_of_text,)
+
+    @property
+    def special(self) -> Mapping[int, str]:
+        """The special tokens' texts by number."""
+        return {} if self.end_of_text is None else {self.end_of_text: END_OF_TEXT}
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Token numbers of a text in which special tokens are spelled out, as a chat template
+        writes them.
+        """
+        numbers = {spelled: number for number, spelled in self.special.items()}
+        if not numbers:
+            return self.encode(text)
+        parts = re.split(f"({'|'.join(map(re.escape, numbers))})", text)
+        found = [[numbers[part]] if part in numbers else self.encode(part) for part in parts]
+        return [token for tokens in found for token in tokens]
+
+    def decode_marked(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, special tokens spelled out."""
+        special, found, first = self.special, "", 0
+        for index, token in enumerate(tokens):
+            if token in special:
+                found += self.decode(tokens[first:index]) + special[token]
+                first = index + 1
+        return found + self.decode(tokens[first:])
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, without special tokens."""
@@ -203,7 +253,7 @@ def load_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
     """
     if ASSET not in assets:
         raise DataError("the checkpoint has no tokenizer.json: it is not a model of text")
-    return read_tokenizer(bytes(assets[ASSET]), ASSET, CheckpointError)
+    return read_tokenizer(bytes(assets[ASSET]), ASSET, CheckpointError, assets.get(SPECIAL_ASSET))
 
 
 def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
@@ -215,13 +265,19 @@ def load_source_tokenizer(assets: Mapping[str, bytes]) -> Tokenizer:
     return read_tokenizer(bytes(assets[SOURCE_ASSET]), SOURCE_ASSET, CheckpointError)
 
 
-def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataError) -> Tokenizer:
+def read_tokenizer(
+    content: bytes,
+    name: str,
+    fault: type[BigmodelError] = DataError,
+    special: bytes | None = None,
+) -> Tokenizer:
     """The tokenizer in the content of a tokenizer.json called `name`.
 
-    Raises `fault` where it is not one. Never runs code from it.
+    `special` is the content of special_tokens.json; without it, special tokens are known by their
+    usual names. Raises `fault` where it is not one. Never runs code from it.
     """
     try:
-        return _read(content)
+        return _read(content, special)
     except ValueError as error:
         raise fault(
             f"{name}: not a tokenizer.json of the tokenizers library that can be used: {error}"
@@ -229,10 +285,10 @@ def read_tokenizer(content: bytes, name: str, fault: type[BigmodelError] = DataE
 
 
 @functools.lru_cache(maxsize=4)
-def _read(content: bytes) -> Tokenizer:
+def _read(content: bytes, special: bytes | None) -> Tokenizer:
     """The tokenizer. Raises `ValueError`."""
     own = _read_own(content) if len(content) <= MOST_OWN else None
-    return own or open_library(content)
+    return own or open_library(content, None if special is None else SpecialTokens.read(special))
 
 
 def _read_own(content: bytes) -> Tokenizer | None:

@@ -19,6 +19,7 @@ from bigmodel_cli.data.text.bpe import train_bpe
 from bigmodel_cli.data.text.corpus import Survey
 from bigmodel_cli.data.text.tokenizer import (
     ASSET,
+    SPECIAL_ASSET,
     ByteTokenizer,
     CharacterTokenizer,
     Tokenizer,
@@ -189,7 +190,8 @@ def fit_tokenizer(
     """
     if assets is not None and asset in assets:
         name = f"{asset} of the checkpoint"
-        tokenizer = read_tokenizer(bytes(assets[asset]), name, CheckpointError)
+        special = assets.get(SPECIAL_ASSET) if asset == ASSET else None
+        tokenizer = read_tokenizer(bytes(assets[asset]), name, CheckpointError, special)
     else:
         tokenizer = wanted.fit(texts, say)
     if ends and tokenizer.end_of_text is None:

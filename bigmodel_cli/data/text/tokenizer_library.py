@@ -5,11 +5,13 @@ panics as faults.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,10 +45,43 @@ TRIALS = (
 """
 
 
-class LibraryTokenizer:
-    """Any tokenizer of the tokenizers library."""
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The numbers of special tokens, by a published model's files."""
 
-    def __init__(self, content: bytes) -> None:
+    start: int | None
+    end: int | None
+    stops: tuple[int, ...]
+    begins: bool
+    target_start: int | None = None
+    never: tuple[int, ...] = ()
+
+    @classmethod
+    def read(cls, content: bytes) -> SpecialTokens:
+        """Those in the content of special_tokens.json. Raises `ValueError`."""
+        values = json.loads(content)
+        try:
+            found = cls(
+                values["start"],
+                values["end"],
+                tuple(values["stops"]),
+                values["begins"] is True,
+                values.get("target_start"),
+                tuple(values.get("never", ())),
+            )
+        except (TypeError, KeyError):
+            raise ValueError("special_tokens.json: damaged") from None
+        singles = (found.start, found.end, found.target_start)
+        numbers = [*found.stops, *found.never, *(n for n in singles if n is not None)]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("special_tokens.json: damaged")
+        return found
+
+
+class LibraryTokenizer:
+    """Any tokenizer of the tokenizers library; `special` tokens are known by name without it."""
+
+    def __init__(self, content: bytes, special: SpecialTokens | None = None) -> None:
         from tokenizers import Tokenizer as Library
 
         self.content = content
@@ -57,9 +92,17 @@ class LibraryTokenizer:
         self.vocab_size = (
             max(self.library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         )
-        self.end_of_text = self.mark(END_NAMES)
-        start = self.mark(START_NAMES)
+        named = SpecialTokens(self.mark(START_NAMES), self.mark(END_NAMES), (), False)
+        special = special or named
+        self.end_of_text = named.end if special.end is None else special.end
+        start = named.start if special.start is None else special.start
         self.start_of_text = self.end_of_text if start is None else start
+        self.begins = special.begins
+        own = special.target_start
+        self.target_start = self.end_of_text if own is None else own
+        self.never = special.never
+        ends = () if self.end_of_text is None else (self.end_of_text,)
+        self.stops = special.stops or ends
 
     def mark(self, names: Sequence[str]) -> int | None:
         """The number of the first of these tokens that exists."""
@@ -82,12 +125,30 @@ class LibraryTokenizer:
         except BaseException as error:
             raise DataError(f"the tokenizer cannot read {text[:40]!r}: {_reason(error)}") from None
 
+    @functools.cached_property
+    def special(self) -> dict[int, str]:
+        """The special tokens' texts by number."""
+        added = self.library.get_added_tokens_decoder()
+        return {int(n): str(token.content) for n, token in added.items() if token.special}
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Token numbers of a text in which special tokens are spelled out."""
+        self.library.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self.library.encode_special_tokens = True
+
+    def decode_marked(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, special tokens spelled out."""
+        return self.decode(tokens, skip=False)
+
     def encode_array(self, text: str) -> NDArray[Any]:
         return np.asarray(self.encode(text), dtype=np.int64)
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int], *, skip: bool = True) -> str:
         try:
-            return str(self.library.decode(list(tokens), skip_special_tokens=True))
+            return str(self.library.decode(list(tokens), skip_special_tokens=skip))
         except BaseException as error:
             raise DataError(
                 f"the tokenizer cannot write tokens as text: {_reason(error)}"
@@ -112,7 +173,7 @@ class LibraryTokenizer:
         return self.content
 
 
-def open_library(content: bytes) -> LibraryTokenizer:
+def open_library(content: bytes, special: SpecialTokens | None = None) -> LibraryTokenizer:
     """The tokenizer in the content of a tokenizer.json, tried on texts that any must read.
 
     Raises `ValueError`.
@@ -121,7 +182,7 @@ def open_library(content: bytes) -> LibraryTokenizer:
         raise ValueError(f"it has {len(content):,} bytes, and at most {MOST_BYTES:,} are read")
     with _silent():
         try:
-            tokenizer = LibraryTokenizer(content)
+            tokenizer = LibraryTokenizer(content, special)
         except BaseException as error:
             raise ValueError(_reason(error)) from None
         try:

@@ -1,0 +1,34 @@
+"""Adapters: a few trained numbers beside frozen weights. One file each, one name in the table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from bigmodel_cli.adapters.attaching import adapters, attach, count_trained, merged
+from bigmodel_cli.adapters.base import AnyAdapterOptions
+from bigmodel_cli.adapters.dora import DoRAOptions
+from bigmodel_cli.adapters.lora import LoRAOptions, RsLoRAOptions
+from bigmodel_cli.adapters.peft import PEFTOptions
+from bigmodel_cli.adapters.pissa import PiSSAOptions
+from bigmodel_cli.config import Table
+
+ADAPTERS = Table(
+    "adapter",
+    AnyAdapterOptions,
+    LoRAOptions,
+    RsLoRAOptions,
+    DoRAOptions,
+    PiSSAOptions,
+    PEFTOptions,
+)
+AdapterOptions = Annotated[AnyAdapterOptions, ADAPTERS]
+
+__all__ = [
+    "ADAPTERS",
+    "AdapterOptions",
+    "AnyAdapterOptions",
+    "adapters",
+    "attach",
+    "count_trained",
+    "merged",
+]

@@ -1,0 +1,67 @@
+"""The adapter of a spec, put onto the model that a run starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bigmodel_cli.adapters import adapters, attach, count_trained
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import listed, say
+from bigmodel_cli.convert.peft import Layout
+from bigmodel_cli.convert.peft_reading import described, load_adapter
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.models import Model
+from bigmodel_cli.spec import Spec
+
+
+def without_adapter(spec: Spec) -> Spec:
+    """The same spec for the weights alone."""
+    return spec.model_copy(update={"adapter": None})
+
+
+def with_files_read(
+    spec: Spec, info: DatasetInfo, build: Callable[[Spec, DatasetInfo], Model]
+) -> Spec:
+    """The spec with the options of an adapter in PEFT's files, which `build`'s model is for.
+
+    Raises `CheckpointError` where it is not, and `SpecError` for a model of no published family.
+    """
+    folder = spec.adapter.folder() if spec.adapter is not None else None
+    if folder is None:
+        return spec
+    model = build(without_adapter(spec), info)
+    layout = Layout(model, spec.model, info, spec.task.type)
+    options = described(Path(folder).expanduser(), layout, model)
+    options = options.model_copy(update={"path": folder})
+    return spec.model_copy(update={"adapter": options})
+
+
+def adapt(
+    spec: Spec, info: DatasetInfo, model: Model, fresh: Sequence[str] = (), *, fill: bool = True
+) -> None:
+    """Attach the spec's adapter, unless the weights came with it, and report what is trained.
+
+    With `fill` its factors get their first values, drawn or from PEFT's files. Raises `SpecError`
+    where one of the `fresh` weights would stay as it was drawn.
+    """
+    assert spec.adapter is not None
+    options = spec.adapter.low_rank()
+    if not adapters(model):
+        with spec.placing():
+            small = attach(model, options, fill=fill and options.path is None)
+        if small:
+            say(f"adapter.rank: more than these have, which are not adapted: {listed(small, 8)}")
+        if fill and options.path is not None:
+            layout = Layout(model, spec.model, info, spec.task.type)
+            load_adapter(Path(options.path).expanduser(), model, layout)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    left = [name for name in fresh if name not in trained]
+    if left:
+        modules = sorted({name.rpartition(".")[0] for name in left})
+        raise SpecError(
+            f"adapter: {', '.join(left)} would stay as drawn, since an adapter freezes them; train"
+            f" them whole: adapter.modules_to_save: [{', '.join(modules)}]"
+        )
+    for line in count_trained(model, options.type):
+        say(f"adapter: {line}")

@@ -1,0 +1,40 @@
+"""Special tokens of a folder's tokenizer, by what they are for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bigmodel_cli.convert.folder import read_json
+from bigmodel_cli.data import TOKENIZER
+
+NAMED = ("tokenizer_config.json", "special_tokens_map.json")
+"""Files that say which token is for what."""
+
+
+def mask_token(folder: Path) -> int | None:
+    """The number of the token that stands for a hidden one; None where there is none.
+
+    Raises `CheckpointError` for a damaged file.
+    """
+    named = _named(folder, "mask_token")
+    if named is None or not os.path.lexists(folder / TOKENIZER):
+        return None
+    added = read_json(folder, TOKENIZER).get("added_tokens")
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict) and token.get("content") == named:
+            number = token.get("id")
+            return number if type(number) is int and number >= 0 else None
+    return None
+
+
+def _named(folder: Path, what: str) -> str | None:
+    """The text of the token for `what`."""
+    for name in NAMED:
+        values = read_json(folder, name) if os.path.lexists(folder / name) else {}
+        token = values.get(what)
+        if isinstance(token, dict):
+            token = token.get("content")
+        if isinstance(token, str):
+            return token
+    return None

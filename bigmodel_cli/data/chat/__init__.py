@@ -1,0 +1,1 @@
+"""Conversations: files, chat templates, and which tokens of them are learnt."""

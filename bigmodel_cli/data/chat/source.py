@@ -1,0 +1,185 @@
+"""Data of conversations: what the sources of answers and of preferences share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import Field
+
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split
+from bigmodel_cli.data.cache import key_of
+from bigmodel_cli.data.chat.messages import Conversation
+from bigmodel_cli.data.chat.template import ASSET as TEMPLATE
+from bigmodel_cli.data.chat.template import Template, find_template
+from bigmodel_cli.data.chat.turns import Sample, Turns, shown
+from bigmodel_cli.data.files import expand
+from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, ValFraction, parts_of
+from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts
+from bigmodel_cli.data.text.tokenizer import ASSET, Tokenizer
+from bigmodel_cli.data.text.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
+from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.progress import reading
+
+FORMAT = 1
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+Files = list[str]
+Item: TypeAlias = tuple[Conversation, ...]
+"""What a row of a file is: one conversation, or several that are compared."""
+Samples: TypeAlias = tuple[Sample, ...]
+
+
+class ConversationsOptions(FilesOptions):
+    """Options of data whose rows are conversations."""
+
+    unit: ClassVar[str]
+    train: Annotated[Files, Field(min_length=1)] = Field(
+        description="files, globs or folders, read in this order"
+    )
+    val: Files = Field([], description="files for validation, instead of val_fraction")
+    test: Files = Field([], description="files for the test split")
+    val_fraction: ValFraction = Field(None, description=HELD_OUT.format("conversations"))
+    template: str | None = Field(
+        None,
+        description=(
+            "a file with a chat template (jinja); left out: the checkpoint's, else a plain one"
+        ),
+    )
+    context: Annotated[int, Field(ge=8, le=10**9)] = Field(
+        512, description="most tokens of a conversation (T)"
+    )
+    longer: Literal["refuse", "drop"] = Field(
+        "refuse", description="what is done with conversations of more tokens: none is cut"
+    )
+    tokenizer: TokenizerOptions = Field(
+        description="text to tokens, fitted on the training messages; a checkpoint brings its own"
+    )
+
+    @abstractmethod
+    def read(self, path: Path) -> Iterator[Item]:
+        """The rows of a file. Raises `DataError` naming one that is none."""
+
+    @abstractmethod
+    def samples(self, turns: Turns, item: Item) -> list[Samples]:
+        """The samples of a row. Raises `DataError`."""
+
+    @abstractmethod
+    def split(self, samples: Sequence[Samples], name: str) -> Split:
+        """The split of these samples."""
+
+    def open(
+        self, *, base: Path, say: Say, assets: Assets | None = None, only: str | None = None
+    ) -> DataSet:
+        files = self.files(base, only, say, ENDINGS)
+        with reading("reading conversations", [p for paths in files.values() for p in paths]):
+            found = {
+                n: [item for p in paths for item in self.read(p)] for n, paths in files.items()
+            }
+        for name in [name for name, every in found.items() if not every]:
+            raise DataError(f"data.{name}: no conversation in {files[name][0]}")
+        content = json.dumps([[n, c.messages] for n, own in found.items() for i in own for c in i])
+        fraction = self.fraction(base)
+        if fraction and "train" in found:
+            whole = found["train"]
+            parts = parts_of(len(whole), fraction, self.unit, None if only else say)
+            found |= {n: [whole[i] for i in chosen.tolist()] for n, chosen in parts.items()}
+        tokenizer = self._tokenizer(found, say, assets)
+        path = expand(self.template, base, "data.template") if self.template else None
+        text, name = find_template(path, assets or {})
+        with Template(text, tokenizer, name, DataError) as template:
+            turns = Turns(tokenizer, template)
+            kept = {n: self._kept(turns, i, n, say) for n, i in found.items() if only in (None, n)}
+        if "train" in kept:
+            _tell(kept["train"], turns, say)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        given = self.model_dump(mode="json", include={"type", "context", "longer", "packing"})
+        return DataSet(
+            DatasetInfo(vocab_size=tokenizer.vocab_size, context=self.context),
+            key_of([FORMAT, digest, tokenizer.to_json().decode("utf-8"), text, fraction, given]),
+            {n: self.split(own, n) for n, own in kept.items()},
+            {ASSET: tokenizer.to_json(), TEMPLATE: text.encode()},
+            {n: partial(_hashes, own) for n, own in found.items()},
+            self.unit,
+            fraction > 0,
+        )
+
+    def longest(self) -> int:
+        return self.context
+
+    def _kept(self, turns: Turns, items: Iterable[Item], name: str, say: Say) -> list[Samples]:
+        """The samples of a split that fit.
+
+        Raises `DataError` for those that do not, unless they are to be dropped.
+        """
+        kept: list[Samples] = []
+        long: list[tuple[int, str]] = []
+        for item in items:
+            for samples in self.samples(turns, item):
+                most = max(len(sample.tokens) for sample in samples) - 1
+                if most > self.context:
+                    long.append((most, item[0].place))
+                else:
+                    kept.append(samples)
+        if long:
+            most, place = max(long)
+            what = f"{len(long):,} of {len(long) + len(kept):,} {name} samples have more than"
+            if self.longer == "refuse" or not kept:
+                raise DataError(
+                    f"{place}: {what} {self.context:,} tokens (this one {most:,}), so that their"
+                    f" answers would be cut; set data.context: {most} for all, or data.longer: drop"
+                )
+            say(f"left out: {what} {self.context:,} tokens (data.context); the longest: {most:,}")
+        return kept
+
+    def _tokenizer(
+        self, found: Mapping[str, list[Item]], say: Say, assets: Assets | None
+    ) -> Tokenizer:
+        """The checkpoint's, or one that is fitted on the training messages."""
+        texts = {
+            n: [message["content"] for item in own for c in item for message in c.messages]
+            for n, own in found.items()
+        }
+        surveys = {
+            n: Survey(key_of(own), sum(map(len, own)), ENDS, "".join(sorted({*"".join(own)})))
+            for n, own in texts.items()
+        }
+        corpus = Texts(files=(), source=lambda: iter(texts.get("train", [])))
+        return fit_tokenizer(
+            self.tokenizer, Corpora(corpus, surveys), say, assets, ends="an answer"
+        )
+
+
+def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
+    """Report what is learnt, with an example. Raises `DataError` where it is everything."""
+    every = [sample for samples in kept for sample in samples]
+    total, learnt = sum(len(s.tokens) for s in every), sum(sum(s.learnt) for s in every)
+    if learnt == total:
+        raise DataError(
+            "data.train: every token is learnt, questions too; use another template (data.template)"
+        )
+    if turns.divided:
+        say(
+            f"{turns.divided:,} conversations are several samples, one for each answer: the"
+            " template renders earlier turns differently when more follow"
+        )
+    ends = " or ".join(sorted(turns.special[end] for end in turns.ends))
+    say(
+        f"conversations: {len(kept):,} training samples; {learnt:,} of {total:,} tokens are learnt"
+        f" ({learnt / total:.1%}), each answer with {ends} at its end"
+    )
+    text = "\n".join(shown(sample, turns.tokenizer) for sample in kept[0])
+    say(f"the first, with what is learnt between » and «:\n{text}")
+
+
+def _hashes(items: Sequence[Item]) -> Hashes:
+    """(N,) the hash of each row's messages."""
+    return as_hashes(
+        hash_of(*(m["content"].encode() for c in item for m in c.messages)) for item in items
+    )

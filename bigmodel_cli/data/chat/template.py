@@ -1,0 +1,121 @@
+"""Chat templates: how the messages of a conversation become one text."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from bigmodel_cli.data.base import Assets
+from bigmodel_cli.data.chat import renderer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.errors import BigmodelError, CheckpointError
+
+ASSET = "chat_template.jinja"
+"""A checkpoint's file with the template that it was trained with."""
+PUBLISHED, IN_CONFIG = "hf.chat_template.jinja", "hf.tokenizer_config.json"
+"""Files of a published model that may have its template."""
+BUILT_IN = "the built-in template"
+PLAIN = """\
+{% for message in messages %}
+{% if message.role == 'assistant' %}
+### Assistant:
+{{ message.content }}{{ eos_token }}
+{% else %}
+### {{ message.role | capitalize }}:
+{{ message.content }}
+
+{% endif %}
+{% endfor %}
+{% if add_generation_prompt %}
+### Assistant:
+{% endif %}
+"""
+"""The template of a model that comes without one: its only special token ends an answer."""
+Message = Mapping[str, Any]
+
+
+class Template:
+    """A template, rendered in a process of its own (see renderer.py).
+
+    Use as a context manager. Raises `fault` for a template that cannot be compiled.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        tokenizer: Tokenizer,
+        name: str,
+        fault: type[BigmodelError] = CheckpointError,
+    ) -> None:
+        self.text, self.name, self.fault = text, name, fault
+        special = tokenizer.special
+        names = {"bos_token": tokenizer.start_of_text, "eos_token": tokenizer.end_of_text}
+        self.names = {n: special.get(t, "") if t is not None else "" for n, t in names.items()}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", renderer.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._ask({"template": self.text, "names": self.names})
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+
+    def render(self, messages: Sequence[Message], *, prompt: bool) -> str:
+        """The text of a conversation; with `prompt`, up to where the next answer begins.
+
+        Raises `fault` where the template refuses the messages, or fails.
+        """
+        return self._ask({"messages": list(messages), "add_generation_prompt": prompt})
+
+    def _ask(self, values: dict[str, Any]) -> str:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(values).encode() + b"\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):
+            answer = {"error": "it ended the process that renders it (too much memory?)"}
+        if "error" in answer:
+            raise self.fault(f"{self.name}: the chat template: {answer['error']}")
+        return str(answer["text"])
+
+
+def find_template(path: Path | None, assets: Assets) -> tuple[str, str]:
+    """(text, name) of the template: the given file's, else the checkpoint's, else `PLAIN`.
+
+    Raises `CheckpointError` for one that is not text.
+    """
+    if path is not None:
+        return path.read_text(encoding="utf-8"), str(path)
+    for name in (ASSET, PUBLISHED):
+        if name in assets:
+            return _text(assets[name], name), name.removeprefix("hf.")
+    if IN_CONFIG in assets:
+        found = json.loads(_text(assets[IN_CONFIG], IN_CONFIG)).get("chat_template")
+        if isinstance(found, list):  # several, by name
+            named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+            found = named.get("default")
+        if isinstance(found, str):
+            return found, IN_CONFIG.removeprefix("hf.")
+    return PLAIN, BUILT_IN
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{name}: not UTF-8: {error}; use another checkpoint") from None

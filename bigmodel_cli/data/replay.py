@@ -1,0 +1,77 @@
+"""Replay: items of the data before among those that a network is finetuned on."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from bigmodel_cli.data.base import DataSet, Split, join
+from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Tensor, torch
+
+ORDER = (0, 1)
+"""Key of the permutation that the data before is taken in, whatever `train.seed` is."""
+
+
+def with_replay(data: DataSet, before: DataSet, share: float) -> DataSet:
+    """The data with a training split of which this `share` is of the data before.
+
+    Raises `SpecError` where the items of the two are not of one form.
+    """
+    if len({data.names(), before.names()}) > 1:
+        odd = ", ".join(sorted(data.names() ^ before.names()))
+        raise SpecError(
+            f"data.replay: only one of the two data sources has {odd}; take one of the same form"
+        )
+    if data.info.image_shape != before.info.image_shape:
+        raise SpecError("data.replay: the two data sources have images of different sizes")
+    both = hashlib.sha256(f"{data.fingerprint} {before.fingerprint} {share}".encode()).hexdigest()
+    return data.with_training(Replay(data.split("train"), before.split("train"), share), both)
+
+
+class Replay(Split):
+    """All samples of a split, and after them as many of another as make up `share` of both.
+
+    Where all samples are of one size each epoch takes others, else the same ones, since batches of
+    similar lengths need the lengths of all samples.
+    """
+
+    def __init__(self, new: Split, before: Split, share: float) -> None:
+        self.new, self.before = new, before
+        self.more = max(1, round(len(new) * share / (1 - share)))
+        self.resident = new.resident and before.resident
+        self.lengths = None
+        if new.lengths is not None and before.lengths is not None:
+            added = before.lengths[self.taken(np.arange(self.more), 0)]
+            self.lengths = np.concatenate((new.lengths, added))
+
+    def __len__(self) -> int:
+        return len(self.new) + self.more
+
+    def to(self, device: torch.device) -> None:
+        self.new.to(device)
+        self.before.to(device)
+
+    def longest_rows(self) -> tuple[int, ...]:
+        both = self.new.longest_rows(), self.before.longest_rows()
+        return tuple(max(rows) for rows in zip(*both, strict=True))
+
+    def taken(self, places: Ints, epoch: int) -> Ints:
+        """The samples of the data before in these places, from 0 on, among those added."""
+        first = 0 if self.before.lengths is not None else epoch * self.more
+        return permute((first + places) % len(self.before), len(self.before), ORDER)
+
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The rows of both, in the order asked for."""
+        is_new = samples < len(self.new)
+        taken = self.taken(samples[~is_new] - len(self.new), epoch)
+        parts = [
+            split.tensors(chosen, epoch, seed, augment)
+            for split, chosen in ((self.new, samples[is_new]), (self.before, taken))
+            if len(chosen)
+        ]
+        order = np.argsort(np.concatenate((np.flatnonzero(is_new), np.flatnonzero(~is_new))))
+        rows = torch.from_numpy(order)
+        return {name: tensor[rows.to(tensor.device)] for name, tensor in join(parts).items()}

@@ -1,0 +1,127 @@
+"""What a finetuning bought: the checkpoint that it started from and its result, on the same items.
+
+On the new data, and on the data of the start, which the result may have forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli.console import sentence, table
+from bigmodel_cli.convert import opening
+from bigmodel_cli.errors import BigmodelError
+from bigmodel_cli.evaluation.comparing import Evaluation, differences
+from bigmodel_cli.evaluation.evaluator import estimates
+from bigmodel_cli.evaluation.report import evaluate_items
+from bigmodel_cli.metrics import shown
+from bigmodel_cli.metrics.intervals import Difference, Estimate
+from bigmodel_cli.overrides import Override
+from bigmodel_cli.spec import of_checkpoint
+
+TASK, OLD = "task", "old domain"
+COLUMNS = ["", "metric", "before", "after", "difference", "95 % from", "to", "p"]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The result on the validation split of one data source, against the start where it can be."""
+
+    name: str
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    differences: dict[str, Difference] = field(default_factory=dict)
+    count: int = 0
+    note: str = ""  # why there is nothing, or no difference
+
+    def rows(self) -> list[list[str]]:
+        """The lines of the table."""
+        rows = []
+        for name, found in self.estimates.items():
+            d = self.differences.get(name)
+            numbers = (
+                [None, found.value, None, None, None]
+                if d is None
+                else [d.first, d.second, d.difference, d.low, d.high]
+            )
+            cells = ["" if x is None else shown(x, found.percent) for x in numbers]
+            rows.append([self.name, name, *cells, "" if d is None else f"{d.p:.3f}"])
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """By metric: the result's value, and the difference to the start where there is one."""
+        metrics = {
+            name: {"after": e.to_json()} | ({"gain": d.to_json()} if d is not None else {})
+            for name, e in self.estimates.items()
+            for d in [self.differences.get(name)]
+        }
+        return {
+            "items": self.count,
+            "metrics": metrics,
+            **({"note": self.note} if self.note else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What a finetuning bought, domain by domain."""
+
+    source: Path
+    domains: list[Domain]
+
+    def to_text(self) -> str:
+        """A table for people."""
+        counted = ", ".join(f"{d.count:,} items of the {d.name}" for d in self.domains if d.count)
+        how = f" (validation data: {counted}; paired, p by swapping the two)" if counted else ""
+        lines = [sentence(f"what the finetuning bought, since {self.source}{how}")]
+        if rows := [row for domain in self.domains for row in domain.rows()]:
+            lines.append(table(COLUMNS, rows))
+        return "\n".join([*lines, *(f"{d.name}: {d.note}" for d in self.domains if d.note)])
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "since": str(self.source),
+            **{d.name.replace(" ", "_"): d.to_json() for d in self.domains},
+        }
+
+
+def gains(result: Path, device: str) -> Gains | None:
+    """The result of a finetuning against the checkpoint that it started from; None where it has no
+    such start, or no validation data.
+    """
+    spec = opening.read_spec(result)
+    named = spec.get("init", {}).get("checkpoint")
+    if named is None or "val" not in of_checkpoint(spec, result).data.splits(Path()):
+        return None
+    source = opening.find(Path(named))
+    before = opening.read_spec(source)
+    precision = Override("train.precision", spec["train"]["precision"], "the run's precision")
+
+    def on(asked: Mapping[str, Any], path: Path) -> Evaluation:
+        changes = [Override(name, asked[name], "the run's spec") for name in ("data", "task")]
+        changes += [precision, Override("init.checkpoint", str(source), "--from")]
+        return evaluate_items(path, changes, "val", device, _nothing, _nothing, generate=False)
+
+    domains = [_domain(TASK, lambda path: on(spec, path), source, result)]
+    if before["data"] != spec["data"] or before["task"]["type"] != spec["task"]["type"]:
+        domains.append(_domain(OLD, lambda path: on(before, path), source, result))
+    return Gains(source, domains)
+
+
+def _domain(name: str, on: Callable[[Path], Evaluation], source: Path, result: Path) -> Domain:
+    """Both on one data source; the result alone where the start cannot answer its questions."""
+    try:
+        after = on(result)
+    except BigmodelError as error:
+        return Domain(name, note=f"not measured: {error}")
+    found = estimates(after.loaded.task, after.measures)
+    try:
+        return Domain(name, found, differences(on(source), after), len(after.items))
+    except BigmodelError as error:
+        return Domain(name, found, {}, len(after.items), f"nothing to compare with: {error}")
+
+
+def _nothing(text: str) -> None:
+    """What there is to say about the data was said in training."""

@@ -1,0 +1,41 @@
+"""`bigmodel export`: a checkpoint as files that others open.
+
+One file for each form, one name in the table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.export.hf import HuggingFace
+from bigmodel_cli.export.source import open_source
+from bigmodel_cli.export.target import Target
+from bigmodel_cli.export.vision import Timm, Torchvision
+from bigmodel_cli.export.writing import check_free, write_folder
+
+TARGETS: dict[str, Target] = {
+    "hf": HuggingFace(),
+    "timm": Timm(),
+    "torchvision": Torchvision(),
+}
+"""What `--to` may be."""
+
+
+def export(checkpoint: Path, to: str, out: Path, command: str = "") -> Path:
+    """Write a checkpoint into the new folder `out`, whole or not at all.
+
+    `command` is the command line, for the model card. Raises `SpecError` for a folder that is there
+    already, and for a model that the target cannot express.
+    """
+    target = TARGETS.get(to)
+    if target is None:
+        known = did_you_mean(to, list(TARGETS)) or f"; there are {', '.join(TARGETS)}"
+        raise SpecError(f"--to {to}: nothing is written in that form{known}")
+    check_free(out)
+    source = open_source(checkpoint, command)
+    write_folder(out, lambda draft: target.write(source, draft))
+    return out
+
+
+__all__ = ["TARGETS", "Target", "export"]

@@ -1,0 +1,106 @@
+"""The model card: README.md with what the model is and where it comes from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bigmodel_cli import __version__
+from bigmodel_cli.convert.assets import CARD
+from bigmodel_cli.convert.exporting import Expressed
+from bigmodel_cli.export.source import Source
+from bigmodel_cli.runs.record import read_run
+from bigmodel_cli.yaml_scalars import dump_yaml
+
+PIPELINES = {
+    "causal_lm": "text-generation",
+    "masked_lm": "fill-mask",
+    "tagging": "token-classification",
+    "seq2seq": "translation",
+}
+"""A task -> the word for it in a card's header."""
+_LICENCE = re.compile(r"^(license(?:_name|_link)?):[ \t]*(\S.*)$", re.MULTILINE)
+
+
+def card(source: Source, found: Expressed) -> str:
+    """The text of the card."""
+    return "\n".join([*_header(source), "", *_body(source, found)]) + "\n"
+
+
+def _header(source: Source) -> Iterator[str]:
+    """What the hub reads: the licence is the source's, and none is invented."""
+    yield "---"
+    yield "library_name: transformers"
+    if (pipeline := PIPELINES.get(source.task)) is not None:
+        yield f"pipeline_tag: {pipeline}"
+    for name, value in _licence(source):
+        yield f"{name}: {value}"
+    yield "tags:"
+    yield "- bigmodel"
+    yield "---"
+
+
+def _licence(source: Source) -> list[tuple[str, str]]:
+    """The lines about the licence in the header of the card that the model came with."""
+    text = (source.kept(CARD) or b"").decode("utf-8", errors="replace")
+    header = text.split("---", 2)[1] if text.startswith("---") and text.count("---") > 1 else ""
+    return _LICENCE.findall(header)
+
+
+def _body(source: Source, found: Expressed) -> Iterator[str]:
+    spec = source.spec.to_dict()
+    numbers = sum(p.numel() for p in source.model.parameters())
+    kind = found.config["architectures"][0]
+    yield f"# {_name(source)}"
+    yield ""
+    yield (
+        f"A {kind} of {numbers:,} parameters, written by bigmodel {__version__}"
+        f" from step {source.step:,} of a run."
+    )
+    licence = dict(_licence(source)).get("license")
+    yield ""
+    yield (
+        f"Licence: {licence}, that of the model it began with."
+        if licence
+        else "Licence: none is recorded; whoever publishes this chooses one that its sources allow."
+    )
+    yield from ("", "## Lineage", "")
+    yield f"Began with: {source.spec.init.checkpoint or 'weights drawn at random'}"
+    if source.command:
+        yield f"\nExported by: `{source.command}`"
+    yield from ("", "## Data", "")
+    yield from _yaml(spec["data"])
+    if source.fingerprint:
+        yield f"\nFingerprint of its content: `{source.fingerprint}`"
+    yield from ("", "## Results", "")
+    yield from _results(source)
+    yield from ("", "## Spec", "")
+    yield from _yaml(spec)
+
+
+def _results(source: Source) -> Iterator[str]:
+    """The validation of this step, as the run recorded it."""
+    run = source.path.parent.parent
+    record = read_run(run) if os.path.isdir(run / "checkpoints") else None
+    found = [v for v in (record.validations if record else []) if v.step == source.step]
+    if record is None or not found:
+        yield "No validation of this checkpoint is recorded beside it."
+        return
+    yield f"Validation at step {source.step:,}:"
+    yield from ("", "| metric | value |", "|---|---|")
+    for name, value in found[-1].values.items():
+        yield f"| {name} | {record.metric.shown(name, value)} |"
+    yield "\nIntervals: `bigmodel eval` of the checkpoint prints them."
+
+
+def _yaml(values: Any) -> list[str]:
+    return ["```yaml", dump_yaml(values).rstrip("\n"), "```"]
+
+
+def _name(source: Source) -> str:
+    from bigmodel_cli.convert.opening import title
+
+    return title(Path(source.path))

@@ -1,0 +1,52 @@
+"""What encoders end in: logits of tokens, and what a label is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Options, Probability
+from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.parts import Norm
+
+
+class PoolerOptions(Options):
+    """A dense layer between what the blocks give and the logits of a label."""
+
+    activation: Literal["tanh", "relu", "gelu"] = Field(
+        "tanh", description="what follows it: tanh in BERT, relu in DistilBERT, gelu in ModernBERT"
+    )
+    bias: bool = Field(True, description="learn a bias")
+    norm: Norm | None = Field(None, description="after the activation, as in ModernBERT")
+    dropout: Probability = Field(0.0, description="before the layer, as in RoBERTa")
+    tags: bool = Field(False, description="also before the tags of words, as in ModernBERT")
+
+
+POOLED: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda x: x.tanh(),
+    "relu": lambda x: F.relu(x),
+    "gelu": lambda x: F.gelu(x),
+}
+
+
+class TokenHead(Module):
+    """(B, T, C) -> (B, T, V)   logits(norm(gelu(dense(x)))) (Devlin et al. 2019)."""
+
+    def __init__(self, dim: int, vocab: int, norm: Norm, bias: bool = True) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim, bias=bias)
+        self.norm = norm.build(dim)
+        self.logits = nn.Linear(dim, vocab)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits of each position."""
+        y: Tensor = self.logits(self.norm(F.gelu(self.dense(x))))
+        return y
+
+
+def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
+    """(B, T, C), (B, T) bool -> (B, C)   the mean over the positions that are not padding."""
+    weight = real[..., None].to(x.dtype)
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)

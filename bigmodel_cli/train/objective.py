@@ -1,0 +1,158 @@
+"""What a step minimises: the task's loss, or a mix of it and the distance to a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import say
+from bigmodel_cli.data import TOKENIZER
+from bigmodel_cli.data.files import expand
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import F, Module, Tensor, torch
+from bigmodel_cli.loaded import Loaded, load_checkpoint
+from bigmodel_cli.models import Model
+from bigmodel_cli.recipe import DistillOptions
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.tasks import Task
+
+Batch = dict[str, Tensor]
+
+
+class Objective:
+    """The task's loss of a batch."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The summed loss to differentiate, and the number of targets in it."""
+        return self.task.loss(self.task.forward(model, batch), batch)
+
+
+class Distillation(Objective):
+    """(1 - w) loss + w T^2 KL(teacher || student) at temperature T (Hinton et al. 2015), and
+    `hidden` times the mean squared difference of their residual streams (Romero et al. 2015).
+
+    The streams are compared after blocks that are spread evenly over the teacher's, the last with
+    the last, in the positions that are not padding. The teacher sees what the student sees: the
+    same hidden tokens, the same augmentation, but no dropout.
+    """
+
+    def __init__(
+        self, task: Task, teacher: Loaded, options: DistillOptions, student: Model
+    ) -> None:
+        super().__init__(task)
+        self.teacher, self.options = teacher.model.requires_grad_(False), options
+        self.streams: dict[int, list[Tensor]] = {}
+        if options.hidden:
+            for model in (student, self.teacher):
+                self._watch(model, len(student.stream_layers()))
+
+    def _watch(self, model: Model, count: int) -> None:
+        """Keep the outputs of `count` blocks of each forward pass."""
+        layers = model.stream_layers()
+        chosen = [layers[(i + 1) * len(layers) // count - 1] for i in range(count)]
+        kept = self.streams.setdefault(id(model), [])
+        for layer in chosen:
+            layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+
+    def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        for kept in self.streams.values():
+            kept.clear()
+        outputs = self.task.forward(model, batch)
+        loss, count = self.task.loss(outputs, batch)
+        self.teacher.eval()
+        with torch.no_grad():
+            taught = self.task.forward(self.teacher, batch)
+        weight, temperature = self.options.weight, self.options.temperature
+        own, theirs = (
+            F.log_softmax(self.task.target_logits(y, batch).float() / temperature, -1)
+            for y in (outputs, taught)
+        )
+        apart = F.kl_div(own, theirs, reduction="sum", log_target=True) * temperature**2
+        rows = max(1, len(own))
+        total = (1 - weight) * loss + weight * apart * (count / rows)
+        if self.options.hidden:
+            total = total + self.options.hidden * self._hidden(batch) * count
+        return total, count
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """The mean squared difference of the streams."""
+        pairs = list(zip(*self.streams.values(), strict=True))
+        tokens = batch.get("tokens")
+        errors = [(x.float() - y.float()).square().mean(-1) for x, y in pairs]  # (B, T) each
+        error = torch.stack(errors).mean(0)
+        if tokens is None or error.dim() != 2:
+            return error.mean()
+        real = tokens[:, : error.shape[1]] >= 0
+        return error[real].mean()
+
+
+def objective_of(
+    spec: Spec,
+    task: Task,
+    info: DatasetInfo,
+    assets: dict[str, bytes],
+    model: Model,
+    device: torch.device,
+) -> Objective:
+    """What the run minimises. Raises `SpecError` where the teacher cannot teach this student."""
+    options = spec.distill
+    if options is None:
+        return Objective(task)
+    if not task.teachable:
+        raise SpecError(
+            f"distill: task.type: {task.name} has no probabilities to learn from a teacher"
+        )
+    teacher = load_checkpoint(
+        expand(options.teacher, Path(), "distill.teacher"), str(device), tell=lambda _: None
+    )
+    _check(teacher, task, info, assets)
+    if options.hidden:
+        _check_streams(teacher, spec, model)
+    parameters = sum(p.numel() for p in teacher.model.parameters())
+    say(f"teacher: {teacher.path}, {parameters:,} parameters")
+    return Distillation(task, teacher, options, model)
+
+
+def _check(teacher: Loaded, task: Task, info: DatasetInfo, assets: dict[str, bytes]) -> None:
+    """Raise `SpecError` where teacher and student do not answer the same question."""
+    place = f"distill.teacher: {teacher.path}"
+    if teacher.task.name != task.name:
+        raise SpecError(f"{place} was trained for {teacher.task.name}, and the task is {task.name}")
+    theirs = teacher.info
+    if theirs.classes != info.classes:
+        raise SpecError(
+            f"{place} tells {', '.join(theirs.classes[:5])} apart, in this order, and the data has"
+            f" {', '.join(info.classes[:5])}; classes must be the same"
+        )
+    if teacher.assets.get(TOKENIZER) != assets.get(TOKENIZER):
+        raise SpecError(
+            f"{place} has another tokenizer, so that its probabilities are of other tokens; train"
+            f" with its own: data.tokenizer: {{type: file, path: {teacher.path / TOKENIZER}}}"
+        )
+    if (theirs.image_shape, theirs.mean, theirs.std) != (info.image_shape, info.mean, info.std):
+        raise SpecError(
+            f"{place} reads images of {theirs.image_shape} with mean {theirs.mean} and deviation"
+            f" {theirs.std}, and the data has {info.image_shape}, {info.mean}, {info.std}; give"
+            " data.size and data.normalize"
+        )
+
+
+def _check_streams(teacher: Loaded, spec: Spec, student: Model) -> None:
+    """Raise `SpecError` where residual streams cannot be compared."""
+    counts = [len(model.stream_layers()) for model in (teacher.model, student)]
+    if not all(counts):
+        raise SpecError("distill.hidden compares residual streams, and a model has no blocks")
+    if counts[0] < counts[1]:
+        raise SpecError(
+            f"distill.hidden: the teacher has {counts[0]} blocks, fewer than the student's"
+            f" {counts[1]}"
+        )
+    widths = [options.width() for options in (teacher.spec.model, spec.model)]
+    if widths[0] != widths[1]:
+        raise SpecError(
+            f"distill.hidden: the teacher's stream is {widths[0]} wide and the student's"
+            f" {widths[1]}; set it to 0, or model.dim to {widths[0]}"
+        )

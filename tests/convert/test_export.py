@@ -1,0 +1,132 @@
+"""What is trained here opens in transformers with the same outputs, or is refused by its part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import Result
+
+from bigmodel_cli.loaded import load_checkpoint
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.no_cover
+
+Cli = Callable[..., Result]
+TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" * 40
+BLOCK = {
+    "mixer": {"type": "attention", "num_heads": 6, "kv_heads": 3, "bias": False,
+              "position": {"type": "rotary"}},
+    "ffn": "swiglu",
+    "norm": "rmsnorm",
+}  # fmt: skip
+MODEL = {"type": "decoder", "dim": 24, "blocks": [{**BLOCK, "repeat": 2}], "norm": "rmsnorm"}
+
+
+def spec_of(path: Path, **sections: Any) -> Path:
+    """A spec of a small decoder."""
+    (path.parent / "corpus.txt").write_text(TEXT)
+    spec = {
+        "model": MODEL,
+        "data": {"type": "text", "files": ["corpus.txt"], "context": 19},
+        "task": {"type": "causal_lm", "sample_tokens": 0},
+        "train": {"steps": 2, "batch_size": 3, "precision": "fp32"},
+        **sections,
+    }
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+def logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        found: torch.Tensor = model(tokens).logits
+    return found
+
+
+TOKENIZERS: dict[str, Any] = {
+    "bytes": "bytes", "characters": "characters", "bpe": {"type": "bpe", "vocab_size": 270}
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_decoder_trained_here_opens_in_transformers(name: str, cli: Cli, tmp_path: Path) -> None:
+    data = {"type": "text", "files": ["corpus.txt"], "context": 19, "tokenizer": TOKENIZERS[name]}
+    spec = spec_of(tmp_path / "a.yaml", data=data)
+    assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
+    found = cli("export", "run", "--to", "hf", "out")
+    assert (found.status, found.out) == (0, "out\n")
+
+    loaded = load_checkpoint(Path("run"), "cpu")
+    from bigmodel_cli.data import load_tokenizer
+
+    ours = load_tokenizer(loaded.assets)
+    theirs = transformers.AutoTokenizer.from_pretrained("out")
+    text = "the lazy fox jumps, on the dog"
+    assert theirs(text)["input_ids"] == ours.encode(text)
+    assert theirs.eos_token_id == ours.end_of_text
+    tokens = torch.tensor([ours.encode(text)[:17]])
+    with torch.no_grad():
+        want = loaded.model(tokens)
+    got = logits(Path("out"), tokens)
+    assert float((got - want).abs().max()) <= 1e-5 * float(want.abs().max())
+
+    card = Path("out/README.md").read_text()
+    assert "bigmodel export" in card or "Exported by" in card
+    assert "Validation at step 2" in card
+    assert "Licence: none is recorded" in card
+
+    again = cli("export", "out", "back")
+    assert again.status == 0, again.err
+    files = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+    assert [f for f in files if Path("out", f).read_bytes() != Path("back", f).read_bytes()] == []
+
+
+def test_a_structure_that_no_family_has_is_refused_by_its_part(cli: Cli, tmp_path: Path) -> None:
+    blocks = [{**BLOCK, "mixer": {**BLOCK["mixer"], "position": {"type": "alibi"}}}]  # type: ignore[dict-item]
+    spec = spec_of(tmp_path / "a.yaml", model={**MODEL, "blocks": blocks})
+    assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
+    found = cli("export", "run", "out")
+    assert found.status == 2
+    assert "the nearest is llama, which lacks model.blocks.0.mixer.position: alibi" in found.err
+    assert not Path("out").exists()
+    assert not list(tmp_path.glob(".draft*"))
+
+
+def test_where_it_cannot_be_written(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tmp_path / "a.yaml")
+    assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
+    Path("there").mkdir()
+    assert cli("export", "run", "there").status == 0  # an empty folder is free
+    taken = cli("export", "run", "there")
+    assert taken.status == 2
+    assert taken.err == "bigmodel: there: is there already; name a new folder\n"
+    assert cli("export", "run", "no/such").status == 5
+    assert cli("export", "run", "out", "--to", "hff").status == 2
+
+    monkeypatch.setenv("BIGMODEL_FAILPOINT", "export.writing:ENOSPC:3")
+    full = cli("export", "run", "full")
+    assert full.status == 5
+    assert "No space left on device" in full.err
+    monkeypatch.setenv("BIGMODEL_FAILPOINT", "export.rename:SIGTERM")
+    stopped = cli("export", "run", "stopped")
+    assert stopped.status == 143
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.yaml", "corpus.txt", "run", "there"]
+
+
+def test_config_in_the_folder_is_what_transformers_reads(cli: Cli, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "a.yaml")
+    assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
+    assert cli("export", "run", "out").status == 0
+    values = json.loads(Path("out/config.json").read_bytes())
+    config = transformers.AutoConfig.from_pretrained("out")
+    assert (config.vocab_size, config.max_position_embeddings) == (257, 19)
+    assert (values["eos_token_id"], values["dtype"]) == (256, "float32")
+    assert config.architectures == ["LlamaForCausalLM"]

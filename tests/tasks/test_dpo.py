@@ -1,0 +1,159 @@
+"""Preferences: the loss by its formula, pairs in files, a run that learns them, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import losses
+
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.data import open_data
+from bigmodel_cli.data.chat.options import PreferencesOptions
+from bigmodel_cli.models import MODELS
+from bigmodel_cli.tasks.dpo import DPOOptions
+
+Cli = Callable[..., Any]
+
+
+def sets(*changes: str) -> list[str]:
+    return [w for c in changes for w in ("--set", c)]
+
+
+def built(seed: int) -> Any:
+    torch.manual_seed(seed)
+    block = {"repeat": 2, "mixer": {"type": "attention", "num_heads": 3}, "ffn": "swiglu"}
+    options = {"type": "decoder", "dim": 15, "vocab_size": 257, "max_len": 80, "blocks": [block]}
+    model = MODELS["decoder"].model_validate(options).build(DatasetInfo(vocab_size=257, context=80))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def opened(rows: list[Any], **options: Any) -> Any:
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {"type": "preferences", "train": ["pairs.jsonl"], "val_fraction": 0, "context": 80}
+    values |= {"tokenizer": {"type": "bytes"}, **options}
+    return open_data(
+        PreferencesOptions.model_validate(values), base=Path(), say=lambda _: None
+    ).split("train")
+
+
+ROWS: list[Any] = [
+    {"prompt": "one", "chosen": "yes", "rejected": "not at all"},
+    {
+        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "two?"}],
+        "chosen": [{"role": "assistant", "content": "a longer one"}],
+        "rejected": [{"role": "assistant", "content": "b"}],
+    },
+    {
+        "chosen": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+        "rejected": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}],
+    },
+]
+
+
+@pytest.mark.parametrize(("beta", "smoothing", "nll"), [(0.1, 0.0, 0.0), (0.6, 0.2, 0.5)])
+def test_the_loss_is_that_of_the_formula(beta: float, smoothing: float, nll: float) -> None:
+    split = opened(ROWS)
+    policy, reference = built(1), built(2)
+    task = DPOOptions(beta=beta, label_smoothing=smoothing, nll=nll).build()
+    task.reference = reference
+    batch = split.batch(np.arange(3), 0, 0, True)
+    outputs = task.forward(policy, batch)
+    total, count = task.loss(outputs, batch)
+    total.backward()
+    assert all(p.grad is None for p in reference.parameters())
+
+    def log_p(model: Any, sample: Any) -> tuple[float, int]:
+        """Of one answer, alone, token by token."""
+        tokens = torch.tensor([sample.tokens])
+        log = model(tokens[:, :-1])[0].log_softmax(-1)
+        at = [i for i, learnt in enumerate(sample.learnt) if learnt]
+        return sum(float(log[i - 1, sample.tokens[i]]) for i in at), len(at)
+
+    wanted = 0.0
+    margins = []
+    for better, worse in split.pairs:
+        (pc, n), (pr, _) = log_p(policy, better), log_p(policy, worse)
+        margin = beta * (pc - pr - log_p(reference, better)[0] + log_p(reference, worse)[0])
+        margins.append(margin)
+        sigmoid = 1 / (1 + math.exp(-margin))
+        wanted += -(1 - smoothing) * math.log(sigmoid) - smoothing * math.log(1 - sigmoid)
+        wanted -= nll * pc / n
+    assert int(count) == 3
+    assert float(total) == pytest.approx(wanted, rel=1e-4)
+    scores, _ = task.score(outputs, batch)
+    assert scores["margin"][0].tolist() == pytest.approx(margins, rel=1e-3, abs=1e-5)
+    assert scores["accuracy"][0].tolist() == [float(m > 0) for m in margins]
+
+
+def test_only_the_last_answer_is_learnt() -> None:
+    split = opened(ROWS)
+    samples = [sample for pair in split.pairs for sample in pair]
+    learnt = [np.array(sample.tokens)[sample.learnt].tolist() for sample in samples]
+    assert all(tokens[-1] == 256 for tokens in learnt)
+    texts = [bytes(tokens[:-1]).decode() for tokens in learnt]
+    assert texts == ["yes", "not at all", "a longer one", "b", "y", ""]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "a preference has prompt, chosen and rejected"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "are the same"),
+        (
+            {"chosen": ROWS[2]["chosen"], "rejected": [{"role": "assistant", "content": "z"}]},
+            "do not answer the same question",
+        ),
+        ({"prompt": "a", "chosen": 3, "rejected": "b"}, "neither a text nor a list"),
+    ],
+)
+def test_rows_that_are_no_preferences_are_refused(row: Any, message: str) -> None:
+    from bigmodel_cli.errors import DataError
+
+    with pytest.raises(DataError, match=message):
+        opened([row])
+
+
+def test_a_model_learns_what_is_preferred(cli: Cli) -> None:
+    words = ("owl", "cat", "dog", "bee")
+    chats = [{"prompt": f"a {w}", "completion": e} for w in words for e in ("yes", "no")] * 4
+    Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    pairs = [{"prompt": f"a {w}", "chosen": "no", "rejected": "yes"} for w in words] * 6
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    Path("spec.yaml").write_text(
+        "model: {type: decoder, dim: 32, blocks: [{mixer: {type: attention, num_heads: 2,"
+        " position: rotary}, ffn: swiglu}]}\n"
+        "data: {type: chat, train: [chats.jsonl], context: 48, tokenizer: bytes}\n"
+        "task: causal_lm\n"
+        "train: {steps: 60, batch_size: 8, precision: fp32, optimizer: {type: adamw, lr: 5e-3}}\n"
+    )
+    base = cli("pretrain", "spec.yaml", "--out", "base").out.strip()
+    Path("dpo.yaml").write_text(
+        "data: {type: preferences, train: [pairs.jsonl], context: 48, tokenizer: bytes}\n"
+        "task: {type: dpo, beta: 0.5}\n"
+        "train: {steps: 12, batch_size: 4, precision: fp32, optimizer: {type: adamw, lr: 2e-3}}\n"
+    )
+    result = cli("finetune", "--from", base, "dpo.yaml", "--out", "tuned", "--json")
+    assert result.status == 0, result.err
+    gains = json.loads(result.out)["gains"]
+    gain = gains["task"]["metrics"]["accuracy"]["gain"]
+    assert (gain["first"], gain["second"]) == (0.5, 1.0)
+    assert "loss" in gains["old_domain"]["metrics"]
+    answers = cli("predict", "tuned", "--chat", "--temperature", "0", *(f"a {w}" for w in words))
+    assert {json.loads(line)["text"] for line in answers.out.splitlines()} == {"no"}
+    cli("finetune", "--from", base, "dpo.yaml", "--out", "half", *sets("train.steps=6"))
+    resumed = cli("finetune", "--resume", "--out", "half", *sets("train.steps=12"))
+    assert resumed.status == 0, resumed.err
+    assert losses(Path("half"))[12] == losses(Path("tuned"))[12]
+    refused = cli("pretrain", "dpo.yaml", *sets("model=" + json.dumps({"type": "decoder"})))
+    assert refused.status == 2
+    alone = cli("pretrain", "spec.yaml", *sets("data.type=preferences", "task=dpo"))
+    assert alone.status in (2, 3)

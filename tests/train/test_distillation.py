@@ -1,0 +1,129 @@
+"""Learning from a teacher: the loss by its formula, its gradient, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import losses
+
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.draw import KEY
+from bigmodel_cli.models import MODELS
+from bigmodel_cli.recipe import DistillOptions
+from bigmodel_cli.tasks import TASKS
+from bigmodel_cli.train.objective import Distillation
+
+Cli = Callable[..., Any]
+VOCAB = 23
+INFO = {
+    "causal_lm": DatasetInfo(vocab_size=VOCAB, context=9),
+    "masked_lm": DatasetInfo(vocab_size=VOCAB, context=9),
+    "classification": DatasetInfo(vocab_size=VOCAB, context=9, classes=("a", "b", "c")),
+}
+MODEL = {"causal_lm": "decoder", "masked_lm": "encoder", "classification": "encoder"}
+
+
+def sets(*changes: str) -> list[str]:
+    return [w for c in changes for w in ("--set", c)]
+
+
+def built(task: str, layers: int, seed: int) -> Any:
+    torch.manual_seed(seed)
+    block = {"repeat": layers, "mixer": {"type": "attention", "num_heads": 3}, "ffn": "gelu"}
+    options = {"type": MODEL[task], "dim": 12, "blocks": [block]}
+    model = MODELS[MODEL[task]].model_validate(options).build(INFO[task])
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+def batch_of(task: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    tokens = torch.randint(VOCAB, (4, 10))
+    tokens[1, 6:] = tokens[3, 4:] = -1
+    label = {"label": torch.tensor([0, 2, 1, 2])} if task == "classification" else {}
+    return {"tokens": tokens, KEY: torch.arange(4) * 77, **label}
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.7])
+@pytest.mark.parametrize("kind", sorted(MODEL))
+def test_the_loss_is_that_of_the_formula(kind: str, hidden: float) -> None:
+    student, teacher = built(kind, 2, 1), built(kind, 5, 2)
+    task = TASKS[kind].model_validate({"type": kind}).build(INFO[kind])
+    options = DistillOptions(teacher="", weight=0.3, temperature=1.7, hidden=hidden)
+    loaded: Any = SimpleNamespace(model=teacher)
+    batch = batch_of(kind)
+    objective = Distillation(task, loaded, options, student)
+    total, count = objective(student, batch)
+    total.backward()
+    gradient = {n: p.grad.clone() for n, p in student.named_parameters() if p.grad is not None}
+    assert all(p.grad is None for p in teacher.parameters())
+
+    student.zero_grad()
+    streams: list[list[torch.Tensor]] = [[], []]
+    for model, kept, chosen in ((student, streams[0], (0, 1)), (teacher, streams[1], (1, 4))):
+        for index in chosen:
+            model.blocks[index].register_forward_hook(
+                lambda m, i, o, kept=kept: kept.append(o)  # type: ignore[misc]
+            )
+    outputs, taught = task.forward(student, batch), task.forward(teacher, batch)
+    plain, n = task.loss(outputs, batch)
+    if kind == "causal_lm":
+        real = batch["tokens"][:, 1:] >= 0
+        own, theirs = outputs[real], taught[real]
+    else:
+        own, theirs = (y[0] if kind == "masked_lm" else y for y in (outputs, taught))
+    p, q = (theirs / 1.7).softmax(-1), (own / 1.7).softmax(-1)
+    apart = (p * (p / q).log()).sum() * 1.7**2
+    wanted = 0.7 * plain + 0.3 * apart
+    if hidden:
+        length = streams[0][0].shape[1]
+        real = batch["tokens"][:, :length] >= 0
+        errors = [((x - y)[real] ** 2).mean() for x, y in zip(*streams, strict=True)]
+        wanted = wanted + hidden * n * sum(errors) / 2
+    assert float(total) == pytest.approx(float(wanted), rel=1e-5)
+    assert int(count) == int(n)
+    wanted.backward()
+    for name, parameter in student.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_student_learns_from_a_teacher_and_resumes(decoder_spec: Path, cli: Cli) -> None:
+    teacher = cli("pretrain", decoder_spec, "--out", "teacher", *sets("train.steps=30")).out.strip()
+    changes = sets(
+        f"distill={{teacher: {teacher}, weight: 0.9, hidden: 0.1}}",
+        f"data.tokenizer={{type: file, path: {teacher}/tokenizer.json}}",
+    )
+    whole = cli("pretrain", decoder_spec, "--out", "whole", *changes, *sets("train.steps=4"))
+    assert whole.status == 0, whole.err
+    assert f"teacher: {teacher}" in whole.err
+    cli("pretrain", decoder_spec, "--out", "half", *changes, *sets("train.steps=2"))
+    resumed = cli("pretrain", "--resume", "--out", "half", *sets("train.steps=4"))
+    assert resumed.status == 0, resumed.err
+    assert losses(Path("half")) == losses(Path("whole"))
+    plain = cli("pretrain", decoder_spec, "--out", "plain", *sets("train.steps=4"))
+    assert plain.status == 0
+    assert losses(Path("plain"))[4] != losses(Path("whole"))[4]
+
+
+def test_teachers_that_cannot_teach_are_refused(
+    decoder_spec: Path, cnn_spec: Path, cli: Cli
+) -> None:
+    teacher = cli("pretrain", decoder_spec, "--out", "teacher", *sets("train.steps=1")).out.strip()
+    for spec, change, message in (
+        (cnn_spec, "", "was trained for causal_lm, and the task is classification"),
+        (decoder_spec, "data.tokenizer=bytes", "has another tokenizer"),
+        (decoder_spec, "model.dim=24", "the teacher's stream is"),
+    ):
+        words = sets(f"distill={{teacher: {teacher}, hidden: 1.0}}", *filter(None, [change]))
+        result = cli("pretrain", spec, *words)
+        assert result.status == 2, result.err
+        assert message in result.err
+    assert json.loads(Path("teacher/status.json").read_text())["state"] == "done"
