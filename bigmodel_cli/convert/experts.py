@@ -78,7 +78,7 @@ class Qwen3Moe(Layered):
     model_types: ClassVar = ("qwen3_moe",)
     heads: ClassVar = {"Qwen3MoeForCausalLM": CAUSAL_LM}
     sizes: ClassVar = {"num_key_value_heads": 4}
-    ignored: ClassVar = ("max_window_layers",)  # a window holds for all layers
+    ignored: ClassVar[tuple[str, ...]] = ("max_window_layers",)  # a window holds for all layers
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         window = config.maybe("sliding_window", int)
@@ -150,7 +150,7 @@ class Qwen2Moe(Qwen3Moe):
     model_types: ClassVar = ("qwen2_moe",)
     heads: ClassVar = {"Qwen2MoeForCausalLM": CAUSAL_LM}
     sizes: ClassVar = {"num_key_value_heads": 16}
-    ignored: ClassVar = ()
+    ignored: ClassVar[tuple[str, ...]] = ()
     says_head_dim = False
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
