@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Result
@@ -203,3 +204,20 @@ def test_blocks_that_share_weights_are_counted_once(tmp_path: Path) -> None:
     info = opening.describe(tmp_path).info
     counted = sum(weight.tensor.numel() for weight in outline(spec, info).weights)
     assert counted == sum(p.numel() for p in theirs.parameters())
+
+
+def test_training_targets_begin_with_the_published_start(tmp_path: Path) -> None:
+    published(tmp_path, "marian, swish")
+    (tmp_path / "tokenizer.json").write_text(words(37))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w0"}))
+    (tmp_path / "a.txt").write_text("w5 w9\nw3\n")
+    (tmp_path / "b.txt").write_text("w7\nw8 w2\n")
+    data = {
+        "type": "pairs", "source": [str(tmp_path / "a.txt")], "target": [str(tmp_path / "b.txt")],
+        "context": 12, "val_fraction": 0, "tokenizer": {"type": "file", "path": "unused"},
+    }  # fmt: skip
+    spec = from_dict({**opening.read_spec(tmp_path), "data": data})
+    opened = spec.data.open(base=Path(), say=print, assets=opening.read_assets(tmp_path))
+    batch = opened.split("train").batch(np.arange(2), 0, 0, False)
+    assert sorted(batch["target"].tolist()) == [[36, 7, 0, -1], [36, 8, 2, 0]]
+    assert sorted(batch["source"].tolist()) == [[3, 0, -1], [5, 9, 0]]

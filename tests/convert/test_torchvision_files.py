@@ -246,6 +246,6 @@ def test_from_the_command_line(tmp_path: Path, cli: Callable[..., Result]) -> No
     done = cli("import", tmp_path / "mine.pth")
     assert "# mine.pth: torchvision's squeezenet1_1" in done.out.replace(f"{tmp_path}/", "")
     assert "name: squeezenet1_1" in done.out
-    assert "root" not in done.out
+    assert "root:" not in done.out
     (tmp_path / "mine.pth").write_text("text")
     assert cli("predict", tmp_path / "mine.pth", image).status == 4
