@@ -87,11 +87,12 @@ def check_size(path: Path, size: int, most: int, expected: int | None) -> None:
         )
 
 
-def parse_json(content: bytes, digits: int = MOST_DIGITS) -> Any:
+def parse_json(content: bytes, digits: int = MOST_DIGITS, infinite: bool = False) -> Any:
     """The values of JSON text. Raises `ValueError` saying what is wrong with it.
 
-    Also refused: duplicate names, numbers that are not finite or have more than `digits` digits,
-    and text that is too long, too deep, or has too many values.
+    Also refused: duplicate names, numbers that are not finite (with `infinite`, `Infinity` alone
+    may stand there) or have more than `digits` digits, and text that is too long, too deep, or has
+    too many values.
     """
     if len(content) > (MOST_JSON if content.isascii() else MOST_WIDE):
         raise ValueError(f"{len(content):,} bytes are too many")
@@ -103,7 +104,7 @@ def parse_json(content: bytes, digits: int = MOST_DIGITS) -> Any:
             object_pairs_hook=_unique,
             parse_int=lambda text: _whole(text, digits),
             parse_float=_finite,
-            parse_constant=_finite,
+            parse_constant=_infinite if infinite else _finite,
         )
     except RecursionError:
         raise ValueError("nested too deep") from None
@@ -127,6 +128,10 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is not a finite number")
     return value
+
+
+def _infinite(text: str) -> float:
+    return math.inf if text == "Infinity" else _finite(text)
 
 
 def is_whole(value: Any, most: int) -> bool:

@@ -74,7 +74,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 def json_of(content: bytes, path: Path | str) -> dict[str, Any]:
     """The mapping in the content of a JSON file. Raises `CheckpointError`."""
     try:
-        values = parse_json(content, DIGITS)
+        values = parse_json(content, DIGITS, infinite=True)  # transformers 4 writes such bounds
     except ValueError as error:
         raise CheckpointError(f"{path}: damaged ({clipped(str(error))}); {ANOTHER}") from None
     if not isinstance(values, dict):

@@ -411,3 +411,21 @@ def test_what_no_family_has_is_refused(
             block[slot] |= change
     with pytest.raises(SpecError, match="no published family has this model"):
         express(opening.typed(model), pair.info, "causal_lm")
+
+
+def test_bounds_of_transformers_4_and_no_other_infinity(
+    pairs: dict[str, Pair], tmp_path: Path
+) -> None:
+    folder = pairs["mamba2"].folder
+    text, weights = (folder / "config.json").read_text(), "model.safetensors"
+    (tmp_path / weights).write_bytes((folder / weights).read_bytes())
+    values = {**json.loads(text), "time_step_limit": [0.0, float("inf")]}
+    for key, odd in (("time_step_limit", None), ("layer_norm_epsilon", "inf"), ("expand", "nan")):
+        changed = values if odd is None else {**values, key: float(odd)}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        if odd is None:
+            assert "Infinity" in (tmp_path / "config.json").read_text()
+            assert opening.read_spec(tmp_path)["model"] == pairs["mamba2"].read.spec["model"]
+            continue
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            opening.read_spec(tmp_path)
