@@ -101,7 +101,7 @@ def load_checkpoint(
         )
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
-        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))
+        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)), tell)
         given = (key_of(change).split(".") for change in overrides)
         if idle := [".".join(p) for p in given if p[0] in TRAINING and p[1] not in READ_HERE]:
             tell(f"{', '.join(idle)}: not used: nothing is trained here")
@@ -160,14 +160,18 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
         last = max(tokenizer.vocab_size - 1, *marks)
         if most is None or last >= most:
             raise CheckpointError(
-                f"{path / name}: it gives tokens up to {last:,}, and the model has"
+                f"{path / name}: it gives tokens up to {last:,}, and facts.json has"
                 f" {'no number of tokens' if most is None else f'{most:,} of them'}; use"
                 " another checkpoint"
             )
 
 
 def say_carried(
-    spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()
+    spec: Spec,
+    before: dict[str, Any],
+    names: Sequence[str],
+    given: Collection[str] = (),
+    tell: Callable[[str], None] = say,
 ) -> None:
     """Report which options of the data are not used, since a checkpoint with the spec `before` has
     its own.
@@ -180,7 +184,7 @@ def say_carried(
             continue
         default = getattr(spec.data, name) == type(spec.data).model_fields[name].default
         if new[name] != old[name] and (not default or f"data.{name}" in given):
-            say(
+            tell(
                 f"data.{name}: {_shown(new[name])} is not used: the checkpoint has its own"
                 f" ({_shown(old[name])})"
             )

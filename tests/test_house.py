@@ -60,7 +60,7 @@ STOREYS = (
         "trackers",
     },
     {"adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
-    {"convert", "depths", "frozen", "runs", "tasks"},
+    {"convert", "depths", "frozen", "labels", "runs", "tasks"},
     {"tables"},
     {"promises", "spec"},
     {"adapting"},

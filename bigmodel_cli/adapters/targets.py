@@ -135,8 +135,8 @@ def _names(all_of_them: Sequence[Target]) -> list[str]:
 def unmatched(pattern: str, names: Sequence[str]) -> str:
     """What is wrong with a pattern, with the names that it may have meant."""
     general = list(dict.fromkeys(generally(name) for name in names))
-    last = pattern.rpartition(".")[2].removesuffix("_proj")
-    near = [name for name in general if name.rpartition(".")[2] == last][:3]
+    last = pattern.rpartition(".")[2].removesuffix("_proj").lower()
+    near = [name for name in general if name.rpartition(".")[2].lower() == last][:3]
     hint = f"; did you mean {' or '.join(near)}?" if near else did_you_mean(pattern, general)
     known = ", ".join(general[:8]) + (" ..." if len(general) > 8 else "")
     return f"{pattern!r} matches no weight that can be adapted{hint or ''}; such are {known}"

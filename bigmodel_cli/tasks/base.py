@@ -142,6 +142,11 @@ class Task:
                 f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has"
                 f" {', '.join(other) or 'none'}{self.remedy([])}"
             )
+        if "rejected" in names and "rejected" not in self.reads:
+            raise SpecError(
+                f"task.type: {self.name} would learn the better answers alone, and data.type:"
+                f" {source} has worse ones too: task.type: dpo"
+            )
         missing = [name for name in self.reads if name not in names]
         if missing:
             raise SpecError(

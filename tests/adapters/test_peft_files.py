@@ -1,0 +1,265 @@
+"""PEFT's files in both directions, on a tiny random Llama of transformers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Result
+from safetensors.torch import load_file, save_file
+
+from bigmodel_cli import checkpoints
+from bigmodel_cli.adapters import ADAPTERS, attach, merged
+from bigmodel_cli.adapting import adapt, with_files_read
+from bigmodel_cli.assemble import build_for, build_on_meta
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.convert import opening
+from bigmodel_cli.convert.peft import CONFIG, WEIGHTS, Layout, adapter_files
+from bigmodel_cli.errors import CheckpointError, SpecError
+from bigmodel_cli.spec import of_checkpoint
+
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+pytestmark = [pytest.mark.no_cover, pytest.mark.filterwarnings("ignore:.*tie")]
+TOKENS = torch.tensor([[3, 88, 5, 5, 17, 60, 2], [1, 0, 30, 44, 9, 71, 88]])
+QV, ALL = ["*.qkv.q", "*.qkv.v"], ["blocks", "embedding", "head"]
+FAULTS = {
+    "renamed": "'model.layers.1.attn.v' is not a module of this model",
+    "missing": "one of its tensors is missing",
+    "more": "is not a module of this model",
+    "nan": "not finite",
+    "gone": "adapter_model.bin is a pickle",
+    "untied": "another adapter than of the module whose weights it shares",
+}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved Llama: 6 heads of 10 on a width of 48, biases, every weight drawn anew."""
+    config = transformers.LlamaConfig(
+        vocab_size=89,
+        hidden_size=48,
+        intermediate_size=70,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=10,
+        attention_bias=True,
+        max_position_embeddings=32,
+        tie_word_embeddings=request.param,
+    )
+    model = transformers.LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0.1 if p.dim() == 1 else 0.0, 0.2, generator=generator)
+    path = tmp_path_factory.mktemp("llama")
+    model.save_pretrained(path)
+    return path
+
+
+def published(folder: Path) -> Any:
+    """The same model as transformers has it."""
+    return copy.deepcopy(_loaded(folder))
+
+
+@functools.cache
+def _loaded(folder: Path) -> Any:
+    return transformers.LlamaForCausalLM.from_pretrained(folder).eval()
+
+
+def opened(folder: Path) -> tuple[Any, DatasetInfo, Any]:
+    found = opening.read(folder)
+    spec, info = of_checkpoint(found.spec, folder), DatasetInfo.from_json(found.info)
+    model = build_for(spec, info, found.model)
+    checkpoints.load_weights(model, found.model)
+    return spec, info, model.eval()
+
+
+def adapted(
+    folder: Path, kind: str, targets: list[str], whole: tuple[str, ...] = ("norm",)
+) -> tuple[dict[str, bytes], Any]:
+    """The files of an adapter with random numbers, and its model."""
+    spec, info, model = opened(folder)
+    options = ADAPTERS[kind](rank=3, alpha=5.0, targets=targets, modules_to_save=[*whole])
+    attach(model, options.settled(), fill=True)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p += 0.1 * torch.randn(p.shape, generator=generator)
+    layout = Layout(model, spec.model, info, "causal_lm")
+    files = adapter_files(layout, model, options.settled(), "causal_lm", str(folder))
+    return files, model
+
+
+def written(path: Path, files: dict[str, bytes]) -> Path:
+    path.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def read(folder: Path, path: Path) -> tuple[Any, Any]:
+    """The base with the adapter in `path`, by the spec's {type: peft}."""
+    spec, info, model = opened(folder)
+    spec = spec.model_copy(update={"adapter": ADAPTERS["peft"](path=str(path))})
+    spec = with_files_read(spec, info, build_on_meta)
+    adapt(spec, info, model)
+    return spec, model
+
+
+@pytest.mark.parametrize("targets", [QV, ALL], ids=["qv", "all"])
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "pissa"])
+def test_peft_opens_it_with_equal_logits_and_it_comes_back_to_the_bit(
+    kind: str, targets: list[str], folder: Path, tmp_path: Path
+) -> None:
+    tied = "lm_head.weight" not in load_file(folder / "model.safetensors")
+    if kind == "dora" and tied and targets != QV:
+        with pytest.raises(SpecError, match="dora on a tied embedding"):
+            adapted(folder, kind, targets)
+        return
+    files, ours = adapted(folder, kind, targets)
+    path = written(tmp_path / "adapter", files)
+    theirs = peft.PeftModel.from_pretrained(published(folder), path).eval()
+    expected = ours(TOKENS)
+    torch.testing.assert_close(theirs(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+    if not (tied and targets != QV):  # PEFT would add to the one tensor twice
+        plain = theirs.merge_and_unload()
+        torch.testing.assert_close(plain(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+    spec, again = read(folder, path)
+    assert torch.equal(again(TOKENS), expected)
+    if kind != "pissa":  # which is a plain one there, of twice the rank
+        assert spec.adapter.type == kind
+        state = again.state_dict()
+        assert all(torch.equal(t, state[n]) for n, t in ours.state_dict().items())
+    _, info, _ = opened(folder)
+    layout = Layout(again, spec.model, info, "causal_lm")
+    assert files == adapter_files(layout, again, spec.adapter, "causal_lm", str(folder))
+
+
+@pytest.mark.parametrize("more", [{}, {"use_dora": True}, {"use_rslora": True}])
+def test_what_peft_saved_is_read(more: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    config = peft.LoraConfig(
+        r=4,
+        lora_alpha=6,
+        lora_dropout=0.2,
+        target_modules=["k_proj", "o_proj", "up_proj"],
+        modules_to_save=["norm"],
+        task_type="CAUSAL_LM",
+        **more,
+    )
+    theirs = peft.get_peft_model(published(folder), config)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            if p.requires_grad:
+                p += 0.2 * torch.randn(p.shape, generator=generator)
+    theirs.eval().save_pretrained(tmp_path / "theirs")
+    spec, ours = read(folder, tmp_path / "theirs")
+    torch.testing.assert_close(ours(TOKENS), theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
+    assert spec.adapter.dropout == 0.2
+    assert "blocks.1.mixer.qkv.k" in spec.adapter.targets
+    assert not any(name.endswith(".q") for name in spec.adapter.targets)
+
+
+def test_several_adapters_on_one_base(folder: Path, tmp_path: Path) -> None:
+    one, first = adapted(folder, "lora", QV)
+    two, second = adapted(folder, "rslora", ["*.ffn"])
+    for files, model in ((one, first), (two, second)):
+        _, again = read(folder, written(tmp_path / "a", files))
+        assert torch.equal(again(TOKENS), model(TOKENS))
+    assert float((first(TOKENS) - second(TOKENS)).abs().max()) > 0.1
+
+
+def test_merged_weights_are_those_of_the_family(folder: Path, tmp_path: Path) -> None:
+    _, ours = adapted(folder, "lora", ALL)
+    _, _, plain = opened(folder)
+    plain.load_state_dict(merged(ours))
+    torch.testing.assert_close(plain(TOKENS), ours(TOKENS), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("init_lora_weights", "pissa", "init_lora_weights: 'pissa' is not built"),
+        ("peft_type", "IA3", "peft_type: 'IA3' is not built"),
+        ("bias", "all", "bias: 'all' is not built"),
+        ("rank_pattern", {"q_proj": 2}, "rank_pattern: not known"),
+        ("use_new_trick", True, "use_new_trick: not known"),
+        ("r", 4, "where adapter_config.json and the model give"),
+        ("use_dora", True, "lora_magnitude_vector and use_dora do not agree"),
+    ],
+)
+def test_what_a_config_says_and_is_not_built_is_refused(
+    key: str, value: Any, text: str, folder: Path, tmp_path: Path
+) -> None:
+    files, _ = adapted(folder, "lora", QV)
+    path = written(tmp_path / "adapter", files)
+    config = json.loads((path / CONFIG).read_text())
+    (path / CONFIG).write_text(json.dumps({**config, key: value}))
+    with pytest.raises(CheckpointError, match=text):
+        read(folder, path)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_tensors_that_do_not_fit_are_refused(fault: str, folder: Path, tmp_path: Path) -> None:
+    files, _ = adapted(folder, "lora", ALL)
+    path = written(tmp_path / "adapter", files)
+    tensors = load_file(path / WEIGHTS)
+    name = "base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"
+    head = "base_model.model.lm_head.lora_B.weight"
+    if fault == "renamed":
+        tensors["base_model.model.model.layers.1.attn.v.lora_B.weight"] = tensors.pop(name)
+    elif fault == "missing":
+        del tensors[name]
+    elif fault == "more":
+        tensors["base_model.model.model.layers.7.self_attn.v_proj.lora_B.weight"] = tensors[
+            name
+        ].clone()
+    elif fault == "nan":
+        tensors[name][0, 0] = float("nan")
+    elif fault == "untied":
+        tensors[head] = tensors[head] + 1
+    save_file(tensors, path / WEIGHTS)
+    if fault == "gone":
+        (path / WEIGHTS).rename(path / "adapter_model.bin")
+    tied = "lm_head.weight" not in load_file(folder / "model.safetensors")
+    if fault == "untied" and not tied:
+        read(folder, path)
+        return
+    with pytest.raises(CheckpointError, match=FAULTS[fault]):
+        read(folder, path)
+
+
+def test_a_base_and_an_adapter_are_evaluated(
+    folder: Path, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    files, _ = adapted(folder, "lora", QV)
+    written(tmp_path / "adapter", files)
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "rose": 1, "is": 2, "?": 3}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    Path("text.txt").write_text("a rose is a rose " * 60)
+    data = ["--set", "data.files=[text.txt]", "--set", "data.context=8"]
+    adapter = ["--set", "adapter={type: peft, path: adapter}"]
+    plain, with_it = (cli("eval", folder, "--json", *data, *more) for more in ([], adapter))
+    assert plain.status == with_it.status == 0, with_it.err
+    assert json.loads(plain.out) != json.loads(with_it.out)
+    run = ["finetune", "--from", folder, *data, *adapter, "--set", "train.batch_size=4"]
+    result = cli(*run, "--set", "train.precision=fp32", "--out", "run")
+    assert result.status == 0, result.err
+    assert "type: lora" in Path("run/spec.yaml").read_text()
+    for path in (tmp_path / "adapter").iterdir():
+        path.unlink()
+    assert cli("eval", "run").status == 0
+    result = cli(*run, "--out", "other")
+    assert result.status == 4
