@@ -82,6 +82,13 @@ class TrainOptions(Options):
             " times that of the head; embeddings count as the block before the first"
         ),
     )
+    unfreeze_every: Steps | None = Field(
+        None,
+        description=(
+            "gradual unfreezing: the head alone is trained at first, and after each so many steps"
+            " one block more, the last one first and the embeddings at the end"
+        ),
+    )
     schedule: ScheduleOptions = Field(
         ConstantOptions(), description="the learning rate over the run"
     )
@@ -181,6 +188,11 @@ class TrainOptions(Options):
         if self.ema is not None and self.optimizer.averages:
             raise ValueError(
                 f"ema: {self.optimizer.type} averages the weights itself; leave ema out"
+            )
+        if self.unfreeze_every is not None and self.optimizer.averages:
+            raise ValueError(
+                f"unfreeze_every: {self.optimizer.type} averages all weights from the first step"
+                " on; take another optimizer"
             )
         kinds = [tracker.type for tracker in self.trackers]
         if twice := [kind for kind in kinds if kinds.count(kind) > 1]:

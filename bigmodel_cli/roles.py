@@ -72,12 +72,17 @@ def fused(*rows: int, names: tuple[str, ...] = ()) -> Role:
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter with its name in the model, its role, and its multiple of the learning rate."""
+    """A parameter with its name in the model, and its role.
+
+    `rate` is its multiple of the run's learning rate, `start` the number of updates before its
+    first one.
+    """
 
     name: str
     tensor: nn.Parameter
     role: Role
     rate: float = 1.0
+    start: int = 0
 
 
 @runtime_checkable

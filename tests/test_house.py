@@ -60,7 +60,7 @@ STOREYS = (
         "trackers",
     },
     {"adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
-    {"convert", "frozen", "labels", "layer_decay", "runs", "tasks"},
+    {"convert", "depths", "frozen", "labels", "runs", "tasks"},
     {"tables"},
     {"promises", "spec"},
     {"adapting"},

@@ -71,7 +71,7 @@ def express(
             except _Absent as error:  # a part of another type than the family's
                 refused.append((1e6 - len(error.path), family.called(), [error.path]))
                 continue
-            except (LookupError, TypeError, ValueError, CheckpointError):
+            except (LookupError, TypeError, ValueError, AssertionError, CheckpointError):
                 continue  # not of this family's shape at all
             differences = differing([dict(leaves(way)), dict(leaves(back))])
             lacks = [path for path in differences if not _idle(path, family.unused(task))]

@@ -48,9 +48,9 @@ class AdamW(Optimizer):
     def step(self, lr: float, divisor: float) -> None:
         self.steps += 1
         gradients = self.gradients()
-        for group, decay, rate in self.groups:
+        for group, decay, rate, step in self.due():
             device = self.parameters[group[0]].device
-            clock = torch.full((), self.steps, dtype=torch.float32, device=device)
+            clock = torch.full((), step, dtype=torch.float32, device=device)
             scale = torch.full((), divisor, dtype=torch.float32, device=device)
             torch._fused_adamw_(
                 [self.parameters[i] for i in group],

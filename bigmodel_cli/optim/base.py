@@ -9,7 +9,7 @@ person, and the scale of the gradient (sums, not means) is applied inside the up
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from pydantic import Field
@@ -59,18 +59,31 @@ class Optimizer(ABC):
         self.weights = [w for w in weights if w.tensor.requires_grad]
         self.names = [w.name for w in self.weights]
         self.parameters = [w.tensor for w in self.weights]
-        kinds: dict[tuple[bool, float], list[int]] = {}
+        kinds: dict[tuple[bool, float, int], list[int]] = {}
         for i, w in enumerate(self.weights):
-            kinds.setdefault((w.role.decayed, w.rate), []).append(i)
-        # (weights, their decay, their multiple of the learning rate), those with decay first
+            kinds.setdefault((w.role.decayed, w.rate, w.start), []).append(i)
+        # (weights, their decay, multiple of the learning rate, and start), those with decay first
         self.groups = [
-            (group, weight_decay if decayed else 0.0, rate)
-            for (decayed, rate), group in sorted(kinds.items(), key=lambda kind: not kind[0][0])
+            (group, weight_decay if decayed else 0.0, rate, start)
+            for (decayed, rate, start), group in sorted(
+                kinds.items(), key=lambda kind: not kind[0][0]
+            )
         ]
         self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
         # Weights to evaluate and save instead of the parameters, by name.
         self.averaged: dict[str, torch.Tensor] = {}
         self.steps = 0
+
+    def due(self) -> Iterator[tuple[list[int], float, float, int]]:
+        """(weights, decay, multiple of the learning rate, own step from 1 on) of this step."""
+        for group, decay, rate, start in self.groups:
+            if self.steps > start:
+                yield group, decay, rate, self.steps - start
+
+    def wake(self) -> None:
+        """Compute gradients in the next step for the weights that it updates, and no others."""
+        for w in self.weights:
+            w.tensor.requires_grad_(w.start <= self.steps)
 
     def gradients(self) -> list[torch.Tensor]:
         """The gradients, in the order of `parameters`; zeros for a parameter that has none."""

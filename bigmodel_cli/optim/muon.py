@@ -62,6 +62,10 @@ class Muon(Optimizer):
     def gradients(self) -> list[torch.Tensor]:
         return [*super().gradients(), *self.rest.gradients()]
 
+    def wake(self) -> None:
+        super().wake()
+        self.rest.wake()
+
     def clear(self) -> None:
         super().clear()
         self.rest.clear()
@@ -80,6 +84,8 @@ class Muon(Optimizer):
         with torch.no_grad():
             for weight, momentum in zip(self.weights, self.state["momentum"], strict=True):
                 p = weight.tensor
+                if self.steps <= weight.start:
+                    continue
                 gradient = (p.grad if p.grad is not None else torch.zeros_like(p)) / divisor
                 momentum.lerp_(gradient, 1 - options.momentum)
                 update = gradient.lerp(momentum, options.momentum) if options.nesterov else momentum

@@ -86,7 +86,7 @@ class ScheduleFreeAdamW(Optimizer):
         self.sums.copy_(torch.tensor([largest, total], dtype=torch.float64))
         with torch.no_grad():
             every = self.gradients()
-            for group, decay, rate in self.groups:
+            for group, decay, rate, _ in self.due():
                 gradients = torch._foreach_div([every[i] for i in group], divisor)
                 # The square of a tiny rate is 0.
                 share = largest**2 / total if total else 1.0

@@ -42,7 +42,7 @@ class SGD(Optimizer):
         self.steps += 1
         every = self.gradients()
         with torch.no_grad():
-            for group, decay, rate in self.groups:
+            for group, decay, rate, _ in self.due():
                 gradients = torch._foreach_div([every[i] for i in group], divisor)
                 self.update(group, list(gradients), decay, lr * rate)
 

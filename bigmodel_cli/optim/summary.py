@@ -15,10 +15,10 @@ def describe_weights(
 ) -> list[dict[str, Any]]:
     """Each weight's name, shape, optimizer (None: frozen) and decay, as plain values.
 
-    And its multiple of the learning rate, where that differs by weight.
+    And its multiple of the learning rate and its first step, where those differ by weight.
     """
     described, every = [], list(weights)
-    by_depth = any(weight.rate != 1.0 for weight in every)
+    rates, starts = any(w.rate != 1.0 for w in every), any(w.start for w in every)
     for weight in every:
         optimizer, decay = options.mover(weight.role)
         trained = weight.tensor.requires_grad
@@ -28,7 +28,8 @@ def describe_weights(
                 "shape": list(weight.tensor.shape),
                 "optimizer": optimizer if trained else None,
                 "decayed": trained and decay > 0,
-                **({"rate": weight.rate} if trained and by_depth else {}),
+                **({"rate": weight.rate} if trained and rates else {}),
+                **({"first_step": weight.start + 1} if trained and starts else {}),
             }
         )
     return described

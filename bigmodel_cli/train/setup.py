@@ -21,9 +21,9 @@ from bigmodel_cli.data import (
     with_replay,
 )
 from bigmodel_cli.data.files import expand
+from bigmodel_cli.depths import by_depth
 from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
-from bigmodel_cli.layer_decay import with_layer_decay
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.loaded import say_carried
 from bigmodel_cli.metrics.text import need_libraries
@@ -199,7 +199,7 @@ def prepare(
         )
     apply_mode(model, options)
     optimizer, scale = (
-        options.optimizer.build(with_layer_decay(model, named_weights(model), options.layer_decay)),
+        options.optimizer.build(by_depth(model, named_weights(model), options)),
         LossScale.of(options.precision),
     )
     state = TrainState(

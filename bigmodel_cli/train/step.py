@@ -83,6 +83,7 @@ def train_step(
     and `ResourceError` where the update does not fit, which may be half done.
     """
     before = state.before_step()
+    state.optimizer.wake()
     try:
         with memory_remedy(REMEDY):
             sums = _passes(state, objective, options, micro_batches, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bigmodel_cli.convert import opening
+from bigmodel_cli.convert.exporting import express
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.loaded import load_checkpoint
 
@@ -58,7 +60,6 @@ UNUSED: dict[str, dict[str, Any]] = {
         for head in HEADS
     },
     "DistilBertForTokenClassification": {"seq_classif_dropout": 0.15},  # of another head
-    "ModernBert": {"pad_token_id": None},  # their default is no token of so few
 }
 """What comes back otherwise."""
 
@@ -227,3 +228,15 @@ def test_other_options_are_refused(
     config.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=text):
         opening.describe(tmp_path)
+
+
+def test_what_no_class_of_theirs_computes_is_not_exported(tmp_path: Path) -> None:
+    folder = saved(theirs("Bert", "ForSequenceClassification"), tmp_path)
+    described = opening.describe(folder)
+    mean = described.model.model_copy(update={"pool": "mean"})
+    with pytest.raises(SpecError, match=r"the nearest is bert.*, which lacks model.pool: mean"):
+        express(mean, described.info, described.task)
+    tagger = replace(described.info, tagged=True)  # which reads no pool
+    assert express(mean, tagger, "tagging").config["architectures"] == [
+        "BertForTokenClassification"
+    ]

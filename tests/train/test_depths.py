@@ -1,4 +1,4 @@
-"""Layer-wise decay of the learning rate, against rates and updates worked out anew."""
+"""Layer-wise decay and gradual unfreezing, against rates and updates worked out anew."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.depths import by_depth
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.layer_decay import with_layer_decay
 from bigmodel_cli.models import MODELS, build
 from bigmodel_cli.optim import OPTIMIZERS
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import MATRIX, Role, Weight, named_weights
 
 MIXER = {"type": "attention", "num_heads": 2}
@@ -56,25 +58,30 @@ CASES: dict[str, tuple[dict[str, Any], DatasetInfo, dict[str, int]]] = {
 }  # fmt: skip
 
 
+def options(**given: Any) -> TrainOptions:
+    return TrainOptions.model_validate({"steps": 1, **given})
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_rates_by_depth(case: tuple[dict[str, Any], DatasetInfo, dict[str, int]]) -> None:
     values, info, powers = case
     model = build(MODELS[values["type"]].model_validate(values), info)
-    found = with_layer_decay(model, named_weights(model), 0.7)
+    found = by_depth(model, named_weights(model), options(layer_decay=0.7, unfreeze_every=10))
     assert [w.name for w in found] == [name for name, _ in model.named_parameters()]
     for weight in found:
         longest = max((p for p in powers if f"{weight.name}.".startswith(f"{p}." if p else "")),
                       key=len)  # fmt: skip
         assert weight.rate == pytest.approx(0.7 ** powers[longest]), weight.name
-    assert all(w.rate == 1.0 for w in with_layer_decay(model, named_weights(model), None))
+        assert weight.start == 10 * powers[longest], weight.name
+    assert {w.rate for w in by_depth(model, named_weights(model), options())} == {1.0}
 
 
 def test_a_network_without_blocks_is_refused() -> None:
-    options = MODELS["torchvision"].model_validate({"type": "torchvision", "name": "resnet18"})
+    resnet = MODELS["torchvision"].model_validate({"type": "torchvision", "name": "resnet18"})
     with torch.device("meta"):
-        model = build(options, DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")))
+        model = build(resnet, DatasetInfo(image_shape=(3, 64, 64), classes=("a", "b")))
     with pytest.raises(SpecError, match=r"train.layer_decay: this network is not made of blocks"):
-        with_layer_decay(model, named_weights(model), 0.9)
+        by_depth(model, named_weights(model), options(layer_decay=0.9))
 
 
 GAIN = Role()
@@ -92,11 +99,11 @@ def test_updates_equal_those_of_torchs_groups(kind: str) -> None:
     start = [torch.randn(shape) for shape in shapes]
     ours = [nn.Parameter(t.clone()) for t in start]
     theirs = [nn.Parameter(t.clone()) for t in start]
-    options = {"type": kind, "lr": 0.01, "weight_decay": 0.2}
-    options |= {"momentum": 0.9, "nesterov": False} if kind == "sgd" else {}
+    values = {"type": kind, "lr": 0.01, "weight_decay": 0.2}
+    values |= {"momentum": 0.9, "nesterov": False} if kind == "sgd" else {}
     optimizer = (
         OPTIMIZERS[kind]
-        .model_validate(options)
+        .model_validate(values)
         .build(
             Weight(str(i), p, role, rate)
             for i, (p, (role, rate)) in enumerate(zip(ours, kinds, strict=True))
@@ -125,8 +132,8 @@ def test_a_rate_is_a_smaller_learning_rate(kind: str) -> None:
 
     def moved(lr: float, rate: float) -> torch.Tensor:
         p = nn.Parameter(start.clone())
-        options = OPTIMIZERS[kind].model_validate({"type": kind, "lr": 0.05, "weight_decay": 0.1})
-        optimizer = options.build([Weight("w", p, MATRIX, rate)])
+        values = {"type": kind, "lr": 0.05, "weight_decay": 0.1}
+        optimizer = OPTIMIZERS[kind].model_validate(values).build([Weight("w", p, MATRIX, rate)])
         for gradient in gradients:
             p.grad = gradient.clone()
             optimizer.step(lr, 1.0)
@@ -138,7 +145,9 @@ def test_a_rate_is_a_smaller_learning_rate(kind: str) -> None:
 def test_the_dry_run_shows_the_rates_and_a_resume_is_exact(cli: Any, decoder_spec: Path) -> None:
     decay = ["--set", "train.layer_decay=0.5", "--set", "train.validate_every=null"]
     shown = cli("pretrain", decoder_spec, "--dry-run", *decay)
-    assert "learning rates by depth are multiplied by 0.125, 0.25, 0.5, 1" in shown.out, shown.err
+    assert (
+        "learning rates by depth: multiplied by 1, 0.5, 0.25, 0.125 (the head first)" in shown.out
+    ), shown.err
     found = json.loads(cli("pretrain", decoder_spec, "--dry-run", "--json", *decay).out)["weights"]
     assert {w["name"].partition(".")[0]: w["rate"] for w in found}["embedding"] == 0.125
 
@@ -153,3 +162,66 @@ def test_the_dry_run_shows_the_rates_and_a_resume_is_exact(cli: Any, decoder_spe
     trained("run", 3, *decay)
     assert trained("run", 6, *decay, "--resume") == whole
     assert trained("other", 6, "--set", "train.layer_decay=0.6") != whole
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "muon"])
+def test_a_weight_that_starts_later_is_updated_as_if_it_were_new(kind: str) -> None:
+    """Nothing moves it before: neither its decay nor, later, what it would have gathered."""
+    torch.manual_seed(2)
+    start, gradients = torch.randn(4, 6), torch.randn(5, 4, 6)
+
+    def moved(after: int, role: Role) -> torch.Tensor:
+        p, other = nn.Parameter(start.clone()), nn.Parameter(torch.randn(3))
+        values = {"type": kind, "lr": 0.05, "weight_decay": 0.1}
+        optimizer = (
+            OPTIMIZERS[kind]
+            .model_validate(values)
+            .build([Weight("w", p, role, 1.0, after), Weight("o", other, GAIN)])
+        )
+        for step in range(after + 5):
+            optimizer.wake()
+            assert p.requires_grad == (step >= after)
+            if step < after:
+                assert torch.equal(p, start)
+            p.grad = gradients[step - after].clone() if step >= after else None
+            optimizer.step(0.05, 1.0)
+            optimizer.clear()
+        return p.detach()
+
+    for role in (MATRIX, GAIN):
+        assert torch.equal(moved(3, role), moved(0, role))
+        assert not torch.equal(moved(0, role), start)
+
+
+def test_gradual_unfreezing_is_shown_and_a_resume_is_exact(cli: Any, decoder_spec: Path) -> None:
+    gradual = ["--set", "train.unfreeze_every=2", "--set", "train.validate_every=null"]
+    gradual += ["--set", "model.tie_embeddings=false"]
+    shown = cli("pretrain", decoder_spec, "--dry-run", *gradual)
+    assert "trained by depth: from steps 1, 3, 5, 7 (the head first)" in shown.out, shown.err
+
+    def trained(out: str, steps: int, *more: str) -> dict[str, torch.Tensor]:
+        words = ("--set", f"train.steps={steps}", *gradual, *more)
+        result = cli("pretrain", decoder_spec, "--out", out, *words)
+        assert result.status == 0, result.err
+        return load_file(Path(result.out.strip()) / "model.safetensors")
+
+    none, whole = trained("none", 1, "--set", "train.optimizer.lr=1e-30"), trained("whole", 8)
+    early = trained("run", 3)
+    for name, tensor in early.items():
+        later = name.startswith(("embedding", "position", "blocks.0"))
+        assert torch.equal(tensor, none[name]) == later, name
+    again = trained("run", 8, "--resume")
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+    assert all(not torch.equal(whole[name], tensor) for name, tensor in none.items())
+
+
+def test_unfreezing_what_cannot_be_is_refused(cli: Any, decoder_spec: Path) -> None:
+    changes = ["train.unfreeze_every=2", "model.norm=null"]
+    words = [word for change in changes for word in ("--set", change)]
+    found = cli("pretrain", decoder_spec, "--dry-run", *words)
+    assert found.status == 2
+    assert "train.unfreeze_every: nothing after the last block is trained" in found.err
+    averaged = ("--set", "train.optimizer={type: schedule_free_adamw, lr: 1e-3}")
+    found = cli("pretrain", decoder_spec, "--dry-run", *words[:2], *averaged)
+    assert found.status == 2
+    assert "unfreeze_every: schedule_free_adamw averages all weights" in found.err
