@@ -22,6 +22,7 @@ from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
+from bigmodel_cli.labels import kept_rows
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model, build, within
 from bigmodel_cli.models.sizing import Oversize, watched
@@ -168,6 +169,9 @@ def _from_checkpoint(
             f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
             f" {', '.join(changes)}"
         )
+    rows = kept_rows(model, info, before, weights) if other == "classes differ" else {}
+    if rows:
+        weights, other = checkpoints.ChangedTensors(weights, rows), ""
     try:
         spare = contents.model.spare
         fresh = [name for name in model.output_layers() if other and name not in spare]

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.config import Options
-from bigmodel_cli.console import quantity, say
-from bigmodel_cli.convert import hub, opening
+from bigmodel_cli.console import say
+from bigmodel_cli.convert import hub, opening, torchvision
+from bigmodel_cli.convert.family import NO_DATA
 from bigmodel_cli.convert.folder import is_folder
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import load_torch
@@ -15,34 +16,42 @@ from bigmodel_cli.yaml_scalars import dump_yaml
 
 
 def imported_spec(given: Path) -> str:
-    """The spec of the model in a folder or on the hub, as YAML; what the files hold is said.
+    """The spec of the model in a folder, on the hub or in a file of torchvision's, as YAML.
 
-    It has the model, the tokenizer and the task, for data of one's own. Raises `CheckpointError`.
+    What the files hold is said. It has the model, the tokenizer and the task, for data of one's
+    own. Raises `CheckpointError`.
     """
     load_torch()
     path = opening.find(given)
-    if not is_folder(path):
+    weights = torchvision.is_weights_file(path)
+    if not weights and not is_folder(path):
         raise SpecError(
             f"{path}: a checkpoint of bigmodel, whose spec is in {path / 'spec.yaml'}; import is"
             " for models published elsewhere"
         )
-    contents, described = opening.read(path), opening.describe(path)
+    contents = opening.read(path)
     for note in contents.notes:
         say(note)
-    numbers = sum(tensor.numel() for tensor in contents.model.values())
     name = hub.recorded(given, path)
-    head = described.family.class_of(described.task) or described.family.model_types[0]
-    say(
-        f"{path}: {head}, {quantity(numbers, '')} numbers in {len(contents.model):,} tensors"
-        f"{'' if described.task else ', without a head: a task gives it a new one'}"
-    )
-    data = {n: v for n, v in contents.spec["data"].items() if v not in (str(path), [str(path)])}
-    spec = {"model": brief(described.model), "data": data, "task": contents.spec["task"]}
+    head = f"torchvision's {torchvision.describe(path).name}" if weights else _class_of(path)
+    model = opening.typed(contents.spec["model"])
+    data = {n: v for n, v in contents.spec["data"].items() if NO_DATA not in (v, *_items(v))}
+    spec = {"model": brief(model), "data": data, "task": contents.spec["task"]}
     return (
         f"# {name}: {head}\n"
         "# Name data and train.steps: with --set, or here. With the weights: bigmodel finetune"
         f" --from {name} THIS_FILE\n{dump_yaml(spec, flow=None)}"
     )
+
+
+def _class_of(folder: Path) -> str:
+    """The class of transformers, or the family where it is another library's."""
+    described = opening.describe(folder)
+    return described.family.class_of(described.task) or described.family.called()
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def brief(options: Options) -> dict[str, Any]:

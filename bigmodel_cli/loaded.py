@@ -80,11 +80,13 @@ def load_checkpoint(
     overrides: Sequence[Change] = (),
     *,
     tell: Callable[[str], None] = say,
+    body: bool = False,
 ) -> Loaded:
     """Read and verify a checkpoint and build its model, in evaluation mode; `tell` receives the
     device.
 
-    `path` may name a run: its last checkpoint is taken.
+    `path` may name a run: its last checkpoint is taken. With `body` the output layers are not
+    needed: where there are none, they have no content.
     """
     load_torch()
     chosen = pick_device(device, tell)
@@ -92,14 +94,14 @@ def load_checkpoint(
     contents = opening.read(path)
     for note in contents.notes:
         say(note)
-    if contents.headless:
+    if contents.headless and not body:
         raise CheckpointError(
             f"{path}: the body of a network, without a head that answers; finetune it first:"
             f" bigmodel finetune --from {shlex.quote(str(path))} SPEC"
         )
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
-        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)))
+        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)), tell)
         given = (key_of(change).split(".") for change in overrides)
         if idle := [".".join(p) for p in given if p[0] in TRAINING and p[1] not in READ_HERE]:
             tell(f"{', '.join(idle)}: not used: nothing is trained here")
@@ -123,7 +125,10 @@ def load_checkpoint(
         ) from None
     if _used_as_stored(spec, chosen):
         contents.model.hold_as_stored(model)
-    report = checkpoints.load_weights(model, contents.model, spare=contents.model.spare)
+    absent = model.output_layers() if contents.headless else ()
+    report = checkpoints.load_weights(
+        model, contents.model, fresh=absent, spare=contents.model.spare
+    )
     names = report.loaded
     if added:
         spec = with_files_read(spec, info, build_on_meta)
@@ -155,14 +160,18 @@ def _check_tokenizers(path: Path, assets: Mapping[str, bytes], info: DatasetInfo
         last = max(tokenizer.vocab_size - 1, *marks)
         if most is None or last >= most:
             raise CheckpointError(
-                f"{path / name}: it gives tokens up to {last:,}, and the model has"
+                f"{path / name}: it gives tokens up to {last:,}, and facts.json has"
                 f" {'no number of tokens' if most is None else f'{most:,} of them'}; use"
                 " another checkpoint"
             )
 
 
 def say_carried(
-    spec: Spec, before: dict[str, Any], names: Sequence[str], given: Collection[str] = ()
+    spec: Spec,
+    before: dict[str, Any],
+    names: Sequence[str],
+    given: Collection[str] = (),
+    tell: Callable[[str], None] = say,
 ) -> None:
     """Report which options of the data are not used, since a checkpoint with the spec `before` has
     its own.
@@ -175,7 +184,7 @@ def say_carried(
             continue
         default = getattr(spec.data, name) == type(spec.data).model_fields[name].default
         if new[name] != old[name] and (not default or f"data.{name}" in given):
-            say(
+            tell(
                 f"data.{name}: {_shown(new[name])} is not used: the checkpoint has its own"
                 f" ({_shown(old[name])})"
             )

@@ -75,6 +75,13 @@ class TrainOptions(Options):
         ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description=(
+            "each block's learning rate is this times that of the block after it, the last one's"
+            " times that of the head; embeddings count as the block before the first"
+        ),
+    )
     schedule: ScheduleOptions = Field(
         ConstantOptions(), description="the learning rate over the run"
     )

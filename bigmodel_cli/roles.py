@@ -72,11 +72,12 @@ def fused(*rows: int, names: tuple[str, ...] = ()) -> Role:
 
 @dataclass(frozen=True)
 class Weight:
-    """A parameter with its name in the model and its role."""
+    """A parameter with its name in the model, its role, and its multiple of the learning rate."""
 
     name: str
     tensor: nn.Parameter
     role: Role
+    rate: float = 1.0
 
 
 @runtime_checkable

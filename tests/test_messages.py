@@ -281,7 +281,8 @@ def test_set_of_two_exclusive_options_is_refused_and_null_is_silent(
         ("train=fast", "'fast' is not a mapping of options"),
         ("train.optimizer.betas=[0.9]", "1 item; give at least 2"),
         ("train.seed=-1", "-1 is not at least 0"),
-        ("model.norm=none", "unknown type 'none'; one of layernorm, rmsnorm; write null for none"),
+        ("model.norm=batch", "unknown type 'batch'; one of layernorm, rmsnorm, none"),
+        ("model.blocks.0.ffn=none", "write null for none"),
         (
             "train.optimizer=adam",
             "unknown type 'adam'; one of adamw, sgd, muon, schedule_free_adamw;"

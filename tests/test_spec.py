@@ -53,8 +53,8 @@ def test_five_faults_in_one_go_with_their_places(tmp_path: Path, cli: Cli) -> No
         == "bad.yaml:8:32: model.blocks.0.mixer.num_head: unknown option; did you mean num_heads?"
     )
     assert lines[3].startswith(
-        "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, relu2, silu,"
-        " geglu, moe; did you"
+        "bad.yaml:9:12: model.blocks.0.ffn: unknown type 'gelo'; one of gelu, relu, silu,"
+        " relu2, swiglu, geglu, moe; did you"
     )
     assert lines[4] == "bad.yaml:14:3: data.contxt: unknown option; did you mean context?"
     assert lines[5] == "bad.yaml:18:10: train.steps: 'many' is not a whole number"

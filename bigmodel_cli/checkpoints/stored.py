@@ -102,7 +102,8 @@ class ChangedTensors(Tensors):
     """Tensors of which some are changed, as `changes` says, when they are read."""
 
     def __init__(self, tensors: Tensors, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
-        self.tensors, self.changes, self.tied = tensors, changes, tensors.tied
+        self.tensors, self.changes = tensors, changes
+        self.tied, self.spare = tensors.tied, tensors.spare
         self.described = {
             name: changes[name](tensor) if name in changes else tensor
             for name, tensor in tensors.items()

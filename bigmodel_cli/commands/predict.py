@@ -14,6 +14,7 @@ from bigmodel_cli.commands.shared import (
     Device,
     Plugin,
     Set,
+    refuse,
     resolve_checkpoint,
     with_a_first,
 )
@@ -124,6 +125,16 @@ def predict(
         int | None,
         typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]"),
     ] = None,
+    embed: Annotated[
+        bool,
+        typer.Option(
+            "--embed",
+            help=(
+                "Print a vector for each text instead of labels: of an encoder, as its folder says"
+                " (1_Pooling, modules.json), else as model.pool does."
+            ),
+        ),
+    ] = False,
     chat: Annotated[
         bool,
         typer.Option(
@@ -164,6 +175,15 @@ def predict(
 
     path = resolve_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
+    if embed:
+        from bigmodel_cli.embed import embed as vectors_of
+
+        decoded = Decoding(**vars(decoding)).given()
+        refuse("--embed", {"--top": top, "--chat": chat, **dict.fromkeys(decoded[:1], True)})
+        loaded = load_checkpoint(path, device, set_ or (), body=True)
+        for record in vectors_of(loaded, given, "input" if inputs else "line"):
+            result_record(record)
+        return
     loaded = load_checkpoint(path, device, set_ or ())
     how = as_published(loaded, Decoding(**vars(decoding)))
     word = "input" if inputs else "line"

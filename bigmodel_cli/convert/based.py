@@ -48,10 +48,12 @@ def record(source: Path, weights: Mapping[str, Tensor], folder: Path, model: Mod
 
 
 def identity(path: Path) -> str:
-    """A hash of a checkpoint's content, or of a folder's config and weights.
+    """A hash of a checkpoint's content, of a folder's config and weights, or of a file of weights.
 
     Raises `CheckpointError`.
     """
+    if os.path.isfile(path):
+        return content_hashes([path])[0]
     if not folders.is_folder(path):
         return hashlib.sha256(read_file(path / MANIFEST, MOST_JSON)).hexdigest()
     files = sorted({at.place[0] for at in open_tensors(path).stored.values()})

@@ -25,7 +25,7 @@ from bigmodel_cli.convert.rules import Rule, rows
 class Bert(Family):
     """Post-norm blocks, learned positions, token types (Devlin et al. 2019); MiniLM is one."""
 
-    model_types: ClassVar = ("bert",)
+    model_types: ClassVar[tuple[str, ...]] = ("bert",)
     heads: ClassVar = {
         "BertModel": BODY,
         "BertForMaskedLM": MASKED_LM,
@@ -39,13 +39,13 @@ class Bert(Family):
         r"LayerNorm\.beta$": "LayerNorm.bias",
     }
     # which of two sentences comes first; the logits' matrix, which is the embedding
-    leftovers: ClassVar = (
+    leftovers: ClassVar[tuple[str, ...]] = (
         r"(bert\.)?embeddings\.position_ids",
         r"(bert\.)?pooler\.dense\.(weight|bias)",
         r"cls\.seq_relationship\.(weight|bias)",
         r"cls\.predictions\.decoder\.(weight|bias)",
     )
-    spare: ClassVar = ("pooler",)
+    spare: ClassVar[tuple[str, ...]] = ("pooler",)
 
     keys: ClassVar[Mapping[str, tuple[str, Any]]] = {
         "dim": ("hidden_size", 768),
@@ -200,7 +200,7 @@ class Roberta(Bert):
     XLM-RoBERTa (Conneau et al. 2020) is the same with another vocabulary.
     """
 
-    model_types: ClassVar = ("roberta", "xlm-roberta")
+    model_types: ClassVar[tuple[str, ...]] = ("roberta", "xlm-roberta")
     prefix: ClassVar = "roberta."
     heads: ClassVar = {
         f"{family}{head}": task
@@ -212,12 +212,12 @@ class Roberta(Bert):
             ("ForTokenClassification", TAGGING),
         )
     }
-    leftovers: ClassVar = (
+    leftovers: ClassVar[tuple[str, ...]] = (
         r"(roberta\.)?embeddings\.position_ids",
         r"(roberta\.)?pooler\.dense\.(weight|bias)",
         r"lm_head\.decoder\.(weight|bias)",
     )
-    spare: ClassVar = ()
+    spare: ClassVar[tuple[str, ...]] = ()
     keys: ClassVar = {**Bert.keys, "vocab": ("vocab_size", 50265)}
     first: ClassVar = 2
     after: ClassVar = {
@@ -241,7 +241,7 @@ class DistilBert(Bert):
     In training ours also drops what attention adds, and theirs does not.
     """
 
-    model_types: ClassVar = ("distilbert",)
+    model_types: ClassVar[tuple[str, ...]] = ("distilbert",)
     prefix: ClassVar = "distilbert."
     heads: ClassVar = {
         "DistilBertModel": BODY,
@@ -249,8 +249,11 @@ class DistilBert(Bert):
         "DistilBertForSequenceClassification": CLASSIFICATION,
         "DistilBertForTokenClassification": TAGGING,
     }
-    leftovers: ClassVar = (r"(distilbert\.)?embeddings\.position_ids", r"vocab_projector\.weight")
-    spare: ClassVar = ()
+    leftovers: ClassVar[tuple[str, ...]] = (
+        r"(distilbert\.)?embeddings\.position_ids",
+        r"vocab_projector\.weight",
+    )
+    spare: ClassVar[tuple[str, ...]] = ()
     ignored: ClassVar = ("qa_dropout", "tie_weights_")
     keys: ClassVar = {
         "dim": ("dim", 768),

@@ -95,7 +95,8 @@ class ConvertedTensors(Tensors):
             dtypes = {self.stored[r.theirs].described.dtype for r in self.rules.get(name, ())}
             if len(dtypes) == 1:
                 own.data = torch.empty_like(own, dtype=dtypes.pop())
-        self.described |= {n: self.described[n].to(t.dtype) for n, t in model.state_dict().items()}
+        held = model.state_dict()
+        self.described = {n: t.to(held[n].dtype) for n, t in self.described.items() if n in held}
 
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
         jobs = [(r, t) for name, t in targets.items() for r in self.rules.get(name, ())]

@@ -1,4 +1,4 @@
-"""Mixtral and Qwen3-MoE: Llama's layers with experts, each under a name of its own."""
+"""Mixtral, Qwen2-MoE, Qwen3-MoE: Llama's layers with experts, each under its own name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from bigmodel_cli.convert.layered import (
     gated,
     of_type,
 )
+from bigmodel_cli.convert.layers import layer_types, only_window, types_of, window_of
+from bigmodel_cli.convert.rotary import FULL, SLIDING
 from bigmodel_cli.convert.rules import Rule
 
 
@@ -25,6 +27,7 @@ class Mixtral(Layered):
 
     model_types: ClassVar = ("mixtral",)
     heads: ClassVar = {"MixtralForCausalLM": CAUSAL_LM}
+    sizes: ClassVar = {"num_key_value_heads": 8}
     rope_base = 1_000_000.0
     eps = 1e-5
     says_head_dim = False
@@ -74,7 +77,8 @@ class Qwen3Moe(Layered):
 
     model_types: ClassVar = ("qwen3_moe",)
     heads: ClassVar = {"Qwen3MoeForCausalLM": CAUSAL_LM}
-    ignored: ClassVar = ("max_window_layers",)  # a window holds for all layers
+    sizes: ClassVar = {"num_key_value_heads": 4}
+    ignored: ClassVar[tuple[str, ...]] = ("max_window_layers",)  # a window holds for all layers
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         window = config.maybe("sliding_window", int)
@@ -138,3 +142,58 @@ class Qwen3Moe(Layered):
             yield from experts(theirs + "mlp.", ours + "ffn.", block["ffn"])
         else:
             yield from gated(theirs + "mlp.", ours + "ffn.", block["ffn"])
+
+
+class Qwen2Moe(Qwen3Moe):
+    """Qwen2-MoE (Qwen Team 2024): biases of q, k and v, and a shared expert with a gate."""
+
+    model_types: ClassVar = ("qwen2_moe",)
+    heads: ClassVar = {"Qwen2MoeForCausalLM": CAUSAL_LM}
+    sizes: ClassVar = {"num_key_value_heads": 16}
+    ignored: ClassVar[tuple[str, ...]] = ()
+    says_head_dim = False
+
+    def block(self, config: Config, layer: int) -> dict[str, Any]:
+        first = config.get("max_window_layers", int, 28)
+        windowed = config.get("use_sliding_window", bool, False)
+        window = config.maybe("sliding_window", int, 4096)
+        window = window if windowed else None
+        types = layer_types(
+            config, lambda i: SLIDING if windowed and not i % 2 and i < first else FULL
+        )
+        bias = ["q", "k", "v"] if config.get("qkv_bias", bool, True) else False
+        return {
+            "mixer": {
+                **self.mixer(config, layer),
+                "bias": bias,
+                "window": window_of(config, types[layer], window),
+            },
+            "ffn": self.ffn_of(config, layer),
+            "norm": self.norm(config),
+        }
+
+    def ffn_of(self, config: Config, layer: int) -> dict[str, Any]:
+        found = super().ffn_of(config, layer)
+        width = config.get("shared_expert_intermediate_size", int, 5632)
+        shared = {"shared": 1, "shared_hidden": width, "shared_gate": True}
+        return {**found, **shared} if found["type"] == "moe" else found
+
+    def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
+        found = super().config(model, info)
+        window = only_window(model)
+        del found["attention_bias"]
+        return {
+            **found,
+            "qkv_bias": bool(model["blocks"][0]["mixer"]["bias"]),
+            "use_sliding_window": window is not None,
+            "sliding_window": window,
+            "layer_types": types_of(model),
+            "shared_expert_intermediate_size": of_type(model, "ffn", "moe")[0]["shared_hidden"],
+        }
+
+    def layer(self, theirs: str, ours: str, block: Model) -> Iterator[Rule]:
+        yield from super().layer(theirs, ours, block)
+        if block["ffn"]["type"] == "moe":
+            theirs, ours = theirs + "mlp.", ours + "ffn."
+            yield Rule(theirs + "shared_expert_gate.weight", ours + "shared_gate.weight")
+            yield from gated(theirs + "shared_expert.", ours + "shared.", block["ffn"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -59,30 +59,31 @@ def express(
     model.
     """
     wanted = written_out(model, info)
+    # some families have no longest sequence to write, and others need one
+    ways = (written_out(model, replace(info, context=None)), wanted)
     refused: list[tuple[float, str, list[str]]] = []  # the fewer differences the nearer
     for family in sorted(families, key=lambda family: family is not origin):
         head = family.class_of(task)
-        if head is None:
-            continue
-        try:
-            config = family.config(_Section.of(wanted), info)
-            back = written_out(typed(family.model(Config(config, CONFIG))))
-        except _Absent as error:  # a part of another type than the family's
-            refused.append((1e6 - len(error.path), family.called(), [error.path]))
-            continue
-        except (LookupError, TypeError, ValueError, CheckpointError):
-            continue  # not of this family's shape at all
-        differences = differing([dict(leaves(wanted)), dict(leaves(back))])
-        unused = family.unused(task)
-        lacks = [
-            path
-            for path in differences
-            if path.rsplit(".", 1)[-1] not in TRAINING_ONLY and path.split(".")[0] not in unused
-        ]
-        if not lacks:
-            return Expressed(family, {**config, "architectures": [head]}, differences)
-        refused.append((len(lacks), family.called(), lacks))
+        for way in ways if head is not None else ():
+            try:
+                config = family.config(_Section.of(way), info)
+                back = written_out(typed(family.model(Config(config, CONFIG))))
+            except _Absent as error:  # a part of another type than the family's
+                refused.append((1e6 - len(error.path), family.called(), [error.path]))
+                continue
+            except (LookupError, TypeError, ValueError, CheckpointError):
+                continue  # not of this family's shape at all
+            differences = differing([dict(leaves(way)), dict(leaves(back))])
+            lacks = [path for path in differences if not _idle(path, family.unused(task))]
+            if not lacks:
+                return Expressed(family, {**config, "architectures": [head]}, differences)
+            refused.append((len(lacks), family.called(), lacks))
     raise SpecError(_refusal(wanted, task, *min(refused, default=(0.0, "", [""]))[1:]))
+
+
+def _idle(path: str, unused: tuple[str, ...]) -> bool:
+    """Whether an option changes nothing once the model is trained."""
+    return path.rsplit(".", 1)[-1] in TRAINING_ONLY or path.split(".")[0] in unused
 
 
 def _refusal(wanted: dict[str, Any], task: str, nearest: str, lacks: list[str]) -> str:
@@ -152,8 +153,10 @@ def folder_files(
         yield INDEX, [_index(dict(zip(names, groups, strict=True)), theirs.described)]
     foreign = IRRELEVANT | set(found.family.ignored)
     left = {k: v for k, v in (kept or {}).items() if k in foreign and k not in OWN_KEYS}
-    values = {**left, **found.config, "dtype": theirs.dtype()}
-    yield CONFIG, [json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"]
+    tokens = {k: v for k, v in left.items() if k.endswith("_token_id")}
+    values = {**left, **found.config, **tokens, "dtype": theirs.dtype()}
+    text = json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True)
+    yield CONFIG, [text.encode() + b"\n"]
 
 
 class Theirs:

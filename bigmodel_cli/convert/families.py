@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
 from bigmodel_cli.convert.deepseek import DeepseekV3
-from bigmodel_cli.convert.experts import Mixtral, Qwen3Moe
+from bigmodel_cli.convert.dino import Dinov2, Dinov2WithRegisters, Dinov3
+from bigmodel_cli.convert.experts import Mixtral, Qwen2Moe, Qwen3Moe
 from bigmodel_cli.convert.family import Family
 from bigmodel_cli.convert.gemma import Gemma2, Gemma3
 from bigmodel_cli.convert.gpt2 import GPT2
@@ -21,7 +22,7 @@ from bigmodel_cli.convert.qwen3_5 import Qwen3_5
 from bigmodel_cli.convert.seq2seq import T5, Marian
 from bigmodel_cli.convert.smollm3 import SmolLM3
 from bigmodel_cli.convert.timm import TimmResNet, TimmViT
-from bigmodel_cli.convert.vit import Dinov2, Dinov2WithRegisters, Dinov3, HFViT
+from bigmodel_cli.convert.vit import HFViT
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
@@ -35,6 +36,7 @@ FAMILIES: tuple[Family, ...] = (
     Gemma3(),
     Qwen3_5(),
     Mixtral(),
+    Qwen2Moe(),
     Qwen3Moe(),
     GptOss(),
     DeepseekV3(),

@@ -18,6 +18,8 @@ from bigmodel_cli.models.base import AnyModelOptions
 BODY, CAUSAL_LM, MASKED_LM = "", "causal_lm", "masked_lm"
 CLASSIFICATION, TAGGING, SEQ2SEQ = "classification", "tagging", "seq2seq"
 """The `task.type`s that heads of published models are for; BODY is a network without a head."""
+NO_DATA = "no data comes with a published model; name yours"
+"""Stands in a spec where paths of data are due, so that none is taken by mistake."""
 STACKS = {"blocks", "encoder", "decoder"}
 """Options of models that are lists of blocks."""
 LONGEST_WINDOW = 1024

@@ -12,12 +12,11 @@ from bigmodel_cli.convert.layered import (
     Layered,
     balance,
     balance_config,
-    layer_types,
 )
+from bigmodel_cli.convert.layers import layer_types, only_window, types_of, window_of
+from bigmodel_cli.convert.rotary import FULL, SLIDING
 from bigmodel_cli.convert.rules import Half, Rule, transposed_each, whole
 from bigmodel_cli.errors import CheckpointError
-
-KINDS = {"sliding_attention": "window", "full_attention": "full"}
 
 
 class GptOss(Layered):
@@ -26,22 +25,22 @@ class GptOss(Layered):
     model_types: ClassVar = ("gpt_oss",)
     heads: ClassVar = {"GptOssForCausalLM": CAUSAL_LM}
     ignored: ClassVar = ("experts_per_token", "initial_context_length")  # said by other keys too
+    sizes: ClassVar = {"num_key_value_heads": 8, "head_dim": 64}
     rope_base = 150_000.0
     eps = 1e-5
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         if not config.maybe("rope_parameters", dict) and not config.maybe("rope_scaling", dict):
             raise CheckpointError(f"{config.file}: rope_parameters: missing; this family needs it")
-        usual = ["sliding_attention", "full_attention"] * config.get("num_hidden_layers", int)
-        kind = layer_types(config, KINDS, usual[: len(usual) // 2])[layer]
-        window = config.get("sliding_window", int, 128)
+        types = layer_types(config, lambda i: FULL if i % 2 else SLIDING)
+        window = config.maybe("sliding_window", int, 128)
         top_k = config.get("num_experts_per_tok", int, 4)
         return {
             "mixer": {
                 **self.mixer(config, layer),
                 "bias": config.get("attention_bias", bool, True),
                 "sinks": True,
-                "window": window if kind == "window" else None,
+                "window": window_of(config, types[layer], window),
             },
             "ffn": {
                 "type": "moe",
@@ -59,14 +58,12 @@ class GptOss(Layered):
         }
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
-        ffn, mixers = model["blocks"][0]["ffn"], [block["mixer"] for block in model["blocks"]]
-        windows = [mixer["window"] for mixer in mixers]
-        theirs = {ours: name for name, ours in KINDS.items()}
+        mixer, ffn = model["blocks"][0]["mixer"], model["blocks"][0]["ffn"]
         return {
             **super().config(model, info),
-            **self.attention_config(model, mixers[0]),
-            "layer_types": [theirs["full" if w is None else "window"] for w in windows],
-            "sliding_window": next(filter(None, windows), 128),
+            **self.attention_config(model, mixer),
+            "layer_types": types_of(model),
+            "sliding_window": only_window(model, 128),
             "intermediate_size": ffn["hidden"],
             "num_local_experts": ffn["experts"],
             "num_experts_per_tok": ffn["top_k"],

@@ -14,10 +14,10 @@ from bigmodel_cli.convert.layered import (
     balance,
     balance_config,
     gated,
-    layer_types,
     of_type,
     rounded,
 )
+from bigmodel_cli.convert.layers import layer_types
 from bigmodel_cli.convert.mamba2 import check_heads, check_step_sizes, state_space
 from bigmodel_cli.convert.rules import Half, Rule
 
@@ -94,8 +94,7 @@ class GraniteMoeHybrid(Granite):
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
         config.only("normalization_function", "rmsnorm")
-        usual = ["mamba"] * config.get("num_hidden_layers", int)
-        kind = layer_types(config, KINDS, usual)[layer]
+        kind = KINDS[layer_types(config, lambda _: "mamba", [*KINDS])[layer]]
         parts = {"attention": self.scaled(config, layer), "mamba2": self.state_space(config)}
         return {
             "mixer": parts[kind],

@@ -12,7 +12,6 @@ from bigmodel_cli.convert.family import Model
 from bigmodel_cli.convert.llama import Llama, kinds
 from bigmodel_cli.convert.rotary import rope_parameters
 from bigmodel_cli.convert.rules import Rule, nth
-from bigmodel_cli.errors import CheckpointError
 
 SWIGLU = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 """The matrices of a gated feed-forward network, by our names -> Llama's."""
@@ -77,18 +76,6 @@ def of_type(model: Model, slot: str, kind: str) -> list[Model]:
     """The parts of this type in a slot, layer by layer."""
     parts = (block[slot] for block in model["blocks"])
     return [part for part in parts if part is not None and part["type"] == kind]
-
-
-def layer_types(config: Config, known: Mapping[str, str], usual: list[str]) -> list[str]:
-    """`layer_types` of config.json in our words; `known` are those that may stand there."""
-    found = config.maybe("layer_types", list) or usual
-    count = config.get("num_hidden_layers", int)
-    if len(found) != count or not all(kind in known for kind in found):
-        raise CheckpointError(
-            f"{config.file}: layer_types: {str(found)[:60]} does not say for each of {count} layers"
-            f" one of {', '.join(known)}"
-        )
-    return [known[kind] for kind in found]
 
 
 def balance(config: Config, top_k: int, usual: float) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from bigmodel_cli.convert.layered import (
     MIXTRALS,
     Layered,
     gated,
-    layer_types,
     of_type,
 )
+from bigmodel_cli.convert.layers import layer_types
 from bigmodel_cli.convert.rules import Rule
 
 KINDS = {"conv": "convolution", "full_attention": "attention"}
@@ -32,6 +32,7 @@ class Lfm2(Layered):
         "block_mlp_init_scale", "block_out_init_scale", "block_use_xavier_init",
         "conv_use_xavier_init",  # of first weights
     )  # fmt: skip
+    sizes: ClassVar = {"num_key_value_heads": 8}
     rope_base = 1_000_000.0
     eps_key: ClassVar = "norm_eps"
     eps = 1e-5
@@ -47,12 +48,13 @@ class Lfm2(Layered):
         return found if tied is None else {**found, "tie_embeddings": tied}
 
     def block(self, config: Config, layer: int) -> dict[str, Any]:
-        layers = config.get("num_hidden_layers", int)
         attends = config.maybe("full_attn_idxs", list)
-        usual = [
-            "conv" if attends and i not in attends else "full_attention" for i in range(layers)
-        ]
-        kind = layer_types(config, KINDS, usual)[layer]
+        types = layer_types(
+            config,
+            lambda i: "full_attention" if attends is None or i in attends else "conv",
+            [*KINDS],
+        )
+        kind = KINDS[types[layer]]
         bias, width = config.get("conv_bias", bool, False), config.get("conv_L_cache", int, 3)
         eps = config.get("norm_eps", float, 1e-5)
         parts = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 
-from bigmodel_cli.convert.folder import read_json
+from bigmodel_cli.convert.folder import has, read, read_json
 from bigmodel_cli.data import TOKENIZER
+from bigmodel_cli.data.text.tokenizer_library import MOST_BYTES
 
 NAMED = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that say which token is for what."""
@@ -15,12 +16,16 @@ NAMED = ("tokenizer_config.json", "special_tokens_map.json")
 def mask_token(folder: Path) -> int | None:
     """The number of the token that stands for a hidden one; None where there is none.
 
-    Raises `CheckpointError` for a damaged file.
+    Raises `CheckpointError` for a damaged file, but for tokenizer.json's, which is read later.
     """
     named = _named(folder, "mask_token")
-    if named is None or not os.path.lexists(folder / TOKENIZER):
+    if named is None or not has(folder, TOKENIZER):
         return None
-    added = read_json(folder, TOKENIZER).get("added_tokens")
+    try:
+        values = json.loads(read(folder, TOKENIZER, MOST_BYTES))
+    except (ValueError, RecursionError):
+        return None
+    added = values.get("added_tokens") if isinstance(values, dict) else None
     for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and token.get("content") == named:
             number = token.get("id")
@@ -31,7 +36,7 @@ def mask_token(folder: Path) -> int | None:
 def _named(folder: Path, what: str) -> str | None:
     """The text of the token for `what`."""
     for name in NAMED:
-        values = read_json(folder, name) if os.path.lexists(folder / name) else {}
+        values = read_json(folder, name) if has(folder, name) else {}
         token = values.get(what)
         if isinstance(token, dict):
             token = token.get("content")

@@ -18,13 +18,14 @@ from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.checkpoints.contents import FACTS
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import quantity
 from bigmodel_cli.convert import based, hub, torchvision
 from bigmodel_cli.convert import folder as folders
 from bigmodel_cli.convert.assets import read_assets as _assets
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.converted import ConvertedTensors
 from bigmodel_cli.convert.families import BY_TYPE, FAMILIES, TIMM
-from bigmodel_cli.convert.family import Family, written_out
+from bigmodel_cli.convert.family import NO_DATA, Family, written_out
 from bigmodel_cli.convert.weights import FolderTensors, open_tensors
 from bigmodel_cli.errors import CheckpointError, did_you_mean
 from bigmodel_cli.models import MODELS
@@ -72,7 +73,7 @@ def read(path: Path) -> Checkpoint:
         info=described.info.to_json(),
         assets=_assets(path),
         headless=not described.task,
-        notes=(*described.notes, *theirs.notes, *model.notes),
+        notes=(described.title(theirs), *described.notes, *theirs.notes, *model.notes),
     )
 
 
@@ -111,15 +112,32 @@ class Described:
     info: DatasetInfo
     notes: tuple[str, ...]
 
+    def title(self, theirs: FolderTensors) -> str:
+        """What is in the folder, in a line."""
+        head = self.family.class_of(self.task) or self.family.called()
+        numbers = sum(tensor.numel() for tensor in theirs.values())
+        said = "" if self.task else ", without a head: a task gives it a new one"
+        return (
+            f"{self.folder}: {head}, {quantity(numbers, '').rstrip()} numbers in {len(theirs):,}"
+            f" tensors, most in {theirs.dtype()}{said}"
+        )
+
     def spec(self, theirs: FolderTensors) -> dict[str, Any]:
         """A whole spec around the model, for the commands that need no more than it says.
 
         What is stored in bf16 or fp16 is used in that precision.
         """
-        stored = PRECISIONS.get(theirs.dtype(), "auto")
+        stored, named = PRECISIONS.get(theirs.dtype(), "auto"), str(self.folder)
+        unknown: dict[Any, Any] = {named: NO_DATA}
+        data = {
+            option: [unknown.get(item, item) for item in value]
+            if isinstance(value, list)
+            else unknown.get(str(value), value)
+            for option, value in self.family.data(self.folder, self.info).items()
+        }
         return {
             "model": self.model.model_dump(mode="json"),
-            "data": self.family.data(self.folder, self.info),
+            "data": data,
             "task": {"type": self.task or self.family.without_head},
             "train": {"steps": 1, "precision": stored},
         }

@@ -14,19 +14,21 @@ from bigmodel_cli.lazy import Tensor, torch
 SAFE = "convert it to safetensors where it came from"
 
 
-def open_pickle(path: Path, named: Path) -> dict[str, Tensor]:
+def open_pickle(path: Path, named: Path, older: bool = False) -> dict[str, Tensor]:
     """The tensors by name, mapped from the file. Raises `CheckpointError`.
 
     Refused: what torch.save does not write (compressed entries, which might be larger than the
-    file, and the layout before 2020, which cannot be mapped), and anything but tensors.
+    file), the layout before 2020, which cannot be mapped, unless `older`, and anything but tensors.
     """
     try:
-        _check_archive(path)
-        values = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if not older:
+            _check_archive(path)
+        values = torch.load(path, map_location="cpu", mmap=not older, weights_only=True)
     except (
         pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, TypeError, KeyError,
         AttributeError, IndexError, EOFError, AssertionError, OverflowError, NotImplementedError,
         OSError, UnicodeDecodeError, ImportError,
+        MemoryError,
     ) as error:  # fmt: skip
         reason = clipped(str(error).partition("\n")[0], 120)
         raise CheckpointError(f"{named}: a pickle that is refused ({reason}); {SAFE}") from None

@@ -89,7 +89,7 @@ class Marian(_Seq2Seq):
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         names = {ours: theirs for theirs, ours in reversed(self.activations.items())}
         block = model["encoder"][0]
-        sizes = {}
+        sizes: dict[str, Any] = {}
         for side in SIDES:
             first = model[side][0]
             sizes |= {
@@ -137,7 +137,7 @@ class T5(_Seq2Seq):
     """Pre-norm RMSNorm, scores without a scale, a bias by distance that all blocks share."""
 
     model_types: ClassVar = ("t5",)
-    heads: ClassVar = {"T5ForConditionalGeneration": SEQ2SEQ}
+    heads: ClassVar = {"T5ForConditionalGeneration": SEQ2SEQ, "T5WithLMHeadModel": SEQ2SEQ}
     leftovers: ClassVar = (
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     )

@@ -67,8 +67,8 @@ def image_notes(folder: Path, info: DatasetInfo) -> Iterator[str]:
     values = read_json(folder, PROCESSOR) if has(folder, PROCESSOR) else None
     if values is None:
         yield (
-            f"{folder}: no {PROCESSOR}; the pixels are taken in 0..1 without a normalisation"
-            " (data.normalize gives one)"
+            f"{folder}: no {PROCESSOR}, which would say how images are normalised: a training takes"
+            " data.normalize, and pixels are in 0..1 elsewhere"
         )
         return
     yield normalised(info)

@@ -72,6 +72,12 @@ class Input:
         """
         return Images(self.info) if self.info.sound is None else Sounds(self.info)
 
+    def whole(self, options: AnyDataOptions, assets: Assets, longest: int | None) -> Reader:
+        """The same for items that are each read as one: texts with their special tokens, of at
+        most `longest` tokens.
+        """
+        return self.reader(options, assets)
+
 
 class ImageInput(Input):
     """{"image": (B, C, H, W)}: pictures, or recordings of one length."""
@@ -162,6 +168,11 @@ class TokenInput(Input):
             return Sentences(tokenizer, context, options.tagged_piece())
         sides = options.text_columns() or (1 if target_of(self.info) is not None else 0)
         return Rows(tokenizer, context, sides) if sides else Windows(tokenizer, context)
+
+    def whole(self, options: AnyDataOptions, assets: Assets, longest: int | None) -> Reader:
+        assert self.info.context is not None
+        context = min(self.info.context, longest or self.info.context)
+        return Rows(load_tokenizer(assets), context, options.text_columns() or 1)
 
 
 @dataclass(frozen=True)

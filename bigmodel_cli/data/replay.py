@@ -15,15 +15,19 @@ ORDER = (0, 1)
 """Key of the permutation that the data before is taken in, whatever `train.seed` is."""
 
 
+OPTIONAL = {"loss_mask", "segments"}
+"""Batch keys that rows may lack: all of their tokens are learnt, and they are one document."""
+
+
 def with_replay(data: DataSet, before: DataSet, share: float) -> DataSet:
     """The data with a training split of which this `share` is of the data before.
 
     Raises `SpecError` where the items of the two are not of one form.
     """
-    if len({data.names(), before.names()}) > 1:
-        odd = ", ".join(sorted(data.names() ^ before.names()))
+    if odd := (data.names() ^ before.names()) - OPTIONAL:
         raise SpecError(
-            f"data.replay: only one of the two data sources has {odd}; take one of the same form"
+            f"data.replay: only one of the two data sources has {', '.join(sorted(odd))}; take one"
+            " of the same form"
         )
     if data.info.image_shape != before.info.image_shape:
         raise SpecError("data.replay: the two data sources have images of different sizes")
@@ -72,6 +76,16 @@ class Replay(Split):
             for split, chosen in ((self.new, samples[is_new]), (self.before, taken))
             if len(chosen)
         ]
+        _complete(parts)
         order = np.argsort(np.concatenate((np.flatnonzero(is_new), np.flatnonzero(~is_new))))
         rows = torch.from_numpy(order)
         return {name: tensor[rows.to(tensor.device)] for name, tensor in join(parts).items()}
+
+
+def _complete(parts: list[dict[str, Tensor]]) -> None:
+    """Give each part the keys that only others have."""
+    for name in OPTIONAL & {name for part in parts for name in part}:
+        for part in parts:
+            if name not in part:
+                tokens = part["tokens"]
+                part[name] = tokens >= 0 if name == "loss_mask" else torch.zeros_like(tokens)

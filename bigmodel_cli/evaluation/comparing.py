@@ -66,10 +66,17 @@ def differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
             "not compared, since all items are ranked at once, and none can be swapped:"
             f" {', '.join(ranked)}"
         )
+    by_class = [
+        name
+        for name, measure in ours.items()
+        if name in theirs and measure.statistics.shape != theirs[name].statistics.shape
+    ]
+    if by_class:
+        say(f"not compared, since the two know other classes: {', '.join(by_class)}")
     found = {
         name: compare(measure, theirs[name])
         for name, measure in ours.items()
-        if name in theirs and name not in (*apart, *ranked)
+        if name in theirs and name not in (*apart, *ranked, *by_class)
     }
     if not found:
         raise SpecError("--compare: the two checkpoints have no metric that counts the same")

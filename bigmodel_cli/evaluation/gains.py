@@ -12,6 +12,7 @@ from typing import Any
 
 from bigmodel_cli.console import sentence, table
 from bigmodel_cli.convert import opening
+from bigmodel_cli.data import TOKENIZERS
 from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.evaluation.comparing import Evaluation, differences
 from bigmodel_cli.evaluation.evaluator import estimates
@@ -105,9 +106,15 @@ def gains(result: Path, device: str) -> Gains | None:
         return evaluate_items(path, changes, "val", device, _nothing, _nothing, generate=False)
 
     domains = [_domain(TASK, lambda path: on(spec, path), source, result)]
-    if before["data"] != spec["data"] or before["task"]["type"] != spec["task"]["type"]:
+    if _asked(before) != _asked(spec):
         domains.append(_domain(OLD, lambda path: on(before, path), source, result))
     return Gains(source, domains)
+
+
+def _asked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a spec evaluates; the tokenizer is the checkpoint's own."""
+    data = {name: value for name, value in spec["data"].items() if name not in TOKENIZERS}
+    return spec["task"]["type"], data
 
 
 def _domain(name: str, on: Callable[[Path], Evaluation], source: Path, result: Path) -> Domain:

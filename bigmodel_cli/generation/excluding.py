@@ -10,7 +10,7 @@ from bigmodel_cli.models.init import Cache
 
 
 class Excluding(Generator):
-    """A decoder in which these tokens have no probability."""
+    """A decoder in which these tokens have no probability; the others share what they had."""
 
     def __init__(self, model: Generator, tokens: Sequence[int]) -> None:
         self.model, self.tokens, self.limit = model, list(tokens), model.limit

@@ -58,9 +58,23 @@ class Model(Module):
         first, *others = self.inputs
         return (batch[first], *(batch[name] for name in others if name in batch))
 
+    stacks: ClassVar[tuple[str, ...]] = ()
+    """Names of the lists of blocks or layers, from the input to the output."""
+
+    def last_layers(self) -> tuple[str, ...]:
+        """Prefixes of the weights after the last block."""
+        return self.output_layers()
+
     def output_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights that a new task initialises anew."""
         raise NotImplementedError
+
+    def row_vectors(self, *arguments: Tensor, pool: str | None = None) -> Tensor:
+        """(B, C)   a vector for each row; `pool` "cls" or "mean" replaces the model's own.
+
+        Raises `SpecError` for a model that reads no whole texts.
+        """
+        raise SpecError("--embed is for encoders of texts, which this model is not; leave it out")
 
     def stream_layers(self) -> list[Module]:
         """The blocks along the one residual stream, in order; [] where there is none."""

@@ -45,6 +45,8 @@ class CNN(Model):
     leaky ReLU of slope sqrt(5). BatchNorm starts as the identity.
     """
 
+    stacks = ("layers",)
+
     def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
         super().__init__()
         if info.image_shape is None or not info.outputs:

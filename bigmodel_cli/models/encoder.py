@@ -181,9 +181,9 @@ class AnyEncoder(Skeleton):
         y: Tensor = self.head(dropout(x, p, self.training))
         return y
 
-    def pooled(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), real (B, T) -> (B, C)   what a label is read from."""
-        return x[:, 0] if self.options.pool == "cls" else mean_of_real(x, real)
+    def pooled(self, x: Tensor, real: Tensor, pool: str | None = None) -> Tensor:
+        """(B, T, C), real (B, T) -> (B, C)   what a label is read from, or by another `pool`."""
+        return x[:, 0] if (pool or self.options.pool) == "cls" else mean_of_real(x, real)
 
 
 class Encoder(AnyEncoder):
@@ -247,6 +247,10 @@ class Encoder(AnyEncoder):
     ) -> Tensor:
         """(B, T) tokens -> (B, T, C)   the blocks' output; hidden where `masked` is True."""
         return self.encode(self.embeddings(tokens, types, masked), tokens >= 0)
+
+    def row_vectors(self, *arguments: Tensor, pool: str | None = None) -> Tensor:
+        """(B, C) of (tokens, types): the mean over what is not padding, or the first position."""
+        return self.pooled(self.features(*arguments), arguments[0] >= 0, pool)
 
     def forward(
         self,

@@ -90,6 +90,7 @@ class Seq2Seq(Skeleton):
     inputs = ("source", "target")
     can_generate = True
     is_encoder_decoder = True
+    stacks = ("encoder", "decoder")
 
     def __init__(self, options: Seq2SeqOptions, info: DatasetInfo) -> None:
         super().__init__()
@@ -120,6 +121,9 @@ class Seq2Seq(Skeleton):
                 self.target_embedding.weight = self.source_embedding.weight
             if options.share_embeddings is True:
                 self.head.weight = self.target_embedding.weight
+
+    def last_layers(self) -> tuple[str, ...]:
+        return ("decoder_norm", *self.output_layers())
 
     def encode(self, source: Tensor) -> SequenceInfo:
         """The memory (B, S, C) and which of its positions are real."""

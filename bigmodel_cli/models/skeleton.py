@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -42,12 +42,16 @@ class SkeletonOptions(AnyModelOptions):
 class Skeleton(Model):
     """Base of models made of blocks; its last layer is `head`."""
 
+    stacks: ClassVar[tuple[str, ...]] = ("blocks",)
     options: Any
     position: Module | None
 
     def weight_roles(self) -> dict[str, Role]:
         """The logits' layer is the last one."""
         return {"head.weight": OUTER}
+
+    def last_layers(self) -> tuple[str, ...]:
+        return ("norm", *self.output_layers())
 
     def output_layers(self) -> tuple[str, ...]:
         return ("head",)

@@ -48,7 +48,7 @@ class AdamW(Optimizer):
     def step(self, lr: float, divisor: float) -> None:
         self.steps += 1
         gradients = self.gradients()
-        for group, decay in self.groups:
+        for group, decay, rate in self.groups:
             device = self.parameters[group[0]].device
             clock = torch.full((), self.steps, dtype=torch.float32, device=device)
             scale = torch.full((), divisor, dtype=torch.float32, device=device)
@@ -59,7 +59,7 @@ class AdamW(Optimizer):
                 [self.state["exp_avg_sq"][i] for i in group],
                 [],
                 [clock] * len(group),  # the step, which parameters may share
-                lr=lr,
+                lr=lr * rate,
                 beta1=self.options.betas[0],
                 beta2=self.options.betas[1],
                 weight_decay=decay,

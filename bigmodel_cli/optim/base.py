@@ -51,7 +51,7 @@ class AnyOptimizerOptions(Options):
 
 
 class Optimizer(ABC):
-    """Base of all optimizers: weights in groups with and without decay, and named state tensors."""
+    """Base of all optimizers: weights in groups of one decay and rate, and named state tensors."""
 
     slots: tuple[str, ...] = ()
 
@@ -59,10 +59,13 @@ class Optimizer(ABC):
         self.weights = [w for w in weights if w.tensor.requires_grad]
         self.names = [w.name for w in self.weights]
         self.parameters = [w.tensor for w in self.weights]
-        decayed = [i for i, w in enumerate(self.weights) if w.role.decayed]
-        rest = [i for i, w in enumerate(self.weights) if not w.role.decayed]
+        kinds: dict[tuple[bool, float], list[int]] = {}
+        for i, w in enumerate(self.weights):
+            kinds.setdefault((w.role.decayed, w.rate), []).append(i)
+        # (weights, their decay, their multiple of the learning rate), those with decay first
         self.groups = [
-            (group, decay) for group, decay in ((decayed, weight_decay), (rest, 0.0)) if group
+            (group, weight_decay if decayed else 0.0, rate)
+            for (decayed, rate), group in sorted(kinds.items(), key=lambda kind: not kind[0][0])
         ]
         self.state = {slot: [torch.zeros_like(p) for p in self.parameters] for slot in self.slots}
         # Weights to evaluate and save instead of the parameters, by name.

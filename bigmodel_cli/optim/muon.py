@@ -88,9 +88,10 @@ class Muon(Optimizer):
                     * math.sqrt(max(1.0, m.shape[-2] / m.shape[-1]))
                     for m in weight.role.matrices(update)
                 ]
+                own = lr * weight.rate
                 if options.weight_decay:
-                    p.mul_(1 - lr * options.weight_decay)
-                p.add_(weight.role.joined(parts, p), alpha=-lr)
+                    p.mul_(1 - own * options.weight_decay)
+                p.add_(weight.role.joined(parts, p), alpha=-own)
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:

@@ -86,10 +86,11 @@ class ScheduleFreeAdamW(Optimizer):
         self.sums.copy_(torch.tensor([largest, total], dtype=torch.float64))
         with torch.no_grad():
             every = self.gradients()
-            for group, decay in self.groups:
+            for group, decay, rate in self.groups:
                 gradients = torch._foreach_div([every[i] for i in group], divisor)
                 # The square of a tiny rate is 0.
-                self.update(group, list(gradients), decay, lr, largest**2 / total if total else 1.0)
+                share = largest**2 / total if total else 1.0
+                self.update(group, list(gradients), decay, lr * rate, share)
 
     def update(
         self,

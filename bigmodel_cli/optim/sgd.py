@@ -42,9 +42,9 @@ class SGD(Optimizer):
         self.steps += 1
         every = self.gradients()
         with torch.no_grad():
-            for group, decay in self.groups:
+            for group, decay, rate in self.groups:
                 gradients = torch._foreach_div([every[i] for i in group], divisor)
-                self.update(group, list(gradients), decay, lr)
+                self.update(group, list(gradients), decay, lr * rate)
 
     def update(
         self, group: list[int], gradients: list[torch.Tensor], decay: float, lr: float

@@ -13,9 +13,13 @@ from bigmodel_cli.roles import Weight
 def describe_weights(
     options: AnyOptimizerOptions, weights: Iterable[Weight]
 ) -> list[dict[str, Any]]:
-    """Each weight's name, shape, optimizer (None: frozen) and decay, as plain values."""
-    described = []
-    for weight in weights:
+    """Each weight's name, shape, optimizer (None: frozen) and decay, as plain values.
+
+    And its multiple of the learning rate, where that differs by weight.
+    """
+    described, every = [], list(weights)
+    by_depth = any(weight.rate != 1.0 for weight in every)
+    for weight in every:
         optimizer, decay = options.mover(weight.role)
         trained = weight.tensor.requires_grad
         described.append(
@@ -24,6 +28,7 @@ def describe_weights(
                 "shape": list(weight.tensor.shape),
                 "optimizer": optimizer if trained else None,
                 "decayed": trained and decay > 0,
+                **({"rate": weight.rate} if trained and by_depth else {}),
             }
         )
     return described

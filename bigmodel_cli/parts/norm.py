@@ -88,4 +88,5 @@ class HeadGatedRMSNorm(Module):
 
     def forward(self, y: Tensor, gate: Tensor) -> Tensor:
         """Normalise, then gate."""
-        return F.rms_norm(y, y.shape[-1:], self.weight, self.eps) * F.silu(gate.to(y.dtype))
+        weight = self.weight.to(y.dtype)
+        return F.rms_norm(y, y.shape[-1:], weight, self.eps) * F.silu(gate.to(y.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -34,9 +35,10 @@ class Trial:
         return self.layer.dim
 
     def build(self) -> Module | None:
-        """The part with its first weights, as skeletons build it."""
+        """The part with its first weights, as skeletons build it: what layers share is new too."""
         given = {"norm": (self.dim,), "position": (self.dim, self.layer.max_len)}
-        part: Module | None = self.options.build(*given.get(self.slot, (self.layer,)))
+        layer = replace(self.layer, tables={})
+        part: Module | None = self.options.build(*given.get(self.slot, (layer,)))
         return part
 
     def renew(self) -> None:

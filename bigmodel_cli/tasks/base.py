@@ -52,6 +52,10 @@ class AnyTaskOptions(Options):
         """Default options for scoring a file of predictions again, without required options."""
         return cls.model_construct()
 
+    def head(self) -> str:
+        """The type of the task that the model's head is for: another one may finetune it."""
+        return self.type
+
     def notes(self, info: DatasetInfo) -> list[str]:
         """Messages to show before training on the data that `info` describes."""
         return []
@@ -141,6 +145,11 @@ class Task:
             raise SpecError(
                 f"task.type: {self.name} needs data with {self.needs}, and data.type: {source} has"
                 f" {', '.join(other) or 'none'}{self.remedy([])}"
+            )
+        if "rejected" in names and "rejected" not in self.reads:
+            raise SpecError(
+                f"task.type: {self.name} would learn the better answers alone, and data.type:"
+                f" {source} has worse ones too: task.type: dpo"
             )
         missing = [name for name in self.reads if name not in names]
         if missing:

@@ -15,6 +15,7 @@ from bigmodel_cli.assemble import Outline, kept_bytes
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import named_values, quantity, table
 from bigmodel_cli.data import Split, input_of
+from bigmodel_cli.layer_decay import rates, with_layer_decay
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
@@ -108,6 +109,7 @@ class Plan:
             ),
             ("steps", self._length()),
             ("optimizer", f"{summary(self.weights)} (each weight: --json)"),
+            *([("", line)] if (line := rates(self.weights)) else []),
             *(("" if i else "adapter", line) for i, line in enumerate(self.adapter)),
         ]
         layers = table(["layer", "type", "output", "parameters"], _rows(self.layers))
@@ -212,7 +214,10 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
         ),
         minutes=spec.train.minutes,
         samples=len(train) or None,
-        weights=describe_weights(spec.train.optimizer, found.weights),
+        weights=describe_weights(
+            spec.train.optimizer,
+            with_layer_decay(found.short, found.weights, spec.train.layer_decay),
+        ),
         adapter=count_trained(found.short, spec.adapter.type) if spec.adapter is not None else [],
     )
 

@@ -6,6 +6,7 @@ import math
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Split
+from bigmodel_cli.layer_decay import rates, with_layer_decay
 from bigmodel_cli.models import Model
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.recipe import TrainOptions
@@ -20,7 +21,11 @@ def say_start(spec: Spec, model: Model, train: Split) -> None:
     count = sum(p.numel() for p in model.parameters())
     frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
     say(f"model: {count:,} parameters{frozen}; data: {len(train):,} training samples")
-    say(f"optimizer: {summary(describe_weights(spec.train.optimizer, named_weights(model)))}")
+    weights = with_layer_decay(model, named_weights(model), spec.train.layer_decay)
+    described = describe_weights(spec.train.optimizer, weights)
+    say(f"optimizer: {summary(described)}")
+    if line := rates(described):
+        say(line)
 
 
 def say_length(options: TrainOptions, total: int | None) -> None:

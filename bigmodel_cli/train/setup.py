@@ -23,6 +23,7 @@ from bigmodel_cli.data import (
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
+from bigmodel_cli.layer_decay import with_layer_decay
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.loaded import say_carried
 from bigmodel_cli.metrics.text import need_libraries
@@ -198,7 +199,7 @@ def prepare(
         )
     apply_mode(model, options)
     optimizer, scale = (
-        options.optimizer.build(named_weights(model)),
+        options.optimizer.build(with_layer_decay(model, named_weights(model), options.layer_decay)),
         LossScale.of(options.precision),
     )
     state = TrainState(

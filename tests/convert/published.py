@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from bigmodel_cli.assemble import build_for
@@ -76,3 +80,22 @@ def off(got: Tensor, want: Tensor) -> float:
     """The norm of the difference, relative to that of the reference."""
     assert got.shape == want.shape
     return float((got.double() - want.double()).norm() / want.double().norm())
+
+
+def with_tokenizer(folder: Path, mask: str | None) -> Path:
+    """The folder with a tokenizer of words, in which number 7 is the mask."""
+    words = [f"w{i}" for i in range(37)]
+    marks = {0: "[PAD]", 5: "[CLS]", 6: "[SEP]", 7: "[MASK]"}
+    vocab = {marks.get(i, word): i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(WordLevel(vocab, unk_token="w1"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(list(marks.values()))
+    ends = [("[CLS]", 5), ("[SEP]", 6)]
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    named |= {} if mask is None else {"mask_token": mask}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    return folder

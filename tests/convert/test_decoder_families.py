@@ -105,6 +105,13 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 every = pytest.mark.parametrize("name", CASES)
+ONE_EACH = (
+    "llama 3.2", "mistral", "qwen2 windows", "qwen3", "smollm3", "olmo2", "olmo3", "gemma2",
+    "gemma3", "qwen3.5",
+)  # fmt: skip
+one_each = pytest.mark.parametrize(
+    "name", [n if n in ONE_EACH else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+)
 
 
 def drawn(model: Any, std: float = 0.2) -> Any:
@@ -182,7 +189,7 @@ def test_logits_padded_and_packed(name: str, pairs: dict[str, Pair]) -> None:
         assert apart(packed[:, segments[0] == i], want) <= 1e-5
 
 
-@every
+@one_each
 @torch.no_grad()
 def test_64_greedy_tokens_with_a_cache(name: str, pairs: dict[str, Pair]) -> None:
     """Each of ours is the likeliest in their model after those before it: theirs are the same."""
@@ -201,7 +208,7 @@ def far(found: Tensor, want: Tensor) -> float:
     )
 
 
-@every
+@one_each
 @torch.no_grad()
 def test_bf16(name: str, tmp_path: Path) -> None:
     """As near as two ways of rounding are, at the deviation that networks start with."""

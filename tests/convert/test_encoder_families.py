@@ -8,12 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from published import drawn, off, read, saved, settings, tensors, written
+from published import drawn, off, read, saved, settings, tensors, with_tokenizer, written
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from bigmodel_cli.convert import opening
@@ -152,25 +148,6 @@ def test_tokens_are_not_hidden_where_no_token_stands_for_them(tmp_path: Path) ->
     tokens, real = batch(5)
     with pytest.raises(SpecError, match="no token that stands for a hidden one"):
         ours(tokens, masked=real)
-
-
-def with_tokenizer(folder: Path, mask: str | None) -> Path:
-    """The folder with a tokenizer of words, in which number 7 is the mask."""
-    words = [f"w{i}" for i in range(37)]
-    marks = {0: "[PAD]", 5: "[CLS]", 6: "[SEP]", 7: "[MASK]"}
-    vocab = {marks.get(i, word): i for i, word in enumerate(words)}
-    tokenizer = Tokenizer(WordLevel(vocab, unk_token="w1"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.add_special_tokens(list(marks.values()))
-    ends = [("[CLS]", 5), ("[SEP]", 6)]
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
-    named |= {} if mask is None else {"mask_token": mask}
-    (folder / "tokenizer_config.json").write_text(json.dumps(named))
-    return folder
 
 
 def test_names_of_the_hubs_older_files_are_read(tmp_path: Path) -> None:

@@ -68,6 +68,17 @@ CASES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 3, "sliding_window": 7, "tie_word_embeddings": True,
         "output_router_logits": True, "router_aux_loss_coef": 0.02,
     },
+    "qwen2_moe": {
+        **SHARED, "model_type": "qwen2_moe", "moe_intermediate_size": 11, "intermediate_size": 28,
+        "num_experts": 5, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 17,
+        "decoder_sparse_step": 2, "rms_norm_eps": 1e-3,
+    },
+    "qwen2_moe window": {
+        **SHARED, "model_type": "qwen2_moe", "moe_intermediate_size": 11, "intermediate_size": 28,
+        "num_experts": 4, "num_experts_per_tok": 3, "shared_expert_intermediate_size": 9,
+        "norm_topk_prob": True, "qkv_bias": False, "use_sliding_window": True, "sliding_window": 6,
+        "max_window_layers": 2, "tie_word_embeddings": True,
+    },
     "qwen3_moe": {
         **WIDE, "model_type": "qwen3_moe", "moe_intermediate_size": 20, "intermediate_size": 28,
         "num_experts": 6, "num_experts_per_tok": 2, "mlp_only_layers": [1], "rms_norm_eps": 1e-3,
@@ -244,6 +255,8 @@ OTHERWISE = {
     "lfm2": {"block_auto_adjust_ff_dim", "block_multiple_of", "intermediate_size"},
     # of layers that are not there
     "qwen3_moe bias window": {"intermediate_size"},
+    "qwen2_moe": {"decoder_sparse_step", "mlp_only_layers", "sliding_window"},
+    "qwen2_moe window": {"intermediate_size", "max_window_layers"},
     "deepseek_v3 direct queries": {"intermediate_size"},
     "granitemoehybrid dense": {"intermediate_size", "position_embedding_type"},
     "granitemoehybrid": {"position_embedding_type"},  # nope is a word for none
@@ -278,7 +291,8 @@ def test_what_is_written_is_what_was_read(
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "again", **EAGER).eval()
     row = tokens(1, 13)
     with torch.no_grad():
-        assert torch.equal(opened(row).logits, pair.theirs(row).logits)
+        # memory that is aligned otherwise is summed in another order
+        assert apart(opened(row).logits, pair.theirs(row).logits) <= 1e-6
 
 
 def read_again(values: dict[str, Any]) -> dict[str, Any]:

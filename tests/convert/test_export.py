@@ -93,7 +93,7 @@ def test_a_structure_that_no_family_has_is_refused_by_its_part(cli: Cli, tmp_pat
     assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
     found = cli("export", "run", "out")
     assert found.status == 2
-    assert "the nearest is llama, which lacks model.blocks.0.mixer.position: alibi" in found.err
+    assert "which lacks model.blocks.0.mixer.position.type: alibi" in found.err
     assert not Path("out").exists()
     assert not list(tmp_path.glob(".draft*"))
 
@@ -130,3 +130,52 @@ def test_config_in_the_folder_is_what_transformers_reads(cli: Cli, tmp_path: Pat
     assert (config.vocab_size, config.max_position_embeddings) == (257, 19)
     assert (values["eos_token_id"], values["dtype"]) == (256, "float32")
     assert config.architectures == ["LlamaForCausalLM"]
+
+
+def test_a_classifier_goes_out_with_its_labels(cli: Cli, tmp_path: Path) -> None:
+    from folders import drawn_folder
+
+    body = {
+        "model_type": "bert", "architectures": ["BertModel"], "hidden_size": 12,
+        "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20,
+        "vocab_size": 259, "max_position_embeddings": 24, "bos_token_id": 256, "eos_token_id": 256,
+    }  # fmt: skip
+    drawn_folder(Path("body"), body)
+    Path("body/README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    Path("body/preprocessor_config.json").write_text('{"a":  1}')
+    Path("rows.csv").write_text("so good,yes\nso bad,no\nso so,maybe\n" * 10)
+    data = {"type": "table", "train": ["rows.csv"], "text": [0], "label": 1, "context": 9}
+    train = {"steps": 2, "batch_size": 4, "precision": "fp32"}
+    spec = {"data": {**data, "tokenizer": "bytes"}, "task": "classification", "train": train}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(spec))
+    tuned = cli("finetune", "--from", "body", "a.yaml", "--out", "run", "--device", "cpu")
+    assert tuned.status == 0, tuned.err
+    found = cli("export", "run", "out")
+    assert found.status == 0, found.err
+
+    loaded = load_checkpoint(Path("run"), "cpu")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained("out").eval()
+    assert tuple(theirs.config.id2label.values()) == loaded.info.classes
+    tokens = torch.randint(0, 255, (2, 9))
+    with torch.no_grad():
+        want, got = loaded.model(tokens), theirs(tokens).logits
+    assert float((got - want).abs().max()) <= 1e-5 * float(want.abs().max())
+    assert Path("out/preprocessor_config.json").read_text() == '{"a":  1}'
+    assert "license: apache-2.0" in Path("out/README.md").read_text()
+    assert "Began with: body" in Path("out/README.md").read_text()
+
+
+def test_large_files_are_divided_and_listed(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigmodel_cli.convert import exporting
+
+    spec = spec_of(tmp_path / "a.yaml")
+    assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
+    assert cli("export", "run", "one").status == 0
+    monkeypatch.setattr(exporting, "SHARD_SIZE", 9_000)
+    assert cli("export", "run", "many").status == 0
+    index = json.loads(Path("many/model.safetensors.index.json").read_bytes())
+    assert len(set(index["weight_map"].values())) > 2
+    tokens = torch.randint(0, 255, (1, 9))
+    assert torch.equal(logits(Path("one"), tokens), logits(Path("many"), tokens))

@@ -13,10 +13,13 @@ from conftest import Result
 from published import drawn, off, read, saved, settings, tensors, written
 from torch import Tensor
 
+from bigmodel_cli.assemble import outline
+from bigmodel_cli.convert import opening
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.generation.beam import Beam, beam_search
 from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.sampling import Sampling, generate
+from bigmodel_cli.spec import from_dict
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.no_cover
@@ -117,10 +120,10 @@ def test_greedy_text_and_beams_equal(name: str, tmp_path: Path) -> None:
     assert got.shape == (3, 64)
     assert torch.equal(got, want)
     assert not (got == pad).any()
-    # of the sums alone: their normalisation by length is another one
+    # of the sums alone, which transformers normalises otherwise, by length and without a token
     beams = {"num_beams": 4, "do_sample": False, "length_penalty": 0.0, "max_new_tokens": 9}
-    want = theirs.generate(**{**shared, **beams})[:, 1:]
-    found = beam_search(reading, prompt, Beam(4, 0.0), max_new_tokens=9, stop=None)
+    want = theirs.generate(**{**shared, **beams, "bad_words_ids": None})[:, 1:]
+    found = beam_search(reading.model, prompt, Beam(4, 0.0), max_new_tokens=9, stop=None)
     assert [row[0].tokens for row in found] == want.tolist()
 
 
@@ -188,3 +191,15 @@ def test_predict_writes_what_transformers_generates(
     ended = want[0, 1:].tolist()
     ended = ended[: ended.index(0)] if 0 in ended else ended
     assert json.loads(done.out)["text"].split() == [f"w{i}" for i in ended]
+
+
+def test_blocks_that_share_weights_are_counted_once(tmp_path: Path) -> None:
+    """A long stack is not measured by a short one then."""
+    kind, options = FAMILIES["t5"]
+    cls = getattr(transformers, kind)
+    theirs = cls(cls.config_class(**{**options, "num_layers": 20, "num_decoder_layers": 1}))
+    saved(theirs, tmp_path)
+    spec = from_dict(opening.read_spec(tmp_path))
+    info = opening.describe(tmp_path).info
+    counted = sum(weight.tensor.numel() for weight in outline(spec, info).weights)
+    assert counted == sum(p.numel() for p in theirs.parameters())

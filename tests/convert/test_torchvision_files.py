@@ -6,12 +6,15 @@ import hashlib
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
+from conftest import Result
+from PIL import Image
 from safetensors.torch import save_file
 
 from bigmodel_cli import checkpoints
@@ -206,3 +209,43 @@ def test_a_model_of_blocks_is_not_written_for_torchvision(tmp_path: Path) -> Non
     options = DecoderOptions.model_validate({"dim": 8, "blocks": [{"ffn": {"type": "gelu"}}]})
     with pytest.raises(SpecError, match="decoder is not one of torchvision's networks"):
         save(tmp_path, options, DatasetInfo(), {})
+
+
+def test_from_the_command_line(tmp_path: Path, cli: Callable[..., Result]) -> None:
+    """Read, finetuned on three classes with a new head, written, and read again."""
+    torch.save(network("squeezenet1_1", 10).state_dict(), tmp_path / "mine.pth")
+    for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 40), colour).save(tmp_path / "images" / name / f"{i}.png")
+    (tmp_path / "spec.yaml").write_text(
+        f"data: {{type: image_folder, root: {tmp_path / 'images'}, val_fraction: 0}}\n"
+        "train: {steps: 1, batch_size: 6, precision: fp32, memory_format: contiguous,"
+        " compile: 'off'}\n"
+    )
+    done = cli(
+        *("finetune", "--from", tmp_path / "mine.pth", tmp_path / "spec.yaml"),
+        *("--out", tmp_path / "run", "--device", "cpu"),
+    )
+    assert done.status == 0, done.err
+    said = " ".join(done.err.split())
+    assert "the weights of torchvision's squeezenet1_1, by their names and shapes" in said
+    assert "since the classes differ: classifier.1.weight, classifier.1.bias" in said
+    facts = json.loads((Path(done.out.strip()) / "facts.json").read_text())
+    assert facts["mean"] == [0.485, 0.456, 0.406]  # that of the weights, not of the images
+    done = cli("export", tmp_path / "run", "--to", "torchvision", tmp_path / "out")
+    assert done.status == 0, done.err
+    written = json.loads((tmp_path / "out" / "squeezenet1_1.json").read_text())
+    assert written["classes"] == ["blue", "green", "red"]
+    image = tmp_path / "images" / "red" / "0.png"
+    answers = [
+        json.loads(cli("predict", model, image, "--device", "cpu").out)["top"]
+        for model in (tmp_path / "run", tmp_path / "out" / "squeezenet1_1.pth")
+    ]
+    assert answers[0] == answers[1]
+    done = cli("import", tmp_path / "mine.pth")
+    assert "# mine.pth: torchvision's squeezenet1_1" in done.out.replace(f"{tmp_path}/", "")
+    assert "name: squeezenet1_1" in done.out
+    assert "root" not in done.out
+    (tmp_path / "mine.pth").write_text("text")
+    assert cli("predict", tmp_path / "mine.pth", image).status == 4

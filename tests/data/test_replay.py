@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from bigmodel_cli.data import open_data
+from bigmodel_cli.convert import opening
+from bigmodel_cli.data import FACTS, open_data, with_replay
 from bigmodel_cli.data.base import Split
+from bigmodel_cli.data.chat.options import ChatOptions
 from bigmodel_cli.data.replay import Replay
 from bigmodel_cli.data.text.table import TableOptions
+from bigmodel_cli.spec import of_checkpoint
 from bigmodel_cli.train.batches import BySamples, ByTokens
 
 Cli = Callable[..., Any]
@@ -109,3 +112,33 @@ def test_what_cannot_be_replayed_is_refused(
     result = cli("pretrain", decoder_spec, "--set", f"data.replay={change}")
     assert result.status == 2
     assert fault in result.err
+
+
+def test_running_text_is_replayed_among_conversations(decoder_spec: Path, cli: Cli) -> None:
+    changes = ["data.tokenizer=bytes", "train.steps=2", "model.max_len=90"]
+    words = [w for c in changes for w in ("--set", c)]
+    base = cli("pretrain", decoder_spec, "--out", "base", *words)
+    rows = [{"prompt": f"p{i}", "completion": "ab" * (1 + i % 3)} for i in range(12)]
+    Path("chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {"type": "chat", "train": ["chats.jsonl"], "val_fraction": 0, "context": 90}
+    values |= {"tokenizer": {"type": "bytes"}, "packing": True}
+    chat = open_data(ChatOptions.model_validate(values), base=Path(), say=lambda _: None)
+    text = of_checkpoint(opening.read_spec(found := opening.find(Path(base.out.strip()))), found)
+    known = {**chat.assets(), FACTS: json.dumps(chat.info.to_json()).encode()}
+    before = open_data(text.data, base=Path(), say=lambda _: None, assets=known, only="train")
+    mixed = with_replay(chat, before, 0.5).split("train")
+    batch = mixed.batch(np.array([0, len(mixed) - 1]), 0, 0, True)
+    mask, tokens = batch["loss_mask"], batch["tokens"]
+    real = (tokens >= 0).sum(1)
+    assert 0 < int(mask[0].sum()) < int(real[0])  # the answers alone
+    assert bool((mask[1] & (tokens[1] >= 0)).sum() == real[1])  # all of the text
+    assert int(batch["segments"][0].max()) > 0
+    assert set(batch["segments"][1][: int(real[1])].tolist()) == {0}
+    spec = "\n".join((
+        "data: {type: chat, train: [chats.jsonl], context: 90, tokenizer: bytes, packing: true,"
+        " replay: {share: 0.4}}",
+        "train: {steps: 3, batch_size: 3}",
+    ))  # fmt: skip
+    Path("chat.yaml").write_text(spec)
+    result = cli("finetune", "--from", base.out.strip(), "chat.yaml")
+    assert result.status == 0, result.err

@@ -93,7 +93,7 @@ BLOCKS: dict[str, list[dict[str, Any]]] = {
     **{name: [{"repeat": 2, "mixer": mixer, "ffn": GELU}] for name, mixer in MIXERS.items()},
     **{
         f"ffn_{name}": [{"mixer": MIXERS["rotary"], "ffn": {"type": name}}]
-        for name in ("relu", "relu2", "silu", "swiglu", "geglu")
+        for name in ("relu", "silu", "relu2", "swiglu", "geglu")
     },
     "moe": [{"mixer": MIXERS["rotary"], "ffn": {"type": "moe", "experts": 4, "shared": 1}}],
     "moe_sigmoid": [

@@ -77,12 +77,17 @@ def test_a_table_that_grew_while_generating_is_used_in_training() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_table_grows_on_the_meta_device_and_while_compiled() -> None:
+def test_a_table_grows_on_the_meta_device() -> None:
     with torch.device("meta"):
         part = RotaryOptions(base=700.0).rotary(6, 41)
         part(torch.empty(1, 2, 9, 6), SINGLE_DOCUMENT)
     assert part.cos.is_meta
     assert len(part.cos) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_a_table_grows_while_compiled() -> None:
     part = RotaryOptions(base=700.0).rotary(6, 41)
     compiled = torch.compile(part, backend="eager")
     for length in (4, 9, 30):

@@ -29,7 +29,13 @@ from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceIn
 from bigmodel_cli.promises import REMEDIES, check_part, check_parts
 
 Cli = Callable[..., Result]
-GIVEN = {"num_heads": 2, "kv_rank": 8, "experts": 4, "head_dim": 4}
+GIVEN = {
+    "num_heads": 2,
+    "kv_rank": 8,
+    "experts": 4,
+    "head_dim": 4,
+    "mixers": [{"type": "attention", "num_heads": 2}, {"type": "convolution"}],
+}
 PARTS = [
     (slot, name)
     for slot, table in (("mixer", MIXERS), ("ffn", FFNS), ("norm", NORMS), ("position", POSITIONS))

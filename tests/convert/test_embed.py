@@ -1,0 +1,112 @@
+"""`predict --embed`: a vector for each text, as sentence-transformers' files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from published import drawn, off, saved, with_tokenizer
+from torch import Tensor
+
+from bigmodel_cli.convert.sentences import sentences
+from bigmodel_cli.errors import CheckpointError
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.no_cover
+
+TEXTS = ("w20 w21 w9", "w3", "w30 w31 w32 w33 w34 w35 w36 w8 w9 w10")
+NAMES = "sentence_transformers.models."
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    config = transformers.BertConfig(
+        vocab_size=37, hidden_size=36, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=50, max_position_embeddings=23,
+    )  # fmt: skip
+    return drawn(transformers.BertModel(config))
+
+
+def with_modules(folder: Path, *kinds: str, **pooling: Any) -> Path:
+    modules = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": NAMES + kind}
+        for i, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+def hidden(model: Any, text: str, longest: int) -> Tensor:
+    """(T, C) of a text, with the marks that the tokenizer sets."""
+    words = [int(word[1:]) for word in text.split()][: longest - 2]
+    with torch.no_grad():
+        states: Tensor = model(torch.tensor([[5, *words, 6]])).last_hidden_state[0]
+    return states
+
+
+def vectors(cli: Any, folder: Path) -> tuple[Tensor, str]:
+    found = cli("predict", folder, "--embed", *TEXTS)
+    assert found.status == 0, found.err
+    records = [json.loads(line) for line in found.out.splitlines()]
+    assert [record["input"] for record in records] == list(TEXTS)
+    return torch.tensor([record["embedding"] for record in records]), found.err
+
+
+@pytest.mark.parametrize("mode", ["pooling_mode_mean_tokens", "pooling_mode_cls_token"])
+def test_as_the_folder_says(model: Any, mode: str, tmp_path: Path, cli: Any) -> None:
+    folder = with_tokenizer(saved(model, tmp_path), "[MASK]")
+    with_modules(folder, "Transformer", "Pooling", "Normalize", **{mode: True})
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 7}))
+    got, said = vectors(cli, folder)
+    assert f"embeddings: {'mean' if 'mean' in mode else 'cls'}, normalised" in said
+    assert "1 of 3 inputs were cut: the model reads 7 tokens" in said
+    for row, text in zip(got, TEXTS, strict=True):
+        states = hidden(model, text, 7)
+        want = states.mean(0) if "mean" in mode else states[0]
+        assert off(row, want / want.norm()) <= 1e-5
+
+
+def test_without_such_files_by_the_models_pool(model: Any, tmp_path: Path, cli: Any) -> None:
+    folder = with_tokenizer(saved(model, tmp_path), "[MASK]")
+    got, _ = vectors(cli, folder)
+    for row, text in zip(got, TEXTS, strict=True):
+        assert off(row, hidden(model, text, 23)[0]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pooling", "text"),
+    [
+        (("Transformer", "Pooling", "Dense"), {}, "Transformer, Pooling, Dense: not built"),
+        (("Transformer", "Pooling"), {"pooling_mode_max_tokens": True}, "max_tokens: not built"),
+        (("Transformer", "Pooling"), {}, "no pooling_mode: not built"),
+    ],
+)
+def test_other_ways_are_refused(
+    kinds: tuple[str, ...], pooling: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=text):
+        sentences(with_modules(tmp_path, *kinds, **pooling))
+
+
+def test_a_module_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    modules = [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "../other"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointError, match=r"\.\./other"):
+        sentences(tmp_path)
+
+
+def test_a_model_without_texts_is_refused(cli: Any, tmp_path: Path) -> None:
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+        vocab_size=37, n_positions=9, n_embd=8, n_layer=1, n_head=2, eos_token_id=6,
+        bos_token_id=5,
+    ))  # fmt: skip
+    found = cli("predict", with_tokenizer(saved(model, tmp_path), None), "--embed", "w3")
+    assert found.status == 2
+    assert "--embed is for encoders of texts" in found.err
