@@ -1,15 +1,15 @@
 """Adapters in PEFT's files: adapter_config.json and adapter_model.safetensors, in both directions.
 
 The names are those of the Hugging Face model, by the rules of its family. A projection that ours
-holds fused is adapted part by part, so that rows of its B are B of theirs; where theirs is one of
-several of our matrices, their A are stacked, and B has a block for each. A tied embedding is
+holds fused is adapted part by part, so that rows of its B are B of theirs; where a matrix of theirs
+is several of ours, their A are stacked, and B has a block for each. A tied embedding is
 written for both of its modules.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.adapters.attaching import Adapter, adapters
@@ -17,7 +17,7 @@ from bigmodel_cli.adapters.base import Factors, LowRankOptions
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.exporting import express
 from bigmodel_cli.convert.family import written_out
-from bigmodel_cli.convert.rules import Rule
+from bigmodel_cli.convert.rules import Rule, exported
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models.base import AnyModelOptions
@@ -36,25 +36,45 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where the weight of one of their modules lies in a weight of ours: `rows` has, for each of
-    theirs, the row of ours, or -1 for one that only theirs has.
+    """Where the rows of a matrix of theirs lie in ours: for each the weight's name and its row.
+
+    The name is "" for a row that only theirs has.
     """
 
     module: str
-    ours: str
-    rows: list[int]
+    rows: list[tuple[str, int]]
 
-    @classmethod
-    def of(cls, rule: Rule, ours: Tensor) -> Place:
-        """By the rule, which is asked where it puts each row's number."""
+    @property
+    def ours(self) -> list[str]:
+        """The weights of ours, in the order of theirs."""
+        return list(dict.fromkeys(name for name, _ in self.rows if name))
+
+    def of_part(self, name: str, first: int, count: int) -> dict[int, int]:
+        """For each row that lies in these rows of a weight, its number among them."""
+        last = first + count
+        return {
+            i: row - first
+            for i, (own, row) in enumerate(self.rows)
+            if own == name and first <= row < last
+        }
+
+
+def place_of(module: str, rules: Sequence[Rule], weights: Mapping[str, Tensor]) -> Place:
+    """By its rules, which are asked where they put each row's number."""
+    rows: list[tuple[str, int]] = []
+    for rule in rules:
+        ours = weights[rule.ours]
         numbers = torch.arange(ours.shape[0]).view(-1, *[1] * (ours.dim() - 1)).expand(ours.shape)
-        view = rule.view(numbers)
-        first = view.reshape(view.shape[0], -1)
-        turned = first.shape[1] > 1 and bool((first[:1] != first[:1, :1]).any())  # (in, out)
-        rows = (first[0] if turned else first[:, 0]).tolist()
-        if rule.order is not None:
-            rows = [rows[i] for i in rule.order]
-        return cls(rule.theirs.removesuffix(".weight"), rule.ours, [-1] * rule.skip + rows)
+        try:
+            view = rule.view(numbers)
+        except RuntimeError:  # one with other axes, of numbers that must lie in memory
+            view = rule.view(numbers.contiguous())
+        flat = view.reshape(view.shape[0], -1)
+        turned = bool((flat[:1] != flat[:1, :1]).any())  # (in, out)
+        own = (flat[0] if turned else flat[:, 0]).tolist()
+        own = own if rule.order is None else [own[i] for i in rule.order]
+        rows = [*rows, *[("", 0)] * (rule.skip - len(rows)), *((rule.ours, row) for row in own)]
+    return Place(module, rows)
 
 
 class Layout:
@@ -78,12 +98,19 @@ class Layout:
             rules += [r for r in family.rules(untied, info, task) if r.ours == "head.weight"]
         self.rules = rules
 
+    def is_trained(self, name: str) -> bool:
+        """Whether a weight of ours is trained whole."""
+        return name in self.weights and self.weights[name].requires_grad
+
     def places(self) -> Iterator[Place]:
-        """Every matrix of theirs."""
+        """Every matrix of theirs, but for stacks of them."""
+        shared: dict[str, list[Rule]] = {}
         for rule in self.rules:
-            ours = self.weights[rule.ours]
-            if rule.theirs.endswith(".weight") and ours.dim() > 1:
-                yield Place.of(rule, ours)
+            if rule.theirs.endswith(".weight") and self.weights[rule.ours].dim() > 1:
+                shared.setdefault(rule.theirs.removesuffix(".weight"), []).append(rule)
+        for module, rules in shared.items():
+            if all(rule.half is None for rule in rules):
+                yield place_of(module, rules, self.weights)
 
 
 def adapter_files(
@@ -99,21 +126,20 @@ def adapter_files(
     kind, times = options.to_peft()
     tensors: dict[str, Tensor] = {}
     targets, ranks = [], {}
+    reached: set[str] = set()
     for place in layout.places():
-        adapter = own.get(place.ours)
-        if adapter is None:
+        parts = adapted_parts(own, place)
+        if not parts:
             continue
-        found, rank = _theirs(place, adapter, layout.weights[place.ours])
-        if not found:
-            continue
+        found = _theirs(place, parts, layout.weights)
         tensors |= found
         targets.append(place.module)
-        if rank != times * options.rank:
-            ranks[place.module] = rank
-    reached = {place.ours for place in layout.places()}
+        reached |= set(place.ours)
+        if len(parts) > 1:
+            ranks[place.module] = len(parts) * times * options.rank
     if left := sorted(own.keys() - reached):
-        raise SpecError(f"adapter: PEFT has no module for {left[0]} of ours")
-    saved = _whole(layout, tensors)
+        raise SpecError(f"adapter: PEFT has no module for {left[0]}; leave it out, or merge")
+    saved = _whole(layout, tensors, targets, TASKS.get(task))
     alpha = options.alpha * times
     growth = {m: (r / (times * options.rank)) for m, r in ranks.items()}
     power = 0.5 if kind.get("use_rslora") else 1.0  # what keeps the scale
@@ -156,85 +182,112 @@ def by_every_name(model: Module) -> dict[str, Adapter]:
     return found
 
 
-def _theirs(place: Place, adapter: Adapter, weight: Tensor) -> tuple[dict[str, Tensor], int]:
-    """The tensors of one of their modules by name, and the rank; none where it is not adapted."""
-    parts: list[tuple[Factors, dict[int, int]]] = []
-    for name, factors in adapter.factors().items():
-        if factors.role.stacked:
-            raise SpecError(
-                f"adapter: PEFT's files for stacked weights ({place.ours}) are not written"
-            )
-        first, count = adapter.rows[name]
-        at = {i: row - first for i, row in enumerate(place.rows) if first <= row < first + count}
-        if at:
-            parts.append((factors, at))
-    if not parts:
-        return {}, 0
+@dataclass(frozen=True)
+class Part:
+    """The factors for some rows of a module of theirs: `at` has their number by that of theirs."""
+
+    factors: Factors
+    at: dict[int, int]
+    ours: str
+    lookup: bool
+
+    @property
+    def order(self) -> list[int]:
+        """The rows of theirs in the order of ours."""
+        return sorted(self.at, key=self.at.__getitem__)
+
+
+def adapted_parts(own: Mapping[str, Adapter], place: Place) -> list[Part]:
+    """The factors for rows of a module of theirs, in the order of ours.
+
+    Raises `SpecError` for stacks of matrices.
+    """
+    parts = []
+    for name in place.ours:
+        for part, factors in own[name].factors().items() if name in own else ():
+            if factors.role.stacked:
+                raise SpecError(f"adapter: {name}: PEFT's files for stacks are not written")
+            at = place.of_part(name, *own[name].rows[part])
+            if at:
+                parts.append(Part(factors, at, name, own[name].lookup))
+    return parts
+
+
+def _theirs(
+    place: Place, parts: Sequence[Part], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of one of their modules by name."""
     narrow, wide = [], []
-    for factors, at in parts:
-        a, b = factors.portable()
+    for part in parts:
+        a, b = part.factors.portable()
         block = b.new_zeros(len(place.rows), b.shape[1])
-        block[list(at)] = b[list(at.values())]
+        block[list(part.at)] = b[list(part.at.values())]
         narrow.append(a)
         wide.append(block)
     a, b = torch.cat(narrow), torch.cat(wide, 1)
     stem = PREFIX + place.module
-    lengths = _magnitudes(place, parts, weight)
-    return {**_named(stem, a, b, weight, adapter, place), **lengths}, len(a)
-
-
-def _named(
-    stem: str, a: Tensor, b: Tensor, weight: Tensor, adapter: Adapter, place: Place
-) -> dict[str, Tensor]:
-    """The factors as their module keeps them: of an embedding the other way round."""
-    if adapter.lookup and not _is_output(place):
-        return {f"{stem}.lora_embedding_A": b.T, f"{stem}.lora_embedding_B": a.T}
-    kernel = weight.shape[2:]
-    a = a.view(len(a), -1, *kernel)
-    return {
-        f"{stem}.lora_A.weight": a,
-        f"{stem}.lora_B.weight": b.view(*b.shape, *[1] * len(kernel)),
-    }
+    found = _magnitudes(place, parts, weights)
+    if parts[0].lookup and not _is_output(place):  # of an embedding the other way round
+        return {f"{stem}.lora_embedding_A": b.T, f"{stem}.lora_embedding_B": a.T, **found}
+    kernel = weights[parts[0].ours].shape[2:]
+    a, b = a.view(len(a), -1, *kernel), b.view(*b.shape, *[1] * len(kernel))
+    return {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b, **found}
 
 
 def _is_output(place: Place) -> bool:
     """Whether a tied weight is used by a linear layer in this module."""
-    return place.ours == "head.weight"
+    return place.ours == ["head.weight"]
 
 
 def _magnitudes(
-    place: Place, parts: list[tuple[Factors, dict[int, int]]], weight: Tensor
+    place: Place, parts: Sequence[Part], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """DoRA's lengths; rows that are not adapted keep theirs."""
-    lengths = [(f.magnitudes(), at) for f, at in parts]
-    if lengths[0][0] is None:
+    lengths = parts[0].factors.magnitudes()
+    if lengths is None:
         return {}
-    if parts[0][0].lookup:
+    if parts[0].lookup:
         if _is_output(place):
             raise SpecError(
                 "adapter: dora on a tied embedding has lengths of columns, which PEFT's linear"
                 " layers do not have; merge it, or leave the embedding out of adapter.targets"
             )
-        found = lengths[0][0].detach()
-    else:
-        rows = [row for row in place.rows if row >= 0]
-        found = weight.detach()[rows].flatten(1).norm(dim=1)
-        for magnitude, at in lengths:
-            assert magnitude is not None
-            found[list(at)] = magnitude.detach()[list(at.values())]
-        found = found.view(1, -1, *[1] * (weight.dim() - 2)) if weight.dim() > 2 else found
+        return {f"{PREFIX}{place.module}.lora_magnitude_vector": lengths.detach()}
+    own = {name: weights[name].detach().flatten(1).norm(dim=1) for name in place.ours}
+    found = torch.stack([own[name][row] for name, row in place.rows])
+    for part in parts:
+        lengths = part.factors.magnitudes()
+        assert lengths is not None, "parts of one adapter, or of several of one kind"
+        found[list(part.at)] = lengths.detach()[list(part.at.values())]
+    axes = weights[parts[0].ours].dim() - 2
+    found = found.view(1, -1, *[1] * axes) if axes else found
     return {f"{PREFIX}{place.module}.lora_magnitude_vector": found}
 
 
-def _whole(layout: Layout, tensors: dict[str, Tensor]) -> list[str]:
-    """The modules of theirs that are trained whole; adds their tensors."""
-    trained = [
-        r.theirs.rpartition(".")[0]
-        for r in layout.rules
-        if r.ours in layout.weights and layout.weights[r.ours].requires_grad
-    ]
-    modules = list(dict.fromkeys(trained))
+def _whole(
+    layout: Layout, tensors: dict[str, Tensor], targets: Sequence[str], task: str | None
+) -> list[str]:
+    """The modules of theirs that are trained whole; adds their tensors.
+
+    PEFT itself adds a classifier's head, with all that is in it. Raises `SpecError` where some of
+    that is adapted.
+    """
+    heads = ("classifier", "score") if task in ("SEQ_CLS", "TOKEN_CLS") else ()
+    modules: dict[str, list[Rule]] = {}
     for rule in layout.rules:
-        if rule.theirs.rpartition(".")[0] in modules:
-            tensors[PREFIX + rule.theirs] = rule.save(layout.weights[rule.ours].detach())
-    return modules
+        first, module = rule.theirs.split(".")[0], rule.theirs.rpartition(".")[0]
+        modules.setdefault(first if first in heads else module, []).append(rule)
+    found = [
+        module
+        for module, rules in modules.items()
+        if module in heads or any(layout.is_trained(rule.ours) for rule in rules)
+    ]
+    for module in found:
+        if any(f"{target}.".startswith(f"{module}.") for target in targets):
+            raise SpecError(
+                f"adapter: {module} of PEFT is both adapted and trained whole; leave it out of"
+                " adapter.targets"
+            )
+        for name, tensor in exported(modules[module], layout.weights):
+            tensors[PREFIX + name] = tensor.detach()
+    return found

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bigmodel_cli.adapters import ADAPTERS
-from bigmodel_cli.adapters.attaching import Adapter
-from bigmodel_cli.adapters.base import Factors, LowRankOptions
+from bigmodel_cli.adapters.base import LowRankOptions
 from bigmodel_cli.adapters.targets import Target, targets
 from bigmodel_cli.checkpoints import not_finite
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.folder import read_json
-from bigmodel_cli.convert.peft import CONFIG, PREFIX, WEIGHTS, Layout, Place, by_every_name
+from bigmodel_cli.convert.peft import (
+    CONFIG,
+    PREFIX,
+    WEIGHTS,
+    Layout,
+    Part,
+    Place,
+    adapted_parts,
+    by_every_name,
+)
 from bigmodel_cli.convert.weights import FolderTensors, open_file
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -48,9 +57,11 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     }
     if dora and stabilized:
         raise CheckpointError(f"{config.file}: use_dora with use_rslora is not built")
+    _check_ranks(config, stabilized)
     unset = [key for key, value in config.values.items() if value in (None, False, {}, [])]
     config.finish([*OF_FILES, *unset])
-    names = _modules(_tensors(folder))
+    theirs = _tensors(folder)
+    names = _modules(theirs)
     places = {place.module: place for place in layout.places()}
     there = targets(model)
     meant: list[str] = []
@@ -63,8 +74,11 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
                 " belongs to the model that it was trained on"
             )
         if own <= {*LINEAR, *EMBEDDING, MAGNITUDE}:
-            target = next(t for t in there if places[module].ours in t.names)
-            meant += [target.called(part)[0] for part in _parts(target, places[module])]
+            if module not in places:
+                raise CheckpointError(
+                    f"{folder / WEIGHTS}: {clipped(module)!r}: adapters of stacks are not read"
+                )
+            meant += _meant(places[module], there, theirs)
         else:
             whole += ours
     values |= {
@@ -87,7 +101,7 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
     own, used = by_every_name(model), set[str]()
     filled: set[int] = set()
     for place in layout.places():
-        parts = _adapted_parts(own.get(place.ours), place)
+        parts = adapted_parts(own, place)
         stem = PREFIX + place.module
         names = [f"{stem}.{name}" for name in LINEAR]
         if f"{stem}.{EMBEDDING[0]}" in theirs:
@@ -103,9 +117,11 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
         a, b = (a.T, b.T) if names[0].endswith(EMBEDDING[1]) else (a.flatten(1), b.flatten(1))
         lengths = theirs.read(f"{stem}.{MAGNITUDE}") if f"{stem}.{MAGNITUDE}" in theirs else None
         used |= {*names, f"{stem}.{MAGNITUDE}"}
-        for factors, at in parts:
-            _fill(folder, place, factors, a, b[at], at, lengths, again=id(factors) in filled)
-            filled.add(id(factors))
+        blocks = _blocks(folder, place, parts, a, b)
+        for part, narrow, wide in blocks:
+            again = id(part.factors) in filled
+            _fill(folder, place, part, narrow, wide, lengths, again=again)
+            filled.add(id(part.factors))
     for rule in layout.rules:
         if PREFIX + rule.theirs in theirs:
             used.add(PREFIX + rule.theirs)
@@ -117,36 +133,50 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
         )
 
 
-def _adapted_parts(adapter: Adapter | None, place: Place) -> list[tuple[Factors, list[int]]]:
-    """The factors for rows of a module of theirs, and where in it each of those rows is."""
-    if adapter is None:
-        return []
-    found = []
-    index = {row: i for i, row in enumerate(place.rows)}
-    for name, factors in adapter.factors().items():
-        first, count = adapter.rows[name]
-        at = [index[row] for row in range(first, first + count) if row in index]
-        if at:
-            found.append((factors, at))
-    return found
+def _blocks(
+    folder: Path, place: Place, parts: Sequence[Part], a: Tensor, b: Tensor
+) -> Iterator[tuple[Part, Tensor, Tensor]]:
+    """Each part's A and B.
+
+    They share A, or, where ranks of several were stacked, have a block of it each, and zeros in the
+    columns of the other blocks.
+    """
+    rank = parts[0].factors.rank
+    stacked = len(parts) > 1 and len(a) == rank * len(parts)
+    for index, part in enumerate(parts):
+        wide = b[part.order]
+        if stacked:
+            block = slice(index * rank, (index + 1) * rank)
+            rest = wide.clone()
+            rest[:, block] = 0
+            if bool(rest.any()):
+                raise CheckpointError(
+                    f"{folder / WEIGHTS}: {place.module}: rank {len(a)}, where {CONFIG} says"
+                    f" {rank}: an adapter of several ranks is not read"
+                )
+            yield part, a[block], wide[:, block]
+        else:
+            yield part, a, wide
 
 
 def _fill(
     folder: Path,
     place: Place,
-    factors: Factors,
+    part: Part,
     a: Tensor,
     b: Tensor,
-    at: Sequence[int],
     lengths: Tensor | None,
     again: bool,
 ) -> None:
-    """Copy one module's tensors; `again`: they must be those that a tied module had."""
+    """Copy one part's tensors; `again`: they must be those that a tied module had."""
+    factors = part.factors
     magnitudes = factors.magnitudes()
     pairs = [(factors.lora_A, a), (factors.lora_B, b)]
     if magnitudes is not None and lengths is not None:
         flat = lengths.flatten()
-        pairs.append((magnitudes, flat if factors.lookup else flat[list(at)]))
+        pairs.append(
+            (magnitudes, flat if part.lookup else flat[sorted(part.at, key=part.at.__getitem__)])
+        )
     where = f"{folder / WEIGHTS}: {place.module}"
     for ours, theirs in pairs:
         if ours.shape != theirs.shape:
@@ -186,11 +216,38 @@ def _modules(theirs: FolderTensors) -> dict[str, set[str]]:
     return found
 
 
-def _parts(target: Target, place: Place) -> list[str]:
-    """The parts of ours that a module of theirs covers."""
-    rows = set(place.rows)
-    return [
-        part
-        for part, (first, count) in target.parts.items()
-        if rows.issuperset(range(first, first + count))
-    ]
+def _meant(place: Place, there: Sequence[Target], theirs: FolderTensors) -> list[str]:
+    """The names of the parts of ours that a module of theirs covers, and changes.
+
+    Where several are one module of theirs, those whose rows of B are zeros are not adapted, unless
+    all are.
+    """
+    parts = []
+    for name in place.ours:
+        target = next(t for t in there if name in t.names)
+        for part, rows in target.parts.items():
+            at = place.of_part(name, *rows)
+            if len(at) == rows[1]:
+                parts.append((target.called(part)[0], list(at)))
+    stem = f"{PREFIX}{place.module}."
+    if len(parts) > 1 and stem + LINEAR[1] in theirs and stem + MAGNITUDE not in theirs:
+        b = theirs.read(stem + LINEAR[1])
+        parts = [(name, at) for name, at in parts if bool(b[at].any())] or parts
+    return [name for name, _ in parts]
+
+
+def _check_ranks(config: Config, stabilized: bool) -> None:
+    """Raise `CheckpointError` unless modules of other ranks have the same scale, and whole
+    multiples of the rank, as several stacked adapters do.
+    """
+    ranks = config.maybe("rank_pattern", dict) or {}
+    alphas = config.maybe("alpha_pattern", dict) or {}
+    rank, alpha = config.get("r", int), config.get("lora_alpha", float)
+    for module in {*ranks, *alphas}:
+        times = ranks.get(module, 0) / rank
+        expected = alpha * (math.sqrt(times) if stabilized else times)
+        if times < 1 or times % 1 or not math.isclose(alphas.get(module, 0), expected):
+            raise CheckpointError(
+                f"{config.file}: rank_pattern, alpha_pattern: {clipped(str(module))}: an adapter of"
+                " several ranks or scales is not read"
+            )

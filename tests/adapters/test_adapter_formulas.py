@@ -56,7 +56,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 def attached(model: nn.Module, kind: str, *targets: str, **options: Any) -> nn.Module:
     given = {"rank": 3, "alpha": 7.0, "targets": list(targets or ("*",)), **options}
-    attach(model, ADAPTERS[kind].model_validate(given).settled(), fill=True)
+    attach(model, ADAPTERS[kind].model_validate(given).low_rank(), fill=True)
     return model
 
 
@@ -294,7 +294,7 @@ def test_patterns_that_mean_nothing(targets: list[str], more: dict[str, Any], te
 
 
 def test_what_has_less_than_the_rank_is_told() -> None:
-    options = ADAPTERS["lora"](rank=3, targets=["*"]).settled()
+    options = ADAPTERS["lora"](rank=3, targets=["*"]).low_rank()
     assert attach(Grouped(), options, fill=True) == ["small"]
 
 

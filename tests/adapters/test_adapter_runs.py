@@ -18,6 +18,7 @@ from bigmodel_cli.convert import opening
 from bigmodel_cli.loaded import load_checkpoint
 
 Cli = Callable[..., Result]
+KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "dora")] + ["pissa"]
 FINETUNE = """\
 train:
   steps: 6
@@ -77,7 +78,7 @@ def finetuned(cli: Cli, base: Path, spec: Path, *more: object, out: str = "run")
     return Path(result.out.strip())
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "pissa"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_the_same_to_the_bit(
     kind: str, cli: Cli, base: Path, spec: Callable[..., Path]
 ) -> None:
@@ -158,7 +159,7 @@ def test_a_base_that_is_gone_or_changed_is_refused(
     assert cli("eval", path).status == 0
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "pissa"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_merging_changes_nothing_else_and_says_so(
     kind: str, cli: Cli, base: Path, spec: Callable[..., Path]
 ) -> None:

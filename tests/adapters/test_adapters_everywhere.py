@@ -101,7 +101,7 @@ def test_an_adapter_on_everything_equals_the_merged_network(name: str) -> None:
     torch.manual_seed(0)
     adapted, plain = build_model(spec, info), build_model(spec, info)
     plain.load_state_dict(adapted.state_dict())
-    options = ADAPTERS["lora"](rank=2, targets=["*"]).settled()
+    options = ADAPTERS["lora"](rank=2, targets=["*"]).low_rank()
     attach(adapted, options, fill=True)
     owners = adapters(adapted)
     assert owners
