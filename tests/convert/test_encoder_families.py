@@ -58,7 +58,6 @@ UNUSED: dict[str, dict[str, Any]] = {
         for head in HEADS
     },
     "DistilBertForTokenClassification": {"seq_classif_dropout": 0.15},  # of another head
-    "ModernBert": {"pad_token_id": None},  # their default is no token of so few
 }
 """What comes back otherwise."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,12 @@ def test_absent_is_not_null_and_no_key_is_passed_over() -> None:
             Config(values, "config.json").get("n_layers", int)
 
 
-def test_a_folder_is_used_by_every_command_and_says_what_it_ignores(cli: Cli) -> None:
+def test_a_folder_is_used_and_says_what_it_ignores(cli: Cli) -> None:
     inv = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(3) for i in range(2)}
     llama_folder(Path("a"), {**llama_tensors(), **inv}, shards=3)
     found = cli("predict", "a", "ab", *GREEDY)
     assert found.status == 0
     assert "a: ignored: model.layers.*.self_attn.rotary_emb.inv_freq (2)" in found.err
-    assert cli("bench", "a", "--seconds", "0.1", "--device", "cpu").status == 0
     llama_folder(Path("b"), {**llama_tensors(), "extra": torch.ones(3)})
     assert "1 tensors that the model has no place for: extra" in cli("predict", "b", "ab").err
 
@@ -165,6 +165,21 @@ def test_a_pickle_is_read_without_running_code_and_said(cli: Cli) -> None:
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Canary()))
     assert cli("predict", "a", "ab").status == 4
     assert not Path("canary").exists()
+
+
+def test_a_zip_bomb_is_not_unpacked(cli: Cli) -> None:
+    folder = llama_folder(Path("a"))
+    (folder / WEIGHTS).unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save({"x": torch.zeros(25_000_000)}, path)
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile("b.bin", "w") as packed:
+        for entry in stored.infolist():
+            packed.writestr(entry.filename, stored.read(entry), zipfile.ZIP_DEFLATED)
+    os.replace("b.bin", path)
+    with bounded():
+        found = cli("predict", "a", "ab")
+    assert found.status == 4
+    assert "is compressed" in found.err
 
 
 def test_special_tokens_are_those_of_the_files(cli: Cli) -> None:
