@@ -91,7 +91,8 @@ def test_mutated_folders_are_refused_or_used_and_open_nothing_else(
     """Rows 15 to 22, of folders in Hugging Face's layout."""
     place = folder / "published" / "side"
     place.mkdir(parents=True)
-    assert_no_fault(fuzz_folders.campaign(place), range(count))
+    families = ("llama", *fuzz_folders.CONFIGS)[: 1 if count < 50 else None]
+    assert_no_fault(fuzz_folders.campaign(place, families), range(count))
 
 
 def _writes_control_characters() -> int:
