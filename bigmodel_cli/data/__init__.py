@@ -12,6 +12,7 @@ from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
+from bigmodel_cli.data.chat.template import ASSET as CHAT_TEMPLATE
 from bigmodel_cli.data.chat.template import BUILT_IN, Template, find_template
 from bigmodel_cli.data.chat.turns import Turns
 from bigmodel_cli.data.expected import ExpectedData
@@ -122,6 +123,7 @@ def open_or_expect(options: AnyDataOptions, *, say: Say, assets: Assets | None =
 
 __all__ = [
     "BUILT_IN",
+    "CHAT_TEMPLATE",
     "FACTS",
     "SOURCES",
     "SOURCE_TOKENIZER",

@@ -12,6 +12,7 @@ from bigmodel_cli.convert.assets import (
     CARD,
     GENERATION,
     KEPT,
+    TEMPLATE,
     TOKENIZER_CONFIG,
 )
 from bigmodel_cli.convert.config import Config
@@ -19,7 +20,7 @@ from bigmodel_cli.convert.exporting import Expressed, express, folder_files
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.convert.opening import family_of
-from bigmodel_cli.data import SOURCE_TOKENIZER, TOKENIZER, Tokenizer, load_tokenizer
+from bigmodel_cli.data import CHAT_TEMPLATE, SOURCE_TOKENIZER, TOKENIZER, Tokenizer, load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.card import card
 from bigmodel_cli.export.source import Source
@@ -91,6 +92,8 @@ def _tokenizer(source: Source, found: Expressed) -> Iterator[tuple[str, bytes]]:
     for name in KEPT:
         if name not in (CONFIG, CARD) and (content := source.kept(name)) is not None:
             yield name, content
+    if CHAT_TEMPLATE in source.assets:  # the one that it was trained with
+        yield TEMPLATE, source.assets[CHAT_TEMPLATE]
     if TOKENIZER not in source.assets:
         return
     yield TOKENIZER, source.assets[TOKENIZER]

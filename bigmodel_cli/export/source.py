@@ -38,7 +38,7 @@ class Source:
     @property
     def task(self) -> str:
         """The type of the task that its head is for; "" without one."""
-        return "" if self.headless else self.spec.task.type
+        return "" if self.headless else self.spec.task.head()
 
     def kept(self, name: str) -> bytes | None:
         """A file of the folder that it was imported from, if any."""

@@ -52,6 +52,10 @@ class AnyTaskOptions(Options):
         """Default options for scoring a file of predictions again, without required options."""
         return cls.model_construct()
 
+    def head(self) -> str:
+        """The type of the task that the model's head is for: another one may finetune it."""
+        return self.type
+
     def notes(self, info: DatasetInfo) -> list[str]:
         """Messages to show before training on the data that `info` describes."""
         return []

@@ -32,6 +32,9 @@ class DPOOptions(AnyTaskOptions):
         0.0, description="weight of the better answer's loss per token beside it (Pang et al. 2024)"
     )
 
+    def head(self) -> str:
+        return "causal_lm"
+
     def build(self, info: DatasetInfo = NO_DATASET) -> DPO:
         return DPO(self)
 

@@ -129,16 +129,16 @@ def test_a_model_learns_what_is_preferred(cli: Cli) -> None:
     pairs = [{"prompt": f"a {w}", "chosen": "no", "rejected": "yes"} for w in words] * 6
     Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     Path("spec.yaml").write_text(
-        "model: {type: decoder, dim: 32, blocks: [{mixer: {type: attention, num_heads: 2,"
-        " position: rotary}, ffn: swiglu}]}\n"
+        "model: {type: decoder, dim: 32, norm: rmsnorm, blocks: [{mixer: {type: attention,"
+        " num_heads: 2, bias: false, position: rotary}, ffn: swiglu, norm: rmsnorm}]}\n"
         "data: {type: chat, train: [chats.jsonl], context: 48, tokenizer: bytes}\n"
         "task: causal_lm\n"
-        "train: {steps: 60, batch_size: 8, precision: fp32, optimizer: {type: adamw, lr: 5e-3}}\n"
+        "train: {steps: 150, batch_size: 8, precision: fp32, optimizer: {type: adamw, lr: 5e-3}}\n"
     )
     base = cli("pretrain", "spec.yaml", "--out", "base").out.strip()
     Path("dpo.yaml").write_text(
         "data: {type: preferences, train: [pairs.jsonl], context: 48, tokenizer: bytes}\n"
-        "task: {type: dpo, beta: 0.5}\n"
+        "task: {type: dpo, beta: 0.5, nll: 0.5}\n"
         "train: {steps: 12, batch_size: 4, precision: fp32, optimizer: {type: adamw, lr: 2e-3}}\n"
     )
     result = cli("finetune", "--from", base, "dpo.yaml", "--out", "tuned", "--json")
@@ -153,6 +153,12 @@ def test_a_model_learns_what_is_preferred(cli: Cli) -> None:
     resumed = cli("finetune", "--resume", "--out", "half", *sets("train.steps=12"))
     assert resumed.status == 0, resumed.err
     assert losses(Path("half"))[12] == losses(Path("tuned"))[12]
+    exported = cli("export", "tuned", "hf")
+    assert exported.status == 0, exported.err
+    assert json.loads(Path("hf/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert "### Assistant:" in Path("hf/chat_template.jinja").read_text()
+    again = cli("predict", "hf", "--chat", "--temperature", "0", "a dog")
+    assert json.loads(again.out)["text"] == "no"
     refused = cli("pretrain", "dpo.yaml", *sets("model=" + json.dumps({"type": "decoder"})))
     assert refused.status == 2
     alone = cli("pretrain", "spec.yaml", *sets("data.type=preferences", "task=dpo"))
