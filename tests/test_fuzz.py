@@ -21,6 +21,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "tests" / "measure"))
 import fuzz_checkpoints
 import fuzz_data
+import fuzz_folders
 import fuzz_specs
 import fuzzing
 from fuzzing import Campaign, Trial, described
@@ -81,6 +82,17 @@ def test_mutated_checkpoints_are_refused_or_used_and_open_nothing_else(
 ) -> None:
     """Rows 13 to 22, 75 to 79, 83."""
     assert_no_fault(fuzz_checkpoints.watched(data.models), range(count))
+
+
+@pytest.mark.parametrize("count", few_or_many(12, 100))
+def test_mutated_folders_are_refused_or_used_and_open_nothing_else(
+    count: int, folder: Path
+) -> None:
+    """Rows 15 to 22, of folders in Hugging Face's layout."""
+    place = folder / "published" / "side"
+    place.mkdir(parents=True)
+    families = ("llama", *fuzz_folders.CONFIGS)[: 1 if count < 50 else None]
+    assert_no_fault(fuzz_folders.campaign(place, families), range(count))
 
 
 def _writes_control_characters() -> int:

@@ -24,8 +24,18 @@ def export(
         Path, typer.Argument(metavar="OUT", help="The folder to write, which is not there yet.")
     ],
     to: Annotated[
-        str, typer.Option(help="The form: hf (a folder that transformers opens).")
+        str,
+        typer.Option(help="The form: hf (transformers), timm or torchvision, e.g. --to timm."),
     ] = "hf",
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "What bigmodel eval --json printed of the checkpoint, for the card of hf, e.g."
+                " --results eval.json."
+            )
+        ),
+    ] = None,
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
@@ -36,7 +46,7 @@ def export(
     from bigmodel_cli.export import export as write
 
     command = shlex.join(("bigmodel", *sys.argv[1:]))
-    path = write(resolve_checkpoint(checkpoint), to, out, command)
+    path = write(resolve_checkpoint(checkpoint), to, out, command, results)
     print_result({"folder": str(path)} if json else str(path))
 
 

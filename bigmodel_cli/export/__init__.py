@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.export.card import read_results
 from bigmodel_cli.export.hf import HuggingFace
 from bigmodel_cli.export.source import open_source
 from bigmodel_cli.export.target import Target
@@ -22,10 +23,13 @@ TARGETS: dict[str, Target] = {
 """What `--to` may be."""
 
 
-def export(checkpoint: Path, to: str, out: Path, command: str = "") -> Path:
+def export(
+    checkpoint: Path, to: str, out: Path, command: str = "", results: Path | None = None
+) -> Path:
     """Write a checkpoint into the new folder `out`, whole or not at all.
 
-    `command` is the command line, for the model card. Raises `SpecError` for a folder that is there
+    `command` is the command line, and `results` a file with what `bigmodel eval --json` printed,
+    both for the model card. Raises `SpecError` for a folder that is there
     already, and for a model that the target cannot express.
     """
     target = TARGETS.get(to)
@@ -33,7 +37,7 @@ def export(checkpoint: Path, to: str, out: Path, command: str = "") -> Path:
         known = did_you_mean(to, list(TARGETS)) or f"; there are {', '.join(TARGETS)}"
         raise SpecError(f"--to {to}: nothing is written in that form{known}")
     check_free(out)
-    source = open_source(checkpoint, command)
+    source = open_source(checkpoint, command, read_results(results) if results else {})
     write_folder(out, lambda draft: target.write(source, draft))
     return out
 

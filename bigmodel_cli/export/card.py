@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import __version__
+from bigmodel_cli.checkpoints.files import parse_json, read_file
 from bigmodel_cli.convert.assets import CARD
 from bigmodel_cli.convert.exporting import Expressed
+from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.export.source import Source
 from bigmodel_cli.runs.record import read_run
 from bigmodel_cli.yaml_scalars import dump_yaml
@@ -22,7 +24,23 @@ PIPELINES = {
     "seq2seq": "translation",
 }
 """A task -> the word for it in a card's header."""
+MOST_RESULTS = 10_000_000
 _LICENCE = re.compile(r"^(license(?:_name|_link)?):[ \t]*(\S.*)$", re.MULTILINE)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `bigmodel eval --json` printed, from a file. Raises `SpecError`."""
+    try:
+        values = parse_json(read_file(path, MOST_RESULTS))
+        metrics = values["metrics"].values()
+        if not metrics or not all({"value", "low", "high", "count"} <= m.keys() for m in metrics):
+            raise ValueError("no metrics")
+    except (CheckpointError, ValueError, LookupError, TypeError, AttributeError):
+        raise SpecError(
+            f"--results {path}: not the JSON of an evaluation; write it by bigmodel eval CKPT"
+            f" --json > {path}"
+        ) from None
+    return dict(values)
 
 
 def card(source: Source, found: Expressed) -> str:
@@ -82,7 +100,14 @@ def _body(source: Source, found: Expressed) -> Iterator[str]:
 
 
 def _results(source: Source) -> Iterator[str]:
-    """The validation of this step, as the run recorded it."""
+    """The evaluation that was given, or else the validation that the run recorded of this step."""
+    if source.results:
+        yield f"On the {source.results.get('split', '')} split of the data:"
+        yield from ("", "| metric | value | 95 % from | to | count |", "|---|---|---|---|---|")
+        for name, m in source.results["metrics"].items():
+            shown = [str(m[key]) for key in ("value", "low", "high", "count")]
+            yield f"| {name} | {' | '.join(shown)} |"
+        return
     run = source.path.parent.parent
     record = read_run(run) if os.path.isdir(run / "checkpoints") else None
     found = [v for v in (record.validations if record else []) if v.step == source.step]
@@ -93,7 +118,7 @@ def _results(source: Source) -> Iterator[str]:
     yield from ("", "| metric | value |", "|---|---|")
     for name, value in found[-1].values.items():
         yield f"| {name} | {record.metric.shown(name, value)} |"
-    yield "\nIntervals: `bigmodel eval` of the checkpoint prints them."
+    yield "\nIntervals: `bigmodel eval` of the checkpoint prints them (`export --results`)."
 
 
 def _yaml(values: Any) -> list[str]:

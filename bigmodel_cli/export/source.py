@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import build_for
@@ -31,6 +32,8 @@ class Source:
     """Of the data that it was trained on; "" where that is not known."""
     headless: bool
     command: str
+    results: dict[str, Any]
+    """What `bigmodel eval --json` printed of it, for the card; empty where none is given."""
 
     @property
     def task(self) -> str:
@@ -42,7 +45,7 @@ class Source:
         return self.assets.get(PREFIX + name)
 
 
-def open_source(given: Path, command: str) -> Source:
+def open_source(given: Path, command: str, results: dict[str, Any]) -> Source:
     """Read a checkpoint, weights and all. Raises `CheckpointError`."""
     load_torch()
     path = opening.find(given)
@@ -67,4 +70,5 @@ def open_source(given: Path, command: str) -> Source:
         str(contents.state.get("fingerprint", "")),
         contents.headless,
         command,
+        results,
     )

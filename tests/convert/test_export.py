@@ -165,6 +165,21 @@ def test_a_classifier_goes_out_with_its_labels(cli: Cli, tmp_path: Path) -> None
     assert "Began with: body" in Path("out/README.md").read_text()
 
 
+def test_results_of_an_evaluation_stand_in_the_card(cli: Cli, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "a.yaml")
+    assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
+    found = cli("eval", "run", "--json", "--device", "cpu")
+    Path("eval.json").write_text(found.out)
+    assert cli("export", "run", "out", "--results", "eval.json").status == 0
+    loss = json.loads(found.out)["metrics"]["loss"]
+    row = f"| loss | {loss['value']} | {loss['low']} | {loss['high']} | {loss['count']} |"
+    assert row in Path("out/README.md").read_text()
+    for name in ("a.yaml", "none.json"):
+        wrong = cli("export", "run", "other", "--results", name)
+        assert wrong.status == 2
+        assert "not the JSON of an evaluation" in wrong.err
+
+
 def test_large_files_are_divided_and_listed(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import random
 import shutil
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,10 @@ DATA: dict[str, Any] = {
 class Folders:
     """Cases of mutated folders."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, families: Sequence[str]) -> None:
         from folders import drawn_folder, llama_folder
 
-        self.folder = folder
+        self.folder, self.families = folder, [*families]
         self.known: list[str] = []
         self.watch: Watch | None = None
         outside = folder.parent / "outside"
@@ -75,8 +76,8 @@ class Folders:
         (outside / "secret.json").write_text("{}")
         (folder / "base").mkdir()
         llama_folder(folder / "base" / "llama", shards=3)
-        for name, config in CONFIGS.items():
-            drawn_folder(folder / "base" / name, config)
+        for name in self.families[1:]:
+            drawn_folder(folder / "base" / name, CONFIGS[name])
         (folder / "corpus.txt").write_text("abba and the others\n" * 40)
         (folder / "rows.csv").write_text("the good,yes\nthe bad,no\n" * 20)
         self.trees: list[Any] = []
@@ -106,9 +107,9 @@ class Folders:
         from bigmodel_cli.__main__ import run
 
         self.watch = self.watcher()
-        for family in sorted(p.name for p in (self.folder / "base").iterdir()):
+        for family in self.families:
             for operation in OPERATIONS:
-                for _ in range(2):  # the second as it is with a full cache
+                for _ in range(2 if operation == "finetune" else 1):  # the cache is full then
                     self.copied(family)
                     self.watch.begin()
                     assert run(self.words(family, operation)) == 0, (family, operation)
@@ -126,7 +127,7 @@ class Folders:
     def case(self, seed: int) -> Trial:
         """The case of a seed."""
         rng = random.Random(seed)
-        family = rng.choice(["llama", *CONFIGS])
+        family = rng.choice(self.families)
         operation = rng.choice(list(OPERATIONS))
         self.copied(family)
         name = rng.choice(sorted(p.name for p in FOLDER.iterdir()))
@@ -182,13 +183,13 @@ def watched(folders: Folders) -> Campaign:
     return Campaign(folders.case, folder)
 
 
-def campaign(folder: Path) -> Campaign:
-    """Make the folders, and cases of them."""
+def campaign(folder: Path, families: Sequence[str] = ("llama", *CONFIGS)) -> Campaign:
+    """Make the folders, Llama's first, and cases of them."""
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.chdir(folder)
     for name in sorted(DECLARED):
         __import__(name)
-    return watched(Folders(folder))
+    return watched(Folders(folder, families))
 
 
 if __name__ == "__main__":
