@@ -1,5 +1,6 @@
 """Writes functions.jsonl: functions of Python's standard library, a line each, with what
-regression_functions.yaml, multilabel_functions.yaml and tagging_functions.yaml learn of them.
+regression_functions.yaml, multilabel_functions.yaml, tagging_functions.yaml, chat_functions.yaml
+and preferences_finetune.yaml learn of them.
 
   python sample_configs/functions.py
 """
@@ -46,9 +47,15 @@ def learnt(node: ast.FunctionDef, source: str) -> dict[str, Any]:
         else "O"
         for token, then in zip(tokens, [*tokens[1:], ""], strict=True)
     ]  # fmt: skip
+    kinds = sorted({KINDS[type(one)] for one in inner if type(one) in KINDS})
+    others = sorted({*KINDS.values()} - {*kinds})
     return {
         "size": round(math.log2(len(inner)), 2),
-        "statements": sorted({KINDS[type(one)] for one in inner if type(one) in KINDS}),
+        "statements": kinds,
+        "prompt": f"Which statements are in this function?\n{source}",
+        "completion": ", ".join(kinds) or "none",
+        "chosen": ", ".join(kinds) or "none",
+        "rejected": ", ".join(others) or "none",
         "tokens": ["".join(token.split()) for token in tokens],
         "tags": tags,
     }
