@@ -31,7 +31,7 @@ def with_files_read(
     if folder is None:
         return spec
     model = build(without_adapter(spec), info)
-    layout = Layout(model, spec.model, info, spec.task.type)
+    layout = Layout(model, spec.model, info, spec.task.head())
     options = described(Path(folder).expanduser(), layout, model)
     options = options.model_copy(update={"path": folder})
     return spec.model_copy(update={"adapter": options})
@@ -53,7 +53,7 @@ def adapt(
         if small:
             say(f"adapter.rank: more than these have, which are not adapted: {listed(small, 8)}")
         if fill and options.path is not None:
-            layout = Layout(model, spec.model, info, spec.task.type)
+            layout = Layout(model, spec.model, info, spec.task.head())
             load_adapter(Path(options.path).expanduser(), model, layout)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     left = [name for name in fresh if name not in trained]

@@ -25,7 +25,9 @@ def export(
     ],
     to: Annotated[
         str,
-        typer.Option(help="The form: hf (transformers), timm or torchvision, e.g. --to timm."),
+        typer.Option(
+            help="The form: hf (transformers), adapter (PEFT), timm or torchvision, e.g. --to timm."
+        ),
     ] = "hf",
     results: Annotated[
         Path | None,

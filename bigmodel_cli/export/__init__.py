@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.export.adapter import Adapter
 from bigmodel_cli.export.card import read_results
 from bigmodel_cli.export.hf import HuggingFace
 from bigmodel_cli.export.source import open_source
@@ -17,6 +18,7 @@ from bigmodel_cli.export.writing import check_free, write_folder
 
 TARGETS: dict[str, Target] = {
     "hf": HuggingFace(),
+    "adapter": Adapter(),
     "timm": Timm(),
     "torchvision": Torchvision(),
 }
@@ -29,8 +31,8 @@ def export(
     """Write a checkpoint into the new folder `out`, whole or not at all.
 
     `command` is the command line, and `results` a file with what `bigmodel eval --json` printed,
-    both for the model card. Raises `SpecError` for a folder that is there
-    already, and for a model that the target cannot express.
+    both for the model card. Raises `SpecError` for a folder that is there already, and for a model
+    that the target cannot express.
     """
     target = TARGETS.get(to)
     if target is None:
@@ -38,6 +40,11 @@ def export(
         raise SpecError(f"--to {to}: nothing is written in that form{known}")
     check_free(out)
     source = open_source(checkpoint, command, read_results(results) if results else {})
+    if source.spec.adapter is not None and not target.of_adapters:
+        raise SpecError(
+            f"--to {to}: {source.path} holds an adapter; write it with --to adapter, or merge it"
+            f" first: bigmodel merge {checkpoint} --out FOLDER"
+        )
     write_folder(out, lambda draft: target.write(source, draft))
     return out
 

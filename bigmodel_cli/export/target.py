@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import ClassVar
 
 from bigmodel_cli.export.source import Source
 
@@ -12,6 +13,8 @@ class Target(ABC):
     """A form in which a checkpoint is written; `opens` names what opens it, for the help."""
 
     opens: str
+    of_adapters: ClassVar[bool] = False
+    """Whether it writes adapters rather than whole models."""
 
     @abstractmethod
     def write(self, source: Source, folder: Path) -> None:

@@ -1,0 +1,31 @@
+"""An adapter in PEFT's files, which `peft` opens on the model that it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bigmodel_cli.convert.peft import Layout, adapter_files
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.export.source import Source
+from bigmodel_cli.export.target import Target
+from bigmodel_cli.export.writing import write_file
+
+
+class Adapter(Target):
+    """adapter_config.json and adapter_model.safetensors."""
+
+    opens = "peft: PeftModel.from_pretrained(base, FOLDER)"
+    of_adapters = True
+
+    def write(self, source: Source, folder: Path) -> None:
+        if source.spec.adapter is None:
+            raise SpecError(
+                f"--to adapter: {source.path} has no adapter; --to hf writes the whole model"
+            )
+        options, base = source.spec.adapter.low_rank(), source.spec.init.checkpoint or ""
+        layout = Layout(source.model, source.spec.model, source.info, source.task)
+        named = base.removeprefix("hf://").partition("@")[0]
+        for name, content in adapter_files(
+            layout, source.model, options, source.task, named
+        ).items():
+            write_file(folder / name, [content])
