@@ -388,6 +388,7 @@ def test_a_model_that_cannot_learn_the_task_is_refused(model: str, task: str) ->
     and so on.
     """
     able = {"causal_lm": "decoder", "masked_lm": "encoder", "seq2seq": "seq2seq", "ctc": "encoder"}
+    able["dpo"] = "decoder"
     labelling = {"encoder", "vit", "cnn", "torchvision"}
     values = {
         **check(parse_yaml(DECODER.encode(), "s")).to_dict(),

@@ -33,6 +33,8 @@ class QKNormOptions(Options):
 
 
 class HeadOptions(Options):
+    """Options that attention and cross-attention share."""
+
     num_heads: Count = Field(description="query heads (H)")
     kv_heads: Count | None = Field(
         None, description="key/value heads (G); as many as num_heads when left out"

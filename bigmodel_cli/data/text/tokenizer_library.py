@@ -110,6 +110,7 @@ class LibraryTokenizer:
         return next((int(number) for number in numbers if number is not None), None)
 
     def encode(self, text: str) -> list[int]:
+        """Token numbers of a text, in which a special token that is spelled out stays text."""
         utf8(text)
         try:
             if len(text) < LONG:
@@ -144,9 +145,11 @@ class LibraryTokenizer:
         return self.decode(tokens, skip=False)
 
     def encode_array(self, text: str) -> NDArray[Any]:
+        """The same as an array."""
         return np.asarray(self.encode(text), dtype=np.int64)
 
     def decode(self, tokens: Sequence[int], *, skip: bool = True) -> str:
+        """The text of some tokens; special ones are left out unless `skip` is False."""
         try:
             return str(self.library.decode(list(tokens), skip_special_tokens=skip))
         except BaseException as error:
@@ -155,6 +158,7 @@ class LibraryTokenizer:
             ) from None
 
     def unknown(self, symbols: Iterable[str]) -> list[str]:
+        """The symbols that have no token of their own."""
         model = json.loads(self.content)["model"]
         unknown = model.get("unk_id")
         if isinstance(model.get("unk_token"), str):
