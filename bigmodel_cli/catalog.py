@@ -111,12 +111,9 @@ def like_what(name: str) -> str:
             f"--like {name}: not one of {', '.join(choices)}{did_you_mean(name, choices)}"
         )
     task = re.compile(rf"^task: *({name}$|{{type: {name}\b|\n  type: {name}$)", re.MULTILINE)
-    # Each task has a sample (kept by a test).
-    sample, text = next(
-        (sample, text)
-        for sample, text in known.items()
-        if task.search(text) and "finetune" not in sample
-    )
+    # Each task has a sample (kept by a test); those that need no checkpoint come first.
+    fitting = [(sample, text) for sample, text in known.items() if task.search(text)]
+    sample, text = min(fitting, key=lambda named: "finetune" in named[0])
     return text.replace(f"sample_configs/{sample}.yaml", "{path}")
 
 
