@@ -26,7 +26,10 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="The form: hf (transformers), adapter (PEFT), timm or torchvision, e.g. --to timm."
+            help=(
+                "The form: hf (transformers), adapter (PEFT), gguf, timm or torchvision, e.g. --to"
+                " timm."
+            )
         ),
     ] = "hf",
     results: Annotated[

@@ -10,6 +10,7 @@ from pathlib import Path
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.export.adapter import Adapter
 from bigmodel_cli.export.card import read_results
+from bigmodel_cli.export.gguf import GGUF
 from bigmodel_cli.export.hf import HuggingFace
 from bigmodel_cli.export.source import open_source
 from bigmodel_cli.export.target import Target
@@ -19,6 +20,7 @@ from bigmodel_cli.export.writing import check_free, write_folder
 TARGETS: dict[str, Target] = {
     "hf": HuggingFace(),
     "adapter": Adapter(),
+    "gguf": GGUF(),
     "timm": Timm(),
     "torchvision": Torchvision(),
 }
