@@ -63,11 +63,26 @@ def within(weights: Mapping[str, Tensor], classes: int = 0, *, draw: bool = True
         hooks.register_module_module_registration_hook(lambda module, name, m: budget.add_module()),
     ]
     try:
-        with Watching():
+        with Watching(), contextlib.nullcontext() if draw else _undrawn():
             yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def _undrawn() -> Iterator[None]:
+    """Truncated normals, too, are not drawn inside.
+
+    torch draws them again until all are within the bounds, which numbers that are never drawn need
+    not be.
+    """
+    own = torch.nn.init.trunc_normal_
+    torch.nn.init.trunc_normal_ = lambda tensor, *args, **kwargs: tensor
+    try:
+        yield
+    finally:
+        torch.nn.init.trunc_normal_ = own
 
 
 class Budget:
