@@ -207,6 +207,25 @@ def causal_lm(r: random.Random) -> Case:
     )
 
 
+def preferences(r: random.Random) -> Case:
+    place = pick(r, position=[None, {"type": "learned"}])
+    model, reference = (
+        network(r, "decoder", text_facts(), blocks=blocks(r, causal=True), **place)
+        for _ in range(2)
+    )
+    rows: list[Batch] = []
+    for one, other in zip(lengths(r), reversed(lengths(r)), strict=False):
+        row = {"tokens": tokens(r, one + 2), "rejected": tokens(r, other + 2)}
+        for name, mask in (("tokens", "loss_mask"), ("rejected", "rejected_mask")):
+            at = torch.arange(row[name].shape[1])
+            row[mask] = (at >= r.randint(1, len(at) - 1))[None]
+        rows.append(row)
+    *rows, longer = keyed(r, rows)
+    of = task(r, "dpo", beta=r.choice([0.1, 0.7]), label_smoothing=r.choice([0.0, 0.2]))
+    of.reference = reference
+    return Case(model, of, rows, longer, 1e-9)
+
+
 def typed(r: random.Random, rows: list[Batch]) -> list[Batch]:
     """Rows of which the later part is of another type, as in pairs of texts."""
     cuts = [r.randint(0, row["tokens"].shape[1]) for row in rows]
@@ -452,6 +471,7 @@ def tags_of_text(r: random.Random) -> Case:
 
 MAKERS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
     "causal_lm": (causal_lm, 36),
+    "dpo": (preferences, 8),
     "masked_lm": (masked_lm, 36),
     "seq2seq": (seq2seq, 26),
     "classification of text": (labels_of_text, 20),

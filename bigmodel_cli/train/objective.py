@@ -27,7 +27,9 @@ class Objective:
 
     def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The summed loss to differentiate, and the number of targets in it."""
-        return self.task.loss(self.task.forward(model, batch), batch)
+        task = self.task
+        loss, n = task.loss(task.forward(model, batch), batch)  # named in messages about plugins
+        return loss, n
 
 
 class Distillation(Objective):

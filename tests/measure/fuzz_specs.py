@@ -38,6 +38,8 @@ def trees() -> list[Any]:
     found = []
     for path in sorted((ROOT / "sample_configs").glob("*.yaml")):
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if "model" not in tree:  # it comes from a checkpoint
+            continue
         for container, key in list(places(tree)):
             if key in ("repeat", "epochs"):
                 container[key] = 1

@@ -183,6 +183,7 @@ def test_training_ends_at_a_loss_that_is_not_finite(
 def test_a_step_that_is_not_finite_touches_neither_weights_nor_optimizer() -> None:
     from bigmodel_cli.optim import AdamWOptions
     from bigmodel_cli.recipe import TrainOptions
+    from bigmodel_cli.train.objective import Objective
     from bigmodel_cli.train.state import LossScale, TrainState
     from bigmodel_cli.train.step import train_step
 
@@ -195,7 +196,7 @@ def test_a_step_that_is_not_finite_touches_neither_weights_nor_optimizer() -> No
         def loss(self, outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
             return outputs.square().sum(), torch.tensor(len(batch["x"]))
 
-    task = Squares()
+    task = Objective(Squares())
     state = TrainState(model, AdamWOptions().build(named_weights(model)), ema_decay=0.9)
     options, device = TrainOptions(steps=3, precision="fp32"), torch.device("cpu")
     train_step(state, task, options, [{"x": torch.ones(2, 3)}], device, 0.1)
