@@ -156,6 +156,8 @@ def finetune(
 ) -> None:
     """Train from a checkpoint: a new head where the classes differ, all weights or only the head.
 
+    Ends with what it bought: the new data and the old, before and after.
+
     Example: bigmodel finetune --from runs/mnist_cnn digits.yaml --set init.train=head
     """
     from bigmodel_cli.convert import hub, opening

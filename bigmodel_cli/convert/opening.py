@@ -42,8 +42,12 @@ def find(path: Path) -> Path:
     """
     if hub.is_hub(path):
         return hub.fetched(path)
-    foreign = folders.is_folder(path) or torchvision.is_weights_file(path)
-    return path if foreign else checkpoints.find(path)
+    return path if is_published(path) else checkpoints.find(path)
+
+
+def is_published(path: Path) -> bool:
+    """Whether a checkpoint is in another layout than ours: it comes without data."""
+    return folders.is_folder(path) or torchvision.is_weights_file(path)
 
 
 def title(path: Path) -> str:

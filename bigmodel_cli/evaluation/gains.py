@@ -106,7 +106,9 @@ def gains(result: Path, device: str) -> Gains | None:
         return evaluate_items(path, changes, "val", device, _nothing, _nothing, generate=False)
 
     domains = [_domain(TASK, lambda path: on(spec, path), source, result)]
-    if _asked(before) != _asked(spec):
+    if opening.is_published(source):
+        domains.append(Domain(OLD, note="not measured: a published model comes without its data"))
+    elif _asked(before) != _asked(spec):
         domains.append(_domain(OLD, lambda path: on(before, path), source, result))
     return Gains(source, domains)
 
