@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -106,6 +108,38 @@ class DecodingOptions:
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling, e.g. --seed 1.")] = 0
 
 
+Top = Annotated[
+    int | None, typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]")
+]
+Embed = Annotated[
+    bool,
+    typer.Option(
+        "--embed",
+        help=(
+            "Print a vector for each text instead of labels: of an encoder, as its folder says"
+            " (1_Pooling, modules.json), else as model.pool does."
+        ),
+    ),
+]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat",
+        help=(
+            "Answer each input, a question or a JSON list of messages, as the checkpoint's chat"
+            " template asks."
+        ),
+    ),
+]
+AsLines = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON Lines on a terminal too, where a continued text is printed as text.",
+    ),
+]
+
+
 @fields_as_options
 def predict(
     checkpoint: Checkpoint,
@@ -121,40 +155,13 @@ def predict(
     ] = None,
     *,
     decoding: DecodingOptions,
-    top: Annotated[
-        int | None,
-        typer.Option(min=1, help="Labels shown for each item, e.g. --top 5. [default: 3]"),
-    ] = None,
-    embed: Annotated[
-        bool,
-        typer.Option(
-            "--embed",
-            help=(
-                "Print a vector for each text instead of labels: of an encoder, as its folder says"
-                " (1_Pooling, modules.json), else as model.pool does."
-            ),
-        ),
-    ] = False,
-    chat: Annotated[
-        bool,
-        typer.Option(
-            "--chat",
-            help=(
-                "Answer each input, a question or a JSON list of messages, as the checkpoint's chat"
-                " template asks."
-            ),
-        ),
-    ] = False,
+    top: Top = None,
+    embed: Embed = False,
+    chat: Chat = False,
     set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
-    json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print JSON Lines on a terminal too, where a continued text is printed as text.",
-        ),
-    ] = False,
+    json: AsLines = False,
 ) -> None:
     """Classify, tag or transcribe inputs, continue texts, or translate; JSON Lines out, in input
     order.
@@ -175,18 +182,14 @@ def predict(
 
     path = resolve_checkpoint(checkpoint, with_inputs=True)
     given = inputs or with_a_first(lines_of(sys.stdin.buffer))
+    word = "input" if inputs else "line"
+    how = Decoding(**vars(decoding))
     if embed:
-        from bigmodel_cli.embed import embed as vectors_of
-
-        decoded = Decoding(**vars(decoding)).given()
-        refuse("--embed", {"--top": top, "--chat": chat, **dict.fromkeys(decoded[:1], True)})
-        loaded = load_checkpoint(path, device, set_ or (), body=True)
-        for record in vectors_of(loaded, given, "input" if inputs else "line"):
-            result_record(record)
+        refuse("--embed", {"--top": top, "--chat": chat, **dict.fromkeys(how.given()[:1], True)})
+        _print_vectors(path, device, set_, given, word)
         return
     loaded = load_checkpoint(path, device, set_ or ())
-    how = as_published(loaded, Decoding(**vars(decoding)))
-    word = "input" if inputs else "line"
+    how = as_published(loaded, how)
     if json or not sys.stdout.isatty() or not continues(loaded):
         for record in records_of(loaded, given, how, top, word, chat=chat):
             result_record(record)
@@ -194,3 +197,16 @@ def predict(
     with closing(TextPrinter(has_colour(sys.stdout))) as printer:
         for record in records_of(loaded, given, how, top, word, printer.tell, chat=chat):
             printer.record(record)
+
+
+def _print_vectors(
+    path: Path, device: str, changes: list[str] | None, given: Iterable[str], word: str
+) -> None:
+    """A record with a vector for each text."""
+    from bigmodel_cli.console import result_record
+    from bigmodel_cli.embed import embed
+    from bigmodel_cli.loaded import load_checkpoint
+
+    loaded = load_checkpoint(path, device, changes or (), body=True)
+    for record in embed(loaded, given, word):
+        result_record(record)
