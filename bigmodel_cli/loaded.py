@@ -101,10 +101,7 @@ def load_checkpoint(
         )
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
-        say_carried(spec, contents.spec, PREPARATION, set(map(key_of, overrides)), tell)
-        given = (key_of(change).split(".") for change in overrides)
-        if idle := [".".join(p) for p in given if p[0] in TRAINING and p[1] not in READ_HERE]:
-            tell(f"{', '.join(idle)}: not used: nothing is trained here")
+        _say_unused(spec, contents.spec, overrides, tell)
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
     added = spec.adapter is not None and contents.spec.get("adapter") is None
@@ -139,6 +136,16 @@ def load_checkpoint(
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
+
+
+def _say_unused(
+    spec: Spec, before: dict[str, Any], overrides: Sequence[Change], tell: Callable[[str], None]
+) -> None:
+    """Report which overrides change nothing."""
+    say_carried(spec, before, PREPARATION, set(map(key_of, overrides)), tell)
+    given = (key_of(change).split(".") for change in overrides)
+    if idle := [".".join(p) for p in given if p[0] in TRAINING and p[1] not in READ_HERE]:
+        tell(f"{', '.join(idle)}: not used: nothing is trained here")
 
 
 def _used_as_stored(spec: Spec, device: torch.device) -> bool:
