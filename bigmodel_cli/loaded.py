@@ -144,7 +144,7 @@ def _say_unused(
     """Report which overrides change nothing."""
     say_carried(spec, before, PREPARATION, set(map(key_of, overrides)), tell)
     given = (key_of(change).split(".") for change in overrides)
-    if idle := [".".join(p) for p in given if p[0] in TRAINING and p[1] not in READ_HERE]:
+    if idle := [".".join(p) for p in given if p[0] in TRAINING and {*p[1:2]}.isdisjoint(READ_HERE)]:
         tell(f"{', '.join(idle)}: not used: nothing is trained here")
 
 

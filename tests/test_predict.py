@@ -307,6 +307,8 @@ def test_filters_draw_and_two_ways_at_once_are_refused(pairs: Path, cli: Cli) ->
         assert message in result.err
     idle = cli("predict", pairs, "ab", "--set", "train.steps=3", "--set", "train.batch_size=2")
     assert "train.steps: not used: nothing is trained here" in idle.err
+    whole = cli("predict", pairs, "ab", "--set", "train={steps: 3}")
+    assert (whole.status, "train: not used: nothing is trained here" in whole.err) == (0, True)
     Decoding(top_k=3).check()
     with pytest.raises(SpecError):
         Decoding(temperature=0.0, min_p=0.1).check()
