@@ -14,8 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-# other tests run these lines; coverage would take half of the time again
-pytestmark = pytest.mark.no_cover
 Cli = Callable[..., Any]
 SPEC = """\
 model:

@@ -17,8 +17,6 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.convert import opening
 from bigmodel_cli.loaded import load_checkpoint
 
-# other tests run these lines; coverage would take half of the time again
-pytestmark = pytest.mark.no_cover
 Cli = Callable[..., Result]
 KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "dora")] + ["pissa"]
 FINETUNE = """\

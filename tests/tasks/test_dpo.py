@@ -19,8 +19,6 @@ from bigmodel_cli.data.chat.options import PreferencesOptions
 from bigmodel_cli.models import MODELS
 from bigmodel_cli.tasks.dpo import DPOOptions
 
-# other tests run these lines; coverage would take half of the time again
-pytestmark = pytest.mark.no_cover
 Cli = Callable[..., Any]
 
 
