@@ -74,10 +74,21 @@ class Tensors(Mapping[str, Tensor]):
     Each way of reading raises `CheckpointError` where a file is damaged or has changed.
     """
 
+    described: Mapping[str, Tensor]
+    """Shape and dtype of each, on the meta device."""
     tied: Mapping[str, str] = {}
     """Names of a tensor that is stored under another name -> that name."""
     spare: tuple[str, ...] = ()
     """Prefixes of tensors for which a model may have no place; it keeps them with a new head."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.described[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.described)
+
+    def __len__(self) -> int:
+        return len(self.described)
 
     def hold_as_stored(self, model: Module) -> None:
         """Change a model's weights to the dtypes of the files, where `self` is to be in others.
@@ -108,15 +119,6 @@ class ChangedTensors(Tensors):
             name: changes[name](tensor) if name in changes else tensor
             for name, tensor in tensors.items()
         }
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.described[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.described)
-
-    def __len__(self) -> int:
-        return len(self.described)
 
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
         whole = {
@@ -156,15 +158,6 @@ class StoredTensors(Tensors):
             for stored, t in file.tensors.items()
             for name in self.names[stored]
         }
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.described[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.described)
-
-    def __len__(self) -> int:
-        return len(self.described)
 
     def verify(self) -> None:
         """Read and verify every byte."""

@@ -80,16 +80,6 @@ class ConvertedTensors(Tensors):
             self.rules.setdefault(rule.ours, []).append(rule)
         self.notes = [f"{folder}: ignored: {left}"] if left else []
 
-    def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self.described[name]
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.described)
-
-    def __len__(self) -> int:
-        return len(self.described)
-
     def hold_as_stored(self, model: Module) -> None:
         for name, own in model.named_parameters():
             dtypes = {self.stored[r.theirs].described.dtype for r in self.rules.get(name, ())}

@@ -87,15 +87,6 @@ class HeldTensors(Tensors):
             for name, t in tensors.items()
         }
 
-    def __getitem__(self, name: str) -> Tensor:
-        return self.described[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.described)
-
-    def __len__(self) -> int:
-        return len(self.described)
-
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, target in targets.items():

@@ -33,18 +33,36 @@ def _refuse(message: str) -> None:
     raise ValueError(message)
 
 
-def _json(value: Any, indent: int | None = None, **other: Any) -> str:
-    """Without escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The filter that published templates call, without jinja2's escapes for HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def compiled(template: str) -> Any:
     """The template with the settings and functions that published ones rely on."""
     import jinja2
+    from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+    class Generation(Extension):
+        """{% generation %} marks an answer in some templates; its content is as any."""
+
+        tags: set[str] = {"generation"}  # noqa: RUF012  # as its base declares it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = _json
     environment.globals["raise_exception"] = _refuse

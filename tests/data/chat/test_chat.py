@@ -107,6 +107,17 @@ def test_tokens_and_learnt_answers_are_those_of_transformers(tokenizer_file: Pat
     assert "»Hello, you.<|im_end|>«" in said[-1]
 
 
+def test_a_marked_answer_and_the_filters_arguments_are_understood() -> None:
+    text = (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}|"
+        "{{ {'b': 1, 'a': 'ü'} | tojson(sort_keys=true, separators=(',', ':')) }}"
+        "{{ 'ü' | tojson(ensure_ascii=true) }}{% if loop.last %}{% break %}{% endif %}{% endfor %}"
+    )
+    with Template(text, ByteTokenizer(), "t.jinja", DataError) as template:
+        found = template.render([{"role": "user", "content": "<b> & 'c'"}], prompt=False)
+    assert found == "<b> & 'c'|" + '{"a":"ü","b":1}"\\u00fc"'
+
+
 def test_the_common_forms_are_one_and_the_same(tokenizer_file: Path) -> None:
     text = "Name a bird\n\nof two"
     question, answer = messages([("user", text), ("assistant", "an owl")])
