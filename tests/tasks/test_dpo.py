@@ -94,6 +94,28 @@ def test_the_loss_is_that_of_the_formula(beta: float, smoothing: float, nll: flo
     assert scores["accuracy"][0].tolist() == [float(m > 0) for m in margins]
 
 
+def test_experts_are_balanced_over_both_answers() -> None:
+    split = opened(ROWS)
+    block = {"mixer": {"type": "attention", "num_heads": 3}, "ffn": {"type": "moe", "experts": 4}}
+    options = {"type": "decoder", "dim": 15, "vocab_size": 257, "max_len": 80, "blocks": [block]}
+    torch.manual_seed(4)
+    model = MODELS["decoder"].model_validate(options).build(DatasetInfo(vocab_size=257, context=80))
+    batch = split.batch(np.arange(3), 0, 0, True)
+    task = DPOOptions().build()
+    task.reference = built(2)
+    task.forward(model.train(), batch)
+    experts = model.blocks[0].ffn
+    torch.manual_seed(4)
+    other = MODELS["decoder"].model_validate(options).build(DatasetInfo(vocab_size=257, context=80))
+    both = [row for name in ("tokens", "rejected") for row in batch[name]]
+    inputs = torch.nn.utils.rnn.pad_sequence(both, batch_first=True, padding_value=-1)
+    other.train()(inputs[:, :-1])
+    assert experts.load.tolist() == other.blocks[0].ffn.load.tolist()
+    assert float(experts.auxiliary.detach()) == pytest.approx(
+        float(other.blocks[0].ffn.auxiliary.detach()), rel=1e-5
+    )
+
+
 def test_only_the_last_answer_is_learnt() -> None:
     split = opened(ROWS)
     samples = [sample for pair in split.pairs for sample in pair]
