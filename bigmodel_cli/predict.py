@@ -14,13 +14,13 @@ from bigmodel_cli.convert.generation import settings
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.generation.text import (
     Decoding,
     Told,
     answer_questions,
     continue_texts,
     generate_from_source,
-    in_order,
 )
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded

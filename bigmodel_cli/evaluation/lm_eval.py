@@ -13,8 +13,8 @@ from bigmodel_cli.data import Prompts, load_tokenizer
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.evaluation.report import Report
+from bigmodel_cli.generation.pieces import added_text
 from bigmodel_cli.generation.sampling import Sampling, generate
-from bigmodel_cli.generation.text import added_text
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.intervals import Estimate
