@@ -53,24 +53,15 @@ def predict(
     kind, target = input_of(loaded.info), target_of(loaded.info)
     writes = loaded.model.can_generate  # whether or not its data had labels
     known = not writes and (target is not None or kind.one_size)
-    if known and (given := decoding.given()):
-        raise SpecError(
-            f"{given[0]} is for models that write text, and this one was trained for"
-            f" {loaded.task.name}; leave it out"
-        )
     spells = target is not None and target.spelled
     tags = target is not None and target.tags
     labels = known and not spells and not tags
+    if known and (given := decoding.given()):
+        raise _out_of_place(given[0], "write text", loaded)
     if top is not None and not (labels and loaded.task.has_top):
-        raise SpecError(
-            f"--top is for models that label, and this one was trained for {loaded.task.name};"
-            " leave it out"
-        )
+        raise _out_of_place("--top", "label", loaded)
     if chat and not continues(loaded):
-        raise SpecError(
-            f"--chat is for models that continue texts, and this one was trained for"
-            f" {loaded.task.name}; leave it out"
-        )
+        raise _out_of_place("--chat", "continue texts", loaded)
     if not kind.in_files:
         inputs = _naming_files(inputs, word)
     if not kind.one_size:
@@ -91,6 +82,14 @@ def predict(
         raise SpecError(
             f"this model was trained for {loaded.task.name}: it neither labels nor writes"
         )
+
+
+def _out_of_place(option: str, what: str, loaded: Loaded) -> SpecError:
+    """The fault of an option for models that do something else."""
+    return SpecError(
+        f"{option} is for models that {what}, and this one was trained for {loaded.task.name};"
+        " leave it out"
+    )
 
 
 def as_published(loaded: Loaded, decoding: Decoding) -> Decoding:
