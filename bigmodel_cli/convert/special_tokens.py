@@ -67,12 +67,13 @@ def _target_start(config: Values, generation: Values, folder: str) -> int | None
 
 def _never(config: Values, generation: Values, folder: str) -> list[int]:
     """The single tokens that generation leaves out. Raises `CheckpointError`."""
+    found = set(_ids(generation.get("suppress_tokens"), f"{folder}: suppress_tokens"))
     for values in (generation, config):
         words = values.get("bad_words_ids")
         if isinstance(words, list):
             lists = [_ids(word, f"{folder}: bad_words_ids") for word in words]
-            return sorted({ids[0] for ids in lists if len(ids) == 1})
-    return []
+            return sorted(found | {ids[0] for ids in lists if len(ids) == 1})
+    return sorted(found)
 
 
 def _numbers(tokenizer: bytes) -> dict[str, int]:
