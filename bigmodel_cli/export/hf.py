@@ -13,13 +13,13 @@ from bigmodel_cli.convert.assets import (
     GENERATION,
     KEPT,
     TEMPLATE,
-    TOKENIZER_CONFIG,
 )
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.exporting import Expressed, express, folder_files
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.convert.opening import family_of
+from bigmodel_cli.convert.tokenizer_files import TOKENIZER_CONFIG
 from bigmodel_cli.data import CHAT_TEMPLATE, SOURCE_TOKENIZER, TOKENIZER, Tokenizer, load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.card import card
