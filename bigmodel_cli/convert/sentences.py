@@ -78,6 +78,14 @@ def _prompt(folder: Path) -> str:
     return str(prompts[chosen])
 
 
+def module_folders(folder: Path) -> list[str]:
+    """The folders of the modules that have files of their own, but for the network.
+
+    Raises `CheckpointError` for a damaged file.
+    """
+    return [path for kind, path in _modules(folder) if kind.rpartition(".")[2] == BUILT[1]]
+
+
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """(type, folder) of each module. Raises `CheckpointError`."""
     try:
