@@ -51,6 +51,7 @@ def special_tokens(tokenizer: bytes, files: tuple[Values, ...], folder: str) -> 
         "target_start": _target_start(config, generation, folder),
         "never": _never(config, generation, folder),
         **_pair(tokenizer, end),
+        "names": _names(own, named),
         **{name.removesuffix("_token"): token((name,)) for name in OTHERS},
     }
     return json.dumps(found).encode()
@@ -93,6 +94,16 @@ def _begins(tokenizer: bytes, own: Values, begin: int) -> bool:
     from tokenizers import Tokenizer
 
     return bool(Tokenizer.from_str(tokenizer.decode("utf-8")).encode("a").ids[:1] == [begin])
+
+
+def _names(own: Values, named: Values) -> dict[str, str]:
+    """The texts of all special tokens that the files name, as chat templates ask for them."""
+    found: dict[str, str] = {}
+    for values in (named, own):
+        for name, value in values.items():
+            if name.endswith("_token") and (text := _text(value)) is not None:
+                found[name] = text
+    return found
 
 
 def _pair(tokenizer: bytes, end: int | None) -> dict[str, int]:
