@@ -13,6 +13,7 @@ from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceIn
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import FeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.recomputed import recomputed
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 MOST_EXPERTS = 1 << 16
@@ -235,7 +236,7 @@ class MixtureOfExperts(OwnMatrices):
         gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
         for e, part in enumerate(rows.split(counts.tolist())):
             opened = linear(part, gate, self.gate_bias, e)
-            hidden = self.activated(opened, linear(part, up, self.up_bias, e))
+            hidden = recomputed(self.activated, opened, linear(part, up, self.up_bias, e))
             parts.append(linear(hidden, down, self.down_bias, e))
         return torch.cat(parts)
 
@@ -251,7 +252,7 @@ class MixtureOfExperts(OwnMatrices):
         padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
         padded[expert, within] = rows
         gate = linear(padded, self.gate, self.gate_bias)
-        hidden = self.activated(gate, linear(padded, self.up, self.up_bias))
+        hidden = recomputed(self.activated, gate, linear(padded, self.up, self.up_bias))
         return linear(hidden, self.down, self.down_bias)[expert, within]
 
     def after_step(self) -> None:
