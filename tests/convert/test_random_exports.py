@@ -17,8 +17,8 @@ from bigmodel_cli.errors import SpecError
 
 pytest.importorskip("transformers")
 sys.path.insert(0, str(ROOT / "tests" / "measure"))
-import random_exports
-from random_exports import drawn_weights, run, shown, source_of, written
+from elsewhere import drawn_weights, quiet_transformers, source_of, written
+from random_exports import run, shown
 from random_specs import Drawn, base, checked
 
 # other tests run these lines; coverage would take half of the time again
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.no_cover
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    random_exports.quiet_transformers()
+    quiet_transformers()
 
 
 @pytest.mark.parametrize(
