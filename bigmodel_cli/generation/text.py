@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from bigmodel_cli.console import say
@@ -22,23 +21,21 @@ from bigmodel_cli.data import (
     find_template,
     load_source_tokenizer,
     load_tokenizer,
-    read_items,
 )
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.generation.beam import beam_search
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
 from bigmodel_cli.generation.excluding import Excluding
+from bigmodel_cli.generation.pieces import Pieces, added_text
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Generator, Model
 
 __all__ = [
-    "BATCH",
     "Decoding",
-    "Pieces",
-    "added_text",
     "answer_questions",
     "continue_texts",
     "generate_from_source",
@@ -46,49 +43,13 @@ __all__ = [
     "stream_text",
 ]
 
-BATCH = 64
-"""Inputs at once."""
+
 CONTINUED = 200
 """The default number of tokens that a decoder adds."""
-NEAR = 32
-"""Preceding tokens that may change a token's text: the beginning of its word."""
 
 
 Told = Callable[[str, str], None]
 """Called with an input and the next piece of its text."""
-Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
-"""A batch -> the model's answer for each of its items."""
-
-
-def in_order(
-    reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
-) -> Iterator[dict[str, Any]]:
-    """A record per input, in order, as soon as its batch is done.
-
-    It is {"input", the answer's keys, "truncated" where it was cut}, or {"input", "error"} where it
-    cannot be read. At the end the number of cut inputs is reported, and `DataError` is raised where
-    any could not be read; `word` is what an input is called.
-    """
-    items = read_items(reader, inputs, word)
-    total, cut, failed = 0, 0, list[str]()
-    while batch := list(islice(items, BATCH)):
-        good = [item for item in batch if item.error is None]
-        tensors = reader.batch([item.content for item in good]) if good else {}
-        answers = iter(answer(good, {k: v.to(device) for k, v in tensors.items()}) if good else ())
-        for item in batch:
-            if item.error is not None:
-                failed.append(item.error)
-                yield {"input": item.given, "error": item.error}
-            else:
-                cut_off = {"truncated": True} if item.truncated else {}
-                yield {"input": item.given, **next(answers), **cut_off}
-        total, cut = total + len(batch), cut + sum(item.truncated for item in batch)
-    if cut:
-        say(f"{cut:,} of {total:,} {word}s were cut: the model reads {reader.most}")
-    if failed:
-        raise DataError(
-            f"{len(failed):,} of {total:,} {word}s could not be read; the first: {failed[0]}"
-        )
 
 
 def continue_texts(
@@ -151,7 +112,7 @@ def _continued(
         if tell is not None and len(items) == 1:
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
-        model, tokens = loaded.model.generator(), batch["tokens"]
+        model, tokens = Excluding(loaded.model.generator(), tokenizer.never), batch["tokens"]
         written = write(loaded, model, tokens, decoding, numbers, most, stops, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
@@ -286,35 +247,6 @@ def _records(
             for text in found
         ]
         yield {**shown[0], **({"hypotheses": shown} if decoding.n_best > 1 else {})}
-
-
-def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that tokens add to a prompt's text.
-
-    Some tokenizers decode a space only between words, or join the pieces of a word only after its
-    beginning (Metaspace, WordPiece): the text of a token depends on those before it.
-    """
-    before = tokenizer.decode(prompt) if prompt else ""
-    whole = tokenizer.decode([*prompt, *tokens])
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens)
-
-
-class Pieces:
-    """A continuation as its tokens come, in pieces of whole characters."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        self.tokenizer, self.before = tokenizer, list(prompt)
-        self.waiting: list[int] = []
-
-    def add(self, token: int) -> str:
-        """The piece that a token completes; "" while a character is incomplete."""
-        self.waiting.append(token)
-        piece = added_text(self.tokenizer, self.before, self.waiting)
-        if piece.endswith("\ufffd"):
-            return ""
-        # A token's text depends only on those just before it.
-        self.before, self.waiting = [*self.before, *self.waiting][-NEAR:], []
-        return piece
 
 
 def stream_text(

@@ -19,8 +19,8 @@ from bigmodel_cli.models.skeleton import Blocks, Skeleton, SkeletonOptions, thro
 from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.dropout import dropout
+from bigmodel_cli.parts.grid import positions_between, sines_of_grid
 from bigmodel_cli.parts.norm import LayerNormOptions
-from bigmodel_cli.parts.position import positions_between, sines_of_grid
 from bigmodel_cli.roles import OUTER, Role
 
 NO_HEAD = (
@@ -242,7 +242,7 @@ class ViT(Skeleton):
 
         A class token, where there is one, comes first.
         """
-        x, batch = patches, len(patches)
+        x, batch = patches, patches.shape[0]
         if self.cls is not None:
             cls = self.cls if self.table is None else self.cls + self.table[:, :1]
             x = torch.cat((cls.expand(batch, -1, -1), x), 1)
