@@ -7,9 +7,10 @@ with the weights that training starts with (`first`), and with every weight draw
 wide (`wide`). The figures are root mean squares of differences relative to that of the outputs, in
 percent, the median over seeds and rows and in brackets the largest: ours from theirs, ours from
 exact outputs (fp32), theirs from exact; and theirs from theirs with PyTorch's fused attention in
-place of the eager formula, of classes that have both. Where the first is about the root of the sum of the
-squares of the others, the two round at other places, independently. A network that takes other
-experts (two scores nearly equal) or is not continuous there jumps: `jumps` is how many of theirs.
+place of the eager formula, of classes that have both. Where ours from theirs is about as much as
+theirs from theirs, or as the root of the sum of the squares of the two from exact, both round at
+other places, independently. A network that takes other experts (two scores nearly equal) jumps:
+`jumps` is how many of theirs.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def far(found: Tensor, want: Tensor) -> float:
 
 @torch.no_grad()
 def measured(name: str, seed: int, wide: bool) -> list[tuple[float, ...]]:
-    """(ours from theirs, ours from exact, theirs from exact) of each row, and of theirs from their fused attention."""
+    """The columns of each row; without the last where a class has no fused attention."""
     drawn = checked(name, *base(name, random.Random(seed)), [])
     torch.manual_seed(seed)
     ours = build(drawn.spec.model, drawn.info).eval()
