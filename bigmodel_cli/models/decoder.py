@@ -5,7 +5,7 @@ GPT-2 and Llama are specs of it.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -70,6 +70,12 @@ class DecoderOptions(SkeletonOptions):
             )
         check_causal("blocks", self.blocks)
         return self
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        factor = self.scale_embeddings
+        if not isinstance(factor, bool) and factor in (1.0, dim**0.5):
+            factor = factor != 1.0
+        return {"scale_embeddings": factor}
 
     def build(self, info: DatasetInfo) -> Decoder:
         return Decoder(self, info)
