@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.checkpoints.files import clipped
-from bigmodel_cli.convert.assets import KEPT, OTHER_TOKENIZERS
+from bigmodel_cli.convert.assets import KEPT
 from bigmodel_cli.convert.folder import CONFIG, has, read_json
+from bigmodel_cli.convert.tokenizer_files import OLDER, PIECES
 from bigmodel_cli.convert.weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 from bigmodel_cli.data import TOKENIZER
 from bigmodel_cli.errors import CheckpointError, ResourceError
@@ -22,7 +23,7 @@ from bigmodel_cli.packages import need
 
 SCHEME = "hf:"
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-SMALL = (CONFIG, TOKENIZER, *KEPT, *OTHER_TOKENIZERS, INDEX, PICKLE_INDEX)
+SMALL = (CONFIG, TOKENIZER, *KEPT, *OLDER, *PIECES, INDEX, PICKLE_INDEX)
 
 
 def is_hub(path: Path) -> bool:

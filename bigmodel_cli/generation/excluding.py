@@ -25,5 +25,6 @@ class Excluding(Generator):
         self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
     ) -> Tensor:
         logits = self.model(tokens, cache, segments).clone()
-        logits[..., self.tokens] = float("-inf")
+        there = [token for token in self.tokens if token < logits.shape[-1]]
+        logits[..., there] = float("-inf")
         return logits

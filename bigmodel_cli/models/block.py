@@ -108,10 +108,14 @@ class Block(Module):
         """The slots that are filled."""
         return [slot for slot in SLOTS if getattr(self, slot) is not None]
 
+    def keepers(self) -> dict[str, Module]:
+        """The parts that keep a cache, by slot."""
+        return {slot: getattr(self, slot) for slot in self.filled() if slot != "ffn"}
+
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
         """An empty cache for each slot that keeps one."""
-        slots = [slot for slot in self.filled() if slot != "ffn"]
-        return {slot: getattr(self, slot).new_cache(batch, max_len) for slot in slots}
+        keepers = self.keepers().items()
+        return {slot: part.new_cache(batch, max_len) for slot, part in keepers}  # type: ignore[operator]
 
     def forward(
         self,

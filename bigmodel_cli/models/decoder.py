@@ -24,7 +24,7 @@ from bigmodel_cli.models.skeleton import (
     vocab_and_length,
 )
 from bigmodel_cli.parts import Norm, Position
-from bigmodel_cli.parts.context import SequenceInfo
+from bigmodel_cli.parts.context import SequenceInfo, recorded
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
 
@@ -123,7 +123,7 @@ class Decoder(Skeleton):
         sequence = SequenceInfo(0, segments, real=tokens >= 0)
         if cache is not None:
             sequence = cache.advance(count, segments, sequence)
-        if sequence.offset + count > self.limit:
+        if not recorded() and sequence.offset + count > self.limit:
             raise ValueError(
                 f"{sequence.offset + count} tokens; this model takes at most {self.limit}"
             )

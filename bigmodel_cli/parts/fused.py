@@ -144,4 +144,5 @@ def _with_sink(
 
 def ungrouped(x: Tensor, q: Tensor) -> Tensor:
     """(B, G, ...) -> (B, H, ...)   keys or values, repeated for each head of q (B, H, ...)."""
-    return x.repeat_interleave(q.shape[1] // x.shape[1], dim=1)
+    times = q.shape[1] // x.shape[1]
+    return x if times == 1 else x.repeat_interleave(times, dim=1)

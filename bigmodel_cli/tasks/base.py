@@ -186,6 +186,14 @@ class Task:
         """
         raise NotImplementedError
 
+    def target_rows(self, outputs: Any, batch: Batch) -> Tensor:
+        """(N,)   the row of the batch that each of these targets is in."""
+        raise NotImplementedError
+
+    def target_weights(self, batch: Batch) -> Tensor | None:
+        """(N,)   how much the loss counts each of these targets; None: all alike."""
+        return None
+
     def size(self, batch: Batch) -> int | Tensor:
         """The batch's size in `unit`, without padding: what the training rate counts.
 

@@ -98,6 +98,15 @@ class Classification(Task):
         """(B, K) of the items."""
         return outputs
 
+    def target_rows(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(B,) of the items."""
+        return torch.arange(len(outputs), device=outputs.device)
+
+    def target_weights(self, batch: Batch) -> Tensor | None:
+        """(B,) of the items, by their classes."""
+        labels = batch["label"]
+        return torch.tensor(self.weights, device=labels.device)[labels] if self.weights else None
+
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
         """Per item: right or wrong ("accuracy") and its cross-entropy ("loss").
 

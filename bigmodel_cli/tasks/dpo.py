@@ -118,13 +118,22 @@ def _targets(batch: Batch, tokens: str, mask: str) -> Tensor:
 
 
 def _log_probabilities(model: Any, batch: Batch) -> Tensor:
-    """(B, 2)   of both answers, summed over their tokens."""
+    """(B, 2)   of both answers, summed over their tokens.
+
+    Both pass through the model at once, so that what its parts count (the load of experts) is of
+    both.
+    """
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        [row for name, _ in ANSWERS for row in batch[name]], batch_first=True, padding_value=PADDING
+    )  # (2 B, T + 1)
+    logits = model(tokens[:, :-1])
     found = []
-    for tokens, mask in ANSWERS:
-        logits, targets = model(batch[tokens][:, :-1]), _targets(batch, tokens, mask)
-        kind = torch.promote_types(logits.dtype, torch.float32)
+    for own, (name, mask) in zip(logits.chunk(2), ANSWERS, strict=True):
+        targets = _targets(batch, name, mask)  # (B, T')
+        own = own[:, : targets.shape[1]]
+        kind = torch.promote_types(own.dtype, torch.float32)
         nats = F.cross_entropy(
-            logits.flatten(0, 1).to(kind), targets.flatten(), ignore_index=PADDING, reduction="none"
+            own.flatten(0, 1).to(kind), targets.flatten(), ignore_index=PADDING, reduction="none"
         )
         found.append(-nats.view(targets.shape).sum(1))
     return torch.stack(found, 1)

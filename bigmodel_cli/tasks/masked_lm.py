@@ -114,6 +114,10 @@ class MaskedLM(TokenTask):
         """(N, V) of the hidden tokens."""
         return outputs[0]
 
+    def target_rows(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        """(N,) of the hidden tokens."""
+        return outputs[1].nonzero()[:, 0]
+
     def size(self, batch: Batch) -> Tensor:
         """The number of tokens read, hidden or not."""
         return (batch["tokens"][:, :-1] != PADDING).sum()

@@ -99,6 +99,10 @@ class Tagging(Task):
         """(N, K) of the words."""
         return outputs[0]
 
+    def target_rows(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        """(N,) of the words."""
+        return outputs[1].nonzero()[:, 0]
+
     def size(self, batch: Batch) -> Tensor:
         """The number of tokens read."""
         return (batch["tokens"] != PADDING).sum()

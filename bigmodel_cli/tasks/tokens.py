@@ -55,6 +55,10 @@ class TokenTask(Task):
         logits: Tensor = outputs[self.shift(batch)[1] != PADDING]
         return logits
 
+    def target_rows(self, outputs: Any, batch: Batch) -> Tensor:
+        """(N,) of the tokens that are targets."""
+        return (self.shift(batch)[1] != PADDING).nonzero()[:, 0]
+
     def size(self, batch: Batch) -> Tensor:
         """The tokens after the first, targets or not."""
         return (batch[self.sequence][:, 1:] != PADDING).sum()

@@ -39,6 +39,16 @@ class Tokenizer(Protocol):
         return ()
 
     @property
+    def between(self) -> int:
+        """How many end tokens stand between the two texts of a pair."""
+        return 1
+
+    @property
+    def second_type(self) -> int:
+        """The type of the second text's tokens in a pair."""
+        return 1
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The tokens at which a generated text ends."""
         return () if self.end_of_text is None else (self.end_of_text,)

@@ -55,6 +55,8 @@ class SpecialTokens:
     begins: bool
     target_start: int | None = None
     never: tuple[int, ...] = ()
+    between: int = 1
+    second_type: int = 1
 
     @classmethod
     def read(cls, content: bytes) -> SpecialTokens:
@@ -68,12 +70,16 @@ class SpecialTokens:
                 values["begins"] is True,
                 values.get("target_start"),
                 tuple(values.get("never", ())),
+                values.get("between", 1),
+                values.get("second_type", 1),
             )
         except (TypeError, KeyError):
             raise ValueError("special_tokens.json: damaged") from None
         singles = (found.start, found.end, found.target_start)
         numbers = [*found.stops, *found.never, *(n for n in singles if n is not None)]
         if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("special_tokens.json: damaged")
+        if found.between not in (1, 2) or found.second_type not in (0, 1):
             raise ValueError("special_tokens.json: damaged")
         return found
 
@@ -101,6 +107,7 @@ class LibraryTokenizer:
         own = special.target_start
         self.target_start = self.end_of_text if own is None else own
         self.never = special.never
+        self.between, self.second_type = special.between, special.second_type
         ends = () if self.end_of_text is None else (self.end_of_text,)
         self.stops = special.stops or ends
 
