@@ -57,6 +57,11 @@ class Tokenizer(Protocol):
         return ()
 
     @property
+    def never_first(self) -> tuple[int, ...]:
+        """Tokens with which no text begins."""
+        return ()
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The tokens at which a generated text ends."""
         return () if self.end_of_text is None else (self.end_of_text,)

@@ -55,6 +55,9 @@ class SpecialTokens:
     begins: bool
     target_start: int | None = None
     never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
+    silent: tuple[int, ...] = ()
+    """Tokens that are no text though the tokenizer does not call them special."""
 
     @classmethod
     def read(cls, content: bytes) -> SpecialTokens:
@@ -68,11 +71,14 @@ class SpecialTokens:
                 values["begins"] is True,
                 values.get("target_start"),
                 tuple(values.get("never", ())),
+                tuple(values.get("never_first", ())),
+                tuple(values.get("silent", ())),
             )
         except (TypeError, KeyError):
             raise ValueError("special_tokens.json: damaged") from None
         singles = (found.start, found.end, found.target_start)
-        numbers = [*found.stops, *found.never, *(n for n in singles if n is not None)]
+        lists = (found.stops, found.never, found.never_first, found.silent)
+        numbers = [*(n for some in lists for n in some), *(n for n in singles if n is not None)]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("special_tokens.json: damaged")
         return found
@@ -100,7 +106,8 @@ class LibraryTokenizer:
         self.begins = special.begins
         own = special.target_start
         self.target_start = self.end_of_text if own is None else own
-        self.never = special.never
+        self.never, self.never_first = special.never, special.never_first
+        self.silent = frozenset(special.silent)
         ends = () if self.end_of_text is None else (self.end_of_text,)
         self.stops = special.stops or ends
 
@@ -151,6 +158,8 @@ class LibraryTokenizer:
     def decode(self, tokens: Sequence[int], *, skip: bool = True) -> str:
         """The text of some tokens; special ones are left out unless `skip` is False."""
         try:
+            if skip and self.silent:
+                tokens = [token for token in tokens if token not in self.silent]
             return str(self.library.decode(list(tokens), skip_special_tokens=skip))
         except BaseException as error:
             raise DataError(
