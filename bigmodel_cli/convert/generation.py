@@ -8,7 +8,7 @@ from typing import Any
 
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.assets import GENERATION, PREFIX
-from bigmodel_cli.convert.folder import json_of
+from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.errors import CheckpointError
 
 Bounds = tuple[type, float, float]
@@ -30,6 +30,12 @@ OF_FILES = {
     "output_scores", "do_sample", "num_return_sequences",
 }  # fmt: skip
 """Keys that do not change what is written, or are read otherwise; so are the ends in _token_id."""
+OF_SPEECH = {
+    "suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "language", "task",
+    "lang_to_id", "task_to_id", "is_multilingual", "return_timestamps", "alignment_heads",
+    "max_initial_timestamp_index", "median_filter_width",
+}  # fmt: skip
+"""The same of encoder-decoders: tokens that are left out, the prompt of Whisper, and its times."""
 
 
 def settings(assets: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -62,10 +68,17 @@ def settings(assets: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any
         for name, value in values.items()
         if value is not None
         and not name.endswith(("_token_id", "_token_ids"))
-        and name not in OF_FILES
+        and name not in (OF_FILES | OF_SPEECH if _both_sides(assets) else OF_FILES)
         and (name not in known or (name in SAMPLING and drawn is not True))
     ]
     return every, own, [clipped(name, 40) for name in left]
+
+
+def _both_sides(assets: Mapping[str, bytes]) -> bool:
+    """Whether the folder's model is an encoder-decoder."""
+    kept = assets.get(PREFIX + CONFIG)
+    values = {} if kept is None else json_of(kept, PREFIX + CONFIG)
+    return values.get("is_encoder_decoder") is True
 
 
 def _checked(name: str, value: Any, bounds: Bounds) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
-from bigmodel_cli.data.audio.texts import prompt_tokens
+from bigmodel_cli.data.audio.texts import HEARD, LANGUAGE, prompt_tokens
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
 from bigmodel_cli.data.chat.template import ASSET as CHAT_TEMPLATE
@@ -126,6 +126,8 @@ __all__ = [
     "BUILT_IN",
     "CHAT_TEMPLATE",
     "FACTS",
+    "HEARD",
+    "LANGUAGE",
     "SOURCES",
     "SOURCE_TOKENIZER",
     "SPECIAL_TOKENS",

@@ -59,9 +59,9 @@ class HuggingFace(Target):
             found, source.spec.model, source.info, source.task, weights,
             {**kept, **_token_ids(source)}, dtype if source.step else None,
         )  # fmt: skip
+        more = found.family.more_files(written_out(source.spec.model, source.info), source.info)
         for name, pieces in files:
             write_file(folder / name, pieces)
-        more = found.family.more_files(written_out(source.spec.model), source.info)
         for name, values in more.items():
             if source.step or source.kept(name) is None:
                 tokenizer[name] = _dump(values)

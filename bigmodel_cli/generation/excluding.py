@@ -30,5 +30,5 @@ class Excluding(Generator):
     ) -> Tensor:
         excluded = self.first if cache is None or not cache.length else self.tokens
         logits = self.model(tokens, cache, segments).clone()
-        logits[..., excluded] = float("-inf")
+        logits[..., [token for token in excluded if token < logits.shape[-1]]] = float("-inf")
         return logits

@@ -10,6 +10,7 @@ from typing import Any
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
     BUILT_IN,
+    HEARD,
     AnyDataOptions,
     Dialogues,
     Item,
@@ -182,7 +183,7 @@ def generate_from_source(
             reading = Excluding(
                 model.generator(*model.source(batch)), tokenizer.never, tokenizer.never_first
             )
-        start = torch.tensor([first], device=loaded.device).expand(len(items), -1)
+            start = begun(reading.model, first, len(items), tokenizer.languages, loaded.device)
         numbers = [item.number for item in items]
         stops = tokenizer.stops
         written = write(loaded, reading, start, decoding, numbers, most, stops, 0.0, None)
@@ -214,6 +215,27 @@ def target_begins(loaded: Loaded, tokenizer: Tokenizer) -> list[int]:
     """The tokens that each target begins with: its start, and the data's prompt."""
     assert tokenizer.target_start is not None
     return [tokenizer.target_start, *prompt_tokens(tokenizer, loaded.spec.data.target_prompt())]
+
+
+def begun(
+    model: Generator,
+    first: list[int],
+    count: int,
+    languages: Sequence[int],
+    device: torch.device,
+) -> Tensor:
+    """(count, P) tokens that targets begin with, the language of each as the model hears it.
+
+    That is the likeliest of the languages' tokens after the start (Radford et al. 2022).
+    """
+    start = torch.tensor([first], device=device).repeat(count, 1)
+    heard = start == HEARD
+    if heard.any():
+        with torch.no_grad():
+            logits = model(start[:, :1])[:, -1].float()
+        known = torch.tensor(languages, device=device)
+        start[heard] = known[logits[:, known].argmax(-1)].repeat_interleave(heard[0].sum())
+    return start
 
 
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:

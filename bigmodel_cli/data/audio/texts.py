@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.tokenizer_fit import Corpora, fit_tokenizer
 from bigmodel_cli.errors import DataError, SpecError
 
+LANGUAGE, HEARD = "{language}", -1
+"""What stands in a prompt, and among its tokens, for the language that the model hears itself."""
 TRIED = 50
 """Neighbours of which strings of recordings are tried."""
 
@@ -90,6 +93,11 @@ def read_spoken(
         later = _encoded(tokenizer, texts, used, places, " ")
         _check_joined(tokenizer, texts, tokens, later)
     start = (int(tokenizer.target_start or 0), *prompt_tokens(tokenizer, options.prompt))
+    if HEARD in start:
+        raise SpecError(
+            f"data.prompt: {LANGUAGE} is found by the model when it writes; here the texts are"
+            " given, so name theirs: --set 'data.prompt=<|en|>...'"
+        )
     spoken = Spoken(texts, tokens, later, start, int(tokenizer.end_of_text or 0))
     _check_lengths(spoken, options, sorted(used), places)
     info = DatasetInfo(vocab_size=tokenizer.vocab_size, text_context=options.context)
@@ -97,10 +105,23 @@ def read_spoken(
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The tokens of a prompt. Raises `SpecError` where it is not made of special tokens alone."""
-    if not prompt:
-        return []
-    tokens = tokenizer.encode_marked(prompt)
+    """The tokens of a prompt, `HEARD` where the model is to find the language.
+
+    Raises `SpecError` where it is not made of special tokens alone.
+    """
+    found: list[int] = []
+    for part in re.split(f"({re.escape(LANGUAGE)})", prompt):
+        if part == LANGUAGE:
+            found.append(HEARD)
+        elif part:
+            found += _special(tokenizer, part)
+    if HEARD in found and not tokenizer.languages:
+        raise SpecError(f"data.prompt: {LANGUAGE}: the checkpoint does not say its languages")
+    return found
+
+
+def _special(tokenizer: Tokenizer, text: str) -> list[int]:
+    tokens = tokenizer.encode_marked(text)
     odd = [token for token in tokens if token not in tokenizer.special]
     if odd:
         names = ", ".join([*tokenizer.special.values()][:8])

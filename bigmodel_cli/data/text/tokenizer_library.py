@@ -56,6 +56,7 @@ class SpecialTokens:
     target_start: int | None = None
     never: tuple[int, ...] = ()
     never_first: tuple[int, ...] = ()
+    languages: tuple[int, ...] = ()
     silent: tuple[int, ...] = ()
     """Tokens that are no text though the tokenizer does not call them special."""
 
@@ -72,12 +73,16 @@ class SpecialTokens:
                 values.get("target_start"),
                 tuple(values.get("never", ())),
                 tuple(values.get("never_first", ())),
+                tuple(values.get("languages", ())),
                 tuple(values.get("silent", ())),
             )
         except (TypeError, KeyError):
             raise ValueError("special_tokens.json: damaged") from None
         singles = (found.start, found.end, found.target_start)
-        lists = (found.stops, found.never, found.never_first, found.silent)
+        lists = (
+            *(found.stops, found.never, found.never_first),
+            *(found.languages, found.silent),
+        )
         numbers = [*(n for some in lists for n in some), *(n for n in singles if n is not None)]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("special_tokens.json: damaged")
@@ -107,6 +112,7 @@ class LibraryTokenizer:
         own = special.target_start
         self.target_start = self.end_of_text if own is None else own
         self.never, self.never_first = special.never, special.never_first
+        self.languages = special.languages
         self.silent = frozenset(special.silent)
         ends = () if self.end_of_text is None else (self.end_of_text,)
         self.stops = special.stops or ends
