@@ -57,6 +57,8 @@ class Family(ABC):
     """Tensors that some files hold a second time -> the one that they must be equal to."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Regular expressions within names in older files -> what stands there today."""
+    pipelines: ClassVar[Mapping[str, str]] = {}
+    """Tasks that a model card calls otherwise than export/card.py does."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
     ignored: ClassVar[tuple[str, ...]] = ()

@@ -32,6 +32,7 @@ class Whisper(Family):
     model_types: ClassVar = ("whisper",)
     heads: ClassVar = {"WhisperForConditionalGeneration": SEQ2SEQ}
     copies: ClassVar = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+    pipelines: ClassVar = {SEQ2SEQ: "automatic-speech-recognition"}
     ignored: ClassVar = (
         *("encoder_layerdrop", "decoder_layerdrop", "init_std", "num_hidden_layers"),
         *("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids"),
@@ -41,9 +42,9 @@ class Whisper(Family):
     )
 
     def model(self, config: Config) -> dict[str, Any]:
-        # transformers has no use for the one, and augments in training alone by the other
         config.only("scale_embedding", False)
-        config.only("apply_spec_augment", False)
+        if config.get("apply_spec_augment", bool, False):
+            config.note(f"{config.file}: apply_spec_augment: not taken over; see data.augment")
         config.only("activation_function", "gelu")
         config.get("num_mel_bins", int, 80)
         dropout = config.get("dropout", float, 0.0)

@@ -45,14 +45,15 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def card(source: Source, found: Expressed) -> str:
     """The text of the card."""
-    return "\n".join([*_header(source), "", *_body(source, found)]) + "\n"
+    return "\n".join([*_header(source, found), "", *_body(source, found)]) + "\n"
 
 
-def _header(source: Source) -> Iterator[str]:
+def _header(source: Source, found: Expressed) -> Iterator[str]:
     """What the hub reads: the licence is the source's, and none is invented."""
     yield "---"
     yield "library_name: transformers"
-    if (pipeline := PIPELINES.get(source.task)) is not None:
+    words = {**PIPELINES, **found.family.pipelines}
+    if (pipeline := words.get(source.task)) is not None:
         yield f"pipeline_tag: {pipeline}"
     for name, value in _licence(source):
         yield f"{name}: {value}"

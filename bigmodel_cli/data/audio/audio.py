@@ -37,6 +37,7 @@ class AudioOptions(HeldOutOptions, LabelledOptions, FrameOptions):
     """
 
     paths = ("files", "transcripts")
+    carried: ClassVar = (*FrameOptions.carried, "context", "prompt")
     test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
     type: Literal["audio"] = "audio"
     files: Annotated[list[str], Field(min_length=1)] = Field(
