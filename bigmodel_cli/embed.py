@@ -9,7 +9,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.convert.sentences import sentences
 from bigmodel_cli.data import Item, input_of
 from bigmodel_cli.device import autocast, keep_few_kernels
-from bigmodel_cli.generation.text import in_order
+from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 

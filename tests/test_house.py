@@ -129,7 +129,6 @@ SNIFFING = {
     ],
     "parts/contract.py": ['for name, value in getattr(kept, "__dict__", {}).items():'],
     "promises/sequence.py": ['if not callable(getattr(trial.part, "new_cache", None)):'],
-    "assemble.py": ["if not isinstance(refused, Oversize):"],
 }
 """Lines that still look at what something is instead of asking it.
 
@@ -200,7 +199,7 @@ def test_only_the_assembler_builds_models() -> None:
     builders = re.compile(r"from bigmodel_cli\.models import (.*|\([^)]*)\b(build|within)\b")
     found = {path.name for path in files() if builders.search(path.read_text(encoding="utf-8"))}
     # converted.py builds one on the meta device, to know what a folder's weights are in it
-    assert found == {"assemble.py", "converted.py"}
+    assert found == {"building.py", "converted.py"}
 
 
 def test_only_one_file_may_import_torch_distributed() -> None:
@@ -220,6 +219,49 @@ def test_torch_is_imported_through_lazy_where_options_are_declared() -> None:
             if n.split(".")[0] in ("torch", "torchvision", "matplotlib", "sklearn", "pyarrow")
         ]
         assert not heavy, f"{path} imports {heavy} when it is imported"
+
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 60
+LONGER: dict[str, int] = {}
+"""Files that are longer than that, and their lines. Take off what is split; put nothing on."""
+
+
+def test_files_and_functions_fit_a_sitting_and_a_screen() -> None:
+    long, functions = {}, []
+    for path in files():
+        name, text = str(path.relative_to(PACKAGE)), path.read_text(encoding="utf-8")
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            long[name] = lines
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > MOST_LINES_OF_A_FUNCTION:
+                    functions.append(f"{name}: {node.name} has {length} lines")
+    assert long == LONGER, "split it where its subjects part"
+    assert not functions
+
+
+PASSED_ON = {
+    "commands/fields.py": ["spread"],
+    "models/describe.py": [
+        "_attention_flops",
+        "_attention_gradient_flops",
+        "_convolution_gradient_flops",
+    ],
+    "models/layers.py": ["_named"],
+}
+"""Functions with `**`: one puts Typer's options together, three are called by torch's counter of
+FLOPs, and one names the parts of a Sequential. Take off what is mended; put nothing on.
+"""
+
+
+def test_values_are_not_passed_through_double_starred_parameters() -> None:
+    found: dict[str, list[str]] = {}
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.args.kwarg:
+                found.setdefault(str(path.relative_to(PACKAGE)), []).append(node.name)
+    assert found == PASSED_ON
 
 
 def test_every_name_of_the_catalog_has_a_line_about_it() -> None:

@@ -26,6 +26,10 @@ class Llama(Family):
     """What sizes are that config.json leaves out; the others must be there."""
     says_head_dim = True
     """Whether config.json has the heads' width also where it is dim / heads."""
+    biases: ClassVar[tuple[str, ...]] = ("attention_bias", "mlp_bias")
+    """Options of config.json that give projections biases; where one is missing, it may only be
+    false.
+    """
     norms: ClassVar[Mapping[str, str]] = {
         "mixer_norm": "input_layernorm",
         "ffn_norm": "post_attention_layernorm",
@@ -78,7 +82,7 @@ class Llama(Family):
             "num_heads": heads,
             "kv_heads": config.get("num_key_value_heads", int, heads),
             "head_dim": self.head_dim(config),
-            "bias": config.get("attention_bias", bool, False),
+            "bias": self.bias(config, "attention_bias"),
             "dropout": config.get("attention_dropout", float, 0.0),
             "position": position,
         }
@@ -99,16 +103,24 @@ class Llama(Family):
         return {
             "type": "swiglu",
             "hidden": config.get("intermediate_size", int),
-            "bias": config.get("mlp_bias", bool, False),
+            "bias": self.bias(config, "mlp_bias"),
         }
 
+    def bias(self, config: Config, option: str) -> bool:
+        """Whether the projections that an option of config.json is about have biases."""
+        if option in self.biases:
+            return config.get(option, bool, False)
+        config.only(option, False)
+        return False
+
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
+        block = model["blocks"][0]
+        biases = {"attention_bias": block["mixer"]["bias"], "mlp_bias": block["ffn"]["bias"]}
         return {
             **self.shared_config(model),
-            **self.attention_config(model, model["blocks"][0]["mixer"]),
-            "attention_bias": model["blocks"][0]["mixer"]["bias"],
-            "mlp_bias": model["blocks"][0]["ffn"]["bias"],
-            "rope_parameters": rope_parameters(model["blocks"][0]["mixer"]["position"]),
+            **self.attention_config(model, block["mixer"]),
+            **{option: biases[option] for option in self.biases},
+            "rope_parameters": rope_parameters(block["mixer"]["position"]),
         }
 
     def shared_config(self, model: Model) -> dict[str, Any]:

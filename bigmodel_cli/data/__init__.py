@@ -27,14 +27,7 @@ from bigmodel_cli.data.image.images import (
     ParquetOptions,
 )
 from bigmodel_cli.data.image.pixels import denormalise, prepare_image
-from bigmodel_cli.data.inputs import (
-    Dialogues,
-    Item,
-    Prompts,
-    Reader,
-    Sources,
-    read_items,
-)
+from bigmodel_cli.data.inputs import Dialogues, Item, Prompts, Reader, Sources, read_items
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.replay import with_replay
@@ -45,11 +38,11 @@ from bigmodel_cli.data.text.docstrings import DocstringsOptions
 from bigmodel_cli.data.text.documents import StdlibOptions, TextOptions
 from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
-from bigmodel_cli.data.text.tokenizer import ASSET as TOKENIZER
-from bigmodel_cli.data.text.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
-from bigmodel_cli.data.text.tokenizer import SPECIAL_ASSET as SPECIAL_TOKENS
-from bigmodel_cli.data.text.tokenizer import (
-    Tokenizer,
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET as TOKENIZER
+from bigmodel_cli.data.text.tokenizer_files import SOURCE_ASSET as SOURCE_TOKENIZER
+from bigmodel_cli.data.text.tokenizer_files import SPECIAL_ASSET as SPECIAL_TOKENS
+from bigmodel_cli.data.text.tokenizer_files import (
     load_source_tokenizer,
     load_tokenizer,
     read_tokenizer,

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.split import batch_of_sounds, read_sound
-from bigmodel_cli.data.base import AnyDataOptions, padded
+from bigmodel_cli.data.base import AnyDataOptions
+from bigmodel_cli.data.batches import padded
 from bigmodel_cli.data.chat.messages import asked
 from bigmodel_cli.data.chat.turns import Turns
 from bigmodel_cli.data.files import SKIP

@@ -17,7 +17,7 @@ from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.image.pixels import denormalise
 from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
 from bigmodel_cli.data.text.pieces import Sentences
-from bigmodel_cli.data.text.tokenizer import load_tokenizer
+from bigmodel_cli.data.text.tokenizer_files import load_tokenizer
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 

@@ -12,7 +12,8 @@ from bigmodel_cli.data import Reader, Split, input_of
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import forget_frames, is_out_of_memory
-from bigmodel_cli.generation.text import Decoding, generate_from_source, source_reader
+from bigmodel_cli.generation.conditioned import source_reader
+from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics import Measure, mean

@@ -4,95 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import (
     BUILT_IN,
-    HEARD,
     AnyDataOptions,
     Dialogues,
     Item,
     Prompts,
     Reader,
-    Sources,
     Template,
     Tokenizer,
     Turns,
     find_template,
-    input_of,
-    load_source_tokenizer,
     load_tokenizer,
-    prompt_tokens,
-    read_items,
 )
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.generation.beam import beam_search
+from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
 from bigmodel_cli.generation.excluding import Excluding
+from bigmodel_cli.generation.pieces import Pieces, added_text
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Generator, Model
 
 __all__ = [
-    "BATCH",
     "Decoding",
-    "Pieces",
-    "added_text",
     "answer_questions",
     "continue_texts",
     "generate_from_source",
     "longest_text",
-    "source_reader",
     "stream_text",
 ]
 
-BATCH = 64
-"""Inputs at once."""
+
 CONTINUED = 200
 """The default number of tokens that a decoder adds."""
-NEAR = 32
-"""Preceding tokens that may change a token's text: the beginning of its word."""
 
 
 Told = Callable[[str, str], None]
 """Called with an input and the next piece of its text."""
-Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
-"""A batch -> the model's answer for each of its items."""
-
-
-def in_order(
-    reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
-) -> Iterator[dict[str, Any]]:
-    """A record per input, in order, as soon as its batch is done.
-
-    It is {"input", the answer's keys, "truncated" where it was cut}, or {"input", "error"} where it
-    cannot be read. At the end the number of cut inputs is reported, and `DataError` is raised where
-    any could not be read; `word` is what an input is called.
-    """
-    items = read_items(reader, inputs, word)
-    total, cut, failed = 0, 0, list[str]()
-    while batch := list(islice(items, BATCH)):
-        good = [item for item in batch if item.error is None]
-        tensors = reader.batch([item.content for item in good]) if good else {}
-        answers = iter(answer(good, {k: v.to(device) for k, v in tensors.items()}) if good else ())
-        for item in batch:
-            if item.error is not None:
-                failed.append(item.error)
-                yield {"input": item.given, "error": item.error}
-            else:
-                cut_off = {"truncated": True} if item.truncated else {}
-                yield {"input": item.given, **next(answers), **cut_off}
-        total, cut = total + len(batch), cut + sum(item.truncated for item in batch)
-    if cut:
-        say(f"{cut:,} of {total:,} {word}s were cut: the model reads {reader.most}")
-    if failed:
-        raise DataError(
-            f"{len(failed):,} of {total:,} {word}s could not be read; the first: {failed[0]}"
-        )
 
 
 def continue_texts(
@@ -202,42 +158,6 @@ def generate_from_source(
             )
 
 
-def source_reader(loaded: Loaded, *, empty: bool = False) -> Reader:
-    """What reads the sources of an encoder-decoder; `empty` allows texts without a token."""
-    kind = input_of(loaded.info)
-    if kind.in_files:
-        return kind.reader(loaded.spec.data, loaded.assets)
-    own = load_source_tokenizer(loaded.assets)
-    return Sources(own, loaded.info.context or loaded.model.max_len, empty)
-
-
-def target_begins(loaded: Loaded, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that each target begins with: its start, and the data's prompt."""
-    assert tokenizer.target_start is not None
-    return [tokenizer.target_start, *prompt_tokens(tokenizer, loaded.spec.data.target_prompt())]
-
-
-def begun(
-    model: Generator,
-    first: list[int],
-    count: int,
-    languages: Sequence[int],
-    device: torch.device,
-) -> Tensor:
-    """(count, P) tokens that targets begin with, the language of each as the model hears it.
-
-    That is the likeliest of the languages' tokens after the start (Radford et al. 2022).
-    """
-    start = torch.tensor([first], device=device).repeat(count, 1)
-    heard = start == HEARD
-    if heard.any():
-        with torch.no_grad():
-            logits = model(start[:, :1])[:, -1].float()
-        known = torch.tensor(languages, device=device)
-        start[heard] = known[logits[:, known].argmax(-1)].repeat_interleave(heard[0].sum())
-    return start
-
-
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     """The most tokens, end included, that an encoder-decoder generates, within its context."""
     model = loaded.model
@@ -328,35 +248,6 @@ def _records(
             for text in found
         ]
         yield {**shown[0], **({"hypotheses": shown} if decoding.n_best > 1 else {})}
-
-
-def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that tokens add to a prompt's text.
-
-    Some tokenizers decode a space only between words, or join the pieces of a word only after its
-    beginning (Metaspace, WordPiece): the text of a token depends on those before it.
-    """
-    before = tokenizer.decode(prompt) if prompt else ""
-    whole = tokenizer.decode([*prompt, *tokens])
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens)
-
-
-class Pieces:
-    """A continuation as its tokens come, in pieces of whole characters."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        self.tokenizer, self.before = tokenizer, list(prompt)
-        self.waiting: list[int] = []
-
-    def add(self, token: int) -> str:
-        """The piece that a token completes; "" while a character is incomplete."""
-        self.waiting.append(token)
-        piece = added_text(self.tokenizer, self.before, self.waiting)
-        if piece.endswith("\ufffd"):
-            return ""
-        # A token's text depends only on those just before it.
-        self.before, self.waiting = [*self.before, *self.waiting][-NEAR:], []
-        return piece
 
 
 def stream_text(

@@ -52,8 +52,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 EXTRACTOR = {"feature_size": 8, "chunk_length": 1, "sampling_rate": 16000, "n_fft": 400}
 HEARD = {
-    "eos_token_id": 256, "decoder_start_token_id": 257, "lang_to_id": {"<|en|>": 256},
-    "forced_decoder_ids": [[1, None], [2, 256]], "begin_suppress_tokens": [32, 256],
+    "eos_token_id": 256, "decoder_start_token_id": 257, "lang_to_id": {"<|en|>": 258},
+    "forced_decoder_ids": [[1, None], [2, 257]], "begin_suppress_tokens": [32, 256],
     "suppress_tokens": [40, 41],
 }  # fmt: skip
 INPUTS = {"whisper": "a.wav"}
@@ -79,7 +79,7 @@ DATA: dict[str, Any] = {
         "type": "audio",
         "files": ["a.wav", "b.wav"],
         "transcripts": ["said.txt"],
-        "prompt": "<|endoftext|>",
+        "prompt": "<|en|>",
     },
     "": {"type": "text", "files": ["corpus.txt"], "context": 12},
 }
@@ -124,6 +124,11 @@ class Folders:
         if path.name == "whisper":
             (path / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR))
             (path / "generation_config.json").write_text(json.dumps(HEARD))
+            tokenizer = json.loads((path / "tokenizer.json").read_bytes())
+            for number, text in ((257, "<|start|>"), (258, "<|en|>")):
+                mark = {**tokenizer["added_tokens"][0], "id": number, "content": text}
+                tokenizer["added_tokens"].append(mark)
+            (path / "tokenizer.json").write_text(json.dumps(tokenizer))
 
     def words(self, family: str, operation: str) -> list[str]:
         """The command line of a case."""

@@ -23,7 +23,7 @@ from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.holdout import needed, parts_of
 from bigmodel_cli.data.normalisation import normalisation, sampled
 from bigmodel_cli.data.order import Ints
-from bigmodel_cli.data.text.tokenizer import ASSET
+from bigmodel_cli.data.text.tokenizer_files import ASSET
 from bigmodel_cli.errors import DataError
 
 RESIDENT_BYTES = 2 << 30

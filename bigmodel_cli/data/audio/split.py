@@ -19,7 +19,8 @@ from bigmodel_cli.data.audio.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.audio.recordings import Recordings
 from bigmodel_cli.data.audio.sound import Wave, decode, notes_said
 from bigmodel_cli.data.audio.targets import Targets
-from bigmodel_cli.data.base import Say, Split, padded
+from bigmodel_cli.data.base import Say, Split
+from bigmodel_cli.data.batches import padded
 from bigmodel_cli.data.files import read_file
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.targets import target_name

@@ -14,7 +14,8 @@ import numpy as np
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.recordings import Recordings
 from bigmodel_cli.data.audio.texts import Spoken
-from bigmodel_cli.data.base import Say, classes_in, count_classes, numbers_of, say_lacking
+from bigmodel_cli.data.base import Say
+from bigmodel_cli.data.classes import classes_in, count_classes, numbers_of, say_lacking
 from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.reading import lines

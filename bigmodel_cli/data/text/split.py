@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import PADDING, DatasetInfo
-from bigmodel_cli.data.base import Say, Split, classes_in, say_lacking
+from bigmodel_cli.data.base import Say, Split
+from bigmodel_cli.data.classes import classes_in, say_lacking
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.targets import target_name
+from bigmodel_cli.data.text.own_tokenizers import UnknownCharacter
 from bigmodel_cli.data.text.pair_files import SIDES, PairSource
 from bigmodel_cli.data.text.parts import token_dtype
 from bigmodel_cli.data.text.ragged import Ragged, fit_lengths, join_sides, leave_out
-from bigmodel_cli.data.text.tokenizer import Tokenizer, UnknownCharacter
+from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.errors import DataError

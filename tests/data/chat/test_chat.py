@@ -19,7 +19,7 @@ from bigmodel_cli.data.chat.options import ChatOptions
 from bigmodel_cli.data.chat.split import Chat, pack
 from bigmodel_cli.data.chat.template import Template
 from bigmodel_cli.data.chat.turns import Sample
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.models.decoder import DecoderOptions
 from bigmodel_cli.tasks.causal_lm import CausalLMOptions

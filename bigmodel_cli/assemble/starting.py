@@ -1,35 +1,29 @@
-"""The only place where a model is built, from a spec and the data's info, initialised, frozen, and
-adapted.
-
-Its size is computed without allocating it, on the meta device.
-"""
+"""The model that training starts with: drawn or of a checkpoint, frozen, adapted."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.adapters import attach
 from bigmodel_cli.adapting import adapt, without_adapter
+from bigmodel_cli.assemble.building import build_for, build_model, without_download
+from bigmodel_cli.assemble.outlines import check_memory
+from bigmodel_cli.assemble.sizes import numbers_per_weight, state_bytes
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import quantity, say
+from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
 from bigmodel_cli.labels import kept_rows
-from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models import Model, build, within
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.models import Model
 from bigmodel_cli.models.sizing import Oversize, watched
-from bigmodel_cli.models.stacks import Stack, in_whole, shortened
-from bigmodel_cli.plugin_faults import plugin_faults
 from bigmodel_cli.recipe import InitOptions
-from bigmodel_cli.roles import Weight, named_weights
+from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec
 
 ABSURD = 1 << 17
@@ -55,7 +49,7 @@ def assemble(
     torch.manual_seed(spec.train.seed)
     fresh: Sequence[str] = ()
     if source is None:
-        model = _drawn(spec if download else _without_download(spec), info, device)
+        model = _drawn(spec if download else without_download(spec), info, device)
     else:
         model, fresh = _from_checkpoint(spec, info, device, source)
     if spec.adapter is None:
@@ -86,37 +80,6 @@ def reference_of(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     return assemble(plain, info, device, source).requires_grad_(False).eval()
 
 
-def build_model(spec: Spec, info: DatasetInfo) -> Model:
-    """The model for data as `info` describes it, with freshly drawn weights, and the adapter, if
-    any, without first values.
-
-    Raises `SpecError` where they do not fit.
-    """
-    with spec.placing():
-        model = build(spec.model, info)
-        if spec.adapter is not None:
-            attach(model, spec.adapter.low_rank(), fill=False)
-        return model
-
-
-def build_for(
-    spec: Spec,
-    info: DatasetInfo,
-    weights: Mapping[str, Tensor],
-    new_outputs: int = 0,
-    *,
-    draw: bool = True,
-) -> Model:
-    """The model that these weights belong to, up to a new head.
-
-    Without `draw` its own weights are undefined, for these to replace all of them. Raises
-    `CheckpointError` before it becomes far larger than they are.
-    """
-    # not on the meta device: position tables are not among the weights
-    with within(weights, new_outputs, draw=draw):
-        return build_model(_without_download(spec), info)
-
-
 def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     """The model with drawn weights, abandoned before they exceed the device's memory (`SpecError`).
 
@@ -128,15 +91,28 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     if _largest(spec.model.model_dump()) > ABSURD:
         check_memory(spec, info, device)
     bare = without_adapter(spec)
+    refused: Exception | None = None
     try:
-        with watched(total_memory(device) // _copies(spec)):
+        with watched(total_memory(device) // numbers_per_weight(spec)):
             return build_model(bare, info)
-    except (RuntimeError, MemoryError, Oversize) as error:  # the allocator's refusal, or ours
+    except Oversize:
+        pass
+    except (RuntimeError, MemoryError) as error:  # the allocator's refusal
         refused = error
     check_memory(spec, info, device)
-    if not isinstance(refused, Oversize):
+    if refused is not None:
         raise refused
     return build_model(bare, info)  # what was counted beside the weights is not part of them
+
+
+def _largest(values: Any) -> int:
+    """The largest integer in plain values."""
+    if isinstance(values, dict | list):
+        return max(
+            (_largest(v) for v in (values.values() if isinstance(values, dict) else values)),
+            default=0,
+        )
+    return values if isinstance(values, int) else 0
 
 
 def _from_checkpoint(
@@ -219,132 +195,3 @@ def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
         return ""
     names = ", ".join(f"model.{name}" for name in changed[:3])
     return f"the spec's model differs in {names}; leave it out to take the checkpoint's; "
-
-
-def _without_download(spec: Spec) -> Spec:
-    return spec.model_copy(update={"model": spec.model.without_download()})
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A model on the meta device, frozen as the spec says, with long stacks of equal blocks
-    shortened.
-
-    `short` is the model with shortened stacks, `more` are those with one more block of each long
-    stack; `weights` are the whole model's. Nothing is shortened where weights are frozen by the
-    names of their blocks, or adapted.
-    """
-
-    stacks: list[Stack]
-    short: Model
-    more: list[Model]
-    weights: list[Weight]
-
-    @property
-    def measured(self) -> list[Model]:
-        """The models that are run to measure the cost of the whole."""
-        return [self.short, *self.more]
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The weights themselves, without storage; equal blocks have the same ones."""
-        return [weight.tensor for weight in self.weights]
-
-
-def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
-    """The model without storage. Raises `SpecError` where it does not fit the data."""
-    with watched(math.inf) as watch:
-        try:
-            with torch.device("meta"), plugin_faults():
-                return build_model(spec, info)
-        except RuntimeError as error:  # sizes whose product does not fit an integer
-            needed = 4 * math.prod(watch.shape) * _copies(spec)
-            shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
-    raise SpecError(
-        f"model: too large for any machine: one tensor of {shape} numbers needs"
-        f" {quantity(needed, 'B')} with its gradient and the optimizer's state ({text}); make the"
-        " model smaller"
-    )
-
-
-def _largest(values: Any) -> int:
-    """The largest integer in plain values."""
-    if isinstance(values, dict | list):
-        return max(
-            (_largest(v) for v in (values.values() if isinstance(values, dict) else values)),
-            default=0,
-        )
-    return values if isinstance(values, int) else 0
-
-
-def state_bytes(spec: Spec, weights: Iterable[Weight]) -> int:
-    """Bytes that weights, gradients, optimizer state and the moving average take."""
-    return sum(kept_bytes(spec, weights))
-
-
-def kept_bytes(spec: Spec, weights: Iterable[Weight]) -> tuple[int, int, int]:
-    """(weights, gradients, optimizer state and average) in bytes: frozen weights have neither
-    gradient nor optimizer state.
-    """
-    sizes = [(w.tensor.numel() * w.tensor.element_size(), w) for w in weights]
-    trained = [(size, w.role) for size, w in sizes if w.tensor.requires_grad]
-    every, copies = sum(size for size, _ in sizes), spec.train.optimizer.state_copies
-    state = sum(size * copies(role) for size, role in trained)
-    moved = sum(size for size, _ in trained)
-    averaged = moved if spec.adapter is not None else every
-    return every, moved, state + averaged * (spec.train.ema is not None)
-
-
-def _copies(spec: Spec) -> int:
-    """How many numbers are kept per weight: itself, its gradient, the optimizer's, the average."""
-    return 2 + spec.train.optimizer.state_per_param + (spec.train.ema is not None)
-
-
-def outline(spec: Spec, info: DatasetInfo) -> Outline:
-    """The model without storage.
-
-    Raises `SpecError` where it does not fit the data, or one of its tensors any machine.
-    """
-    short, stacks, more = shortened(spec.model)
-    cut = bool(more) and not spec.init.freeze and spec.adapter is None
-    try:
-        built = [
-            build_on_meta(spec.model_copy(update={"model": options}), info)
-            for options in ([short, *more] if cut else [spec.model])
-        ]
-    except SpecError:
-        build_on_meta(spec, info)  # whose blocks have the numbers that the file gives them
-        raise
-    if cut and any(name.startswith(f"{s.name}.") for s in stacks for name in aliases(built[0])):
-        built, cut = [build_on_meta(spec, info)], False  # blocks that share weights
-    for model in built if spec.adapter is None else ():
-        freeze(model, spec.init)
-    weights = named_weights(built[0])
-    if not cut:
-        return Outline([], built[0], [], weights)
-    whole = in_whole(
-        stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name)
-    )
-    return Outline(stacks, built[0], built[1:], whole)
-
-
-def aliases(model: Model) -> set[str]:
-    """Further names of weights that have one already."""
-    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return every - {name for name, _ in model.named_parameters()}
-
-
-def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:
-    """The model's outline.
-
-    Raises `SpecError` for a model that cannot fit the device.
-    """
-    outlined = outline(spec, info)
-    needed, available = state_bytes(spec, outlined.weights), total_memory(device)
-    if needed > available:
-        count = sum(p.numel() for p in outlined.tensors)
-        raise SpecError(
-            f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and"
-            f" optimizer, and {device} has {quantity(available, 'B')}; make the model smaller"
-        )
-    return outlined
