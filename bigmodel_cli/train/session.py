@@ -168,7 +168,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     if saved is None:
         say_first(task, data, opened.spec.train.seed)
     trained_on = _trained_on(opened, saved, changed)
-    spec, model, state, loader = _set_up(opened, task, device, saved)
+    spec, model, state, loader = set_up(opened, task, device, saved)
     total = spec.train.total_steps(loader.batches.per_epoch)
     if (
         spec.train.steps is None
@@ -206,7 +206,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     return fit(run)
 
 
-def _set_up(
+def set_up(
     opened: Opened, task: Task, device: torch.device, saved: Checkpoint | None
 ) -> tuple[Spec, Model, TrainState, BatchLoader]:
     """The spec without any auto, the model, its state at step 0, and its batches."""
