@@ -106,7 +106,8 @@ class Layout:
         """Every matrix of theirs, but for stacks of them."""
         shared: dict[str, list[Rule]] = {}
         for rule in self.rules:
-            if rule.theirs.endswith(".weight") and self.weights[rule.ours].dim() > 1:
+            ours = self.weights.get(rule.ours)  # None: a buffer, such as a table of sines
+            if rule.theirs.endswith(".weight") and ours is not None and ours.dim() > 1:
                 shared.setdefault(rule.theirs.removesuffix(".weight"), []).append(rule)
         for module, rules in shared.items():
             if all(rule.half is None for rule in rules):
