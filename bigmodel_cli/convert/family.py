@@ -88,6 +88,10 @@ class Family(ABC):
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         """The config.json of a model, if this family has it at all, but for its class."""
 
+    def unfit(self, model: Model, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+        """(option, why) where the published class refuses a model that its config.json can say."""
+        yield from ()
+
     @abstractmethod
     def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:
         """Where each tensor of theirs lies in ours, with the head for this task."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.checkpoints.files import clipped
-from bigmodel_cli.convert.assets import GENERATION, MOST_TOKENIZER
-from bigmodel_cli.convert.folder import CONFIG, has, read, read_json
+from bigmodel_cli.convert.assets import GENERATION
+from bigmodel_cli.convert.folder import CONFIG, has, read_json
+from bigmodel_cli.convert.tokenizer_files import tokenizer_json
 from bigmodel_cli.data import LANGUAGE, TOKENIZER
 from bigmodel_cli.errors import CheckpointError
 
@@ -29,10 +30,11 @@ def prompt_of(folder: Path) -> str:
         raise CheckpointError(
             f"{folder / GENERATION}: return_timestamps: times are not written; set it to false"
         )
-    if not has(folder, TOKENIZER):
+    tokenizer = tokenizer_json(folder)
+    if tokenizer is None:
         return ""
     tokens = _composed(generation, read_json(folder, CONFIG), str(folder / GENERATION))
-    names = _names(folder)
+    names = _names(tokenizer[0])
     unknown = [token for token in tokens if token is not None and token not in names]
     if unknown:
         raise CheckpointError(
@@ -97,10 +99,10 @@ def _named(name: Any, numbers: dict[str, int], where: str) -> int:
     raise CheckpointError(f"{where}: {clipped(str(name))!r} is not one of {known or 'none'}")
 
 
-def _names(folder: Path) -> dict[int, str]:
+def _names(tokenizer: bytes) -> dict[int, str]:
     """The special tokens' texts by number; {} for a damaged file, whose fault is told later."""
     try:
-        values = json.loads(read(folder, TOKENIZER, MOST_TOKENIZER))
+        values = json.loads(tokenizer)
         added = values.get("added_tokens", [])
         return {int(t["id"]): str(t["content"]) for t in added if t.get("special") is True}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -192,6 +192,9 @@ class DataSet:
     only one of them was opened.
     """
 
+    missing: ClassVar[bool] = False
+    """Whether only the shapes are known, without any sample."""
+
     def __init__(
         self,
         info: DatasetInfo,

@@ -30,5 +30,6 @@ class Excluding(Generator):
     ) -> Tensor:
         excluded = self.first if cache is None or not cache.length else self.tokens
         logits = self.model(tokens, cache, segments).clone()
-        logits[..., [token for token in excluded if token < logits.shape[-1]]] = float("-inf")
+        there = [token for token in excluded if token < logits.shape[-1]]
+        logits[..., there] = float("-inf")
         return logits

@@ -116,7 +116,7 @@ def _continued(
         if tell is not None and len(items) == 1:
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
-        model, tokens = loaded.model.generator(), batch["tokens"]
+        model, tokens = Excluding(loaded.model.generator(), tokenizer.never), batch["tokens"]
         written = write(loaded, model, tokens, decoding, numbers, most, stops, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 

@@ -5,7 +5,7 @@ GPT-2 and Llama are specs of it.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ from bigmodel_cli.models.skeleton import (
     vocab_and_length,
 )
 from bigmodel_cli.parts import Norm, Position
-from bigmodel_cli.parts.context import SequenceInfo
+from bigmodel_cli.parts.context import SequenceInfo, recorded
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
 
@@ -70,6 +70,12 @@ class DecoderOptions(SkeletonOptions):
             )
         check_causal("blocks", self.blocks)
         return self
+
+    def settled(self, dim: int) -> dict[str, Any]:
+        factor = self.scale_embeddings
+        if not isinstance(factor, bool) and factor in (1.0, dim**0.5):
+            factor = factor != 1.0
+        return {"scale_embeddings": factor}
 
     def build(self, info: DatasetInfo) -> Decoder:
         return Decoder(self, info)
@@ -123,7 +129,7 @@ class Decoder(Skeleton):
         sequence = SequenceInfo(0, segments, real=tokens >= 0)
         if cache is not None:
             sequence = cache.advance(count, segments, sequence)
-        if sequence.offset + count > self.limit:
+        if not recorded() and sequence.offset + count > self.limit:
             raise ValueError(
                 f"{sequence.offset + count} tokens; this model takes at most {self.limit}"
             )
