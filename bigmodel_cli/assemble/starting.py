@@ -24,7 +24,7 @@ from bigmodel_cli.models import Model
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import named_weights
-from bigmodel_cli.spec import Spec
+from bigmodel_cli.spec import Spec, of_checkpoint
 
 ABSURD = 1 << 17
 """A number in a model's options from which on its weights are counted before any is allocated."""
@@ -130,7 +130,9 @@ def _from_checkpoint(
             f"adapter: {source} was trained with another ({adapted.get('type')}); leave the section"
             f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
-    other = _why_new_head(spec, info, contents)
+    # the kinds of outputs, not the tasks: one that finetunes another's has its head
+    same_task = of_checkpoint(contents.spec, source).task.head() == spec.task.head()
+    other = _why_new_head(info, contents, same_task=same_task)
     model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
@@ -145,8 +147,8 @@ def _from_checkpoint(
             f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
             f" {', '.join(changes)}"
         )
-    rows = kept_rows(model, info, before, weights) if other == "classes differ" else {}
-    if rows:
+    by_name = same_task and other == "classes differ"
+    if rows := kept_rows(model, info, before, weights) if by_name else {}:
         weights, other = checkpoints.ChangedTensors(weights, rows), ""
     try:
         spare = contents.model.spare
@@ -169,7 +171,7 @@ def _from_checkpoint(
     return model, report.fresh
 
 
-def _why_new_head(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoint) -> str:
+def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_task: bool) -> str:
     """Why the output layers are not taken from the checkpoint; '' where they are."""
     before = DatasetInfo.from_json(contents.info)
     if contents.headless:
@@ -178,7 +180,7 @@ def _why_new_head(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoin
         return "classes differ"
     if before.targets != info.targets:
         return "targets differ"
-    return "task differs" if contents.spec["task"].get("type") != spec.task.type else ""
+    return "" if same_task else "task differs"
 
 
 def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:

@@ -27,8 +27,8 @@ def export(
         str,
         typer.Option(
             help=(
-                "The form: hf (transformers), adapter (PEFT), gguf, timm or torchvision, e.g. --to"
-                " timm."
+                "The form: hf (transformers), adapter (PEFT), gguf, onnx, timm or torchvision, e.g."
+                " --to onnx."
             )
         ),
     ] = "hf",
@@ -36,8 +36,8 @@ def export(
         Path | None,
         typer.Option(
             help=(
-                "What bigmodel eval --json printed of the checkpoint, for the card of hf, e.g."
-                " --results eval.json."
+                "What bigmodel eval --json printed of the checkpoint, for the card of hf and onnx,"
+                " e.g. --results eval.json."
             )
         ),
     ] = None,

@@ -12,6 +12,7 @@ from bigmodel_cli.export.adapter import Adapter
 from bigmodel_cli.export.card import read_results
 from bigmodel_cli.export.gguf import GGUF
 from bigmodel_cli.export.hf import HuggingFace
+from bigmodel_cli.export.onnx import ONNX
 from bigmodel_cli.export.source import open_source
 from bigmodel_cli.export.target import Target
 from bigmodel_cli.export.vision import Timm, Torchvision
@@ -21,6 +22,7 @@ TARGETS: dict[str, Target] = {
     "hf": HuggingFace(),
     "adapter": Adapter(),
     "gguf": GGUF(),
+    "onnx": ONNX(),
     "timm": Timm(),
     "torchvision": Torchvision(),
 }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import __version__
 from bigmodel_cli.checkpoints.files import parse_json, read_file
 from bigmodel_cli.convert.assets import CARD
-from bigmodel_cli.convert.exporting import Expressed
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.export.source import Source
 from bigmodel_cli.runs.record import read_run
@@ -43,16 +42,26 @@ def read_results(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-def card(source: Source, found: Expressed) -> str:
-    """The text of the card."""
-    return "\n".join([*_header(source), "", *_body(source, found)]) + "\n"
+def card(
+    source: Source,
+    kind: str,
+    library: str = "transformers",
+    more: Iterable[str] = (),
+    pipelines: Mapping[str, str] = PIPELINES,
+) -> str:
+    """The text of the card of a model of this kind, with `more` lines on how it is used.
+
+    `pipelines` has the header's word for a task.
+    """
+    header = _header(source, library, pipelines.get(source.task))
+    return "\n".join([*header, "", *_body(source, kind, more)]) + "\n"
 
 
-def _header(source: Source) -> Iterator[str]:
+def _header(source: Source, library: str, pipeline: str | None) -> Iterator[str]:
     """What the hub reads: the licence is the source's, and none is invented."""
     yield "---"
-    yield "library_name: transformers"
-    if (pipeline := PIPELINES.get(source.task)) is not None:
+    yield f"library_name: {library}"
+    if pipeline is not None:
         yield f"pipeline_tag: {pipeline}"
     for name, value in _licence(source):
         yield f"{name}: {value}"
@@ -68,10 +77,9 @@ def _licence(source: Source) -> list[tuple[str, str]]:
     return _LICENCE.findall(header)
 
 
-def _body(source: Source, found: Expressed) -> Iterator[str]:
+def _body(source: Source, kind: str, more: Iterable[str]) -> Iterator[str]:
     spec = source.spec.to_dict()
     numbers = sum(p.numel() for p in source.model.parameters())
-    kind = found.config["architectures"][0]
     yield f"# {_name(source)}"
     yield ""
     yield (
@@ -85,6 +93,7 @@ def _body(source: Source, found: Expressed) -> Iterator[str]:
         if licence
         else "Licence: none is recorded; whoever publishes this chooses one that its sources allow."
     )
+    yield from more
     yield from ("", "## Lineage", "")
     yield f"Began with: {source.spec.init.checkpoint or 'weights drawn at random'}"
     if source.command:

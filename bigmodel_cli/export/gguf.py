@@ -10,6 +10,7 @@ from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.convert.exporting import express
+from bigmodel_cli.convert.families import BY_TYPE
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.rules import exported
 from bigmodel_cli.data import TOKENIZER
@@ -52,12 +53,12 @@ class GGUF(Target):
 
     def write(self, source: Source, folder: Path) -> None:
         library = need("gguf", "gguf", "--to gguf")
-        found = express(source.spec.model, source.info, source.task)
+        families = [BY_TYPE[kind] for kind in ARCHITECTURES]
+        try:
+            found = express(source.spec.model, source.info, source.task, families=families)
+        except SpecError as error:
+            raise SpecError(f"--to gguf: written for {', '.join(ARCHITECTURES)}; {error}") from None
         kind, config = str(found.config["model_type"]), found.config
-        if kind not in ARCHITECTURES:
-            raise SpecError(
-                f"--to gguf: written for {', '.join(ARCHITECTURES)}, and this model is {kind}"
-            )
         _check(config)
         writer = library.GGUFWriter(folder / FILE, ARCHITECTURES[kind])
         heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
@@ -98,6 +99,12 @@ class GGUF(Target):
 
 def _check(config: dict[str, Any]) -> None:
     """Raise `SpecError` for what the file cannot say."""
+    heads = config["num_attention_heads"]
+    if ARCHITECTURES[config["model_type"]] == "llama" and config["hidden_size"] % heads:
+        raise SpecError(
+            f"model.blocks.0.mixer.num_heads: {heads}, of which dim is not a multiple, as"
+            " transformers wants it of what GGUF calls llama; --to hf has it"
+        )
     rotary = config["rope_parameters"]
     kind = rotary["rope_type"]
     only_here = kind == "llama3" and ARCHITECTURES[config["model_type"]] != "llama"

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bigmodel_cli.console import say
-from bigmodel_cli.convert.assets import (
-    CARD,
-    GENERATION,
-    KEPT,
-    TEMPLATE,
-)
+from bigmodel_cli.convert.assets import CARD
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.exporting import Expressed, express, folder_files
+from bigmodel_cli.convert.exporting import express, folder_files
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.convert.opening import family_of
-from bigmodel_cli.convert.tokenizer_files import TOKENIZER_CONFIG
-from bigmodel_cli.data import CHAT_TEMPLATE, SOURCE_TOKENIZER, TOKENIZER, Tokenizer, load_tokenizer
+from bigmodel_cli.data import SOURCE_TOKENIZER
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.export.card import card
+from bigmodel_cli.export.card import PIPELINES, card
 from bigmodel_cli.export.source import Source
 from bigmodel_cli.export.target import Target
+from bigmodel_cli.export.texts import Values, dump, token_ids, tokenizer_files
 from bigmodel_cli.export.writing import write_file
 from bigmodel_cli.lazy import torch
 
-Values = dict[str, Any]
 NARROW = ("bfloat16", "float16")
 
 
@@ -54,20 +45,22 @@ class HuggingFace(Target):
         narrowed = dtype and any(weights[n].dtype == torch.float32 for n in weights)
         if dtype and narrowed and source.step:
             say(f"weights are rounded from fp32 to {kept_dtype(kept)}, in which the model came")
-        tokenizer = dict(_tokenizer(source, found))
+        tokenizer = dict(tokenizer_files(source))
         files = folder_files(
             found, source.spec.model, source.info, source.task, weights,
-            {**kept, **_token_ids(source)}, dtype if source.step else None,
+            {**kept, **token_ids(source)}, dtype if source.step else None,
         )  # fmt: skip
+        more = found.family.more_files(written_out(source.spec.model, source.info), source.info)
         for name, pieces in files:
             write_file(folder / name, pieces)
-        more = found.family.more_files(written_out(source.spec.model), source.info)
         for name, values in more.items():
             if source.step or source.kept(name) is None:
-                tokenizer[name] = _dump(values)
+                tokenizer[name] = dump(values)
         for name, content in tokenizer.items():
             write_file(folder / name, [content])
-        write_file(folder / CARD, [card(source, found).encode()])
+        words = {**PIPELINES, **found.family.pipelines}
+        text = card(source, found.config["architectures"][0], pipelines=words)
+        write_file(folder / CARD, [text.encode()])
 
 
 def kept_dtype(kept: Values) -> str:
@@ -85,55 +78,3 @@ def _json(source: Source, name: str) -> Values:
     """The values of a kept JSON file; none where there is no such file."""
     content = source.kept(name)
     return {} if content is None else json_of(content, source.path / name)
-
-
-def _tokenizer(source: Source, found: Expressed) -> Iterator[tuple[str, bytes]]:
-    """The tokenizer's files, and the others that the model came with, byte for byte."""
-    for name in KEPT:
-        if name not in (CONFIG, CARD) and (content := source.kept(name)) is not None:
-            yield name, content
-    if CHAT_TEMPLATE in source.assets:  # the one that it was trained with
-        yield TEMPLATE, source.assets[CHAT_TEMPLATE]
-    if TOKENIZER not in source.assets:
-        return
-    yield TOKENIZER, source.assets[TOKENIZER]
-    tokenizer = load_tokenizer(source.assets)
-    if source.kept(TOKENIZER_CONFIG) is None:
-        yield TOKENIZER_CONFIG, _dump(_tokenizer_config(source, tokenizer))
-    if source.kept(GENERATION) is None and source.model.can_generate:
-        yield GENERATION, _dump(_token_ids(source))
-
-
-def _tokenizer_config(source: Source, tokenizer: Tokenizer) -> Values:
-    """What AutoTokenizer needs beside tokenizer.json."""
-    from tokenizers import Tokenizer as Library
-
-    library = Library.from_str(source.assets[TOKENIZER].decode("utf-8"))
-    marks = {"eos_token": tokenizer.end_of_text, "bos_token": tokenizer.start_of_text}
-    named = {n: library.id_to_token(i) for n, i in marks.items() if i is not None}
-    if "eos_token" in named:
-        named["pad_token"] = named["eos_token"]
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": source.model.max_len,
-        "clean_up_tokenization_spaces": False,
-        **named,
-    }
-
-
-def _token_ids(source: Source) -> Values:
-    """The numbers of special tokens, of a model that was trained here from the beginning."""
-    if TOKENIZER not in source.assets or source.kept(CONFIG) is not None:
-        return {}
-    tokenizer, both = load_tokenizer(source.assets), source.model.is_encoder_decoder
-    ids = {
-        "bos_token_id": tokenizer.start_of_text,
-        "eos_token_id": tokenizer.end_of_text,
-        "pad_token_id": tokenizer.end_of_text,
-        "decoder_start_token_id": tokenizer.target_start if both else None,
-    }
-    return {name: number for name, number in ids.items() if number is not None}
-
-
-def _dump(values: Values) -> bytes:
-    return json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"

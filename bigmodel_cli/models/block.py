@@ -74,6 +74,10 @@ class BlockOptions(Options):
                 raise ValueError(f"{slot}_norm: there is no {slot} to normalise for")
         return self
 
+    def settled(self, dim: int) -> dict[str, Any]:
+        norms = {f"{slot}_norm": getattr(self, f"{slot}_norm") for slot in SLOTS}
+        return {name: None for name, own in norms.items() if own == self.norm}
+
     def norm_of(self, slot: str) -> tuple[str, AnyNormOptions]:
         """The option that says a slot's norm, and the norm."""
         own = getattr(self, f"{slot}_norm")
@@ -108,10 +112,14 @@ class Block(Module):
         """The slots that are filled."""
         return [slot for slot in SLOTS if getattr(self, slot) is not None]
 
+    def keepers(self) -> dict[str, Module]:
+        """The parts that keep a cache, by slot."""
+        return {slot: getattr(self, slot) for slot in self.filled() if slot != "ffn"}
+
     def new_cache(self, batch: int, max_len: int) -> dict[str, Any]:
         """An empty cache for each slot that keeps one."""
-        slots = [slot for slot in self.filled() if slot != "ffn"]
-        return {slot: getattr(self, slot).new_cache(batch, max_len) for slot in slots}
+        keepers = self.keepers().items()
+        return {slot: part.new_cache(batch, max_len) for slot, part in keepers}  # type: ignore[operator]
 
     def forward(
         self,

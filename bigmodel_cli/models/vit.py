@@ -242,7 +242,7 @@ class ViT(Skeleton):
 
         A class token, where there is one, comes first.
         """
-        x, batch = patches, len(patches)
+        x, batch = patches, patches.shape[0]
         if self.cls is not None:
             cls = self.cls if self.table is None else self.cls + self.table[:, :1]
             x = torch.cat((cls.expand(batch, -1, -1), x), 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
 from bigmodel_cli.parts.matrices import OwnMatrices
 
@@ -77,6 +78,20 @@ class WindowCache:
         return keys, values
 
 
+@dataclass
+class GrownCache:
+    """Keys and values so far, each step's put after the earlier ones: for recorded graphs."""
+
+    keys: Tensor
+    values: Tensor
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Append those of new positions and return all so far."""
+        self.keys = torch.cat((self.keys, keys), 2)
+        self.values = torch.cat((self.values, values), 2)
+        return self.keys, self.values
+
+
 class AttentionPart(OwnMatrices):
     """Base of the parts with attention over heads.
 
@@ -89,6 +104,22 @@ class AttentionPart(OwnMatrices):
     dropout: float = 0.0  # of the weights
     out: nn.Linear
     probe: Callable[[Tensor], None] | None = None
+
+    def states(self) -> States:
+        """Keys and values (B, heads, positions, width) by name, without those of no width."""
+        cache = self.new_cache(1, 0)  # type: ignore[operator]
+        found = {"key": cache.keys, "value": cache.values}
+        return {n: (t.shape[1], None, t.shape[3]) for n, t in found.items() if t.shape[3]}
+
+    def cache_of(self, tensors: dict[str, Tensor]) -> GrownCache:
+        """All positions are kept, those before a window too, as in graphs of transformers."""
+        keys = tensors["key"]
+        return GrownCache(keys, tensors.get("value", keys[..., :0]))
+
+    def tensors_of(self, cache: GrownCache) -> dict[str, Tensor]:
+        """Keys and values, as many as `states` has."""
+        found = {"key": cache.keys, "value": cache.values}
+        return {name: found[name] for name in self.states()}
 
     def attend(
         self,

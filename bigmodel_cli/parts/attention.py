@@ -10,7 +10,7 @@ from bigmodel_cli.config import Count
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.attending import KVCache, WindowCache
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
-from bigmodel_cli.parts.contract import AnyMixerOptions
+from bigmodel_cli.parts.contract import AnyMixerOptions, States
 from bigmodel_cli.parts.heads import HeadOptions, HeadsPart, Projection
 from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.position import HeadPosition, NoPositionOptions
@@ -93,6 +93,8 @@ class Attention(HeadsPart):
         q, k, v = self.of_heads(q, self.q_norm), self.of_heads(k, self.k_norm), self.of_heads(v)
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
+            if v.requires_grad:  # a view would keep the unturned queries and keys in memory
+                v = v.contiguous()
         if cache is not None:
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)
@@ -130,6 +132,17 @@ class CrossAttention(HeadsPart):
         """An empty cache; the first step fills it with the memory's keys and values."""
         return {}
 
+    def states(self) -> States:
+        """The memory's keys and values; the first step, without them, reads the memory."""
+        shape = self.groups, None, self.head_dim
+        return {"key": shape, "value": shape}
+
+    def cache_of(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"keys": tensors["key"], "values": tensors["value"]} if tensors else {}
+
+    def tensors_of(self, cache: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"key": cache["keys"], "value": cache["values"]}
+
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, S, D) of the memory."""
         k, v = self.pieces(self.kv(memory), "k", "v")
@@ -148,7 +161,7 @@ class CrossAttention(HeadsPart):
             k, v = self.read(sequence.memory)
             if cache is not None:
                 cache["keys"], cache["values"] = k, v
-        beams = len(q) // len(k)
+        beams = q.shape[0] // k.shape[0]
         if beams > 1:  # all attend to the same memory: as if they were positions of one row
             q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)  # (B, H, beams * T, D)
         y = self.attend(q, k, v, key_mask=sequence.memory_mask)

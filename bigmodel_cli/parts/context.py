@@ -12,6 +12,14 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 M = TypeVar("M")
 
 
+def recorded() -> bool:
+    """Whether a graph is being recorded that is to hold for other sizes (torch.export).
+
+    A part then takes the way that reads no size and no value to decide anything.
+    """
+    return torch.compiler.is_exporting()
+
+
 @dataclass(frozen=True)
 class LayerContext:
     """What a part is built for: the model's width, the longest sequence, and its layer's index.
@@ -58,7 +66,7 @@ class SequenceInfo:
 
     def current_segments(self) -> Tensor | None:
         """(B, T) the segment ids of x, without those of earlier positions."""
-        return None if self.segment_ids is None else self.segment_ids[:, self.offset :]
+        return None if self.segment_ids is None else after(self.segment_ids, self.offset)
 
     def previous_segment(self) -> Tensor | None:
         """(B) segment id of the last cached position, or None."""
@@ -71,7 +79,9 @@ class SequenceInfo:
     @cached_property
     def positions(self) -> Tensor | None:
         """(B, T) positions of x within their segments; None: they count on from `offset`."""
-        return None if self.segment_ids is None else positions(self.segment_ids)[:, self.offset :]
+        if self.segment_ids is None:
+            return None
+        return after(positions(self.segment_ids), self.offset)
 
     def seen(self, x: Tensor) -> Tensor:
         """(1 or B, T, offset + T) bool: causal mask of x (B, T, C) within its segments."""
@@ -95,8 +105,24 @@ SINGLE_DOCUMENT = SequenceInfo()
 """One document per row, from its first position."""
 
 
+def after(x: Tensor, offset: int) -> Tensor:
+    """(B, S) -> (B, S - offset)   what follows the first `offset` positions.
+
+    A recorded graph looks the positions up: of a slice it would not know the length.
+    """
+    if recorded():
+        return x[:, torch.arange(offset, x.shape[1], device=x.device)]
+    return x[:, offset:]
+
+
 def positions(segments: Tensor) -> Tensor:
-    """(B, S) -> (B, S)   index of each position within its segment, from 0."""
+    """(B, S) -> (B, S)   index of each position within its segment, from 0.
+
+    In a recorded graph a row is one run of real positions (1) between padding (0), whose own
+    positions do not matter: ONNX has no cumulative maximum.
+    """
+    if recorded():
+        return (segments.cumsum(1) - 1).clamp(min=0)
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -108,4 +134,6 @@ def padding_segments(real: Tensor) -> Tensor | None:
 
     None where there is no padding.
     """
+    if recorded():
+        return real.long()
     return None if real.is_meta or bool(real.all()) else real.long()

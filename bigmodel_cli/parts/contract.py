@@ -97,6 +97,29 @@ class Selects(Protocol):
         """Keep these rows, in this order."""
 
 
+States = dict[str, tuple[int | None, ...]]
+"""Name -> the shape of a tensor without the batch; None is the axis of the positions so far."""
+
+
+@runtime_checkable
+class KeepsTensors(Protocol):
+    """A part whose cache is tensors alone, which an exported graph takes and gives back."""
+
+    def states(self) -> States:
+        """The tensors of the cache."""
+
+    def cache_of(self, tensors: dict[str, Tensor]) -> Any:
+        """A cache with these; those of no positions yet have an axis of length 0."""
+
+    def tensors_of(self, cache: Any) -> dict[str, Tensor]:
+        """The tensors of such a cache."""
+
+
+def keeping_tensors(part: Module) -> KeepsTensors | None:
+    """The part where its cache is tensors, else None."""
+    return part if isinstance(part, KeepsTensors) else None
+
+
 def counting_steps(model: Module, still: Collection[str] = ()) -> list[CountsSteps]:
     """The parts that count, without those whose names are in `still`."""
     return [
@@ -122,6 +145,21 @@ def has_table(model: Module) -> bool:
 def looks_ahead(options: Options) -> bool:
     """Whether a mixer's options say `causal: false`: positions see those after them."""
     return dict(options).get("causal") is False
+
+
+@runtime_checkable
+class Grows(Protocol):
+    """A part whose table grows with the positions that are asked for."""
+
+    def grow(self, length: int) -> None:
+        """Compute the table for that many positions."""
+
+
+def grow_tables(model: Module, length: int) -> None:
+    """Let tables grow to that many positions, as a recorded graph needs them from the beginning."""
+    for part in model.modules():
+        if isinstance(part, Grows):
+            part.grow(length)
 
 
 def selected(kept: Any, rows: Tensor) -> Any:

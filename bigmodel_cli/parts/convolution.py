@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
+from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.recurrence import ShortConvolution
 from bigmodel_cli.parts.recurrent import Kernel, RecurrentCache, RecurrentMixer, RecurrentOptions
 from bigmodel_cli.roles import Role, fused
@@ -36,6 +37,9 @@ class Convolution(RecurrentMixer):
     def weight_roles(self) -> dict[str, Role]:
         """The two gates and the value are separate matrices."""
         return {"input.weight": fused(*[self.out.in_features] * 3, names=("b", "c", "x"))}
+
+    def states(self) -> States:
+        return {"conv": (self.conv.kernel - 1, self.out.in_features)}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         before, after, value = self.input(x).chunk(3, -1)

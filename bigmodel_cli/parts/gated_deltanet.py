@@ -10,6 +10,7 @@ from bigmodel_cli.config import Count, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
+from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.norm import HeadGatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, delta_scan
 from bigmodel_cli.parts.recurrent import (
@@ -94,6 +95,10 @@ class GatedDeltaNet(RecurrentMixer):
             "qkv.weight": fused(*self.sizes, names=("q", "k", "v")),
             "rates.weight": fused(self.heads, self.heads, names=("beta", "decay")),
         }
+
+    def states(self) -> States:
+        width = self.conv.kernel - 1, sum(self.sizes)
+        return {"conv": width, "recurrent": (self.heads, self.key_dim, self.value_dim)}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         qkv, cache.past = self.conv(self.qkv(x), sequence, cache.past)

@@ -11,6 +11,7 @@ import operator
 from dataclasses import replace
 
 from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.parts.context import recorded
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.flex import flex
 from bigmodel_cli.parts.fused import AttentionSpec, fused, ungrouped
@@ -36,6 +37,9 @@ def attend(
     key without a value (Agarwal et al. 2025, gpt-oss).
     """
     queries, keys = q.shape[2], k.shape[2]
+    if recorded():  # which kernel is best depends on sizes that are not known
+        w = weights(q, k, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
+        return eager_attention(w, v, replace(spec, dropout=0.0))
     spec = _needed(spec, queries, keys)
     special = segments is not None or key_mask is not None or bias is not None
     flexible = q.is_cuda and key_mask is None and sinks is None and not spec.dropout

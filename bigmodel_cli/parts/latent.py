@@ -10,7 +10,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.attending import AttentionPart, KVCache
-from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo, recorded
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.norm import RMSNorm
@@ -116,10 +116,10 @@ class LatentAttention(AttentionPart):
         shared = self.rotary(shared[:, None], sequence)  # (B, 1, T, R)
         latent = torch.cat((self.kv_norm(c)[:, None], shared), -1)  # (B, 1, T, rank + R)
         if cache is not None:
-            latent = cache.append(latent.to(cache.keys.dtype), cache.values[:, :, : x.shape[1]])[0]
+            latent = cache.append(latent.to(cache.keys.dtype), latent[..., :0])[0]
         y = (
             self.absorbed(q, latent, sequence)
-            if cache is not None and sequence.offset
+            if cache is not None and (recorded() or sequence.offset)
             else self.naive(q, latent, sequence)
         )
         return self.joined(y)

@@ -10,6 +10,7 @@ from bigmodel_cli.config import Count, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
+from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.norm import GatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, scan
 from bigmodel_cli.parts.recurrent import (
@@ -70,6 +71,10 @@ class Mamba2(RecurrentMixer):
         shared = self.options.groups * self.options.state
         rows = self.inner, self.inner, shared, shared, self.heads
         return {"input.weight": fused(*rows, names=("gate", "x", "B", "C", "dt"))}
+
+    def states(self) -> States:
+        width = self.options.kernel - 1, self.mixed
+        return {"conv": width, "recurrent": (self.heads, self.options.state, self.options.head_dim)}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         options = self.options

@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Natural, NonNegative, Options, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo, recorded
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import FeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.recomputed import recomputed
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 MOST_EXPERTS = 1 << 16
@@ -214,6 +215,8 @@ class MixtureOfExperts(OwnMatrices):
 
         Tokens are sorted by expert, so that each expert is one matrix product.
         """
+        if recorded():
+            return self.all_of_them(tokens, scores, chosen)
         # (N * k): indices into `chosen`, expert by expert.
         order = chosen.flatten().argsort(stable=True)
         rows = tokens[order // self.options.top_k]
@@ -225,6 +228,23 @@ class MixtureOfExperts(OwnMatrices):
         y = y * scores.flatten()[order, None].to(y.dtype)
         return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.options.top_k, y)
 
+    def all_of_them(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
+        """(N, C): every expert for every token, those not chosen times 0: for recorded graphs."""
+        share = scores.new_zeros(scores.shape[0], self.options.experts).scatter(1, chosen, scores)
+        y = self.experts(tokens.expand(self.options.experts, -1, -1))
+        return (y * share.T[..., None]).sum(0)
+
+    def experts(self, rows: Tensor) -> Tensor:
+        """(E, R, C) -> (E, R, C): each expert on its rows, as one batched product."""
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            y = torch.bmm(x, weight.transpose(1, 2))
+            return y if bias is None else y + bias[:, None].to(y.dtype)
+
+        gate = linear(rows, self.gate, self.gate_bias)
+        hidden = recomputed(self.activated, gate, linear(rows, self.up, self.up_bias))
+        return linear(hidden, self.down, self.down_bias)
+
     def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
         """(N * k, C): expert after expert; best where one product fills the machine."""
 
@@ -235,24 +255,17 @@ class MixtureOfExperts(OwnMatrices):
         gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
         for e, part in enumerate(rows.split(counts.tolist())):
             opened = linear(part, gate, self.gate_bias, e)
-            hidden = self.activated(opened, linear(part, up, self.up_bias, e))
+            hidden = recomputed(self.activated, opened, linear(part, up, self.up_bias, e))
             parts.append(linear(hidden, down, self.down_bias, e))
         return torch.cat(parts)
 
     def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
         """The same as one batched product: each expert's rows are padded to the longest."""
-
-        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            y = torch.bmm(x, weight.transpose(1, 2))
-            return y if bias is None else y + bias[:, None].to(y.dtype)
-
         expert = torch.repeat_interleave(torch.arange(len(counts), device=rows.device), counts)
         within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[expert]
         padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
         padded[expert, within] = rows
-        gate = linear(padded, self.gate, self.gate_bias)
-        hidden = self.activated(gate, linear(padded, self.up, self.up_bias))
-        return linear(hidden, self.down, self.down_bias)[expert, within]
+        return self.experts(padded)[expert, within]
 
     def after_step(self) -> None:
         """Update the bias (where balancing is by bias) and reset the load."""

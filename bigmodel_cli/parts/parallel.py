@@ -10,7 +10,13 @@ from bigmodel_cli.config import Positive, Table
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
-from bigmodel_cli.parts.contract import AnyMixerOptions, looks_ahead
+from bigmodel_cli.parts.contract import (
+    AnyMixerOptions,
+    KeepsTensors,
+    States,
+    keeping_tensors,
+    looks_ahead,
+)
 
 MIXERS = Table("mixer", AnyMixerOptions)
 """All mixers: filled in parts/__init__.py, and here since one of several may be any of them."""
@@ -62,6 +68,28 @@ class Parallel(Module):
             index: mixer.new_cache(batch, max_len)  # type: ignore[operator]
             for index, mixer in enumerate(self.mixers)
         }
+
+    def states(self) -> States:
+        """Those of each mixer by "NUMBER.NAME"."""
+        each = enumerate(self._keepers())
+        return {f"{i}.{name}": shape for i, m in each for name, shape in m.states().items()}
+
+    def cache_of(self, tensors: dict[str, Tensor]) -> dict[int, Any]:
+        return {
+            i: m.cache_of({name: tensors[f"{i}.{name}"] for name in m.states()})
+            for i, m in enumerate(self._keepers())
+        }
+
+    def tensors_of(self, cache: dict[int, Any]) -> dict[str, Tensor]:
+        each = enumerate(self._keepers())
+        return {f"{i}.{n}": t for i, m in each for n, t in m.tensors_of(cache[i]).items()}
+
+    def _keepers(self) -> list[KeepsTensors]:
+        found = [keeping_tensors(mixer) for mixer in self.mixers]
+        if None in found:
+            name = type(self.mixers[found.index(None)]).__name__
+            raise ValueError(f"mixers.{found.index(None)}: {name} keeps a cache of its own kind")
+        return [part for part in found if part is not None]
 
     def forward(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
-from bigmodel_cli.parts.context import SequenceInfo
+from bigmodel_cli.parts.context import SequenceInfo, after, recorded
 from bigmodel_cli.roles import OUTER, Role
 
 
@@ -105,6 +105,8 @@ def scan(
     Mamba-2's state space duality (Dao and Gu 2024, section 6): inside a chunk it is attention
     without softmax.
     """
+    if recorded():
+        return _step_by_step((q, k, v, decay), state, sequence)
     library = _library(q, sequence)
     if library is not None:
         gla = library.simple_gla.chunk_simple_gla
@@ -135,6 +137,8 @@ def delta_scan(
     value for k_t is replaced, not added to. Inside a chunk all replacements come from one
     triangular system (the WY form, Yang et al. 2024).
     """
+    if recorded():
+        return _step_by_step((q, k, v, decay, beta), state, sequence)
     library = _library(q, sequence)
     if library is not None:
         rule = library.gated_delta_rule.chunk_gated_delta_rule
@@ -153,6 +157,36 @@ def delta_scan(
         carried = c.through * carried + (c.k * c.left[..., None]).transpose(-1, -2) @ written
         outputs.append(y)
     return torch.cat(outputs, 2), carried
+
+
+def _step_by_step(
+    heads: tuple[Tensor, ...], state: Tensor | None, sequence: SequenceInfo
+) -> tuple[Tensor, Tensor]:
+    """Both recurrences position by position, for recorded graphs: a loop of any length in them.
+
+    `heads` are q, k, v, decay and, for the delta rule, beta.
+    """
+    from torch._higher_order_ops.scan import scan as loop
+
+    q, own = heads[0], sequence.current_segments()
+    if own is None or sequence.segment_ids is None:
+        kept = torch.ones_like(heads[3][:, 0])  # (B, T)
+    else:
+        before = after(F.pad(sequence.segment_ids[:, :-1], (1, 0), value=-1), sequence.offset)
+        kept = (own == before).to(q.dtype)
+
+    def step(carried: Tensor, at: list[Tensor]) -> tuple[Tensor, Tensor]:
+        q, k, v, decay, kept, *beta = at  # (B, H, N), (B, H, N), (B, H, P), (B, H), (B, 1)
+        carried = carried * (decay.exp() * kept)[..., None, None]
+        if beta:
+            v = (v - (k[..., None] * carried).sum(-2)) * beta[0][..., None]
+        carried = carried + k[..., None] * v[..., None, :]
+        return carried, (q[..., None] * carried).sum(-2)  # no product, whose sizes it cannot hold
+
+    first = _first(state, heads[1], heads[2])
+    inputs = [*heads[:4], kept[:, None], *heads[4:]]
+    last, outputs = loop(step, first, [t.movedim(2, 0) for t in inputs])
+    return outputs.movedim(0, 2), last
 
 
 def _library(q: Tensor, sequence: SequenceInfo) -> Any:
@@ -201,7 +235,9 @@ class ShortConvolution(Module):
     ) -> tuple[Tensor, Tensor]:
         """The output, and the next call's `past` (B, kernel - 1, C): the last inputs."""
         width = self.kernel - 1
-        row = torch.cat((x.new_zeros(len(x), width, x.shape[2]) if past is None else past, x), 1)
+        row = torch.cat(
+            (x.new_zeros(x.shape[0], width, x.shape[2]) if past is None else past, x), 1
+        )
         if sequence.segment_ids is None:
             y = F.conv1d(
                 row.transpose(1, 2), self.weight[:, None], self.bias, groups=x.shape[2]

@@ -12,7 +12,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
-from bigmodel_cli.parts.contract import AnyMixerOptions
+from bigmodel_cli.parts.contract import AnyMixerOptions, States
 from bigmodel_cli.parts.matrices import OwnMatrices
 
 Kernel = Annotated[int, Field(gt=1, le=10**9)]
@@ -55,6 +55,17 @@ class RecurrentMixer(OwnMatrices):
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         return RecurrentCache()
+
+    def states(self) -> States:
+        """By name: "conv", the last inputs of the short convolution, and "recurrent"."""
+        raise NotImplementedError
+
+    def cache_of(self, tensors: dict[str, Tensor]) -> RecurrentCache:
+        return RecurrentCache(tensors.get("conv"), tensors.get("recurrent"))
+
+    def tensors_of(self, cache: RecurrentCache) -> dict[str, Tensor]:
+        found = {"conv": cache.past, "recurrent": cache.state}
+        return {name: t for name, t in found.items() if t is not None}
 
     def forward(
         self,

@@ -11,6 +11,7 @@ from bigmodel_cli.config import Count
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
+from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.recurrence import scan
 from bigmodel_cli.parts.recurrent import Chunk, RecurrentCache, RecurrentMixer, RecurrentOptions
 from bigmodel_cli.parts.rotary import Rotary
@@ -72,13 +73,17 @@ class Retention(RecurrentMixer):
         """Queries, keys and values are separate matrices."""
         return {"qkv.weight": fused(*self.sizes, names=("q", "k", "v"))}
 
+    def states(self) -> States:
+        queries, _, values = (size // self.heads for size in self.sizes)
+        return {"recurrent": (self.heads, queries, values)}
+
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for t in self.qkv(x).to(kind).split(self.sizes, -1)
         )
-        decay = self.log_gamma.to(kind).expand(len(x), self.heads, x.shape[1])  # type: ignore[operator]
+        decay = self.log_gamma.to(kind).expand(x.shape[0], self.heads, x.shape[1])  # type: ignore[operator]
         with full_precision(x.device):
             q, k = self.rotary(q, sequence) * q.shape[-1] ** -0.5, self.rotary(k, sequence)
             y, cache.state = scan(q, k, v, decay, cache.state, sequence, self.chunk)

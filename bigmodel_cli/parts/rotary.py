@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, NonNegative, Options, Positive
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.context import SequenceInfo
+from bigmodel_cli.parts.context import SequenceInfo, recorded
 
 
 class _Scaling(Options):
@@ -221,7 +221,7 @@ class Rotary(Module):
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Rotate the heads by their positions."""
         length = x.shape[2]
-        if sequence.offset + length > len(self.cos):
+        if not recorded() and sequence.offset + length > len(self.cos):
             self.grow(sequence.offset + length)
         cos = sequence.lookup(self.cos, length).to(x.dtype)
         sin = sequence.lookup(self.sin, length).to(x.dtype)

@@ -55,6 +55,16 @@ class Tokenizer(Protocol):
         return 1
 
     @property
+    def never_first(self) -> tuple[int, ...]:
+        """Tokens with which no text begins."""
+        return ()
+
+    @property
+    def languages(self) -> tuple[int, ...]:
+        """The tokens of the languages among which a model of speech chooses."""
+        return ()
+
+    @property
     def stops(self) -> tuple[int, ...]:
         """The tokens at which a generated text ends."""
         return () if self.end_of_text is None else (self.end_of_text,)

@@ -59,6 +59,10 @@ class SpecialTokens:
     second_type: int = 1
     names: tuple[tuple[str, str], ...] = ()
     """Their texts by what they are called, such as "eos_token", where files say so."""
+    never_first: tuple[int, ...] = ()
+    languages: tuple[int, ...] = ()
+    silent: tuple[int, ...] = ()
+    """Tokens that are no text though the tokenizer does not call them special."""
 
     @classmethod
     def read(cls, content: bytes) -> SpecialTokens:
@@ -75,11 +79,18 @@ class SpecialTokens:
                 values.get("between", 1),
                 values.get("second_type", 1),
                 tuple((str(n), str(text)) for n, text in values.get("names", {}).items()),
+                tuple(values.get("never_first", ())),
+                tuple(values.get("languages", ())),
+                tuple(values.get("silent", ())),
             )
         except (TypeError, KeyError, AttributeError):
             raise ValueError("special_tokens.json: damaged") from None
         singles = (found.start, found.end, found.target_start)
-        numbers = [*found.stops, *found.never, *(n for n in singles if n is not None)]
+        lists = (
+            *(found.stops, found.never, found.never_first),
+            *(found.languages, found.silent),
+        )
+        numbers = [*(n for some in lists for n in some), *(n for n in singles if n is not None)]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("special_tokens.json: damaged")
         if found.between not in (1, 2) or found.second_type not in (0, 1):
@@ -112,6 +123,9 @@ class LibraryTokenizer:
         self.never = special.never
         self.between, self.second_type = special.between, special.second_type
         self.names = dict(special.names)
+        self.never_first = special.never_first
+        self.languages = special.languages
+        self.silent = frozenset(special.silent)
         ends = () if self.end_of_text is None else (self.end_of_text,)
         self.stops = special.stops or ends
 
@@ -174,6 +188,8 @@ class LibraryTokenizer:
     def decode(self, tokens: Sequence[int], *, skip: bool = True) -> str:
         """The text of some tokens; special ones are left out unless `skip` is False."""
         try:
+            if skip and self.silent:
+                tokens = [token for token in tokens if token not in self.silent]
             return str(self.library.decode(list(tokens), skip_special_tokens=skip))
         except BaseException as error:
             raise DataError(
