@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.console import say
 from bigmodel_cli.convert.exporting import express
 from bigmodel_cli.convert.families import BY_TYPE
 from bigmodel_cli.convert.family import written_out
@@ -66,6 +67,12 @@ class GGUF(Target):
         writer = library.GGUFWriter(folder / FILE, ARCHITECTURES[kind])
         heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
         width = config.get("head_dim") or config["hidden_size"] // heads
+        known = {"qwen2": config["hidden_size"] / heads, "qwen3": 128}.get(kind, width)
+        if width != known:
+            say(
+                f"transformers takes a {kind} in GGUF to have heads of {known:g}, and these are"
+                f" {width} wide, as the file says: llama.cpp alone reads it"
+            )
         writer.add_name(source.path.name)
         writer.add_context_length(config["max_position_embeddings"])
         writer.add_embedding_length(config["hidden_size"])

@@ -32,7 +32,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(40, 70), pytest.param(range(1_000), marks=pytest.mark.slow)]
+    "seeds", [range(40, 60), pytest.param(range(1_000), marks=pytest.mark.slow)]
 )
 def test_equal_or_refused_by_part(seeds: range) -> None:
     outcomes = run(list(seeds), "hf", None, lambda text: None)
@@ -47,7 +47,7 @@ def test_equal_or_refused_by_part(seeds: range) -> None:
     [
         ("timm", ["timm vit"]),
         ("torchvision", ["torchvision", "any cnn"]),
-        ("gguf", ["llama", "qwen3", "qwen2"]),
+        ("gguf", ["llama", "qwen3 128", "qwen2"]),
     ],
 )
 def test_other_layouts(target: str, names: list[str]) -> None:
