@@ -32,9 +32,12 @@ FORMAT = {"format": "pt"}
 OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
 TRAINING_ONLY = (
     *("dropout", "head_dropout", "drop_path"),
-    *("init", "init_std", "mask_token", "balance_weight"),
+    *("init", "init_std", "mask_token", "balance", "balance_weight"),
 )
-"""Options that change nothing once a model is trained: a class that lacks them will do."""
+"""Options that change nothing once a model is trained: a class that lacks them will do.
+
+What balances experts may leave a bias, which `_check_nothing_is_lost` looks for.
+"""
 SLOTS = ("norm", "mixer", "ffn", "cross")
 """Parts of a model that may be empty."""
 ROUNDING_ONLY = ("chunk",)

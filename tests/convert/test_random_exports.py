@@ -110,6 +110,22 @@ def test_what_is_said_although_it_is_so_anyway_is_written(tmp_path: Path) -> Non
     assert '"model_type": "llama"' in (tmp_path / "out" / "config.json").read_text()
 
 
+@pytest.mark.parametrize("balance", ["none", "bias"])
+def test_how_experts_are_balanced_changes_nothing_where_it_left_no_bias(
+    balance: str, tmp_path: Path
+) -> None:
+    drawn, _ = of_family("mixtral")
+    block = drawn.spec.model.model_dump(mode="json")["blocks"][0]
+    block["ffn"]["balance"] = balance
+    drawn, model = of_family("mixtral", blocks=[block])
+    for name, bias in model.named_buffers():
+        if name.endswith("ffn.bias"):
+            bias.zero_()
+    said = written("hf", source_of(drawn, model), tmp_path / "out")
+    assert ("no such option in training: model.blocks.0.ffn.balance" in said) == (balance == "bias")
+    assert '"model_type": "mixtral"' in (tmp_path / "out" / "config.json").read_text()
+
+
 @torch.no_grad()
 def test_a_norm_of_another_kind_is_named(tmp_path: Path) -> None:
     for norm, said in ((None, "model.norm: None"), ({"type": "none"}, "model.norm.type: none")):
