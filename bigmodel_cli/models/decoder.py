@@ -112,7 +112,7 @@ class Decoder(Skeleton):
     def stream_layers(self) -> list[Module]:
         return list(self.blocks)
 
-    def generator(self, source: Tensor | None = None) -> Decoder:
+    def generator(self, *source: Tensor) -> Decoder:
         return self
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
@@ -133,7 +133,7 @@ class Decoder(Skeleton):
             raise ValueError(
                 f"{sequence.offset + count} tokens; this model takes at most {self.limit}"
             )
-        x = self.embed(self.embedding, tokens, sequence)
+        x = self.embed(self.embedding, tokens, self.position, sequence)
         x = through(self.blocks, self.norm, x, sequence, cache)
         logits: Tensor = self.head(x)  # (B, T, V)
         if self.options.logit_scale != 1.0:
