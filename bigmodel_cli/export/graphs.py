@@ -155,8 +155,9 @@ class FrameGraph(Graph):
         )
 
     def forward(self, given: Given) -> Given:
-        lengths = given["attention_mask"].sum(1)
-        return {"logits": self.scale(self.model(given["input_features"], lengths))}
+        mask = given["attention_mask"]
+        frames = given["input_features"] * mask[..., None]  # the model's padding is silence
+        return {"logits": self.scale(self.model(frames, mask.sum(1)))}
 
     def seen(self, given: Given) -> Tensor | None:
         model: Any = self.model

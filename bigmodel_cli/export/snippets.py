@@ -117,7 +117,7 @@ CONTINUE = """\
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
-ids = {{before}} + tokenizer.encode(sys.argv[1], add_special_tokens=False).ids
+ids = ({{before}} + tokenizer.encode(sys.argv[1], add_special_tokens=False).ids)[-{{limit}} :]
 session, written, past = onnxruntime.InferenceSession("model.onnx"), [], 0
 new = np.array([ids])
 sizes = {"batch_size": 1, "past_sequence_length": 0}
@@ -126,7 +126,7 @@ caches = {
     for one in session.get_inputs()
     if one.name.startswith("past")
 }
-for _ in range(64):
+for _ in range(min(64, {{limit}} + 1 - len(ids))):
     mask = np.ones((1, past + new.shape[1]), np.int64)
     logits, *caches_after = session.run(None, {"input_ids": new, "attention_mask": mask, **caches})
     token = int(logits[0, -1].argmax())

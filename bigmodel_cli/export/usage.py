@@ -74,8 +74,8 @@ def given(source: Source) -> str:
     longest = min(how.longest or FROM_HERE, info.context or FROM_HERE)
     room = longest - len(before) - len(after)
     types = (dict(source.spec.model).get("token_types") or 0) > 1
-    values = {"before": before, "after": after, "room": room}
-    return s.filled(s.TEXT, values) + (s.TYPES if types else "")
+    around_it = {"before": before, "after": after, "room": room}
+    return s.filled(s.TEXT, around_it) + (s.TYPES if types else "")
 
 
 def of_decoder(source: Source) -> str:
@@ -83,7 +83,9 @@ def of_decoder(source: Source) -> str:
     tokenizer = load_tokenizer(source.assets)
     reader = Prompts(tokenizer, source.model.limit, source.spec.data)
     before, _ = around(reader, tokenizer, "tokens")
-    return s.filled(s.CONTINUE, {"before": before, "stops": list(tokenizer.stops)})
+    limit = min(source.model.limit, FROM_HERE)
+    values = {"before": before, "stops": list(tokenizer.stops), "limit": limit}
+    return s.filled(s.CONTINUE, values)
 
 
 def of_pairs(source: Source) -> str:
@@ -94,7 +96,8 @@ def of_pairs(source: Source) -> str:
     values: dict[str, object] = {
         "before": before, "after": after, "room": context - len(before) - len(after),
         "start": tokenizer.target_start, "stops": list(tokenizer.stops),
-        "never": list(tokenizer.never), "most": context - 1,
+        "never": list(tokenizer.never),
+        "most": source.spec.task.search().max_tokens or min(source.model.limit, context),
         "source_tokenizer": SOURCE_TOKENIZER if SOURCE_TOKENIZER in source.assets else TOKENIZER,
     }  # fmt: skip
     return s.filled(s.TRANSLATE, values)
