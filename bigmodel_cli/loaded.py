@@ -34,7 +34,7 @@ from bigmodel_cli.tasks import Task, build_task
 PREPARATION = (
     *TOKENIZERS,
     *("normalize", "size", "channels"),
-    *("units", "seconds", "rate", "window", "hop", "mels", "low", "high"),
+    *("units", "seconds", "rate", "window", "hop", "mels", "low", "high", "features", "pad_to"),
 )
 """Options that a checkpoint fixes for all that use it as it is."""
 TRAINING = ("train", "init")
@@ -91,14 +91,7 @@ def load_checkpoint(
     load_torch()
     chosen = pick_device(device, tell)
     path = opening.find(path)
-    contents = opening.read(path)
-    for note in contents.notes:
-        say(note)
-    if contents.headless and not body:
-        raise CheckpointError(
-            f"{path}: the body of a network, without a head that answers; finetune it first:"
-            f" bigmodel finetune --from {shlex.quote(str(path))} SPEC"
-        )
+    contents = _contents(path, body)
     spec = of_checkpoint(contents.spec, path, overrides)
     if overrides:
         _say_unused(spec, contents.spec, overrides, tell)
@@ -136,6 +129,19 @@ def load_checkpoint(
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
+
+
+def _contents(path: Path, body: bool) -> checkpoints.Checkpoint:
+    """A checkpoint's contents; raises `CheckpointError` where it lacks a head that is needed."""
+    contents = opening.read(path)
+    for note in contents.notes:
+        say(note)
+    if contents.headless and not body:
+        raise CheckpointError(
+            f"{path}: the body of a network, without a head that answers; finetune it first:"
+            f" bigmodel finetune --from {shlex.quote(str(path))} SPEC"
+        )
+    return contents
 
 
 def _say_unused(

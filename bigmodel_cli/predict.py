@@ -14,13 +14,13 @@ from bigmodel_cli.convert.generation import settings
 from bigmodel_cli.data import Item, input_of, target_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.generation.text import (
     Decoding,
     Told,
     answer_questions,
     continue_texts,
     generate_from_source,
-    in_order,
 )
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -53,24 +53,15 @@ def predict(
     kind, target = input_of(loaded.info), target_of(loaded.info)
     writes = loaded.model.can_generate  # whether or not its data had labels
     known = not writes and (target is not None or kind.one_size)
-    if known and (given := decoding.given()):
-        raise SpecError(
-            f"{given[0]} is for models that write text, and this one was trained for"
-            f" {loaded.task.name}; leave it out"
-        )
     spells = target is not None and target.spelled
     tags = target is not None and target.tags
     labels = known and not spells and not tags
+    if known and (given := decoding.given()):
+        raise _out_of_place(given[0], "write text", loaded)
     if top is not None and not (labels and loaded.task.has_top):
-        raise SpecError(
-            f"--top is for models that label, and this one was trained for {loaded.task.name};"
-            " leave it out"
-        )
+        raise _out_of_place("--top", "label", loaded)
     if chat and not continues(loaded):
-        raise SpecError(
-            f"--chat is for models that continue texts, and this one was trained for"
-            f" {loaded.task.name}; leave it out"
-        )
+        raise _out_of_place("--chat", "continue texts", loaded)
     if not kind.in_files:
         inputs = _naming_files(inputs, word)
     if not kind.one_size:
@@ -91,6 +82,14 @@ def predict(
         raise SpecError(
             f"this model was trained for {loaded.task.name}: it neither labels nor writes"
         )
+
+
+def _out_of_place(option: str, what: str, loaded: Loaded) -> SpecError:
+    """The fault of an option for models that do something else."""
+    return SpecError(
+        f"{option} is for models that {what}, and this one was trained for {loaded.task.name};"
+        " leave it out"
+    )
 
 
 def as_published(loaded: Loaded, decoding: Decoding) -> Decoding:

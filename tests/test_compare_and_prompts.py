@@ -14,7 +14,7 @@ from conftest import Result
 
 from bigmodel_cli.data.inputs import Prompts, Windows
 from bigmodel_cli.data.text.documents import TextOptions
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.evaluation.evaluator import means
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.metrics.text import NORMALISED, wer

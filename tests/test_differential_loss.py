@@ -22,7 +22,7 @@ from conftest import loss_of, scores_of
 from torch import Tensor
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo, MelConfig
-from bigmodel_cli.data.base import join
+from bigmodel_cli.data.batches import join
 from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.models import MODELS, build
 from bigmodel_cli.tasks import TASKS, build_task

@@ -20,8 +20,8 @@ from PIL import Image
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.inputs import Prompts
 from bigmodel_cli.data.text.documents import TextOptions
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.data.text.table import TableOptions
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.evaluation.evaluator import written
 from bigmodel_cli.generation.text import Decoding, generate_from_source

@@ -12,6 +12,9 @@ from bigmodel_cli.convert.rotary import rope_parameters, rotary
 from bigmodel_cli.convert.rules import Rule, rows
 from bigmodel_cli.errors import CheckpointError
 
+WHOLE_HEADS = ("llama", "gemma2", "gemma3_text")
+"""Families of which transformers wants a width that is a multiple of the number of heads."""
+
 
 class Llama(Family):
     """Pre-norm RMSNorm, rotary grouped-query attention, SwiGLU (Touvron et al. 2023)."""
@@ -26,6 +29,10 @@ class Llama(Family):
     """What sizes are that config.json leaves out; the others must be there."""
     says_head_dim = True
     """Whether config.json has the heads' width also where it is dim / heads."""
+    biases: ClassVar[tuple[str, ...]] = ("attention_bias", "mlp_bias")
+    """Options of config.json that give projections biases; where one is missing, it may only be
+    false.
+    """
     norms: ClassVar[Mapping[str, str]] = {
         "mixer_norm": "input_layernorm",
         "ffn_norm": "post_attention_layernorm",
@@ -78,7 +85,7 @@ class Llama(Family):
             "num_heads": heads,
             "kv_heads": config.get("num_key_value_heads", int, heads),
             "head_dim": self.head_dim(config),
-            "bias": config.get("attention_bias", bool, False),
+            "bias": self.bias(config, "attention_bias"),
             "dropout": config.get("attention_dropout", float, 0.0),
             "position": position,
         }
@@ -99,17 +106,35 @@ class Llama(Family):
         return {
             "type": "swiglu",
             "hidden": config.get("intermediate_size", int),
-            "bias": config.get("mlp_bias", bool, False),
+            "bias": self.bias(config, "mlp_bias"),
         }
 
+    def bias(self, config: Config, option: str) -> bool:
+        """Whether the projections that an option of config.json is about have biases."""
+        if option in self.biases:
+            return config.get(option, bool, False)
+        config.only(option, False)
+        return False
+
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
+        block = model["blocks"][0]
+        biases = {"attention_bias": block["mixer"]["bias"], "mlp_bias": block["ffn"]["bias"]}
         return {
             **self.shared_config(model),
-            **self.attention_config(model, model["blocks"][0]["mixer"]),
-            "attention_bias": model["blocks"][0]["mixer"]["bias"],
-            "mlp_bias": model["blocks"][0]["ffn"]["bias"],
-            "rope_parameters": rope_parameters(model["blocks"][0]["mixer"]["position"]),
+            **self.attention_config(model, block["mixer"]),
+            **{option: biases[option] for option in self.biases},
+            "rope_parameters": rope_parameters(block["mixer"]["position"]),
         }
+
+    def unfit(self, model: Model, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+        if self.model_types[0] not in WHOLE_HEADS:
+            return
+        heads = model["blocks"][0]["mixer"]["num_heads"]
+        if model["dim"] % heads:
+            yield (
+                "model.blocks.0.mixer.num_heads",
+                f"{heads}, and dim {model['dim']} is not a multiple of it, which their class wants",
+            )
 
     def shared_config(self, model: Model) -> dict[str, Any]:
         """What all decoders with this layout say."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bigmodel_cli.convert.folder import has, read, read_json
+from bigmodel_cli.convert.folder import has, read_json
+from bigmodel_cli.convert.tokenizer_files import MARKS, ROBERTAS, tokenizer_json
 from bigmodel_cli.data import TOKENIZER
-from bigmodel_cli.data.text.tokenizer_library import MOST_BYTES
 
 NAMED = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that say which token is for what."""
@@ -18,16 +18,18 @@ def mask_token(folder: Path) -> int | None:
 
     Raises `CheckpointError` for a damaged file, but for tokenizer.json's, which is read later.
     """
-    named = _named(folder, "mask_token")
-    if named is None or not has(folder, TOKENIZER):
+    named, found = _named(folder, "mask_token"), tokenizer_json(folder)
+    if found is None:
         return None
     try:
-        values = json.loads(read(folder, TOKENIZER, MOST_BYTES))
+        values = json.loads(found[0])
     except (ValueError, RecursionError):
         return None
     added = values.get("added_tokens") if isinstance(values, dict) else None
+    usual = () if has(folder, TOKENIZER) else (MARKS["mask_token"], ROBERTAS["mask_token"])
+    wanted = usual if named is None else (named,)
     for token in added if isinstance(added, list) else ():
-        if isinstance(token, dict) and token.get("content") == named:
+        if isinstance(token, dict) and token.get("content") in wanted:
             number = token.get("id")
             return number if type(number) is int and number >= 0 else None
     return None

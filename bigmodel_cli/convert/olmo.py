@@ -19,6 +19,7 @@ class Olmo2(Llama):
     heads: ClassVar = {"Olmo2ForCausalLM": CAUSAL_LM}
     eps = 1e-5
     says_head_dim = False
+    biases: ClassVar = ("attention_bias",)
     norms: ClassVar = {
         "mixer_norm": "post_attention_layernorm",
         "ffn_norm": "post_feedforward_layernorm",
@@ -30,19 +31,6 @@ class Olmo2(Llama):
     def mixer(self, config: Config, layer: int) -> dict[str, Any]:
         norm = {"over": "full", "eps": config.get("rms_norm_eps", float, self.eps)}
         return {**super().mixer(config, layer), "qk_norm": norm}
-
-    def ffn(self, config: Config) -> dict[str, Any]:
-        config.only("mlp_bias", False)
-        return super().ffn(config)
-
-    def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
-        mixer = model["blocks"][0]["mixer"]
-        return {
-            **self.shared_config(model),
-            **self.attention_config(model, mixer),
-            "attention_bias": mixer["bias"],
-            "rope_parameters": rope_parameters(mixer["position"]),
-        }
 
 
 class Olmo3(Olmo2):

@@ -22,6 +22,7 @@ from bigmodel_cli.console import quantity
 from bigmodel_cli.convert import based, hub, torchvision
 from bigmodel_cli.convert import folder as folders
 from bigmodel_cli.convert.assets import read_assets as _assets
+from bigmodel_cli.convert.assets import read_with_notes
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.converted import ConvertedTensors
 from bigmodel_cli.convert.families import BY_TYPE, FAMILIES, TIMM
@@ -68,6 +69,7 @@ def read(path: Path) -> Checkpoint:
     model = ConvertedTensors(
         described.family, described.model, described.info, described.task, theirs, path
     )
+    assets, said = read_with_notes(path)
     return Checkpoint(
         step=0,
         model=model,
@@ -75,9 +77,9 @@ def read(path: Path) -> Checkpoint:
         state={},
         spec=described.spec(theirs),
         info=described.info.to_json(),
-        assets=_assets(path),
+        assets=assets,
         headless=not described.task,
-        notes=(described.title(theirs), *described.notes, *theirs.notes, *model.notes),
+        notes=(described.title(theirs), *described.notes, *theirs.notes, *model.notes, *said),
     )
 
 
@@ -142,7 +144,10 @@ class Described:
         return {
             "model": self.model.model_dump(mode="json"),
             "data": data,
-            "task": {"type": self.task or self.family.without_head},
+            "task": {
+                "type": self.task or self.family.without_head,
+                **self.family.task_options(),
+            },
             "train": {"steps": 1, "precision": stored},
         }
 

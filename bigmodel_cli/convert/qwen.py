@@ -18,6 +18,7 @@ class Qwen2(Llama):
     model_types: ClassVar = ("qwen2",)
     heads: ClassVar = {"Qwen2ForCausalLM": CAUSAL_LM}
     sizes: ClassVar = {"num_key_value_heads": 32}
+    biases: ClassVar = ("attention_bias",)
     says_head_dim = False
 
     def mixer(self, config: Config, layer: int) -> dict[str, Any]:
@@ -36,10 +37,6 @@ class Qwen2(Llama):
         """Options of attention that this family has and Llama has not."""
         config.only("attention_bias", True)
         return {"bias": ["q", "k", "v"]}
-
-    def ffn(self, config: Config) -> dict[str, Any]:
-        config.only("mlp_bias", False)
-        return super().ffn(config)
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         types, window = types_of(model), only_window(model)

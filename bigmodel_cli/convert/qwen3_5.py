@@ -29,6 +29,7 @@ class Qwen3_5(Llama):
         "Qwen3_5ForConditionalGeneration": CAUSAL_LM,
     }
     sizes: ClassVar = {"num_attention_heads": 16, "num_key_value_heads": 4}
+    biases: ClassVar = ("attention_bias",)
     renamed: ClassVar = {r"^model\.language_model\.": "model."}
     leftovers: ClassVar = (*Llama.leftovers, r"mtp\..*", r"model\.visual\..*")
     ignored: ClassVar = (
@@ -49,7 +50,6 @@ class Qwen3_5(Llama):
         return {**super().norm(config), "offset": True}
 
     def ffn(self, config: Config) -> dict[str, Any]:
-        config.only("mlp_bias", False)
         config.only("mlp_only_layers", [])
         return super().ffn(config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from bigmodel_cli.errors import CheckpointError
 Values = Mapping[str, Any]
 BEGIN, END = ("bos_token", "cls_token"), ("eos_token", "sep_token")
 OTHERS = ("pad_token", "unk_token", "mask_token")
+TIME = re.compile(r"<\|\d+\.\d+\|>")
+"""A time, which Whisper may write between words."""
 
 
 def special_tokens(tokenizer: bytes, files: tuple[Values, ...], folder: str) -> bytes:
@@ -50,6 +53,10 @@ def special_tokens(tokenizer: bytes, files: tuple[Values, ...], folder: str) -> 
         "begins": begin is not None and _begins(tokenizer, own, begin),
         "target_start": _target_start(config, generation, folder),
         "never": _never(config, generation, folder),
+        **_pair(tokenizer, end),
+        "names": _names(own, named),
+        **_of_speech(config, generation, folder),
+        "silent": sorted(n for text, n in numbers.items() if TIME.fullmatch(text)),
         **{name.removesuffix("_token"): token((name,)) for name in OTHERS},
     }
     return json.dumps(found).encode()
@@ -65,14 +72,29 @@ def _target_start(config: Values, generation: Values, folder: str) -> int | None
     return None
 
 
+def _of_speech(config: Values, generation: Values, folder: str) -> dict[str, list[int]]:
+    """Tokens with which no text begins, and those of languages. Raises `CheckpointError`."""
+    if config.get("is_encoder_decoder") is not True:
+        return {}
+    first = (generation or config).get("begin_suppress_tokens")
+    languages = generation.get("lang_to_id")
+    languages = [*languages.values()] if isinstance(languages, dict) else None
+    return {
+        "never_first": _ids(first, f"{folder}: begin_suppress_tokens"),
+        "languages": _ids(languages, f"{folder}: lang_to_id"),
+    }
+
+
 def _never(config: Values, generation: Values, folder: str) -> list[int]:
     """The single tokens that generation leaves out. Raises `CheckpointError`."""
+    suppressed = (generation or config).get("suppress_tokens")
+    found = set(_ids(suppressed, f"{folder}: suppress_tokens"))
     for values in (generation, config):
         words = values.get("bad_words_ids")
         if isinstance(words, list):
             lists = [_ids(word, f"{folder}: bad_words_ids") for word in words]
-            return sorted({ids[0] for ids in lists if len(ids) == 1})
-    return []
+            return sorted(found | {ids[0] for ids in lists if len(ids) == 1})
+    return sorted(found)
 
 
 def _numbers(tokenizer: bytes) -> dict[str, int]:
@@ -91,6 +113,35 @@ def _begins(tokenizer: bytes, own: Values, begin: int) -> bool:
     from tokenizers import Tokenizer
 
     return bool(Tokenizer.from_str(tokenizer.decode("utf-8")).encode("a").ids[:1] == [begin])
+
+
+def _names(own: Values, named: Values) -> dict[str, str]:
+    """The texts of all special tokens that the files name, as chat templates ask for them."""
+    found: dict[str, str] = {}
+    for values in (named, own):
+        for name, value in values.items():
+            if name.endswith("_token") and (text := _text(value)) is not None:
+                found[name] = text
+    return found
+
+
+def _pair(tokenizer: bytes, end: int | None) -> dict[str, int]:
+    """How two texts are joined: the end tokens between them, and the second one's type.
+
+    Where it is another way than a row can be written, it is BERT's.
+    """
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_str(tokenizer.decode("utf-8")).encode("a", "b")
+    sides = list(found.sequence_ids)
+    if 0 not in sides or 1 not in sides:
+        return {}
+    second = sides.index(1)
+    between = found.ids[len(sides) - sides[::-1].index(0) : second]
+    kind, last = found.type_ids[second], found.ids[-1]
+    if between not in ([last], [last, last]) or end not in (None, last) or kind not in (0, 1):
+        return {}
+    return {"between": len(between), "second_type": int(kind)}
 
 
 def _text(value: Any) -> str | None:

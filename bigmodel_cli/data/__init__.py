@@ -10,6 +10,7 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
+from bigmodel_cli.data.audio.texts import HEARD, LANGUAGE, prompt_tokens
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
 from bigmodel_cli.data.chat.template import ASSET as CHAT_TEMPLATE
@@ -26,14 +27,7 @@ from bigmodel_cli.data.image.images import (
     ParquetOptions,
 )
 from bigmodel_cli.data.image.pixels import denormalise, prepare_image
-from bigmodel_cli.data.inputs import (
-    Dialogues,
-    Item,
-    Prompts,
-    Reader,
-    Sources,
-    read_items,
-)
+from bigmodel_cli.data.inputs import Dialogues, Item, Prompts, Reader, Sources, read_items
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.replay import with_replay
@@ -44,11 +38,11 @@ from bigmodel_cli.data.text.docstrings import DocstringsOptions
 from bigmodel_cli.data.text.documents import StdlibOptions, TextOptions
 from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
-from bigmodel_cli.data.text.tokenizer import ASSET as TOKENIZER
-from bigmodel_cli.data.text.tokenizer import SOURCE_ASSET as SOURCE_TOKENIZER
-from bigmodel_cli.data.text.tokenizer import SPECIAL_ASSET as SPECIAL_TOKENS
-from bigmodel_cli.data.text.tokenizer import (
-    Tokenizer,
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET as TOKENIZER
+from bigmodel_cli.data.text.tokenizer_files import SOURCE_ASSET as SOURCE_TOKENIZER
+from bigmodel_cli.data.text.tokenizer_files import SPECIAL_ASSET as SPECIAL_TOKENS
+from bigmodel_cli.data.text.tokenizer_files import (
     load_source_tokenizer,
     load_tokenizer,
     read_tokenizer,
@@ -125,6 +119,8 @@ __all__ = [
     "BUILT_IN",
     "CHAT_TEMPLATE",
     "FACTS",
+    "HEARD",
+    "LANGUAGE",
     "SOURCES",
     "SOURCE_TOKENIZER",
     "SPECIAL_TOKENS",
@@ -157,6 +153,7 @@ __all__ = [
     "open_data",
     "open_or_expect",
     "prepare_image",
+    "prompt_tokens",
     "random_batch",
     "read_items",
     "read_tokenizer",

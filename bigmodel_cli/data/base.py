@@ -4,33 +4,44 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from bigmodel_cli.config import PADDING, DatasetInfo, Options
+from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.data.order import Ints, keys_of
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import CheckpointError, DataError, SpecError, did_you_mean
+from bigmodel_cli.errors import CheckpointError, DataError
 from bigmodel_cli.lazy import Tensor, torch
 
 if TYPE_CHECKING:
     from bigmodel_cli.data.expected import Expected
 
+
 Say = Callable[[str], None]
+
+
 Piece = Literal["first", "last"]
 """Which token of a word has its tag."""
+
+
 Assets = Mapping[str, bytes]
 """Files of a checkpoint that data continues from, by name: facts.json, and its own assets, such as
 tokenizer.json.
 """
+
+
 FACTS = "facts.json"
+
+
 TOKENIZERS = ("tokenizer", "source_tokenizer")
 """Options of the data that a checkpoint fixes for all that continue from it: it brings its own."""
+
+
 LONG_ROWS = 64
 """Samples that are looked at to find the longest rows of a batch."""
 
@@ -60,6 +71,10 @@ class AnyDataOptions(Options):
     """How test data is named on the command line, for messages."""
     paths: ClassVar[tuple[str, ...]] = ()
     """The options that name files: the same content may be elsewhere when a run is resumed."""
+    carried: ClassVar[tuple[str, ...]] = TOKENIZERS
+    """What a finetuning takes from data of this type of its checkpoint, where its own leaves it
+    out: those of `TOKENIZERS` whatever the type.
+    """
 
     @abstractmethod
     def open(
@@ -74,6 +89,10 @@ class AnyDataOptions(Options):
     def loader_workers(self) -> int:
         """Processes that load and augment."""
         return 0
+
+    def target_prompt(self) -> str:
+        """Special tokens, spelled out, that each target begins with after its start."""
+        return ""
 
     def longest(self) -> int | None:
         """The most tokens that the model sees at once; None where the data itself says it, or has
@@ -165,68 +184,6 @@ class Split:
         raise NotImplementedError
 
 
-def padded(rows: Sequence[Any], padding: int = PADDING) -> Tensor:
-    """(B, longest) rows of numbers, padded at the right."""
-    tensors = [torch.as_tensor(row) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=padding)
-
-
-def join(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate batches: (B, T, ...) that differ in T are padded at the right, integers with
-    `PADDING`, others with 0.
-    """
-    joined = {}
-    for name in batches[0]:
-        pieces = [batch[name] for batch in batches]
-        if pieces[0].dim() > 1:
-            longest = max(piece.shape[1] for piece in pieces)
-            pieces = [_widened(piece, longest) for piece in pieces]
-        joined[name] = torch.cat(pieces)
-    return joined
-
-
-def _widened(piece: Tensor, length: int) -> Tensor:
-    if piece.shape[1] == length:
-        return piece
-    wide = piece.new_full(
-        (len(piece), length, *piece.shape[2:]), 0 if piece.is_floating_point() else PADDING
-    )
-    wide[:, : piece.shape[1]] = piece
-    return wide
-
-
-def count_classes(labels: Ints, classes: Sequence[str]) -> tuple[int, ...]:
-    """How many of the labels (N,), or of the sets (N, C), have each class; () where there are no
-    classes.
-    """
-    if labels.ndim > 1:
-        return tuple(labels.sum(0, dtype=np.int64).tolist()) if classes else ()
-    return tuple(np.bincount(labels, minlength=len(classes)).tolist()) if classes else ()
-
-
-def classes_in(labels: Ints) -> list[int]:
-    """The numbers of the classes that occur in labels (N,), or in sets (N, C)."""
-    numbers: list[int] = (
-        np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(0))
-    ).tolist()
-    return numbers
-
-
-def say_lacking(
-    split: str, unit: str, there: Iterable[int], classes: Sequence[str], say: Say
-) -> None:
-    """Warn about classes of which a split has no items; `there` are the numbers of those that it
-    has.
-    """
-    present = set(there)
-    missing = [name for number, name in enumerate(classes) if number not in present]
-    if missing:
-        say(
-            f"warning: the {split} split has no {unit} of {len(missing)} class(es):"
-            f" {', '.join(missing[:5])}"
-        )
-
-
 class DataSet:
     """Opened data: `info` for the model, a `fingerprint` of the content, and splits by name.
 
@@ -234,6 +191,9 @@ class DataSet:
     `held_out`, the validation split is a part of the training data, and `items` has both even where
     only one of them was opened.
     """
+
+    missing: ClassVar[bool] = False
+    """Whether only the shapes are known, without any sample."""
 
     def __init__(
         self,
@@ -295,26 +255,3 @@ def info_of(assets: Assets | None) -> DatasetInfo | None:
         return DatasetInfo.from_json(json.loads(assets[FACTS]))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{FACTS}: {error}; use another checkpoint") from None
-
-
-def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]) -> Ints:
-    """(len(classes),) the checkpoint's number of each class, -1 for one that it does not know.
-
-    Raises `SpecError` naming the classes that are `used` and that it does not know.
-    """
-    if used and not known:
-        raise SpecError(
-            "the checkpoint knows no classes; leave the data's labels out (data.label: null,"
-            " data.labels: false), or finetune it on them first: bigmodel finetune --from CKPT SPEC"
-        )
-    number = {name: index for index, name in enumerate(known)}
-    unknown = [name for name in used if name not in number]
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        shown = ", ".join(map(repr, unknown[:5])) + more + did_you_mean(unknown[0], known)
-        raise SpecError(
-            f"the data has classes that the checkpoint does not know: {shown}; it knows"
-            f" {', '.join(known[:10])}{' ...' if len(known) > 10 else ''}. Finetune it first:"
-            " bigmodel finetune --from CKPT SPEC"
-        )
-    return np.array([number.get(name, -1) for name in classes], np.int64)

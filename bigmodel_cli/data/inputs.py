@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.split import batch_of_sounds, read_sound
-from bigmodel_cli.data.base import AnyDataOptions, padded
+from bigmodel_cli.data.base import AnyDataOptions
+from bigmodel_cli.data.batches import padded
 from bigmodel_cli.data.chat.messages import asked
 from bigmodel_cli.data.chat.turns import Turns
 from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.image.pixels import prepare_image
 from bigmodel_cli.data.text.cleaning import checked, clean, printable, without_bom
-from bigmodel_cli.data.text.split import batch_of_texts, encode, marks, room
+from bigmodel_cli.data.text.split import batch_of_texts, encode, marks
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
@@ -127,7 +128,7 @@ class Rows:
         count = sum(len(side) for side in sides)
         if not count:
             raise DataError(f"{place} is empty: there is no text to read")
-        return sides, count > room(self.context, sides)
+        return sides, count > marks(self.tokenizer).room(self.context, sides)
 
     def batch(self, contents: Sequence[list[Any]]) -> dict[str, Tensor]:
         """The rows with their special tokens, padded on the right."""

@@ -17,7 +17,7 @@ from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.image.pixels import denormalise
 from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
 from bigmodel_cli.data.text.pieces import Sentences
-from bigmodel_cli.data.text.tokenizer import load_tokenizer
+from bigmodel_cli.data.text.tokenizer_files import load_tokenizer
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -127,6 +127,16 @@ class FrameInput(Input):
         length = length or self.info.context or 1
         frames = torch.randn(count, length, self.info.frame_width or 1, device=device)
         return {"frames": frames, "lengths": torch.full((count,), length, device=device)}
+
+    def unlabelled(
+        self, names: tuple[str, ...], count: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """With a text (B, T + 1) for each, of tokens, where the task reads one."""
+        batch = self.random(count, device)
+        if "target" in names:
+            size = (count, (self.info.text_context or 1) + 1)
+            batch["target"] = torch.randint(self.info.vocab_size or 1, size, device=device)
+        return batch
 
 
 class TokenInput(Input):

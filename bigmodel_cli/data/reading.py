@@ -107,8 +107,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{path}:{number}"
         try:
-            row = json.loads(line, object_pairs_hook=_once)
-        except _Twice as error:
+            row = json.loads(line, object_pairs_hook=once)
+        except Twice as error:
             raise DataError(
                 f"{place}: the key {error} stands twice in one object; take one of them out"
             ) from None
@@ -167,15 +167,16 @@ def one_newline(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-class _Twice(Exception):
+class Twice(Exception):
     """A key that stands twice in one object."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object. Raises `Twice` where a key stands twice in it."""
     row = dict(pairs)
     if len(row) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _Twice(ascii(next(key for key in keys if keys.count(key) > 1)))
+        raise Twice(ascii(next(key for key in keys if keys.count(key) > 1)))
     return row
 
 

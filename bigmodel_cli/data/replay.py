@@ -6,7 +6,8 @@ import hashlib
 
 import numpy as np
 
-from bigmodel_cli.data.base import DataSet, Split, join
+from bigmodel_cli.data.base import DataSet, Split
+from bigmodel_cli.data.batches import join
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch

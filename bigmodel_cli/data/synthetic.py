@@ -12,11 +12,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import DatasetInfo, Seed
-from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split, count_classes
+from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import key_of
+from bigmodel_cli.data.classes import count_classes
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.problems import FORMAT, PROBLEMS, Rows, Synthetic
-from bigmodel_cli.data.text.tokenizer import ASSET, SymbolTokenizer, Tokenizer, read_tokenizer
+from bigmodel_cli.data.text.own_tokenizers import SymbolTokenizer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET, read_tokenizer
 from bigmodel_cli.errors import CheckpointError, DataError, SpecError
 
 Length = Annotated[int, Field(gt=0, le=100_000)]

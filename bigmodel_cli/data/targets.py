@@ -17,7 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.data.base import Say, numbers_of
+from bigmodel_cli.data.base import Say
+from bigmodel_cli.data.classes import numbers_of
 from bigmodel_cli.data.reading import checked_text
 from bigmodel_cli.errors import DataError, SpecError
 

@@ -13,8 +13,8 @@ from bigmodel_cli.data import Prompts, load_tokenizer
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.evaluation.report import Report
+from bigmodel_cli.generation.pieces import added_text
 from bigmodel_cli.generation.sampling import Sampling, generate
-from bigmodel_cli.generation.text import added_text
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.intervals import Estimate
@@ -45,7 +45,6 @@ def evaluate_tasks(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     lm_eval = need("lm_eval", "harness", "--tasks")
     LM: Any = need("lm_eval.api.model", "harness", "--tasks").LM
-    TaskManager: Any = need("lm_eval.tasks", "harness", "--tasks").TaskManager
 
     class Model(LM):  # type: ignore[misc]
         """The harness's model interface, implemented by `Answers`."""
@@ -60,28 +59,12 @@ def evaluate_tasks(
             return answers.written([request.args for request in requests])
 
     answers = Answers(loaded)
-    manager = None
-    # the harness's own index reads thousands of files; not needed where the folder has all
-    if include is not None:
-        manager = TaskManager(include_path=str(include), include_defaults=False)
-    if manager is None or not all(manager.match_tasks([name]) for name in names):
-        manager = TaskManager(include_path=str(include) if include is not None else None)
-    unknown = [name for name in names if not manager.match_tasks([name])]
-    if unknown:
-        raise SpecError(
-            f"--tasks {', '.join(unknown)}: lm-evaluation-harness knows no such task; `lm_eval ls"
-            " tasks` lists them"
-        )
+    manager = _task_manager(names, include)
     try:
         found = lm_eval.simple_evaluate(
             model=Model(), tasks=list(names), task_manager=manager, limit=limit, log_samples=False
         )
-    except (
-        OSError,
-        ConnectionError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # raised while loading a task's data
+    except (OSError, RuntimeError, ValueError) as error:  # raised while loading a task's data
         if isinstance(error, ValueError | RuntimeError) and "data" not in str(error).lower():
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -95,6 +78,24 @@ def evaluate_tasks(
             " their contexts the end was read"
         )
     return Report(str(loaded.path), "", "lm-evaluation-harness", "", estimates_of(found))
+
+
+def _task_manager(names: Sequence[str], include: Path | None) -> Any:
+    """The harness's index of tasks. Raises `SpecError` for one that it does not know."""
+    TaskManager: Any = need("lm_eval.tasks", "harness", "--tasks").TaskManager
+    manager = None
+    # the harness's own index reads thousands of files; not needed where the folder has all
+    if include is not None:
+        manager = TaskManager(include_path=str(include), include_defaults=False)
+    if manager is None or not all(manager.match_tasks([name]) for name in names):
+        manager = TaskManager(include_path=str(include) if include is not None else None)
+    unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown:
+        raise SpecError(
+            f"--tasks {', '.join(unknown)}: lm-evaluation-harness knows no such task; `lm_eval ls"
+            " tasks` lists them"
+        )
+    return manager
 
 
 def estimates_of(found: dict[str, Any]) -> dict[str, Estimate]:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bigmodel_cli.convert.assets import CARD, GENERATION, KEPT, TEMPLATE, TOKENIZER_CONFIG
+from bigmodel_cli.convert.assets import CARD, GENERATION, KEPT, TEMPLATE
 from bigmodel_cli.convert.folder import CONFIG
+from bigmodel_cli.convert.tokenizer_files import TOKENIZER_CONFIG
 from bigmodel_cli.data import CHAT_TEMPLATE, TOKENIZER, Tokenizer, load_tokenizer
 from bigmodel_cli.export.source import Source
 

@@ -102,11 +102,7 @@ def _search(
     logits = logits.repeat_interleave(width, 0)
     written = torch.zeros(len(prompt), width, 0, dtype=torch.int64, device=device)
     for length in range(1, max_new_tokens + 1):
-        vocab = logits.shape[-1]
-        extended = sums[..., None] + logits.float().log_softmax(-1).view(len(live), width, vocab)
-        # (R, 2K), the best first
-        values, index = extended.flatten(1).topk(min(2 * width, width * vocab), dim=1)
-        origin, token = index // vocab, index % vocab
+        values, origin, token = _extensions(sums, logits)
         ends = stops_at(token, stop)
         norm = beam.normaliser(length)
         for r, k in (ends[:, :width] & values[:, :width].isfinite()).nonzero().tolist():
@@ -115,14 +111,10 @@ def _search(
         sums, kept = values.masked_fill(ends, float("-inf")).topk(width, dim=1)  # (R, K) that go on
         origin, token = origin.gather(1, kept), token.gather(1, kept)
         last = length == max_new_tokens
-        going = [
-            r
-            for r, best in enumerate((sums[:, 0] / norm).tolist())
-            if not last and not rows[live[r]].finished(best)
-        ]
-        written = torch.cat(
-            (written.gather(1, origin[..., None].expand(-1, -1, length - 1)), token[..., None]), 2
-        )
+        best = (sums[:, 0] / norm).tolist()
+        going = [r for r, row in enumerate(live) if not last and not rows[row].finished(best[r])]
+        earlier = written.gather(1, origin[..., None].expand(-1, -1, length - 1))
+        written = torch.cat((earlier, token[..., None]), 2)
         if last:
             _add_open(rows, live, written, sums, norm)
         if not going:
@@ -145,6 +137,16 @@ def _search(
         logits = model(token[chosen].view(-1, 1), cache)[:, -1]
     nothing = Hypothesis([], math.nan, math.nan, ended=False)  # no logit was finite
     return [row.found or [nothing] for row in rows]
+
+
+def _extensions(sums: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """sums (R, K), logits (R * K, V) -> the sums, hypotheses and tokens (R, 2K) of the likeliest
+    extensions, the best first.
+    """
+    (rows, width), vocab = sums.shape, logits.shape[-1]
+    extended = sums[..., None] + logits.float().log_softmax(-1).view(rows, width, vocab)
+    values, index = extended.flatten(1).topk(min(2 * width, width * vocab), dim=1)
+    return values, index // vocab, index % vocab
 
 
 def _add_open(

@@ -50,8 +50,8 @@ class Decoding:
     def with_settings(self, every: Mapping[str, Any], drawn: Mapping[str, Any]) -> Decoding:
         """The same with the settings of a checkpoint where nothing else is asked for.
 
-        `every` are those of any text, `drawn` those of drawn or greedy text, which give way as a
-        whole to any option of how the next token is chosen.
+        `every` are those of any text, `drawn` those of drawn, greedy or searched text, which give
+        way as a whole to any option of how the next token is chosen.
         """
         chosen = {"temperature", "top_k", "top_p", "min_p", "beams", "length_penalty", "n_best"}
         given = {f.name for f in fields(self) if getattr(self, f.name) != f.default}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from bigmodel_cli.console import say
@@ -15,30 +14,27 @@ from bigmodel_cli.data import (
     Item,
     Prompts,
     Reader,
-    Sources,
     Template,
     Tokenizer,
     Turns,
     find_template,
-    load_source_tokenizer,
     load_tokenizer,
-    read_items,
 )
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.generation.beam import beam_search
+from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
 from bigmodel_cli.generation.excluding import Excluding
+from bigmodel_cli.generation.pieces import Pieces, added_text
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Generator, Model
 
 __all__ = [
-    "BATCH",
     "Decoding",
-    "Pieces",
-    "added_text",
     "answer_questions",
     "continue_texts",
     "generate_from_source",
@@ -46,49 +42,13 @@ __all__ = [
     "stream_text",
 ]
 
-BATCH = 64
-"""Inputs at once."""
+
 CONTINUED = 200
 """The default number of tokens that a decoder adds."""
-NEAR = 32
-"""Preceding tokens that may change a token's text: the beginning of its word."""
 
 
 Told = Callable[[str, str], None]
 """Called with an input and the next piece of its text."""
-Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
-"""A batch -> the model's answer for each of its items."""
-
-
-def in_order(
-    reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
-) -> Iterator[dict[str, Any]]:
-    """A record per input, in order, as soon as its batch is done.
-
-    It is {"input", the answer's keys, "truncated" where it was cut}, or {"input", "error"} where it
-    cannot be read. At the end the number of cut inputs is reported, and `DataError` is raised where
-    any could not be read; `word` is what an input is called.
-    """
-    items = read_items(reader, inputs, word)
-    total, cut, failed = 0, 0, list[str]()
-    while batch := list(islice(items, BATCH)):
-        good = [item for item in batch if item.error is None]
-        tensors = reader.batch([item.content for item in good]) if good else {}
-        answers = iter(answer(good, {k: v.to(device) for k, v in tensors.items()}) if good else ())
-        for item in batch:
-            if item.error is not None:
-                failed.append(item.error)
-                yield {"input": item.given, "error": item.error}
-            else:
-                cut_off = {"truncated": True} if item.truncated else {}
-                yield {"input": item.given, **next(answers), **cut_off}
-        total, cut = total + len(batch), cut + sum(item.truncated for item in batch)
-    if cut:
-        say(f"{cut:,} of {total:,} {word}s were cut: the model reads {reader.most}")
-    if failed:
-        raise DataError(
-            f"{len(failed):,} of {total:,} {word}s could not be read; the first: {failed[0]}"
-        )
 
 
 def continue_texts(
@@ -151,7 +111,7 @@ def _continued(
         if tell is not None and len(items) == 1:
             pieces = Pieces(tokenizer, items[0].content)
             watch = lambda token: tell(items[0].given, pieces.add(token))  # noqa: E731
-        model, tokens = loaded.model.generator(), batch["tokens"]
+        model, tokens = Excluding(loaded.model.generator(), tokenizer.never), batch["tokens"]
         written = write(loaded, model, tokens, decoding, numbers, most, stops, DRAWN, real, watch)
         return _records(written, tokenizer, decoding, [item.content for item in items])
 
@@ -163,28 +123,29 @@ def generate_from_source(
     sources: Iterable[str],
     decoding: Decoding,
     word: str = "input",
-    empty: bool = False,
+    reader: Reader | None = None,
 ) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each source; "text" is the target, "unfinished" if it has no end.
 
-    `empty` allows sources without a token. At the end the number of unfinished texts is reported.
+    The `reader` is that of the model's sources when left out. At the end the number of unfinished
+    texts is reported.
     """
     tokenizer, model = load_tokenizer(loaded.assets), loaded.model
-    first, most = tokenizer.target_start, longest_text(loaded, decoding)
-    assert first is not None
+    first, most = target_begins(loaded, tokenizer), longest_text(loaded, decoding)
     total, unfinished = 0, 0
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with autocast(loaded.device, loaded.precision):
-            reading = Excluding(model.generator(batch["source"]), tokenizer.never)
-        start = torch.full((len(items), 1), first, device=loaded.device)
+            reading = Excluding(
+                model.generator(*model.source(batch)), tokenizer.never, tokenizer.never_first
+            )
+            start = begun(reading.model, first, len(items), tokenizer.languages, loaded.device)
         numbers = [item.number for item in items]
         stops = tokenizer.stops
         written = write(loaded, reading, start, decoding, numbers, most, stops, 0.0, None)
         return _records(written, tokenizer, decoding)
 
-    own, most_read = load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len
-    reader = Sources(own, most_read, empty)
+    reader = source_reader(loaded) if reader is None else reader
     try:
         for record in in_order(reader, sources, answer, loaded.device, word):
             total, unfinished = total + 1, unfinished + ("unfinished" in record)
@@ -200,7 +161,8 @@ def generate_from_source(
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     """The most tokens, end included, that an encoder-decoder generates, within its context."""
     model = loaded.model
-    room = min(model.limit, model.max_len)
+    begins = target_begins(loaded, load_tokenizer(loaded.assets))
+    room = max(1, min(model.limit, model.max_len) + 1 - len(begins))
     wanted = decoding.max_tokens or loaded.spec.task.search().max_tokens or room
     if wanted > room:
         option = "--max-tokens" if decoding.max_tokens else "task.max_tokens"
@@ -286,35 +248,6 @@ def _records(
             for text in found
         ]
         yield {**shown[0], **({"hypotheses": shown} if decoding.n_best > 1 else {})}
-
-
-def added_text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that tokens add to a prompt's text.
-
-    Some tokenizers decode a space only between words, or join the pieces of a word only after its
-    beginning (Metaspace, WordPiece): the text of a token depends on those before it.
-    """
-    before = tokenizer.decode(prompt) if prompt else ""
-    whole = tokenizer.decode([*prompt, *tokens])
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(tokens)
-
-
-class Pieces:
-    """A continuation as its tokens come, in pieces of whole characters."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        self.tokenizer, self.before = tokenizer, list(prompt)
-        self.waiting: list[int] = []
-
-    def add(self, token: int) -> str:
-        """The piece that a token completes; "" while a character is incomplete."""
-        self.waiting.append(token)
-        piece = added_text(self.tokenizer, self.before, self.waiting)
-        if piece.endswith("\ufffd"):
-            return ""
-        # A token's text depends only on those just before it.
-        self.before, self.waiting = [*self.before, *self.waiting][-NEAR:], []
-        return piece
 
 
 def stream_text(

@@ -1,6 +1,4 @@
-"""Encoders: every position sees all others.
-
-BERT is a spec of it, as a masked language model or as a text classifier.
+"""Encoders: every position sees all others. BERT is a spec of it.
 
 With a frontend it reads audio frames, and labels or transcribes them.
 """
@@ -261,9 +259,7 @@ class Encoder(AnyEncoder):
     ) -> Tensor:
         """Logits of each position's token (N, V), or of the label.
 
-        With `at`, of those N positions alone.
-
-        `types` (B, T) are the token types.
+        With `at`, of those N positions alone. `types` (B, T) are the token types.
         """
         return self.logits(self.features(tokens, types, masked), tokens >= 0, at)
 
@@ -293,10 +289,7 @@ class FrameEncoder(AnyEncoder):
         return self.frontend.lengths(lengths)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits of each row's label, or of each vector's unit.
-
-        `lengths` (B,) counts real frames; None: all are.
-        """
+        """Logits of each row's label, or of each vector's unit; `lengths` (B,) are real frames."""
         x = self.frontend(frames, lengths)  # (B, T', C)
         place = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         real = place >= 0 if lengths is None else place < self.out_lengths(lengths)[:, None]

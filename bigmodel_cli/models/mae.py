@@ -11,8 +11,8 @@ from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.skeleton import Blocks, through
 from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT
+from bigmodel_cli.parts.grid import sines_of_grid
 from bigmodel_cli.parts.norm import LayerNormOptions
-from bigmodel_cli.parts.position import sines_of_grid
 from bigmodel_cli.roles import OUTER, Role
 
 

@@ -14,7 +14,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model, Resizing
-from bigmodel_cli.parts.position import positions_between
+from bigmodel_cli.parts.grid import positions_between
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
 LAST_MAPS = {

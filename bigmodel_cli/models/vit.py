@@ -19,8 +19,8 @@ from bigmodel_cli.models.skeleton import Blocks, Skeleton, SkeletonOptions, thro
 from bigmodel_cli.parts import Norm
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT
 from bigmodel_cli.parts.dropout import dropout
+from bigmodel_cli.parts.grid import positions_between, sines_of_grid
 from bigmodel_cli.parts.norm import LayerNormOptions
-from bigmodel_cli.parts.position import positions_between, sines_of_grid
 from bigmodel_cli.roles import OUTER, Role
 
 NO_HEAD = (

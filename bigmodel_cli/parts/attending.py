@@ -121,13 +121,27 @@ class AttentionPart(OwnMatrices):
         found = {"key": cache.keys, "value": cache.values}
         return {name: found[name] for name in self.states()}
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, **given: Tensor | None) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        segments: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         """(B, H, T, E)   `kernels.attend`, with dropout in training."""
         if self.probe is not None:
-            self.probe(weights(q, k, self.spec, **given))
+            self.probe(
+                weights(
+                    q, k, self.spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks
+                )
+            )
         dropped = self.training and self.dropout > 0
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
-        return attend(q, k, v, spec, **given)
+        return attend(q, k, v, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
 
     def joined(self, y: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection.

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Fraction, Options, Table
-from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyPositionOptions
-from bigmodel_cli.parts.kernels import distances
 from bigmodel_cli.parts.rotary import AxialRotary, Rotary, Scaling, rotary_rates
+from bigmodel_cli.parts.score_bias import Alibi, T5Bias
 from bigmodel_cli.roles import GAIN, Role
 
 
@@ -62,10 +62,23 @@ class SinusoidalOptions(AnyPositionOptions):
         "interleaved",
         description="sine and cosine by turns, as in the paper; or all sines first, as in Marian",
     )
+    slowest: Literal["within", "last"] = Field(
+        "within",
+        description=(
+            "the pair that turns slowest does so at 10000^-(1 - 2 / C), as in the paper; or last:"
+            " at 1 / 10000, as in its code and in Whisper"
+        ),
+    )
+    stored: bool = Field(
+        False,
+        description=(
+            "keep the table among the weights, as Whisper does: its numbers may be rounded ones"
+        ),
+    )
 
     def build(self, dim: int, max_len: int) -> SinusoidalPosition:
         """The module for positions 0 to max_len - 1."""
-        return SinusoidalPosition(dim, max_len, self.layout)
+        return SinusoidalPosition(self, dim, max_len)
 
 
 class RotaryOptions(HeadPositionOptions):
@@ -184,7 +197,7 @@ class T5Options(HeadPositionOptions):
                 f"position.max_distance: {self.max_distance}, and of {self.buckets} buckets {exact}"
                 f" are for distances below {exact} one by one; make it larger, or buckets fewer"
             )
-        return T5Bias(self, heads, causal)
+        return T5Bias(self.buckets, self.max_distance, heads, causal)
 
     def scoring(self, heads: int, causal: bool, layer: LayerContext) -> T5Bias:
         """The module, which layers with the same options and heads share where they are to."""
@@ -202,6 +215,8 @@ HEAD_POSITIONS = Table(
     AlibiOptions,
     T5Options,
 )
+
+
 HeadPosition = Annotated[HeadPositionOptions, HEAD_POSITIONS]
 
 
@@ -229,106 +244,16 @@ class SinusoidalPosition(Module):
 
     has_table = True  # of `max_len` positions
 
-    def __init__(self, dim: int, max_len: int, layout: str = "interleaved") -> None:
+    def __init__(self, options: SinusoidalOptions, dim: int, max_len: int) -> None:
         super().__init__()
         position = torch.arange(max_len, dtype=torch.float32)[:, None]  # (T, 1)
-        rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
+        span = dim if options.slowest == "within" else max(1, 2 * ((dim + 1) // 2) - 2)
+        rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / span))
         waves = ((position * rate).sin(), (position * rate).cos())
-        interleaved = layout == "interleaved"
+        interleaved = options.layout == "interleaved"
         table = torch.stack(waves, -1).flatten(1) if interleaved else torch.cat(waves, -1)
-        self.register_buffer("table", table[:, :dim], persistent=False)  # (T, C)
+        self.register_buffer("table", table[:, :dim], persistent=options.stored)  # (T, C)
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's sines and cosines."""
         return x + sequence.lookup(self.get_buffer("table"), x.shape[1]).to(x.dtype)
-
-
-class Alibi(Module):
-    """(H, T, S)   -slope_h * |i - j|, slopes 2^(-8/H), 2^(-16/H), ... (Press et al. 2022)."""
-
-    def __init__(self, heads: int) -> None:
-        super().__init__()
-        self.register_buffer("slopes", torch.tensor(alibi_slopes(heads)), persistent=False)
-
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """The bias of the scores; the last query is aligned with the last key."""
-        slopes = self.get_buffer("slopes")
-        return -slopes[:, None, None] * distances(queries, keys, slopes.device).abs()
-
-
-def alibi_slopes(heads: int) -> list[float]:
-    """The paper's slopes.
-
-    Where the number of heads is not a power of two, the rest is every second slope of the next
-    power.
-    """
-    power = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    return slopes + [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
-
-
-class T5Bias(Module):
-    """(H, T, S)   a learned score for the bucket of j - i (Raffel et al. 2020).
-
-    Half of the buckets are exact, the rest logarithmic.
-    """
-
-    def __init__(self, options: T5Options, heads: int, causal: bool) -> None:
-        super().__init__()
-        self.options, self.causal = options, causal
-        self.table = nn.Embedding(options.buckets, heads)
-
-    def weight_roles(self) -> dict[str, Role]:
-        """The scores count as biases."""
-        return {"table.weight": GAIN}
-
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """The bias of the scores; the last query is aligned with the last key."""
-        back = distances(queries, keys, self.table.weight.device)
-        bias: Tensor = self.table(self.bucket(back))  # (T, S, H)
-        return bias.permute(2, 0, 1)
-
-    def bucket(self, back: Tensor) -> Tensor:
-        """The bucket of a key that is `back` positions before the query."""
-        buckets, offset = self.options.buckets, torch.zeros_like(back)
-        if not self.causal:  # the upper half is for later keys
-            buckets //= 2
-            offset, back = (back < 0) * buckets, back.abs()
-        back = back.clamp(min=0)
-        exact = buckets // 2
-        spread = math.log(self.options.max_distance / exact)
-        far = exact + ((back.clamp(min=1) / exact).log() / spread * (buckets - exact)).long()
-        return offset + torch.where(back < exact, back, far.clamp(max=buckets - 1))
-
-
-def sines_of_grid(grid: tuple[int, int], dim: int, first: int) -> Tensor:
-    """(F + rows x columns, C)   fixed 2-D positions, zeros for F tokens before the grid.
-
-    He et al. 2022: sines and cosines of the column, then of the row, half the channels each, at
-    rates 10000^(-4i/C) for i below C/4. Raises `ValueError` where 4 does not divide C.
-    """
-    if dim % 4:
-        raise ValueError(
-            f"dim: {dim} is not a multiple of 4, which positions in two dimensions need"
-        )
-    rate = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    row, column = torch.meshgrid(
-        *(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij"
-    )
-    angles = [axis.flatten()[:, None] * rate for axis in (column, row)]  # (N, C / 4) each
-    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
-    return torch.cat((table.new_zeros(first, dim), table)).float()
-
-
-def positions_between(
-    table: Tensor, old: tuple[int, int], new: tuple[int, int], first: int
-) -> Tensor:
-    """(1, F + N, C) -> (1, F + N', C)   learned positions of a grid for another one, bicubic.
-
-    The F before the grid stay. A table that is not of the grid `old` is given back as it is.
-    """
-    if table.dim() != 3 or table.shape[1] != first + old[0] * old[1]:
-        return table
-    grid = table[:, first:].unflatten(1, old).permute(0, 3, 1, 2).float()  # (1, C, rows, columns)
-    resized = F.interpolate(grid, new, mode="bicubic", align_corners=False)
-    return torch.cat((table[:, :first], resized.flatten(2).transpose(1, 2).to(table.dtype)), 1)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from bigmodel_cli.data import Split
-from bigmodel_cli.data.base import join
+from bigmodel_cli.data.batches import join
 from bigmodel_cli.data.order import Ints, permute
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
@@ -36,9 +37,11 @@ class Distillation(Objective):
     """(1 - w) loss + w T^2 KL(teacher || student) at temperature T (Hinton et al. 2015), and
     `hidden` times the mean squared difference of their residual streams (Romero et al. 2015).
 
-    The streams are compared after blocks that are spread evenly over the teacher's, the last with
-    the last, in the positions that are not padding. The teacher sees what the student sees: the
-    same hidden tokens, the same augmentation, but no dropout.
+    Each target counts in both as much as in the loss. The streams are compared after blocks that
+    are spread evenly over the teacher's, the last with the last; the mean is over a row's positions
+    that are not padding, and over rows, each as often as it has targets: so all terms are sums over
+    rows, and no micro-batch changes them. The teacher sees what the student sees: the same hidden
+    tokens, the same augmentation, but no dropout.
     """
 
     def __init__(
@@ -46,49 +49,73 @@ class Distillation(Objective):
     ) -> None:
         super().__init__(task)
         self.teacher, self.options = teacher.model.requires_grad_(False), options
-        self.streams: dict[int, list[Tensor]] = {}
+        self.streams: dict[int, list[tuple[Tensor, Tensor | None]]] = {}
+        self.watching = False  # validations pass through the same blocks
         if options.hidden:
             for model in (student, self.teacher):
                 self._watch(model, len(student.stream_layers()))
 
     def _watch(self, model: Model, count: int) -> None:
-        """Keep the outputs of `count` blocks of each forward pass."""
+        """Keep the outputs of `count` blocks of each forward pass, and what is not padding."""
         layers = model.stream_layers()
         chosen = [layers[(i + 1) * len(layers) // count - 1] for i in range(count)]
         kept = self.streams.setdefault(id(model), [])
+
+        def keep(module: Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            if self.watching:
+                kept.append((output, inputs[1].real))
+
         for layer in chosen:
-            layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+            layer.register_forward_hook(keep)
 
     def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        for kept in self.streams.values():
-            kept.clear()
-        outputs = self.task.forward(model, batch)
-        loss, count = self.task.loss(outputs, batch)
+        self.watching = True
+        try:
+            return self._loss(model, batch)
+        finally:
+            self.watching = False
+            for kept in self.streams.values():
+                kept.clear()
+
+    def _loss(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        task = self.task
+        outputs = task.forward(model, batch)
+        loss, count = task.loss(outputs, batch)
         self.teacher.eval()
         with torch.no_grad():
-            taught = self.task.forward(self.teacher, batch)
+            taught = task.forward(self.teacher, batch)
         weight, temperature = self.options.weight, self.options.temperature
         own, theirs = (
-            F.log_softmax(self.task.target_logits(y, batch).float() / temperature, -1)
+            F.log_softmax(task.target_logits(y, batch).float() / temperature, -1)
             for y in (outputs, taught)
         )
-        apart = F.kl_div(own, theirs, reduction="sum", log_target=True) * temperature**2
-        rows = max(1, len(own))
-        total = (1 - weight) * loss + weight * apart * (count / rows)
+        weights = task.target_weights(batch)
+        if weights is None:
+            apart = F.kl_div(own, theirs, reduction="sum", log_target=True)
+        else:
+            each = F.kl_div(own, theirs, reduction="none", log_target=True).sum(-1)  # (N,)
+            apart = (each * weights).sum()
+        total = (1 - weight) * loss + weight * apart * temperature**2
         if self.options.hidden:
-            total = total + self.options.hidden * self._hidden(batch) * count
+            rows = task.target_rows(outputs, batch)  # (N,)
+            weights = own.new_ones(len(own)) if weights is None else weights.to(own.dtype)
+            total = total + self.options.hidden * self._hidden(rows, weights)
         return total, count
 
-    def _hidden(self, batch: Batch) -> Tensor:
-        """The mean squared difference of the streams."""
-        pairs = list(zip(*self.streams.values(), strict=True))
-        tokens = batch.get("tokens")
-        errors = [(x.float() - y.float()).square().mean(-1) for x, y in pairs]  # (B, T) each
+    def _hidden(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """The sum over targets of the mean squared difference of the streams in their rows."""
+        errors = []
+        for (x, real), (y, _) in zip(*self.streams.values(), strict=True):
+            if x.shape != y.shape:
+                raise SpecError(
+                    f"distill.hidden: the student's stream has {x.shape[1]:,} positions, and the"
+                    f" teacher's {y.shape[1]:,} for the same input; set it to 0"
+                )
+            error = (x.float() - y.float()).square().mean(-1)  # (B, T)
+            there = torch.ones_like(error) if real is None else real.to(error.dtype)
+            errors.append((error * there).sum(1) / there.sum(1).clamp(min=1))  # (B,)
         error = torch.stack(errors).mean(0)
-        if tokens is None or error.dim() != 2:
-            return error.mean()
-        real = tokens[:, : error.shape[1]] >= 0
-        return error[real].mean()
+        return (error[rows] * weights).sum()
 
 
 def objective_of(

@@ -183,6 +183,32 @@ def test_what_peft_saved_is_read(more: dict[str, Any], folder: Path, tmp_path: P
     assert not any(name.endswith(".q") for name in spec.adapter.targets)
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"model.embed_tokens.weight": torch.zeros(92, 48)}, r"\[92, 48\].*\[89, 48\]"),
+        ({"model.embed_tokens.weight": torch.zeros(80, 48)}, r"\[80, 48\].*\[89, 48\]"),
+        ({"model.norm.weight": torch.ones(1)}, r"\[1\].*\[48\]"),
+        ({"model.norm.weight": torch.ones(48, dtype=torch.int32)}, "int32"),
+        ({"model.norm.weight": None}, "modules_to_save: model.norm: .* has nothing of it"),
+    ],
+)
+def test_a_module_that_is_saved_whole_has_all_its_rows(
+    changes: dict[str, Any], fault: str, folder: Path, tmp_path: Path
+) -> None:
+    """One with more or fewer rows, of another vocabulary, was cut or filled in part."""
+    files, _ = adapted(folder, "lora", QV)
+    path = written(tmp_path / "adapter", files)
+    found = load_file(path / WEIGHTS)
+    for name, tensor in changes.items():
+        found.pop(f"base_model.model.{name}", None)
+        if tensor is not None:
+            found[f"base_model.model.{name}"] = tensor
+    save_file(found, path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=fault):
+        read(folder, path)
+
+
 def saved(path: Path, kind: str) -> Path:
     """A random model of another family, with two blocks of 24 channels and 3 heads."""
     shared = {"vocab_size": 89}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.convert.weights import INDEX, WEIGHTS
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",

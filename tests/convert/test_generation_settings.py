@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Result
 from folders import llama_folder
 
@@ -25,7 +26,7 @@ def asset(values: Any) -> dict[str, bytes]:
 
 def test_what_is_taken_and_what_gives_way() -> None:
     every, drawn, unread = settings(asset({**DRAWN, "eos_token_id": [1], "suppress_tokens": [2]}))
-    assert (every, unread) == ({"max_tokens": 3}, ["suppress_tokens"])
+    assert (every, unread) == ({"max_tokens": 3}, [])
     assert drawn == {"temperature": 0.6, "top_k": 5}
     own = Decoding().with_settings(every, drawn)
     assert (own.max_tokens, own.temperature, own.top_k) == (3, 0.6, 5)
@@ -35,13 +36,27 @@ def test_what_is_taken_and_what_gives_way() -> None:
     assert searched == Decoding(beams=3)
 
     assert settings(asset({"do_sample": False}))[1] == {"temperature": 0.0}
-    assert settings(asset({"temperature": 0.6, "top_p": 0.9})) == ({}, {}, ["temperature", "top_p"])
+    greedy = {"temperature": 0.0}
+    assert settings(asset({"temperature": 0.6, "top_p": 0.9})) == (
+        {}, greedy, ["temperature", "top_p"]
+    )  # fmt: skip
     assert settings({}) == ({}, {}, [])
+    # what its files leave out is what is usual there
+    assert settings(asset({"do_sample": True}))[1] == {"temperature": 1.0, "top_k": 50}
+    assert settings(asset({"num_beams": 4, "repetition_penalty": 1.2})) == (
+        {}, {"beams": 4}, ["repetition_penalty"]
+    )  # fmt: skip
+    assert settings(asset({"forced_bos_token_id": 3, "pad_token_id": 3}))[2] == [
+        "forced_bos_token_id"
+    ]
+    assert settings(asset({"bad_words_ids": [[3], [4]]}))[2] == []
+    assert settings(asset({"bad_words_ids": [[3], [4, 5]]}))[2] == ["bad_words_ids"]
 
 
 @pytest.mark.parametrize(
     "values", [{"max_new_tokens": 0}, {"max_new_tokens": 1e3}, {"do_sample": True, "top_p": 2},
-               {"repetition_penalty": "1"}, {"do_sample": True, "temperature": -1}, []]
+               {"repetition_penalty": "1"}, {"do_sample": True, "temperature": -1}, [],
+               {"do_sample": True, "temperature": 0}, {"num_beams": 0}, {"num_beams": "4"}]
 )  # fmt: skip
 def test_a_value_that_is_none_is_refused(values: Any) -> None:
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):
@@ -60,3 +75,31 @@ def test_predict_uses_them_and_says_so(cli: Cli) -> None:
         "--top-k", "5",
     )  # fmt: skip
     assert by_hand.out == found.out
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"suppress_tokens": [97, 98, 40]},
+        {"bad_words_ids": [[98], [100_000]], "suppress_tokens": [63]},
+        {"repetition_penalty": 1.7, "top_k": 3},
+    ],
+)
+def test_greedy_text_is_that_of_transformers(values: dict[str, Any], cli: Cli) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = llama_folder(Path("a"))
+    (folder / "generation_config.json").write_text(json.dumps({"max_new_tokens": 14, **values}))
+    if "bad_words_ids" in values:  # which refuses a number that it does not have
+        (folder / "generation_config.json").write_text(
+            json.dumps({"max_new_tokens": 14, **values, "bad_words_ids": [[98]]})
+        )
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.tensor([[*b"abba, "]])
+    with torch.no_grad():
+        written = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), eos_token_id=256)
+    (folder / "generation_config.json").write_text(json.dumps({"max_new_tokens": 14, **values}))
+    found = cli("predict", "a", "abba, ", "--device", "cpu", "--json")
+    assert found.status == 0
+    text = bytes(t for t in written[0, 6:].tolist() if t < 256).decode(errors="replace")
+    assert json.loads(found.out)["text"] == text

@@ -190,7 +190,7 @@ def test_special_tokens_are_those_of_the_files(cli: Cli) -> None:
     }
     from tokenizers import Tokenizer
 
-    from bigmodel_cli.data.text.tokenizer import ByteTokenizer
+    from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 
     library = Tokenizer.from_str(ByteTokenizer().to_json().decode())
     library.add_special_tokens(["<s>"])  # 257: not a tokenizer of ours

@@ -18,11 +18,12 @@ from PIL import Image
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.image.images import FolderOptions, MNISTOptions
 from bigmodel_cli.data.text.documents import TextOptions
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.data.text.pairs import PairsOptions, PairTableOptions
 from bigmodel_cli.data.text.table import TableOptions
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer, read_tokenizer
+from bigmodel_cli.data.text.tokenizer_files import read_tokenizer
 from bigmodel_cli.errors import DataError, SpecError
-from bigmodel_cli.generation.text import added_text
+from bigmodel_cli.generation.pieces import added_text
 
 Cli = Callable[..., Result]
 TRAIN = (

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from tones import write
 
 from bigmodel_cli.data import DataOptions, open_data
-from bigmodel_cli.data.base import DataSet, join
+from bigmodel_cli.data.base import DataSet
+from bigmodel_cli.data.batches import join
 from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.batches import micro_batches

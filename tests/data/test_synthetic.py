@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import DataSet, open_data
 from bigmodel_cli.data.synthetic import SyntheticOptions
-from bigmodel_cli.data.text.tokenizer import load_tokenizer
+from bigmodel_cli.data.text.tokenizer_files import load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks import CausalLMOptions
 

@@ -17,9 +17,10 @@ from conftest import Result
 from test_console import Terminal
 
 from bigmodel_cli.__main__ import run
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer, CharacterTokenizer, Tokenizer
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer, CharacterTokenizer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.tokenizer_library import open_library
-from bigmodel_cli.generation.text import Pieces, added_text
+from bigmodel_cli.generation.pieces import Pieces, added_text
 
 Cli = Callable[..., Result]
 TEXT = "née 漢字🙂 naïve  a\n\n\tb "
@@ -157,7 +158,7 @@ def test_an_interrupted_text_stays_on_the_terminal(
     """The line is ended, and the status is that of SIGINT."""
     import signal
 
-    from bigmodel_cli.generation.text import Pieces as Real
+    from bigmodel_cli.generation.pieces import Pieces as Real
 
     class Stopped(Real):
         def add(self, token: int) -> str:

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from bigmodel_cli.data import load_tokenizer
-from bigmodel_cli.generation.text import BATCH, Decoding, generate_from_source
+from bigmodel_cli.generation.batches import BATCH
+from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 
 Translate = Callable[[list[str]], list[str]]

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from bigmodel_cli.assemble import outline
 from bigmodel_cli.console import quantity, table
 from bigmodel_cli.data import open_data
-from bigmodel_cli.data.base import join
+from bigmodel_cli.data.batches import join
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.models import build
 from bigmodel_cli.roles import named_weights

@@ -19,7 +19,7 @@ from bigmodel_cli.data.order import keys_of
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models.vit import ViT, ViTOptions
-from bigmodel_cli.parts.position import sines_of_grid
+from bigmodel_cli.parts.grid import sines_of_grid
 from bigmodel_cli.tasks.masked_image import MaskedImageOptions
 
 LAYERNORM = {"type": "layernorm", "eps": 1e-12}

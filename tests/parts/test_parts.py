@@ -26,8 +26,9 @@ from bigmodel_cli.parts.ffn import (
 from bigmodel_cli.parts.flex import flex
 from bigmodel_cli.parts.kernels import AttentionSpec, attend, eager_attention, weights
 from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
-from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions, alibi_slopes
+from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions
 from bigmodel_cli.parts.rotary import NTKScaling
+from bigmodel_cli.parts.score_bias import alibi_slopes
 
 few = settings(max_examples=25, deadline=None)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import random_batch
-from bigmodel_cli.data.base import join
+from bigmodel_cli.data.batches import join
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.tasks.classification import inputs_of
 

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import losses
+from safetensors.torch import load_file
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.chat.options import PreferencesOptions
 from bigmodel_cli.models import MODELS
+from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.dpo import DPOOptions
 
 Cli = Callable[..., Any]
@@ -94,6 +96,33 @@ def test_the_loss_is_that_of_the_formula(beta: float, smoothing: float, nll: flo
     assert scores["accuracy"][0].tolist() == [float(m > 0) for m in margins]
 
 
+def counted(task: Any, batches: list[dict[str, torch.Tensor]]) -> list[float]:
+    """The tokens of each expert that some batches had."""
+    block = {"mixer": {"type": "attention", "num_heads": 3}, "ffn": {"type": "moe", "experts": 4}}
+    options = {"type": "decoder", "dim": 15, "vocab_size": 257, "max_len": 80, "blocks": [block]}
+    torch.manual_seed(4)
+    model = MODELS["decoder"].model_validate(options).build(DatasetInfo(vocab_size=257, context=80))
+    for batch in batches:
+        task.forward(model.train(), batch)
+    experts: Any = model.get_submodule("blocks.0.ffn")
+    return list(experts.load.tolist())
+
+
+def test_experts_count_both_answers_whatever_the_neighbours_are() -> None:
+    split = opened(ROWS)
+    task = DPOOptions().build()
+    task.reference = built(2)
+    batch = split.batch(np.arange(3), 0, 0, True)
+    whole = counted(task, [batch])
+    sides = [sample for pair in split.pairs for sample in pair]
+    assert sum(whole) == 2 * sum(len(sample.tokens) - 1 for sample in sides)  # two experts each
+    assert counted(task, [split.batch(np.array([i]), 0, 0, True) for i in range(3)]) == whole
+    text = CausalLMOptions().build()
+    rows = [{"tokens": batch["tokens"][i : i + 1]} for i in range(3)]
+    alone = [{"tokens": row["tokens"][:, row["tokens"][0] >= 0]} for row in rows]
+    assert counted(text, [{"tokens": batch["tokens"]}]) == counted(text, alone)
+
+
 def test_only_the_last_answer_is_learnt() -> None:
     split = opened(ROWS)
     samples = [sample for pair in split.pairs for sample in pair]
@@ -163,3 +192,29 @@ def test_a_model_learns_what_is_preferred(cli: Cli) -> None:
     assert refused.status == 2
     alone = cli("pretrain", "spec.yaml", *sets("data.type=preferences", "task=dpo"))
     assert alone.status in (2, 3)
+
+
+def test_the_head_of_the_language_model_is_kept(cli: Cli) -> None:
+    """Also where it has a matrix of its own; and so it is when the answers are learnt again."""
+    rows = [{"prompt": f"a {i}", "chosen": "no", "rejected": "yes"} for i in range(8)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chats = [{"prompt": f"a {i}", "completion": "no"} for i in range(8)]
+    Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    still = "train: {steps: 1, batch_size: 4, precision: fp32, optimizer: {type: sgd, lr: 1e-30}}\n"
+    chat = "data: {type: chat, train: [chats.jsonl], context: 48, tokenizer: bytes}\n"
+    chat += "task: causal_lm\n"
+    pairs = "data: {type: preferences, train: [pairs.jsonl], context: 48, tokenizer: bytes}\n"
+    model = (
+        "model: {type: decoder, dim: 8, tie_embeddings: false, blocks: [{mixer: {type: attention,"
+        " num_heads: 2}, ffn: swiglu}]}\n"
+    )
+    Path("a.yaml").write_text(model + chat + still)
+    Path("b.yaml").write_text(f"{pairs}task: dpo\n{still}")
+    Path("c.yaml").write_text(chat + still)
+    found = [cli("pretrain", "a.yaml", "--out", "a")]
+    for before, name in (("a", "b"), ("b", "c")):
+        found.append(cli("finetune", "--from", before, f"{name}.yaml", "--out", name))
+    heads = [load_file(Path(result.out.strip(), "model.safetensors")) for result in found]
+    assert all("newly initialised" not in result.err for result in found)
+    for tensors in heads[1:]:
+        assert torch.equal(tensors["head.weight"], heads[0]["head.weight"])

@@ -204,7 +204,8 @@ def test_words_are_known_from_the_tokenizer_alone(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     from bigmodel_cli.data.text.bpe import train_bpe
-    from bigmodel_cli.data.text.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer
+    from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer, CharacterTokenizer
+    from bigmodel_cli.data.text.tokenizer_files import read_tokenizer
     from bigmodel_cli.data.text.word_ids import Words
 
     text = "the films' café-owner, 2nd  one\nfor all"

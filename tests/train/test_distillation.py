@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from conftest import losses
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.draw import KEY
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import MODELS
 from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.tasks import TASKS
@@ -85,14 +87,82 @@ def test_the_loss_is_that_of_the_formula(kind: str, hidden: float) -> None:
     if hidden:
         length = streams[0][0].shape[1]
         real = batch["tokens"][:, :length] >= 0
-        errors = [((x - y)[real] ** 2).mean() for x, y in zip(*streams, strict=True)]
-        wanted = wanted + hidden * n * sum(errors) / 2
+        counts = [int((row[1:] >= 0).sum()) for row in batch["tokens"]]
+        if kind == "masked_lm":
+            counts = outputs[1].sum(1).tolist()
+        elif kind == "classification":
+            counts = [1] * 4
+        for x, y in zip(*streams, strict=True):
+            means = [((a - b)[r] ** 2).mean() for a, b, r in zip(x, y, real, strict=True)]
+            wanted = wanted + hidden * sum(m * c for m, c in zip(means, counts, strict=True)) / 2
     assert float(total) == pytest.approx(float(wanted), rel=1e-5)
     assert int(count) == int(n)
     wanted.backward()
     for name, parameter in student.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(gradient[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("causal_lm", {}),
+        ("masked_lm", {"mask_prob": 0.4}),
+        ("classification", {}),
+        ("classification", {"class_weights": {"a": 4.0, "c": 0.3}}),
+    ],
+)
+def test_micro_batches_change_neither_loss_nor_gradient(kind: str, more: dict[str, Any]) -> None:
+    student, teacher = built(kind, 2, 1), built(kind, 4, 2)
+    task = TASKS[kind].model_validate({"type": kind, **more}).build(INFO[kind])
+    options = DistillOptions(teacher="", weight=0.6, temperature=1.3, hidden=0.9)
+    loaded: Any = SimpleNamespace(model=teacher)
+    objective = Distillation(task, loaded, options, student)
+    batch = batch_of(kind)
+    if kind == "causal_lm":
+        torch.manual_seed(8)
+        batch["loss_mask"] = torch.rand(4, 10) < 0.5
+    found = []
+    for cuts in ((0, 4), (0, 1, 3, 4)):
+        student.zero_grad()
+        sums = torch.zeros(2)
+        for a, b in pairwise(cuts):
+            total, count = objective(student, {n: t[a:b] for n, t in batch.items()})
+            total.backward()
+            sums += torch.stack([total.detach(), count.float()])
+        gradient = [p.grad.flatten() for p in student.parameters() if p.grad is not None]
+        found.append((float(sums[0] / sums[1]), torch.cat(gradient) / sums[1]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+
+
+def test_validations_keep_no_streams() -> None:
+    student, teacher = built("causal_lm", 2, 1), built("causal_lm", 3, 2)
+    task = TASKS["causal_lm"].model_validate({"type": "causal_lm"}).build(INFO["causal_lm"])
+    loaded: Any = SimpleNamespace(model=teacher)
+    objective = Distillation(task, loaded, DistillOptions(teacher="", hidden=1.0), student)
+    batch = batch_of("causal_lm")
+    objective(student, batch)
+    for _ in range(3):
+        task.forward(student, batch, training=False)
+    assert not any(objective.streams.values())
+
+
+def test_streams_of_other_lengths_are_refused() -> None:
+    info = DatasetInfo(image_shape=(1, 8, 8), classes=("a", "b"))
+    block = {"mixer": {"type": "attention", "num_heads": 2}, "ffn": "gelu"}
+    student, teacher = (
+        MODELS["vit"]
+        .model_validate({"type": "vit", "dim": 8, "patch": patch, "blocks": [block]})
+        .build(info)
+        for patch in (4, 2)
+    )
+    task = TASKS["classification"].model_validate({"type": "classification"}).build(info)
+    loaded: Any = SimpleNamespace(model=teacher)
+    objective = Distillation(task, loaded, DistillOptions(teacher="", hidden=1.0), student)
+    batch = {"image": torch.randn(2, 1, 8, 8), "label": torch.tensor([0, 1])}
+    with pytest.raises(SpecError, match=r"has 5 positions, and the teacher's 17"):
+        objective(student, batch)
 
 
 def test_a_student_learns_from_a_teacher_and_resumes(decoder_spec: Path, cli: Cli) -> None:

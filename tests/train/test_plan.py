@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Result
 
-from bigmodel_cli import assemble
+from bigmodel_cli.assemble import assemble, kept_bytes, outline, outlines, starting
 from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
@@ -61,14 +61,15 @@ def test_an_absurd_size_is_refused_with_its_bytes_before_memory_is_taken(
     """Row 28: status 2, and nothing is drawn."""
     apart = changes.split(",") if "{" not in changes else [changes]
     spec = load(request.getfixturevalue(family), apart)
-    monkeypatch.setattr(assemble, "total_memory", lambda device: 25 * 10**9)
+    for place in (outlines, starting):
+        monkeypatch.setattr(place, "total_memory", lambda device: 25 * 10**9)
     monkeypatch.setattr(
         torch.Tensor, "uniform_", lambda w, *a, **k: w if w.is_meta else pytest.fail("it is drawn")
     )
     with pytest.raises(
         SpecError, match=r"[0-9.,]+ [a-zA-Z]*B (for|with) .*make the model smaller"
     ) as found:
-        assemble.assemble(spec, TOKENS if family == "decoder_spec" else IMAGES, torch.device("cpu"))
+        assemble(spec, TOKENS if family == "decoder_spec" else IMAGES, torch.device("cpu"))
     assert "recursion" not in str(found.value)
 
 
@@ -86,7 +87,7 @@ def test_a_batch_that_no_memory_holds_is_refused_with_the_micro_batch_that_fits(
     words: list[str], decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 88: status 2 before training, with the bytes."""
-    for place in (assemble, room):
+    for place in (outlines, starting, room):
         monkeypatch.setattr(place, "total_memory", lambda device: 10**6)
     sets = ["--set", "train.batch_size=100", "--set", "train.precision=fp32"]
     result = cli("pretrain", decoder_spec, "--out", "run", *words, *sets)
@@ -207,6 +208,6 @@ def test_the_plan_counts_the_state_that_an_optimizer_keeps_of_each_weight(
     decoder_spec: Path, optimizer: str
 ) -> None:
     spec = load(decoder_spec, [f"train.optimizer={optimizer}"])
-    state = assemble.kept_bytes(spec, assemble.outline(spec, TOKENS).weights)[2]
+    state = kept_bytes(spec, outline(spec, TOKENS).weights)[2]
     kept = spec.train.optimizer.build(named_weights(spec.model.build(TOKENS))).state_dict()
     assert state == sum(tensor.nbytes for tensor in kept.values())

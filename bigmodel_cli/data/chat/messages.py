@@ -7,11 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bigmodel_cli.data.reading import checked_text, json_rows, lines, plain_name
+from bigmodel_cli.data.reading import Twice, checked_text, json_rows, lines, once, plain_name
 from bigmodel_cli.errors import DataError
 
-ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant"}
+ROLES = {
+    "human": "user",
+    **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
+}
 """Other words for roles."""
+KNOWN = ("system", "developer", "user", "assistant", "tool")
+"""Roles whose names are read in any case."""
+UNLEARNABLE = ("tools", "functions", "history", "documents", "images", "image", "videos", "audios")
+"""Keys of rows without which a conversation would be another one."""
+FLAGS = ("weight", "train", "training")
+"""Keys of a message that say whether it is learnt: 0 and false, not."""
+NOTHING: tuple[Any, ...] = (None, "", [], {})
+"""Values of a key that says nothing."""
+QUESTIONS = ("prompt", "question", "instruction")
+"""Keys of the question that two answers are given to."""
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
 """Keys of one question and its answer."""
 FORMS = (
@@ -21,10 +34,17 @@ FORMS = (
 
 
 class Conversation(NamedTuple):
-    """Messages, each {"role", "content"}, the last of which is an answer; `place` is where."""
+    """Messages, each {"role", "content"}, the last of which is an answer; `place` is where.
+
+    `passed` are the indices of answers that are read but not learnt, `cut` how many messages after
+    the last answer are left out, `unread` the keys of the row that were not read.
+    """
 
     place: str
     messages: list[dict[str, str]]
+    passed: tuple[int, ...] = ()
+    cut: int = 0
+    unread: frozenset[str] = frozenset()
 
 
 def conversations(path: Path) -> Iterator[Conversation]:
@@ -33,7 +53,7 @@ def conversations(path: Path) -> Iterator[Conversation]:
     Raises `DataError` naming a row that is none.
     """
     for place, row in _rows(path):
-        yield Conversation(place, messages_of(row, place))
+        yield conversation_of(row, place)
 
 
 def preferences(path: Path) -> Iterator[tuple[Conversation, Conversation]]:
@@ -47,18 +67,49 @@ def preferences(path: Path) -> Iterator[tuple[Conversation, Conversation]]:
                 f"{place}: the keys are {', '.join(row) or 'none'}; a preference has prompt, chosen"
                 " and rejected"
             )
-        asked = _turns(row.get("prompt", []), "user", place)
-        better, worse = (
-            [*asked, *_turns(row[name], "assistant", place)] for name in ("chosen", "rejected")
-        )
-        for messages in (better, worse):
-            if not messages or messages[-1]["role"] != "assistant":
-                raise DataError(f"{place}: an answer is not a message of the assistant")
+        asked, read = _question(row, place)
+        better, worse = (_answered(asked, row[name], place) for name in ("chosen", "rejected"))
         if better[:-1] != worse[:-1]:
             raise DataError(f"{place}: chosen and rejected do not answer the same question")
+        if len(better) == 1:
+            raise DataError(
+                f"{place}: two answers without a question; a preference has it under prompt, or as"
+                " messages in chosen and rejected"
+            )
         if better == worse:
             raise DataError(f"{place}: chosen and rejected are the same; take the row out")
-        yield Conversation(place, better), Conversation(place, worse)
+        unread = frozenset(row.keys() - read - {"chosen", "rejected"})
+        yield Conversation(place, better, unread=unread), Conversation(place, worse)
+
+
+def _question(row: dict[str, Any], place: str) -> tuple[list[dict[str, str]], set[str]]:
+    """The messages before the two answers, and the keys that have them."""
+    _check_whole(row, place)
+    name = next((name for name in QUESTIONS if row.get(name)), "prompt")
+    found = _turns(row.get(name) or [], "user", place)
+    read = {name, "system"}
+    if name == "instruction":
+        found, read = [_said("user", _instructed(row, place), place)], read | {"input"}
+    return [*_system(row, place), *found], read
+
+
+def _answered(asked: list[dict[str, str]], value: Any, place: str) -> list[dict[str, str]]:
+    """The question and an answer, which may have the question in it once more."""
+    answer = _turns(value, "assistant", place)
+    if not answer or answer[-1]["role"] != "assistant":
+        raise DataError(f"{place}: an answer is not a message of the assistant")
+    (first, question), (own, rest) = _parted(asked), _parted(answer)
+    if question and rest[: len(question)] == question and (not first or own in ([], first)):
+        return [*(first or own), *rest]
+    if question and question[-1]["role"] == "user" and (own or rest[0]["role"] == "user"):
+        raise DataError(f"{place}: the messages of an answer do not begin with those of the prompt")
+    return [*asked, *answer]
+
+
+def _parted(messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """(a system message at the beginning, if any; the others)."""
+    first = sum(message["role"] == "system" for message in messages[:1])
+    return messages[:first], messages[first:]
 
 
 def _turns(value: Any, role: str, place: str) -> list[dict[str, str]]:
@@ -76,7 +127,11 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _listed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        rows = json.loads("\n".join(lines(path)))
+        rows = json.loads("\n".join(lines(path)), object_pairs_hook=once)
+    except Twice as error:
+        raise DataError(
+            f"{path}: the key {error} stands twice in one object; take one of them out"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}); a .json file is a list of objects") from None
     if not isinstance(rows, list):
@@ -106,29 +161,69 @@ def asked(given: str, place: str) -> list[dict[str, str]]:
     return found
 
 
-def messages_of(row: dict[str, Any], place: str) -> list[dict[str, str]]:
-    """The messages of a row, up to its last answer. Raises `DataError` where there is none."""
-    found = _messages(row, place)
+def conversation_of(row: dict[str, Any], place: str) -> Conversation:
+    """The messages of a row, up to its last answer. Raises `DataError` where none is learnt."""
+    found, passed, read = _read(row, place)
     answers = [i for i, message in enumerate(found) if message["role"] == "assistant"]
-    if not answers:
+    if not set(answers) - set(passed):
         raise DataError(f"{place}: no message of the assistant; there is nothing to learn")
-    return found[: answers[-1] + 1]
+    last = answers[-1] + 1
+    unread = frozenset(row.keys() - read)
+    return Conversation(place, found[:last], tuple(passed), len(found) - last, unread)
 
 
 def _messages(row: dict[str, Any], place: str) -> list[dict[str, str]]:
+    return _read(row, place)[0]
+
+
+def _read(row: dict[str, Any], place: str) -> tuple[list[dict[str, str]], list[int], set[str]]:
+    """The messages of a row, which of them are not learnt, and the keys that were read."""
+    _check_whole(row, place)
+    system = _system(row, place)
     for name in ("messages", "conversations"):
         if isinstance(row.get(name), list):
-            system = row.get("system")
-            first = [{"role": "system", "content": system}] if isinstance(system, str) else []
-            return [_message(m, place) for m in (*first, *row[name])]
-    if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
-        more = row.get("input")
-        asked = row["instruction"] + (f"\n\n{_content(more, place)}" if more else "")
-        return [_said("user", asked, place), _said("assistant", row["output"], place)]
-    for question, answer in PAIRS:
+            found = [*system, *(_message(m, place) for m in row[name])]
+            passed = [i for i, m in enumerate(row[name], len(system)) if not _is_learnt(m, place)]
+            return found, passed, {name, "system"}
+    for question, answer in (("instruction", "output"), *PAIRS):
         if isinstance(row.get(question), str) and isinstance(row.get(answer), str):
-            return [_said("user", row[question], place), _said("assistant", row[answer], place)]
+            instructed = question == "instruction"
+            asked = _instructed(row, place) if instructed else row[question]
+            said = [_said("user", asked, place), _said("assistant", row[answer], place)]
+            more = {"input"} if instructed else set()
+            return [*system, *said], [], {question, answer, "system", *more}
     raise DataError(f"{place}: the keys are {', '.join(row) or 'none'}; a row has {FORMS}")
+
+
+def _check_whole(row: dict[str, Any], place: str) -> None:
+    """Raise `DataError` for a row with something that a conversation here has not."""
+    if there := [name for name in UNLEARNABLE if row.get(name)]:
+        raise DataError(
+            f"{place}: the row has {', '.join(there)}, without which the conversation would be"
+            " another one, and which is not read here; write it into the messages, or take it out"
+        )
+
+
+def _system(row: dict[str, Any], place: str) -> list[dict[str, str]]:
+    """The message under the row's own key for it, if any."""
+    system = row.get("system")
+    return [_said("system", _content(system, place), place)] if system else []
+
+
+def _instructed(row: dict[str, Any], place: str) -> str:
+    """Alpaca's instruction, and its input after it."""
+    more = row.get("input")
+    return _content(row["instruction"], place) + (f"\n\n{_content(more, place)}" if more else "")
+
+
+def _is_learnt(message: dict[str, Any], place: str) -> bool:
+    """Whether a message that is an answer is learnt. Raises `DataError` for other weights."""
+    given = [message[name] for name in FLAGS if message.get(name) is not None]
+    if odd := [
+        value for value in given if not isinstance(value, int | float) or value not in (0, 1)
+    ]:
+        raise DataError(f"{place}: a message is learnt or not: {odd[0]!r} is neither 0 nor 1")
+    return all(given)
 
 
 def _message(value: Any, place: str) -> dict[str, str]:
@@ -137,12 +232,14 @@ def _message(value: Any, place: str) -> dict[str, str]:
     role, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
     if not isinstance(role, str) or not role:
         raise DataError(f"{place}: a message has no role")
-    odd = sorted(value.keys() - {"role", "from", "content", "value"})
-    if any(value[name] for name in odd):
+    odd = sorted(value.keys() - {"role", "from", "content", "value", *FLAGS})
+    if any(value[name] not in NOTHING for name in odd):
         raise DataError(
             f"{place}: a message has {', '.join(odd)}, which is not learnt from here; take it out"
         )
-    return _said(ROLES.get(role, role), _content(content, place), place)
+    plain = role.strip().lower()
+    role = ROLES.get(plain, plain if plain in KNOWN else checked_text(role, place))
+    return _said(role, _content(content, place), place)
 
 
 def _said(role: str, content: str, place: str) -> dict[str, str]:

@@ -2,8 +2,9 @@
 bigmodel.
 
 A template comes with a published model and is a program, so it runs here, in jinja2's sandbox, with
-bounded memory and computing time. The first line of stdin is {"template", "names"}, each further
-one {"messages", "add_generation_prompt"}; each is answered by a line with {"text"} or {"error"}.
+bounded memory and computing time. The first line of stdin is {"template", "names", "date"}, each
+further one {"messages", "add_generation_prompt"}; each is answered by a line with {"text"} or
+{"error"}.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 SECONDS = 5.0  # of computing, for one conversation
 MEMORY = 1 << 30
 MOST_CHARACTERS = 1 << 26
+NONE_OF_THESE = {"tools": None, "documents": None}
+"""What templates may ask for: there, as where transformers renders them, and none."""
 
 
 class TooLong(Exception):
@@ -46,8 +49,11 @@ def _json(
     )
 
 
-def compiled(template: str) -> Any:
-    """The template with the settings and functions that published ones rely on."""
+def compiled(template: str, date: str) -> Any:
+    """The template with the settings and functions that published ones rely on.
+
+    Its clock stands still, at this date or now, so that all texts agree.
+    """
     import jinja2
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -66,7 +72,8 @@ def compiled(template: str) -> Any:
     )
     environment.filters["tojson"] = _json
     environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    now = datetime.datetime.fromisoformat(date) if date else datetime.datetime.now()
+    environment.globals["strftime_now"] = now.strftime
     try:
         return environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
@@ -98,7 +105,7 @@ def main() -> None:
     made: list[Any] = []
 
     def prepare() -> str:
-        made.append(compiled(first["template"]))
+        made.append(compiled(first["template"], first["date"]))
         return ""
 
     answer = _answer(prepare)
@@ -108,7 +115,7 @@ def main() -> None:
         line = sys.stdin.buffer.readline()
         if not line:
             return
-        values = {**first["names"], **json.loads(line)}
+        values = {**NONE_OF_THESE, **first["names"], **json.loads(line)}
         answer = _answer(lambda given=values: made[0].render(**given))
 
 

@@ -15,20 +15,23 @@ from pydantic import Field
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import key_of
-from bigmodel_cli.data.chat.messages import Conversation
+from bigmodel_cli.data.chat.messages import KNOWN, Conversation
 from bigmodel_cli.data.chat.template import ASSET as TEMPLATE
-from bigmodel_cli.data.chat.template import Template, find_template
-from bigmodel_cli.data.chat.turns import Sample, Turns, shown
+from bigmodel_cli.data.chat.template import DATE, Template, date_of, find_template, is_dated
+from bigmodel_cli.data.chat.turns import Sample, Turns
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, ValFraction, parts_of
 from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts
-from bigmodel_cli.data.text.tokenizer import ASSET, Tokenizer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET
 from bigmodel_cli.data.text.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.progress import reading
 
-FORMAT = 1
+FORMAT = 2
+SHOWN = 8
+"""Most names in a line."""
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 Files = list[str]
 Item: TypeAlias = tuple[Conversation, ...]
@@ -84,7 +87,8 @@ class ConversationsOptions(FilesOptions):
             }
         for name in [name for name, every in found.items() if not every]:
             raise DataError(f"data.{name}: no conversation in {files[name][0]}")
-        content = json.dumps([[n, c.messages] for n, own in found.items() for i in own for c in i])
+        _tell_left_out(found, say)
+        content = [[n, c.messages, c.passed] for n, rows in found.items() for i in rows for c in i]
         fraction = self.fraction(base)
         if fraction and "train" in found:
             whole = found["train"]
@@ -93,18 +97,23 @@ class ConversationsOptions(FilesOptions):
         tokenizer = self._tokenizer(found, say, assets)
         path = expand(self.template, base, "data.template") if self.template else None
         text, name = find_template(path, assets or {})
-        with Template(text, tokenizer, name, DataError) as template:
+        date = date_of(assets or {}) if is_dated(text) else ""
+        with Template(text, tokenizer, name, DataError, date) as template:
             turns = Turns(tokenizer, template)
             kept = {n: self._kept(turns, i, n, say) for n, i in found.items() if only in (None, n)}
         if "train" in kept:
             _tell(kept["train"], turns, say)
-        digest = hashlib.sha256(content.encode()).hexdigest()
+        own = {ASSET: tokenizer.to_json(), TEMPLATE: text.encode()}
+        if date:
+            own[DATE] = date.encode()
+            say(f"the chat template writes the date: {date} in all of this data")
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         given = self.model_dump(mode="json", include={"type", "context", "longer", "packing"})
         return DataSet(
             DatasetInfo(vocab_size=tokenizer.vocab_size, context=self.context),
-            key_of([FORMAT, digest, tokenizer.to_json().decode("utf-8"), text, fraction, given]),
+            key_of([FORMAT, digest, own[ASSET].decode("utf-8"), text, date, fraction, given]),
             {n: self.split(own, n) for n, own in kept.items()},
-            {ASSET: tokenizer.to_json(), TEMPLATE: text.encode()},
+            own,
             {n: partial(_hashes, own) for n, own in found.items()},
             self.unit,
             fraction > 0,
@@ -157,7 +166,7 @@ class ConversationsOptions(FilesOptions):
 
 
 def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
-    """Report what is learnt, with an example. Raises `DataError` where it is everything."""
+    """Report how much is learnt. Raises `DataError` where it is everything."""
     every = [sample for samples in kept for sample in samples]
     total, learnt = sum(len(s.tokens) for s in every), sum(sum(s.learnt) for s in every)
     if learnt == total:
@@ -167,15 +176,31 @@ def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
     if turns.divided:
         say(
             f"{turns.divided:,} conversations are several samples, one for each answer: the"
-            " template renders earlier turns differently when more follow"
+            " template, or the tokenizer, writes earlier turns differently when more follow"
         )
     ends = " or ".join(sorted(turns.special[end] for end in turns.ends))
     say(
         f"conversations: {len(kept):,} training samples; {learnt:,} of {total:,} tokens are learnt"
         f" ({learnt / total:.1%}), each answer with {ends} at its end"
     )
-    text = "\n".join(shown(sample, turns.tokenizer) for sample in kept[0])
-    say(f"the first, with what is learnt between » and «:\n{text}")
+
+
+def _tell_left_out(found: Mapping[str, Sequence[Item]], say: Say) -> None:
+    """Report what the rows have that is not read or not learnt."""
+    for name, items in found.items():
+        every = [c for item in items for c in item]
+        roles = {m["role"] for c in every for m in c.messages} - {*KNOWN}
+        counts = {
+            "messages after the last answer are left out": sum(c.cut for c in every),
+            "answers are read and not learnt (weight 0)": sum(len(c.passed) for c in every),
+            f"roles are read and not learnt: {', '.join(sorted(roles))}": len(roles),
+        }
+        for what, count in counts.items():
+            if count:
+                say(f"data.{name}: {count:,} {what}")
+        if unread := sorted({key for c in every for key in c.unread}):
+            more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
+            say(f"data.{name}: not read of the rows: {', '.join(unread[:SHOWN])}{more}")
 
 
 def _hashes(items: Sequence[Item]) -> Hashes:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.data.base import Split, padded
+from bigmodel_cli.data.base import Split
+from bigmodel_cli.data.batches import padded
 from bigmodel_cli.data.chat.turns import Sample
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.lazy import Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from typing import Any, Self
 from bigmodel_cli.data.base import Assets
 from bigmodel_cli.data.chat import renderer
 from bigmodel_cli.data.text.tokenizer import Tokenizer
-from bigmodel_cli.errors import BigmodelError, CheckpointError
+from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError
 
 ASSET = "chat_template.jinja"
 """A checkpoint's file with the template that it was trained with."""
+DATE = "chat_template.date"
+"""A checkpoint's file with the date that its template wrote into the training data."""
 PUBLISHED, IN_CONFIG = "hf.chat_template.jinja", "hf.tokenizer_config.json"
 """Files of a published model that may have its template."""
 BUILT_IN = "the built-in template"
@@ -41,7 +44,8 @@ Message = Mapping[str, Any]
 class Template:
     """A template, rendered in a process of its own (see renderer.py).
 
-    Use as a context manager. Raises `fault` for a template that cannot be compiled.
+    What it writes of the date is `date` (YYYY-MM-DD), or when the process began. Use as a context
+    manager. Raises `fault` for a template that cannot be compiled.
     """
 
     def __init__(
@@ -50,11 +54,10 @@ class Template:
         tokenizer: Tokenizer,
         name: str,
         fault: type[BigmodelError] = CheckpointError,
+        date: str = "",
     ) -> None:
-        self.text, self.name, self.fault = text, name, fault
-        special = tokenizer.special
-        names = {"bos_token": tokenizer.start_of_text, "eos_token": tokenizer.end_of_text}
-        self.names = {n: special.get(t, "") if t is not None else "" for n, t in names.items()}
+        self.text, self.name, self.fault, self.date = text, name, fault, date
+        self.names = dict(tokenizer.named)
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -64,7 +67,7 @@ class Template:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self._ask({"template": self.text, "names": self.names})
+        self._ask({"template": self.text, "names": self.names, "date": self.date})
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -94,13 +97,34 @@ class Template:
         return str(answer["text"])
 
 
+def is_dated(text: str) -> bool:
+    """Whether a template may write the date."""
+    return "strftime_now" in text
+
+
+def date_of(assets: Assets) -> str:
+    """The date for training: a checkpoint's, so that a resumed run has the same data, or today's.
+
+    Raises `CheckpointError` for one that is none.
+    """
+    if DATE not in assets:
+        return datetime.date.today().isoformat()
+    try:
+        return datetime.date.fromisoformat(_text(assets[DATE], DATE)).isoformat()
+    except ValueError as error:
+        raise CheckpointError(f"{DATE}: not a date: {error}; use another checkpoint") from None
+
+
 def find_template(path: Path | None, assets: Assets) -> tuple[str, str]:
     """(text, name) of the template: the given file's, else the checkpoint's, else `PLAIN`.
 
-    Raises `CheckpointError` for one that is not text.
+    Raises `CheckpointError` for one that is not text, `DataError` for such a file.
     """
     if path is not None:
-        return path.read_text(encoding="utf-8"), str(path)
+        try:
+            return path.read_text(encoding="utf-8-sig"), str(path)
+        except ValueError as error:
+            raise DataError(f"{path}: not UTF-8: {error}; save it as UTF-8") from None
     for name in (ASSET, PUBLISHED):
         if name in assets:
             return _text(assets[name], name), name.removeprefix("hf.")
@@ -109,6 +133,12 @@ def find_template(path: Path | None, assets: Assets) -> tuple[str, str]:
         if isinstance(found, list):  # several, by name
             named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
             found = named.get("default")
+            if not isinstance(found, str):
+                raise CheckpointError(
+                    f"{IN_CONFIG.removeprefix('hf.')}: chat_template: none of"
+                    f" {', '.join(map(str, named))[:80]} is called default; write one of them to"
+                    f" {PUBLISHED.removeprefix('hf.')} beside it, or name it in data.template"
+                )
         if isinstance(found, str):
             return found, IN_CONFIG.removeprefix("hf.")
     return PLAIN, BUILT_IN

@@ -18,56 +18,73 @@ class Sample:
     tokens: list[int] = field(default_factory=list)
     learnt: list[bool] = field(default_factory=list)
 
+    def add(self, tokens: Sequence[int], learnt: int = 0) -> None:
+        """Append some tokens, of which the first few are learnt."""
+        self.tokens += tokens
+        self.learnt += [i < learnt for i in range(len(tokens))]
+
 
 class Turns:
     """Conversations to samples.
 
     A template says nothing about which part of its text is whose, so that is found by rendering: a
     conversation up to an answer, as generation would be asked for it, must be the beginning of the
-    same with the answer, and what follows is the answer. It is learnt up to its first special
-    token, which ends it in generation too.
+    same with the answer, and what follows is the answer. It is learnt up to the first special token
+    after its content, which ends it in generation too.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
         self.special = tokenizer.special
         self.ends: set[int] = set()
-        self.divided = 0  # conversations whose earlier turns are rendered differently later on
+        self.divided = 0  # conversations whose earlier turns are other tokens later on
 
     def __call__(self, conversation: Conversation) -> list[Sample]:
-        """The samples of a conversation: one, or where the template changes earlier turns when
-        more follow (it leaves out their reasoning), one for each answer.
+        """The samples of a conversation: one, or where the text or tokens of earlier turns change
+        when more follow (the template leaves out their reasoning), one for each answer.
 
         Raises `DataError` where the template does not render it, or an answer has no end.
         """
         place, messages = conversation.place, conversation.messages
         for message in messages:
-            self.check(message["content"], place)
+            self.check(message, place)
         samples: list[Sample] = []
-        done = ""
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            prompt, answer = self.parts(messages[: index + 1], place)
-            if samples and prompt.startswith(done):
-                sample, given = samples[-1], prompt[len(done) :]
-            else:
-                sample, given = Sample(), prompt
+            learnt = index not in conversation.passed
+            sample = self.to(messages[: index + 1], place, samples[-1:], learnt)
+            if not samples or sample is not samples[-1]:
                 samples.append(sample)
-            self.add(sample, given, place)
-            self.add_answer(sample, answer, place)
-            done = prompt + answer
         self.divided += len(samples) > 1
-        return samples
+        return [sample for sample in samples if any(sample.learnt)]
 
     def last_answer(self, conversation: Conversation) -> Sample:
         """A conversation of which only the last answer is learnt. Raises `DataError`."""
-        place, messages, sample = conversation.place, conversation.messages, Sample()
+        place, messages = conversation.place, conversation.messages
         for message in messages:
-            self.check(message["content"], place)
+            self.check(message, place)
+        return self.to(messages, place, [], True)
+
+    def to(
+        self, messages: Sequence[Message], place: str, before: Sequence[Sample], learnt: bool
+    ) -> Sample:
+        """The sample up to the last of the messages, an answer.
+
+        It is the one `before`, if any, with more at its end, where its tokens are the beginning of
+        those that generation is asked with here.
+        """
         prompt, answer = self.parts(messages, place)
-        self.add(sample, prompt, place)
-        self.add_answer(sample, answer, place)
+        asked = self.tokens(prompt, place)
+        sample = next((s for s in before if asked[: len(s.tokens)] == s.tokens), Sample())
+        sample.add(asked[len(sample.tokens) :])
+        whole = self.tokens(prompt + answer, place)
+        # where the answer's first token would be one with the prompt's last, it is another one,
+        # since generation begins after the tokens of the prompt
+        apart = whole[: len(asked)] != asked
+        tokens = self.tokens(answer, place) if apart else whole[len(asked) :]
+        end = self.place_of_end(tokens, answer, messages[-1]["content"].strip(), place)
+        sample.add(tokens, end + 1 if learnt else 0)
         return sample
 
     def parts(self, messages: Sequence[Message], place: str) -> tuple[str, str]:
@@ -88,64 +105,54 @@ class Turns:
     def prompt(self, messages: Sequence[Message], place: str) -> list[int]:
         """The tokens that generation is asked with. Raises `DataError`."""
         for message in messages:
-            self.check(message["content"], place)
+            self.check(message, place)
         try:
             text = self.template.render(messages, prompt=True)
         except self.template.fault as error:
             raise DataError(f"{place}: {error}") from None
-        return self.tokenizer.encode_marked(text)
+        return self.tokens(text, place)
 
     def end(self) -> int:
         """The token that ends an answer. Raises `DataError` where the template has none."""
         asked = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
-        self.add_answer(Sample(), self.parts(asked, self.template.name)[1], self.template.name)
+        self.to(asked, self.template.name, [], True)
         return next(iter(self.ends))
 
-    def add(self, sample: Sample, text: str, place: str) -> list[int]:
-        """Append the tokens of a text, not learnt, and return them."""
+    def tokens(self, text: str, place: str) -> list[int]:
+        """The tokens of a rendered text. Raises `DataError`."""
         try:
-            tokens = self.tokenizer.encode_marked(text)
+            return self.tokenizer.encode_marked(text)
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
-        sample.tokens += tokens
-        sample.learnt += [False] * len(tokens)
-        return tokens
 
-    def add_answer(self, sample: Sample, text: str, place: str) -> None:
-        """Append an answer, learnt up to its end.
+    def place_of_end(self, tokens: Sequence[int], answer: str, content: str, place: str) -> int:
+        """Where the first special token after an answer's content is.
 
-        It is tokenized by itself, since generation begins after the tokens of the prompt.
+        Special tokens before the content, such as a channel's name, do not end it. Where the
+        template does not write the content as it is, that is the first token that ends generation,
+        else the first special one. Raises `DataError` where there is none.
         """
-        first = len(sample.tokens)
-        tokens = self.add(sample, text, place)
-        end = next((i for i, token in enumerate(tokens) if token in self.special), None)
-        if end is None:
+        special = [i for i, token in enumerate(tokens) if token in self.special]
+        at = answer.rfind(content) if content else -1
+        if at >= 0:
+            before = self.tokens(answer[: at + len(content)], place)
+            special = special[sum(token in self.special for token in before) :]
+        else:
+            stops = [i for i in special if tokens[i] in self.tokenizer.stops]
+            special = stops or special
+        if not special:
             raise DataError(
                 f"{place}: {self.template.name}: no special token ends an answer, so that generated"
                 " answers would never end; use another template (data.template)"
             )
-        self.ends.add(tokens[end])
-        sample.learnt[first : first + end + 1] = [True] * (end + 1)
+        self.ends.add(tokens[special[0]])
+        return special[0]
 
-    def check(self, content: str, place: str) -> None:
+    def check(self, message: Message, place: str) -> None:
         """Raise `DataError` where a message spells a special token: it would be one."""
         for text in self.special.values():
-            if text and text in content:
+            if text and any(text in value for value in message.values()):
                 raise DataError(
                     f"{place}: a message has {text} in it, which is a special token, not text; is"
                     " the template's text in the messages already? Take it out"
                 )
-
-
-def shown(sample: Sample, tokenizer: Tokenizer, most: int = 200) -> str:
-    """The text of a sample, what is learnt of it between » and «; long parts are shortened."""
-    parts: list[str] = []
-    first, learnt = 0, sample.learnt
-    for index in range(1, len(learnt) + 1):
-        if index == len(learnt) or learnt[index] != learnt[first]:
-            text = tokenizer.decode_marked(sample.tokens[first:index])
-            if len(text) > most:
-                text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
-            parts.append(f"»{text}«" if learnt[first] else text)
-            first = index
-    return "".join(parts)

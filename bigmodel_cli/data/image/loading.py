@@ -10,17 +10,9 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.data.base import (
-    Assets,
-    DataSet,
-    Say,
-    Split,
-    classes_in,
-    count_classes,
-    info_of,
-    say_lacking,
-)
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split, info_of
 from bigmodel_cli.data.cache import cached_folder
+from bigmodel_cli.data.classes import classes_in, count_classes, say_lacking
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.holdout import part_of_each_class, parts_of
 from bigmodel_cli.data.image.augment import Augmentation

@@ -102,10 +102,9 @@ def _labelled(
     splits: dict[str, RawSplit],
     labels: Mapping[str, Labels],
     classes: tuple[str, ...] = (),
-    **more: Any,
 ) -> RawImages:
     """The splits with their labels."""
-    return RawImages({n: replace(s, labels=labels[n]) for n, s in splits.items()}, classes, **more)
+    return RawImages({n: replace(s, labels=labels[n]) for n, s in splits.items()}, classes)
 
 
 def _of_numbers(
@@ -123,7 +122,7 @@ def _of_numbers(
         for n, s in splits.items()
     }
     arrays = {n: np.array(own, np.float64).reshape(-1, len(targets)) for n, own in numbers.items()}
-    return _labelled(splits, arrays, targets=tuple(targets))
+    return replace(_labelled(splits, arrays), targets=tuple(targets))
 
 
 def _of_sets(
@@ -142,7 +141,7 @@ def _of_sets(
     if not classes:
         raise DataError(f"{option}: {label!r}: no image has a label; is it the right column?")
     arrays = {n: multi_hot(own, classes, option) for n, own in sets.items()}
-    return _labelled(splits, arrays, classes, sets=True)
+    return replace(_labelled(splits, arrays, classes), sets=True)
 
 
 def read_images(values: Sequence[Any], places: Sequence[str], column: str) -> list[bytes]:

@@ -13,21 +13,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.data.base import (
-    Assets,
-    DataSet,
-    Piece,
-    Say,
-    Split,
-    info_of,
-    numbers_of,
-)
+from bigmodel_cli.data.base import Assets, DataSet, Piece, Say, Split, info_of
 from bigmodel_cli.data.cache import key_of
+from bigmodel_cli.data.classes import numbers_of
 from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, ValFraction, parts_of
 from bigmodel_cli.data.reading import checked_text, is_json_lines, json_rows, lines, lookup
 from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts
 from bigmodel_cli.data.text.pieces import Pieces, Tagged
-from bigmodel_cli.data.text.tokenizer import ASSET, Tokenizer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET
 from bigmodel_cli.data.text.tokenizer_fit import Corpora, TokenizerOptions, fit_tokenizer
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError, SpecError

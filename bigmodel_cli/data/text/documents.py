@@ -11,13 +11,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, DatasetInfo
 from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.expected import Expected
-from bigmodel_cli.data.holdout import (
-    TENTH,
-    HeldOutOptions,
-    ValFraction,
-    files_of_splits,
-    not_both,
-)
+from bigmodel_cli.data.holdout import TENTH, HeldOutOptions, ValFraction, files_of_splits, not_both
 from bigmodel_cli.data.reading import plain_name
 from bigmodel_cli.data.text.corpus import Corpus, standard_library, survey
 from bigmodel_cli.data.text.parts import (
@@ -30,7 +24,7 @@ from bigmodel_cli.data.text.parts import (
     training_part,
     write_tokens,
 )
-from bigmodel_cli.data.text.tokenizer import ASSET
+from bigmodel_cli.data.text.tokenizer_files import ASSET
 from bigmodel_cli.data.text.tokenizer_fit import (
     BytesOptions,
     Corpora,

@@ -27,7 +27,8 @@ from bigmodel_cli.data.text.split import Pairs, encode
 from bigmodel_cli.data.text.table_columns import Columns, Delimiter
 from bigmodel_cli.data.text.table_files import ENDINGS
 from bigmodel_cli.data.text.table_survey import check_order, survey_table
-from bigmodel_cli.data.text.tokenizer import ASSET, SOURCE_ASSET, Tokenizer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET, SOURCE_ASSET
 from bigmodel_cli.data.text.tokenizer_fit import (
     Corpora,
     TokenizerOptions,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import PADDING
-from bigmodel_cli.data.base import Piece, Say, Split, say_lacking
+from bigmodel_cli.data.base import Piece, Say, Split
+from bigmodel_cli.data.classes import say_lacking
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.text.cleaning import checked, without_bom
 from bigmodel_cli.data.text.ragged import Ragged

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,6 +80,23 @@ class RowWriter:
         np.save(self.folder / f"{self.split}.items.npy", as_hashes(self.items))
 
 
+class Marks(NamedTuple):
+    """The special tokens of a row: before it, and after each of its texts.
+
+    BERT's (Devlin et al. 2019): one token between the texts of a pair, and type 1 from the second
+    on; RoBERTa has two, and one type.
+    """
+
+    start: int
+    end: int
+    between: int = 1
+    second: int = 1
+
+    def room(self, context: int, sides: Sequence[Any]) -> int:
+        """Most tokens of text in a row, without special tokens."""
+        return context - 1 - len(sides) - (self.between - 1) * (len(sides) - 1)
+
+
 def fit_lengths(lengths: Sequence[Ints], room: int) -> list[Ints]:
     """How many tokens of one or two sides to keep, so that a row has at most `room`: the longer
     side is cut first.
@@ -104,26 +121,27 @@ def leave_out(
     return np.take_along_axis(np.where(keep, taken, PADDING), order, 1), keep.sum(1)
 
 
-def join_sides(
-    sides: Iterable[Ints], lengths: Sequence[Ints], start: int, end: int
-) -> tuple[Ints, Ints]:
+def join_sides(sides: Iterable[Ints], lengths: Sequence[Ints], marks: Marks) -> tuple[Ints, Ints]:
     """(B, T) tokens and (B, T) types: the start, the first side, an end token, and where there are
     two the second and its end.
 
-    The type is 0 up to the end of the first side, 1 after it (Devlin et al. 2019), and -1 after a
-    row's end.
+    The type is 0 up to the end of the first side, that of `marks` after it, and -1 after a row's
+    end.
     """
-    width = 1 + int(sum(n + 1 for n in lengths).max(initial=0))  # type: ignore[union-attr]
+    extra = (marks.between - 1) * (len(lengths) - 1)
+    width = 1 + extra + int(sum(n + 1 for n in lengths).max(initial=0))  # type: ignore[union-attr]
     count = len(lengths[0])
     tokens, types = (np.full((count, width), PADDING, np.int64) for _ in range(2))
-    tokens[:, 0], types[:, 0] = start, 0
+    tokens[:, 0], types[:, 0] = marks.start, 0
     place = np.arange(width)
     at = np.ones(count, np.int64)  # where the next side begins
     for side, (taken, n) in enumerate(zip(sides, lengths, strict=True)):
         inside = np.arange(taken.shape[1]) < n[:, None]
         row, column = np.nonzero(inside)
         tokens[row, at[row] + column] = taken[inside]
-        tokens[np.arange(count), at + n] = end
-        types[(place >= at[:, None]) & (place <= (at + n)[:, None])] = side
-        at = at + n + 1
+        ends = marks.between if side + 1 < len(lengths) else 1
+        last = (at + n + ends)[:, None]
+        tokens[(place >= (at + n)[:, None]) & (place < last)] = marks.end
+        types[(place >= at[:, None]) & (place < last)] = side * marks.second
+        at = at + n + ends
     return tokens, types

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import PADDING, DatasetInfo
-from bigmodel_cli.data.base import Say, Split, classes_in, say_lacking
+from bigmodel_cli.data.base import Say, Split
+from bigmodel_cli.data.classes import classes_in, say_lacking
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.targets import target_name
+from bigmodel_cli.data.text.own_tokenizers import UnknownCharacter
 from bigmodel_cli.data.text.pair_files import SIDES, PairSource
 from bigmodel_cli.data.text.parts import token_dtype
-from bigmodel_cli.data.text.ragged import Ragged, fit_lengths, join_sides, leave_out
-from bigmodel_cli.data.text.tokenizer import Tokenizer, UnknownCharacter
+from bigmodel_cli.data.text.ragged import Marks, Ragged, fit_lengths, join_sides, leave_out
+from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.errors import DataError
@@ -39,9 +41,9 @@ class Table(Split):
 
     A row is a start token (or the end-of-text token where the tokenizer has none; `pool: cls` reads
     it), the text, an end token, and for a pair the second text and its end token, with "types" (B,
-    T): 0, from the second text on 1. Without labels one padding column (-1) is appended, because
-    language-modelling tasks drop the last column. "words" (B, T) numbers each token's word where
-    the options ask for it.
+    T): 0, from the second text on 1 (`Marks` says what RoBERTa has). Without labels one padding
+    column (-1) is appended, because language-modelling tasks drop the last column. "words" (B, T)
+    numbers each token's word where the options ask for it.
     """
 
     def __init__(
@@ -62,10 +64,11 @@ class Table(Split):
         self.marks = marks(tokenizer)
         self.options = options
         self.words = Words(tokenizer) if options.words else None
-        kept = fit_lengths([side.lengths for side in self.sides], room(options.context, self.sides))
-        self.lengths = np.sum(kept, 0) + 1 + len(self.sides)
+        room = self.marks.room(options.context, self.sides)
+        kept = fit_lengths([side.lengths for side in self.sides], room)
+        self.lengths = np.sum(kept, 0) + options.context - room
         whole = np.sum([side.lengths for side in self.sides], 0)
-        cut = int((whole > room(options.context, self.sides)).sum())
+        cut = int((whole > room).sum())
         if cut:
             say(f"{cut:,} of {len(self):,} {name} rows are cut to {options.context} tokens")
         if self.labels is not None and info.classes:
@@ -76,9 +79,8 @@ class Table(Split):
 
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, padded to the longest."""
-        lengths = fit_lengths(
-            [side.lengths[samples] for side in self.sides], room(self.options.context, self.sides)
-        )
+        room = self.marks.room(self.options.context, self.sides)
+        lengths = fit_lengths([side.lengths[samples] for side in self.sides], room)
         taken = [side.take(samples, n) for side, n in zip(self.sides, lengths, strict=True)]
         if augment and self.options.token_dropout:
             p = self.options.token_dropout
@@ -92,23 +94,21 @@ class Table(Split):
         return batch
 
 
-def marks(tokenizer: Tokenizer) -> tuple[int, int]:
+def marks(tokenizer: Tokenizer) -> Marks:
     """The special tokens before a row and after each of its texts."""
     assert tokenizer.end_of_text is not None
     assert tokenizer.start_of_text is not None
-    return tokenizer.start_of_text, tokenizer.end_of_text
+    return Marks(
+        tokenizer.start_of_text,
+        tokenizer.end_of_text,
+        tokenizer.between,
+        tokenizer.second_type,
+    )
 
 
-def room(context: int, sides: Sequence[Any]) -> int:
-    """Most tokens of text in a row, without special tokens."""
-    return context - 1 - len(sides)
-
-
-def as_batch(
-    taken: list[Ints], lengths: list[Ints], ends: tuple[int, int], past: bool
-) -> dict[str, Tensor]:
+def as_batch(taken: list[Ints], lengths: list[Ints], ends: Marks, past: bool) -> dict[str, Tensor]:
     """{"tokens", for a pair "types"}: (B, T), with one more column where `past`."""
-    tokens, types = join_sides(taken, lengths, *ends)
+    tokens, types = join_sides(taken, lengths, ends)
     if past:
         tokens, types = (
             np.pad(a, ((0, 0), (0, 1)), constant_values=PADDING) for a in (tokens, types)
@@ -126,12 +126,13 @@ def batch_of_texts(
     `context` is the checkpoint's `info.context`.
     """
     sides = [Ragged.of(rows) for rows in zip(*items, strict=True)]
-    lengths = fit_lengths([side.lengths for side in sides], room(context, sides))
+    own = marks(tokenizer)
+    lengths = fit_lengths([side.lengths for side in sides], own.room(context, sides))
     rows = np.arange(len(items))
     return as_batch(
         [side.take(rows, n) for side, n in zip(sides, lengths, strict=True)],
         lengths,
-        marks(tokenizer),
+        own,
         False,
     )
 

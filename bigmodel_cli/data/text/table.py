@@ -14,15 +14,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import DatasetInfo, Probability
-from bigmodel_cli.data.base import (
-    Assets,
-    DataSet,
-    Say,
-    Split,
-    count_classes,
-    info_of,
-    numbers_of,
-)
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split, info_of
+from bigmodel_cli.data.classes import count_classes, numbers_of
 from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered, unscaled
 from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, Mask, ValFraction, hold_out
 from bigmodel_cli.data.targets import Separator, check_kind, multi_hot, number_facts, target_name
@@ -40,7 +33,8 @@ from bigmodel_cli.data.text.table_survey import (
     sort_classes,
     survey_table,
 )
-from bigmodel_cli.data.text.tokenizer import ASSET, Tokenizer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET
 from bigmodel_cli.data.text.tokenizer_fit import (
     Corpora,
     TokenizerOptions,

@@ -17,14 +17,9 @@ from bigmodel_cli.data.files import check_plain, expand
 from bigmodel_cli.data.hashes import check_unchanged
 from bigmodel_cli.data.text.bpe import train_bpe
 from bigmodel_cli.data.text.corpus import Survey
-from bigmodel_cli.data.text.tokenizer import (
-    ASSET,
-    SPECIAL_ASSET,
-    ByteTokenizer,
-    CharacterTokenizer,
-    Tokenizer,
-    read_tokenizer,
-)
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer, CharacterTokenizer
+from bigmodel_cli.data.text.tokenizer import Tokenizer
+from bigmodel_cli.data.text.tokenizer_files import ASSET, SPECIAL_ASSET, read_tokenizer
 from bigmodel_cli.data.text.tokenizer_library import MOST_BYTES
 from bigmodel_cli.errors import CheckpointError, DataError, SpecError
 from bigmodel_cli.progress import reading

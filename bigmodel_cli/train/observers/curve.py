@@ -118,7 +118,7 @@ def _draw_losses(axes: Any, records: list[dict[str, Any]], about: About) -> None
     )
     averaged = [(r["step"], _number(r["val"].get(about.name))) for r in records if "averaged" in r]
     lines = [
-        *_line(axes, training, "#9db4c8", "training loss", linewidth=1),
+        *_line(axes, training, "#9db4c8", "training loss", width=1),
         *_line(axes, validated, "#12507b", "validation loss"),
     ]
     axes.set_ylabel("loss")
@@ -144,7 +144,7 @@ def _draw_losses(axes: Any, records: list[dict[str, Any]], about: About) -> None
 
 def _draw_training(axes: Any, records: list[dict[str, Any]], clip: float | None) -> None:
     norms = _points(records, "grad_norm")
-    lines = _line(axes, norms, "#b5a4c8", "norm of the gradient", linewidth=1)
+    lines = _line(axes, norms, "#b5a4c8", "norm of the gradient", width=1)
     if clip is not None:
         lines.append(
             axes.axhline(
@@ -170,7 +170,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _line(axes: Any, points: Points, color: str, label: str, **options: Any) -> list[Any]:
+def _line(axes: Any, points: Points, color: str, label: str, width: float = 1.5) -> list[Any]:
     """The line, if there is anything to draw."""
     if not any(math.isfinite(value) for _, value in points):
         return []
@@ -182,7 +182,7 @@ def _line(axes: Any, points: Points, color: str, label: str, **options: Any) -> 
             label=plain(label),
             marker=marker,
             markersize=3.5,
-            **options,
+            linewidth=width,
         )
     )
 

@@ -14,7 +14,7 @@ import pytest
 
 from bigmodel_cli.data import DataSet, input_of, open_data, random_batch, target_of
 from bigmodel_cli.data.text.conll import CoNLLOptions
-from bigmodel_cli.data.text.tokenizer import load_tokenizer
+from bigmodel_cli.data.text.tokenizer_files import load_tokenizer
 from bigmodel_cli.errors import BigmodelError, SpecError
 from bigmodel_cli.lazy import torch
 

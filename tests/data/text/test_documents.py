@@ -25,7 +25,8 @@ from bigmodel_cli.data.files import find_files
 from bigmodel_cli.data.text.bpe import train_bpe
 from bigmodel_cli.data.text.corpus import ENDINGS, Corpus, survey
 from bigmodel_cli.data.text.documents import StdlibOptions, TextOptions
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer, CharacterTokenizer, read_tokenizer
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer, CharacterTokenizer
+from bigmodel_cli.data.text.tokenizer_files import read_tokenizer
 from bigmodel_cli.data.text.tokenizer_library import LibraryTokenizer
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions

@@ -13,7 +13,7 @@ import pytest
 from conftest import Result
 from tampered import bounded, fresh_copy, present_spec, sign
 
-from bigmodel_cli.data.text.tokenizer import read_tokenizer
+from bigmodel_cli.data.text.tokenizer_files import read_tokenizer
 from bigmodel_cli.data.text.tokenizer_library import LibraryTokenizer
 from bigmodel_cli.errors import DataError
 

@@ -1,0 +1,23 @@
+"""The only place where a model is built, from a spec and the data's info, initialised, frozen, and
+adapted.
+
+Its size is computed without allocating it, on the meta device.
+"""
+
+from bigmodel_cli.assemble.building import build_for, build_model, build_on_meta
+from bigmodel_cli.assemble.outlines import Outline, check_memory, outline
+from bigmodel_cli.assemble.sizes import kept_bytes
+from bigmodel_cli.assemble.starting import assemble, reference_of, source_of
+
+__all__ = [
+    "Outline",
+    "assemble",
+    "build_for",
+    "build_model",
+    "build_on_meta",
+    "check_memory",
+    "kept_bytes",
+    "outline",
+    "reference_of",
+    "source_of",
+]

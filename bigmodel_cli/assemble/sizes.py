@@ -1,0 +1,31 @@
+"""Bytes that a model's weights take in training: with gradients, optimizer state and average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bigmodel_cli.roles import Weight
+from bigmodel_cli.spec import Spec
+
+
+def state_bytes(spec: Spec, weights: Iterable[Weight]) -> int:
+    """Bytes that weights, gradients, optimizer state and the moving average take."""
+    return sum(kept_bytes(spec, weights))
+
+
+def kept_bytes(spec: Spec, weights: Iterable[Weight]) -> tuple[int, int, int]:
+    """(weights, gradients, optimizer state and average) in bytes: frozen weights have neither
+    gradient nor optimizer state.
+    """
+    sizes = [(w.tensor.numel() * w.tensor.element_size(), w) for w in weights]
+    trained = [(size, w.role) for size, w in sizes if w.tensor.requires_grad]
+    every, copies = sum(size for size, _ in sizes), spec.train.optimizer.state_copies
+    state = sum(size * copies(role) for size, role in trained)
+    moved = sum(size for size, _ in trained)
+    averaged = moved if spec.adapter is not None else every
+    return every, moved, state + averaged * (spec.train.ema is not None)
+
+
+def numbers_per_weight(spec: Spec) -> int:
+    """How many numbers are kept per weight: itself, its gradient, the optimizer's, the average."""
+    return 2 + spec.train.optimizer.state_per_param + (spec.train.ema is not None)
