@@ -207,10 +207,19 @@ def of_pairs(source: Source) -> list[Graph]:
     return [SourceGraph(source), FirstStepGraph(source), FurtherStepGraph(source)]
 
 
+def of_frames(source: Source) -> list[Graph]:
+    """An encoder of sound, alone or with a decoder that writes."""
+    from bigmodel_cli.export.cached import FirstStepGraph, FurtherStepGraph, SoundGraph
+
+    if not source.model.is_encoder_decoder:
+        return [FrameGraph(source)]
+    return [SoundGraph(source), FirstStepGraph(source), FurtherStepGraph(source)]
+
+
 GRAPHS: dict[str, Callable[[Source], list[Graph]]] = {
     "image": lambda source: [ImageGraph(source)],
     "tokens": of_tokens,
-    "frames": lambda source: [FrameGraph(source)],
+    "frames": of_frames,
     "source": of_pairs,
 }
 """What a network reads first -> its graphs."""

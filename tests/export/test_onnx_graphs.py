@@ -282,6 +282,33 @@ def test_an_encoder_decoder_in_three_graphs(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.slow
+def test_an_encoder_of_sound_and_a_decoder_of_text(tmp_path: Path) -> None:
+    info = DatasetInfo(frame_width=6, context=40, vocab_size=31, text_context=12)
+    options = Seq2SeqOptions.model_validate(
+        {
+            "dim": 16,
+            "frontend": {"type": "conv", "stride": 2},
+            "encoder": [{"mixer": PLAIN, "ffn": FFN}],
+            "decoder": [{"mixer": PLAIN, "cross": {"num_heads": 2}, "ffn": FFN}],
+        }
+    )
+    given = source(options, info)
+    found = sessions(given, tmp_path)
+    frames, mask = torch.randn(2, 21, 6), torch.ones(2, 21, dtype=torch.int64)
+    mask[1, 8:] = 0
+    memory = run(found["encoder_model.onnx"], input_features=frames, attention_mask=mask)
+    read = {
+        "encoder_hidden_states": memory["last_hidden_state"],
+        "encoder_attention_mask": memory["encoder_attention_mask"],
+    }
+    target = torch.randint(31, (2, 7))
+    logits = run(found["decoder_model.onnx"], input_ids=target, **read)["logits"]
+    for row, length in enumerate((21, 8)):
+        expected = given.model(frames[row : row + 1, :length], target[row : row + 1])
+        close(logits[row : row + 1], expected)
+
+
 def test_a_cache_that_is_not_tensors_is_refused_by_its_part(tmp_path: Path) -> None:
     given = source(DecoderOptions.model_validate({"dim": 16, **DECODERS["attention"]}), TOKENS)
 
