@@ -125,7 +125,7 @@ def test_weights_in_bf16_are_written_in_fp32(
 
 def test_nothing_is_left_of_a_refused_export(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "BOUND", 0.0)
-    result = cli("export", CHECKPOINTS / "vit", "out", "--to", "onnx")
+    result = cli("export", CHECKPOINTS / "cnn", "out", "--to", "onnx")
     assert result.status == 2
     assert "gives other numbers in onnxruntime than the model" in result.err
     assert not [path for path in Path().iterdir() if "out" in path.name]
