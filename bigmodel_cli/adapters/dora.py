@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
+from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.roles import Role
 
@@ -44,11 +45,21 @@ class Directions(Factors):
             self.magnitude.copy_(self.lengths(matrix))
 
     def lengths(self, matrix: Tensor) -> Tensor:
-        """The length of each row, or column, of the sum."""
-        with torch.no_grad():
+        """The length of each row w + b A of the sum (of each column, where rows are looked up).
+
+        Its square is |w|^2 + b (2 A w + A A^T b): the sum itself would take as much memory and
+        time as the matrix.
+        """
+        with torch.no_grad(), full_precision(matrix.device):
             a, b = self.factors()
-            length: Tensor = (matrix + b @ a).norm(dim=-2 if self.lookup else -1)
-            return length.clamp(min=torch.finfo(length.dtype).tiny)  # a row of zeros has length 0
+            if self.lookup:  # columns: as rows of the transposed sum
+                matrix, a, b = matrix.transpose(-2, -1), b.transpose(-2, -1), a.transpose(-2, -1)
+            weight = matrix.to(a.dtype)
+            own = torch.linalg.vector_norm(weight, dim=-1).square()
+            both = 2 * weight @ a.transpose(-2, -1) + b @ (a @ a.transpose(-2, -1))
+            square: Tensor = own + (b * both).sum(-1)
+            # a row of zeros has length 0
+            return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
 
     def magnitudes(self) -> nn.Parameter:
         return self.magnitude

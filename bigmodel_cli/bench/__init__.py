@@ -11,6 +11,7 @@ from bigmodel_cli.assemble import assemble, check_memory, source_of
 from bigmodel_cli.bench.peak import peak_flops, peak_memory
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity, rate, say, seconds_of, table
+from bigmodel_cli.convert.based import frozen_weights
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import describe_device, pick_device, synchronize
 from bigmodel_cli.lazy import load_torch, torch
@@ -18,6 +19,7 @@ from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.autotune import in_format
+from bigmodel_cli.train.held import hold_in_precision
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.plan import Memory, flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_fits
@@ -126,13 +128,17 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
     found = check_memory(spec, info, device)
     memory = memory_of(spec, info, found, () if info.context is None else (info.context,))
     check_fits(spec, device, memory, info.context or 1)
-    model, task = assemble(spec, info, device, source_of(spec)), build_task(spec.task, info)
+    source = source_of(spec)
+    model, task = assemble(spec, info, device, source), build_task(spec.task, info)
     if task.needs_reference:
         task.reference = model  # which costs as much as the checkpoint that it starts from
     rows = spec.train.rows(info.context)
     batches = [random_batch(info, task.reads, rows, device) for _ in range(spec.train.accumulate)]
-    spec, state = prepare(spec, model, task, lambda: batches[0])
+    alone = spec.adapter is not None and source is not None  # what a run's checkpoints hold
+    left_out = frozen_weights(model) if alone else frozenset()
+    spec, state = prepare(spec, model, task, lambda: batches[0], left_out)
     options = spec.train
+    state.held = hold_in_precision(model, state.left_out, options.precision)
     batches = [in_format(batch, options.memory_format) for batch in batches]
 
     def step() -> StepResult:

@@ -93,6 +93,8 @@ class Attention(HeadsPart):
         q, k, v = self.of_heads(q, self.q_norm), self.of_heads(k, self.k_norm), self.of_heads(v)
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
+            if v.requires_grad:  # a view would keep the unturned queries and keys in memory
+                v = v.contiguous()
         if cache is not None:
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from bigmodel_cli.lazy import F, Tensor, torch
 
 STEPS = 1 << 16
@@ -20,11 +23,43 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p, True)
+    found: Tensor = _dropping().apply(x, *drawn(x.shape, p))
+    return found
+
+
+def drawn(shape: torch.Size, p: float) -> tuple[Tensor, float]:
+    """Which elements are kept (bool, on the CPU), and what they are multiplied by."""
     dropped = min(STEPS - 1, max(1, round(p * STEPS)))
-    bits = (
-        torch.empty(-(-x.numel() // 4), dtype=torch.int64)
-        .random_(-(1 << 63), None)
-        .view(torch.int16)
-    )
-    kept = (bits[: x.numel()] >= dropped - STEPS // 2).view(x.shape)
-    return x * kept.to(x.dtype).mul_(STEPS / (STEPS - dropped))
+    count = shape.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    kept = (bits.view(torch.int16)[:count] >= dropped - STEPS // 2).view(shape)
+    return kept, STEPS / (STEPS - dropped)
+
+
+def applied(x: Tensor, kept: Tensor, factor: float) -> Tensor:
+    """(...) -> (...)   what is kept times the factor; 0 elsewhere."""
+    return x * kept.to(x.dtype).mul_(factor)
+
+
+@functools.cache
+def _dropping() -> Any:
+    """The class; torch is imported by now."""
+
+    class Dropping(torch.autograd.Function):
+        """Keeps a byte for each element, where autograd would keep a number."""
+
+        @staticmethod
+        def forward(context: Any, x: Tensor, kept: Tensor, factor: float) -> Tensor:
+            """What is kept."""
+            context.save_for_backward(kept)
+            context.factor = factor
+            return applied(x, kept, factor)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+            """Of what is kept."""
+            (kept,) = context.saved_tensors
+            return applied(gradient, kept, context.factor), None, None
+
+    return Dropping

@@ -12,6 +12,7 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.dropout import dropout
+from bigmodel_cli.parts.recomputed import recomputed
 
 
 class _FFNOptions(AnyFFNOptions):
@@ -131,12 +132,16 @@ class FeedForward(Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """The hidden layer of a gated network."""
+        return self.activation(gate) * up
+
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Each position by itself."""
         x = (
             self.activation(self.up(x))
             if self.gate is None
-            else self.activation(self.gate(x)) * self.up(x)
+            else recomputed(self.gated, self.gate(x), self.up(x))
         )
         y: Tensor = self.down(dropout(x, self.dropout, self.training))
         return y

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, torch
-from bigmodel_cli.parts.dropout import dropout
+from bigmodel_cli.parts.dropout import applied, drawn
+from bigmodel_cli.parts.recomputed import recomputed
 
 SHORT = 128
 """Most keys for which a CPU takes the eager formula's gradient in bf16: a third of the time at 64.
@@ -40,7 +41,7 @@ def fused(
     scale = spec.scale or 1 / math.sqrt(q.shape[-1])
     if _few_queries(q, k) and sinks is None and not is_causal:
         with full_precision(q.device):
-            return _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale)
+            return _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale).to(q.dtype)
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if slow and k.shape[2] <= SHORT and sinks is None:
         if is_causal:
@@ -112,16 +113,27 @@ def _few_queries(q: Tensor, k: Tensor) -> bool:
 def _cpu_bf16(
     q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, mask: Tensor | None, scale: float
 ) -> Tensor:
-    """The eager formula: products in the inputs' precision, softmax in fp32."""
+    """The eager formula: products in the inputs' precision, softmax in fp32.
+
+    Its T x S scores and weights are computed again in the backward pass.
+    """
     k, v = ungrouped(k, q), ungrouped(v, q)
-    scores = (q @ k.transpose(-2, -1)).float() * scale
-    if mask is not None:
-        scores = (
-            scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-            if mask.dtype == torch.bool
-            else scores + mask
-        )
-    return dropout(scores.softmax(-1), spec.dropout, True).to(v.dtype) @ v
+    shape = torch.Size((*q.shape[:-1], k.shape[-2]))
+    kept, factor = drawn(shape, spec.dropout) if spec.dropout else (None, 1.0)
+    more = [x for x in (mask, kept) if x is not None]
+    # not the tensors themselves: a function that is kept would keep them longer
+    masked, dropped = mask is not None, kept is not None
+
+    def formula(q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> Tensor:
+        scores = (q @ k.transpose(-2, -1)).float() * scale
+        if masked and more[0].dtype == torch.bool:
+            scores = scores.masked_fill(~more[0], torch.finfo(scores.dtype).min)
+        elif masked:
+            scores = scores + more[0]
+        w = scores.softmax(-1)
+        return (applied(w, more[-1], factor) if dropped else w).to(v.dtype) @ v
+
+    return recomputed(formula, q, k, v, *more)
 
 
 def _with_sink(

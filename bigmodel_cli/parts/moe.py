@@ -13,6 +13,7 @@ from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceIn
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import FeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.recomputed import recomputed
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 MOST_EXPERTS = 1 << 16
@@ -241,7 +242,7 @@ class MixtureOfExperts(OwnMatrices):
             return y if bias is None else y + bias[:, None].to(y.dtype)
 
         gate = linear(rows, self.gate, self.gate_bias)
-        hidden = self.activated(gate, linear(rows, self.up, self.up_bias))
+        hidden = recomputed(self.activated, gate, linear(rows, self.up, self.up_bias))
         return linear(hidden, self.down, self.down_bias)
 
     def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
@@ -254,7 +255,7 @@ class MixtureOfExperts(OwnMatrices):
         gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
         for e, part in enumerate(rows.split(counts.tolist())):
             opened = linear(part, gate, self.gate_bias, e)
-            hidden = self.activated(opened, linear(part, up, self.up_bias, e))
+            hidden = recomputed(self.activated, opened, linear(part, up, self.up_bias, e))
             parts.append(linear(hidden, down, self.down_bias, e))
         return torch.cat(parts)
 

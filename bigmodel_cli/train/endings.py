@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.device import autocast
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.signals import Interrupted
@@ -70,7 +71,7 @@ def show_result(run: Run) -> None:
     """Show what the result can do; a signal ends only that."""
     try:
         failpoint("train.showing")
-        with run.state.averaged():
+        with run.state.averaged(), autocast(run.device, run.options.precision):
             run.observers.on_end(run)
         run.observers.close()
     except Interrupted:

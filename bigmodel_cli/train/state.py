@@ -78,6 +78,7 @@ class TrainState:
     step: int = 0
     still: frozenset[str] = frozenset()  # frozen modules, which stay in evaluation mode
     left_out: frozenset[str] = frozenset()  # weights that checkpoints need not hold: see `based`
+    held: frozenset[str] = frozenset()  # those of them that are rounded: see `hold_in_precision`
     # step -> the task's metric; None: not a finite number
     scores: dict[str, float | None] = field(default_factory=dict)
     best: float | None = None
@@ -232,14 +233,14 @@ class TrainState:
     def restore(
         self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor], values: dict[str, Any]
     ) -> None:
-        """Restore the captured state, bit for bit.
+        """Restore the captured state, bit for bit; weights that are held rounded stay as they are.
 
         Raises `CheckpointError` where it is faulty or of another model or optimizer; then nothing
         changes.
         """
         found = Recorded.of(values)
         self._check(weights, train)
-        load_weights(self.model, weights)
+        load_weights(self.model, weights, fresh=sorted(self.held))
         own = self.optimizer.state_dict()
         random = {
             name: torch.empty_like(train[name], device="cpu")
@@ -274,7 +275,11 @@ class TrainState:
                 " gave other weights to muon); start a new run: bigmodel finetune --from"
             )
         expected = {**own, CPU: torch.get_rng_state(), **self.raw()}
-        check_fits(weights, self.model.state_dict(), "model.safetensors")
+        given, there = (
+            {name: tensor for name, tensor in tensors.items() if name not in self.held}
+            for tensors in (weights, self.model.state_dict())
+        )
+        check_fits(given, there, "model.safetensors")
         check_fits(
             {name: tensor for name, tensor in train.items() if name != CUDA},
             expected,
