@@ -1,4 +1,4 @@
-"""BERT and the encoders with its structure: MiniLM, RoBERTa, XLM-RoBERTa, DistilBERT."""
+"""BERT and the encoders with its structure: MiniLM, RoBERTa, XLM-RoBERTa."""
 
 from __future__ import annotations
 
