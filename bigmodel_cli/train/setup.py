@@ -21,7 +21,7 @@ from bigmodel_cli.data import (
     with_replay,
 )
 from bigmodel_cli.data.files import expand
-from bigmodel_cli.depths import by_depth
+from bigmodel_cli.depths import rated
 from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
 from bigmodel_cli.lazy import Tensor
@@ -203,17 +203,15 @@ def prepare(
             say,
         )
     apply_mode(model, options)
-    optimizer, scale = (
-        options.optimizer.build(by_depth(model, named_weights(model), options)),
-        LossScale.of(options.precision),
-    )
+    with spec.placing():
+        weights = rated(model, named_weights(model), options)
     state = TrainState(
         model,
-        optimizer,
+        options.optimizer.build(weights),
         options.ema,
         still=still,
         left_out=left_out,
-        loss_scale=scale,
+        loss_scale=LossScale.of(options.precision),
         division=division,
     )
     return spec.model_copy(update={"train": options}), state
