@@ -1,4 +1,4 @@
-"""BERT and the encoders with its structure: MiniLM, RoBERTa, XLM-RoBERTa, DistilBERT."""
+"""BERT and the encoders with its structure: MiniLM, RoBERTa, XLM-RoBERTa."""
 
 from __future__ import annotations
 
@@ -230,6 +230,7 @@ class Roberta(Bert):
     spare: ClassVar[tuple[str, ...]] = ()
     keys: ClassVar = {**Bert.keys, "vocab": ("vocab_size", 50265)}
     first: ClassVar = 2
+    padding: ClassVar = 1
     after: ClassVar = {
         MASKED_LM: {"lm_head.dense": "head.dense", "lm_head.layer_norm": "head.norm"},
         CLASSIFICATION: {"classifier.dense": "pooler", "classifier.out_proj": "head"},
@@ -238,7 +239,7 @@ class Roberta(Bert):
     logits_bias: ClassVar = "lm_head.bias"
 
     def model(self, config: Config) -> dict[str, Any]:
-        config.only("pad_token_id", self.first - 1)
+        config.only("pad_token_id", self.padding)
         return super().model(config)
 
     def pooler(self, dropout: float) -> Any:

@@ -53,7 +53,10 @@ class _Timm(VisionFamily):
         "TimmWrapperForImageClassification": CLASSIFICATION,
         "TimmWrapperModel": BODY,
     }
-    ignored: ClassVar = ("num_features", "label_descriptions", "model_args", "num_classes")
+    ignored: ClassVar = (
+        *("num_features", "label_descriptions", "model_args", "num_classes"),
+        "label_names",  # read where there is a head
+    )
 
     def called(self) -> str:
         return f"timm's {type(self).__name__.removeprefix('Timm')}"

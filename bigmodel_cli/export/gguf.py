@@ -63,6 +63,12 @@ class GGUF(Target):
         writer = library.GGUFWriter(folder / FILE, ARCHITECTURES[kind])
         heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
         width = config.get("head_dim") or config["hidden_size"] // heads
+        known = {"qwen2": config["hidden_size"] / heads, "qwen3": 128}.get(kind, width)
+        if width != known:
+            say(
+                f"transformers takes a {kind} in GGUF to have heads of {known:g}, and these are"
+                f" {width} wide, as the file says: llama.cpp alone reads it"
+            )
         writer.add_name(source.path.name)
         writer.add_context_length(config["max_position_embeddings"])
         writer.add_embedding_length(config["hidden_size"])
