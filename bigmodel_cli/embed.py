@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bigmodel_cli.console import say
-from bigmodel_cli.convert.sentences import sentences
-from bigmodel_cli.data import Item, input_of
+from bigmodel_cli.convert.sentences import Sentences, sentences
+from bigmodel_cli.data import Item, Reader, input_of
 from bigmodel_cli.device import autocast, keep_few_kernels
 from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.lazy import F, Tensor, torch
@@ -35,7 +35,25 @@ def embed(loaded: Loaded, inputs: Iterable[str], word: str = "input") -> Iterato
 
     keep_few_kernels()  # texts are of many lengths
     if how.pool is not None:
-        say(f"embeddings: {how.pool}{', normalised' if how.normalised else ''}")
+        also = (how.normalised, "normalised"), (how.lower_case, "in lower case")
+        said = [how.pool, *(name for chosen, name in also if chosen)]
+        prompt = f"; each text begins with {how.prompt!r}" if how.prompt else ""
+        say(f"embeddings: {', '.join(said)}{prompt}")
     kind = input_of(loaded.info)
     reader = kind.whole(loaded.spec.data, loaded.assets, how.longest)
-    return in_order(reader, inputs, answer, loaded.device, word)
+    return in_order(Prepared(reader, how), inputs, answer, loaded.device, word)
+
+
+class Prepared:
+    """A reader of texts as the folder prepares them."""
+
+    def __init__(self, reader: Reader, how: Sentences) -> None:
+        self.reader, self.how, self.most = reader, how, reader.most
+
+    def read(self, given: str, place: str) -> tuple[Any, bool]:
+        """As the reader's own."""
+        return self.reader.read(self.how.prepared(given), place)
+
+    def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
+        """As the reader's own."""
+        return self.reader.batch(contents)

@@ -34,7 +34,7 @@ from bigmodel_cli.tasks import Task, build_task
 PREPARATION = (
     *TOKENIZERS,
     *("normalize", "size", "channels"),
-    *("units", "seconds", "rate", "window", "hop", "mels", "low", "high"),
+    *("units", "seconds", "rate", "window", "hop", "mels", "low", "high", "features", "pad_to"),
 )
 """Options that a checkpoint fixes for all that use it as it is."""
 TRAINING = ("train", "init")

@@ -150,11 +150,15 @@ def load(
 
 
 def _carry_tokenizers(data: Node | None, recorded: Mapping[str, Any]) -> None:
-    """The recorded tokenizers, in a file's data section of a type that has them."""
+    """The recorded tokenizers, in a file's data section of a type that has them.
+
+    Where the recorded data is of that type too, all that it carries.
+    """
     if data is None or not isinstance(data.value, dict) or "type" not in data.value:
         return
     options = SOURCES.get(data.value["type"].value)
-    for name in TOKENIZERS:
+    alike = options is not None and data.value["type"].value == recorded.get("type")
+    for name in options.carried if options is not None and alike else TOKENIZERS:
         known = options is not None and name in options.model_fields
         if known and name not in data.value and recorded.get(name) is not None:
             data.value[name] = tree_of(recorded[name], f"data.{name} of the checkpoint")

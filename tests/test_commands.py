@@ -464,7 +464,8 @@ def test_other_precisions_learn_as_well(precision: str, decoder_spec: Path, cli:
 @pytest.mark.no_cover
 def test_a_compiled_model_gives_the_same_losses(decoder_spec: Path, cli: Cli) -> None:
     plain = sets("model.dropout=0.0", "model.blocks.0.mixer.dropout=0.0", "train.steps=4")
-    plain += sets("model.blocks.0.repeat=1", "task.sample_tokens=0")
+    plain += sets("model.blocks.0.repeat=1", "task.sample_tokens=0", "data.val_fraction=0")
+    plain += sets("train.validate_every=null")
     assert cli("pretrain", decoder_spec, "--out", "plain", *plain).status == 0
     result = cli(
         "pretrain", decoder_spec, "--out", "compiled", *plain, "--set", "train.compile='on'"

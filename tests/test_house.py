@@ -84,7 +84,7 @@ STRANGERS = {"adapters", "models", "data", "tasks", "checkpoints"}
 
 def imports(path: Path) -> Iterator[str]:
     """The rooms of this package that a file imports, at its top or inside a function."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(trees()[path]):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bigmodel_cli"):
             parts = (node.module or "").split(".")
             yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
@@ -94,27 +94,35 @@ def imports(path: Path) -> Iterator[str]:
             )
 
 
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """The syntax tree of each file of the package."""
+    return {p: ast.parse(p.read_text(encoding="utf-8")) for p in sorted(PACKAGE.rglob("*.py"))}
+
+
 def files() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+    return list(trees())
+
+
+def named(path: Path) -> str:
+    """How a file is called in lists and messages."""
+    return str(path.relative_to(PACKAGE))
 
 
 def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_down_only(path: Path) -> None:
-    own = room(path)
-    if own == "__init__":
-        assert not list(imports(path))
-        return
-    for other in imports(path):
-        if other == "__version__":
-            continue
-        assert other == own or FLOORS[other] < FLOORS[own], f"{own} imports {other}, not below it"
-        assert other == own or not {own, other} <= STRANGERS, (
-            f"{own} and {other} must not know each other"
-        )
+def test_imports_go_down_only() -> None:
+    faults = []
+    for path in files():
+        own = room(path)
+        for other in set(imports(path)) - {own, "__version__"}:
+            if own == "__init__" or FLOORS[other] >= FLOORS[own]:
+                faults.append(f"{named(path)} imports {other}, which is not below {own}")
+            elif {own, other} <= STRANGERS:
+                faults.append(f"{named(path)}: {own} and {other} must not know each other")
+    assert not faults
 
 
 SNIFFING = {
@@ -142,8 +150,8 @@ def sniffing(path: Path) -> set[str]:
     A room may look at its own classes, and at those of the ground, which has no parts of a model,
     tasks or data.
     """
-    text = path.read_text(encoding="utf-8")
-    tree, lines, own = ast.parse(text), text.splitlines(), room(path)
+    tree, own = trees()[path], room(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
     foreign = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bigmodel_cli."):
@@ -177,18 +185,15 @@ def sniffing(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_rooms_do_not_inspect_the_classes_of_others(path: Path) -> None:
-    if room(path) not in {"__init__", *GROUND}:
-        found, known = sniffing(path), set(SNIFFING.get(str(path.relative_to(PACKAGE)), []))
-        assert not found - known, (
-            "ask the class of the lower room by a method or an attribute of its base class"
-        )
-        assert not known - found, "mended: take it off the list"
-
-
-def test_the_exceptions_of_class_inspection_name_existing_files() -> None:
-    assert set(SNIFFING) <= {str(path.relative_to(PACKAGE)) for path in files()}
+def test_rooms_do_not_inspect_the_classes_of_others() -> None:
+    """Where this finds more: ask the class of the lower room by a method or an attribute of its
+    base class; where it finds less, take that off the list.
+    """
+    upper = [path for path in files() if room(path) not in {"__init__", *GROUND}]
+    found = {named(path): sniffing(path) for path in upper}
+    assert {name: lines for name, lines in found.items() if lines} == {
+        name: set(lines) for name, lines in SNIFFING.items()
+    }
 
 
 def test_every_room_has_a_layer() -> None:
@@ -209,8 +214,7 @@ def test_only_one_file_may_import_torch_distributed() -> None:
 
 
 def test_torch_is_imported_through_lazy_where_options_are_declared() -> None:
-    for path in files():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for path, tree in trees().items():
         names = [a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names]
         names += [n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)]
         heavy = [
@@ -228,11 +232,11 @@ LONGER: dict[str, int] = {}
 
 def test_files_and_functions_fit_a_sitting_and_a_screen() -> None:
     long, functions = {}, []
-    for path in files():
-        name, text = str(path.relative_to(PACKAGE)), path.read_text(encoding="utf-8")
-        if (lines := len(text.splitlines())) > MOST_LINES:
+    for path, tree in trees().items():
+        name = named(path)
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES:
             long[name] = lines
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > MOST_LINES_OF_A_FUNCTION:
@@ -257,10 +261,10 @@ FLOPs, and one names the parts of a Sequential. Take off what is mended; put not
 
 def test_values_are_not_passed_through_double_starred_parameters() -> None:
     found: dict[str, list[str]] = {}
-    for path in files():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.args.kwarg:
-                found.setdefault(str(path.relative_to(PACKAGE)), []).append(node.name)
+                found.setdefault(named(path), []).append(node.name)
     assert found == PASSED_ON
 
 
@@ -279,8 +283,8 @@ OBVIOUS = {"forward", "step", "state_dict", "load_state_dict", "to_json", "to_te
 def classes() -> dict[str, list[ast.ClassDef]]:
     """The classes of the package by name; a name may be used in several files."""
     table: dict[str, list[ast.ClassDef]] = {}
-    for path in files():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for tree in trees().values():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 table.setdefault(node.name, []).append(node)
     return table
@@ -326,24 +330,26 @@ def is_obvious(node: Defined, owner: ast.ClassDef | None) -> bool:
     return any(ast.get_docstring(method) for method in filled_in if method is not None)
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_public_functions_and_classes_say_what_is_not_obvious(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), path
-    nodes: list[tuple[Defined, ast.ClassDef | None]] = [
-        (n, None) for n in tree.body if isinstance(n, Defined)
-    ]
-    nodes += [
-        (n, c)
-        for c in tree.body
-        if isinstance(c, ast.ClassDef)
-        for n in c.body
-        if isinstance(n, Defined)
-    ]
-    for node, owner in nodes:
-        if not node.name.startswith("_") and path.name != "yaml_source.py":
-            documented = ast.get_docstring(node) or is_obvious(node, owner)
-            assert documented, f"{path}:{node.lineno} {node.name}"
+def definitions(tree: ast.Module) -> Iterator[tuple[Defined, ast.ClassDef | None]]:
+    """The public functions and classes of a file, and the methods with their class."""
+    for node in tree.body:
+        if isinstance(node, Defined) and not node.name.startswith("_"):
+            yield node, None
+        if isinstance(node, ast.ClassDef):
+            own = [n for n in node.body if isinstance(n, Defined)]
+            yield from ((n, node) for n in own if not n.name.startswith("_"))
+
+
+def test_files_public_functions_and_classes_say_what_is_not_obvious() -> None:
+    faults = [named(path) for path, tree in trees().items() if not ast.get_docstring(tree)]
+    for path, tree in trees().items():
+        if path.name != "yaml_source.py":
+            faults += [
+                f"{named(path)}:{node.lineno} {node.name}"
+                for node, owner in definitions(tree)
+                if not ast.get_docstring(node) and not is_obvious(node, owner)
+            ]
+    assert not faults
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class MelConfig:
     filters from `low` to `high` Hz.
 
     `length` is the number of samples that every recording is brought to; None where each keeps its
-    own.
+    own. `padded` is that up to which silence is added behind each, to be read as a part of it.
+    `features` says which logarithm of which bands (see data/audio/mel.py).
     """
 
     __pydantic_config__ = _STRICT
@@ -38,6 +39,13 @@ class MelConfig:
     low: NonNegative
     high: Positive
     length: Annotated[int, Field(gt=0, le=MOST_PIXELS)] | None = None
+    features: Literal["standard", "whisper"] = "standard"
+    padded: Annotated[int, Field(gt=0, le=MOST_PIXELS)] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """The values that tell it from others; what came later only where it is used."""
+        later = {"features": "standard", "padded": None}
+        return {name: v for name, v in vars(self).items() if later.get(name, self) != v}
 
     def check(self) -> None:
         """Raise `ValueError` where the filters would take more memory than any sound needs."""
@@ -61,7 +69,8 @@ class DatasetInfo:
     `source_vocab_size` those of the source where it has its own tokenizer. `context` is the length
     of a training window.
 
-    `sound` says how recordings become images, or rows of frames of `frame_width` numbers.
+    `sound` says how recordings become images, or rows of frames of `frame_width` numbers; `context`
+    then counts frames, and `text_context` is the longest text of a recording in tokens.
     `spelling` is "words" or "characters" where the classes are units of a transcript rather than
     labels of an item: the last logit is then the blank, which is not a class. Where `tagged`, each
     word of an item has a class, and the item has none.
@@ -85,6 +94,7 @@ class DatasetInfo:
     context: Count | None = None
     frame_width: Side | None = None
     sound: MelConfig | None = None
+    text_context: Count | None = None
     spelling: Literal["", "words", "characters"] = ""
     class_counts: tuple[Natural, ...] = ()
     white_level: Annotated[float, Field(gt=0, le=2**32)] | None = None
@@ -148,6 +158,8 @@ def _check_sound(info: DatasetInfo, sound: MelConfig) -> None:
         sound.check()
     except ValueError as error:
         raise ValueError(f"sound: {error}") from None
+    if sound.length is not None and sound.padded is not None:
+        raise ValueError("sound: length and padded exclude one another")
     if sound.length is None:
         fits = info.frame_width == sound.mels
     else:

@@ -44,7 +44,10 @@ class Options(BaseModel):
     )
 
     def settled(self, dim: int) -> dict[str, Any]:
-        """What options that are left out come to in a model of this width, by name."""
+        """What options that are left out come to in a model of this width, by name.
+
+        An option that says what is so anyway is as if it were left out.
+        """
         return {}
 
     @model_validator(mode="before")

@@ -18,7 +18,7 @@ GENERATION, TEMPLATE = "generation_config.json", "chat_template.jinja"
 CARD = "README.md"
 KEPT = (
     *(CONFIG, TOKENIZER_CONFIG, TOKENS_MAP, GENERATION, TEMPLATE, "added_tokens.json"),
-    *("preprocessor_config.json", "processor_config.json", CARD, "LICENSE"),
+    *("preprocessor_config.json", "processor_config.json", "normalizer.json", CARD, "LICENSE"),
 )
 PREFIX = "hf."
 

@@ -156,8 +156,6 @@ class Bert(Family):
             "attention_dropout": mixer["dropout"],
             "std": model["init_std"] or self.keys["std"][1],
         }
-        if "types" in self.keys and not of["types"]:
-            raise ValueError("without token types: their class cannot be built")
         return {
             "model_type": self.model_types[0],
             self.activation: "gelu",
@@ -165,6 +163,10 @@ class Bert(Family):
             **self.head_config(model),
             **class_labels(info),
         }
+
+    def unfit(self, model: Model, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+        if "types" in self.keys and not model["token_types"]:
+            yield "model.token_types", "0, without which their class cannot be built"
 
     def head_config(self, model: Model) -> dict[str, Any]:
         """What config.json says of the head."""

@@ -81,7 +81,7 @@ class ConvertedTensors(Tensors):
         self.notes = [f"{folder}: ignored: {left}"] if left else []
 
     def hold_as_stored(self, model: Module) -> None:
-        for name, own in model.named_parameters():
+        for name, own in (*model.named_parameters(), *model.named_buffers()):
             dtypes = {self.stored[r.theirs].described.dtype for r in self.rules.get(name, ())}
             if len(dtypes) == 1:
                 own.data = torch.empty_like(own, dtype=dtypes.pop())

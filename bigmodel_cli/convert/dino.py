@@ -47,10 +47,11 @@ class Dinov2(HFViT):
     def pool(self, config: Config) -> str:
         return "cls_mean"
 
-    def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
-        if isinstance(image_size(info), list):
-            raise ValueError("transformers' class interpolates positions of squares alone")
-        return super().config(model, info)
+    def unfit(self, model: Model, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+        assert info.image_shape is not None
+        _, height, width = info.image_shape
+        if height != width:
+            yield "data.size", f"{height} x {width}, and their class has positions of squares alone"
 
     def sizes(self, model: Model) -> dict[str, Any]:
         block = model["blocks"][0]

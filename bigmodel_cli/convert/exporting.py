@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -14,7 +15,7 @@ from bigmodel_cli.checkpoints.manifest import shard_names
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import IRRELEVANT, Config
 from bigmodel_cli.convert.families import FAMILIES
-from bigmodel_cli.convert.family import Family, written_out
+from bigmodel_cli.convert.family import STACKS, Family, written_out
 from bigmodel_cli.convert.folder import CONFIG
 from bigmodel_cli.convert.opening import typed
 from bigmodel_cli.convert.rules import Rule, exported
@@ -31,9 +32,13 @@ FORMAT = {"format": "pt"}
 OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
 TRAINING_ONLY = (
     *("dropout", "head_dropout", "drop_path"),
-    *("init_std", "mask_token", "balance_weight"),
+    *("init", "init_std", "mask_token", "balance_weight"),
 )
 """Options that change nothing once a model is trained: a class that lacks them will do."""
+SLOTS = ("norm", "mixer", "ffn", "cross")
+"""Parts of a model that may be empty."""
+ROUNDING_ONLY = ("chunk",)
+"""Options that say in which steps the same is computed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,15 @@ class Expressed:
     family: Family
     config: dict[str, Any]
     left_out: list[str]
+
+
+@dataclass(frozen=True, order=True)
+class _Refused:
+    """Why a family does not have a model; the smaller `rank`, the nearer it is."""
+
+    rank: float
+    family: str
+    faults: list[str]
 
 
 def express(
@@ -58,75 +72,116 @@ def express(
     is not judged by its code: the config.json that it writes is read again, and must give the same
     model.
     """
-    wanted = written_out(model, info)
     # some families have no longest sequence to write, and others need one
-    ways = (written_out(model, replace(info, context=None)), wanted)
-    refused: list[tuple[float, str, list[str]]] = []  # the fewer differences the nearer
+    ways = (_plain(model, replace(info, context=None)), _plain(model, info))
+    refused: list[_Refused] = []
     for family in sorted(families, key=lambda family: family is not origin):
-        head = family.class_of(task)
-        for way in ways if head is not None else ():
-            try:
-                config = family.config(_Section.of(way), info)
-                back = written_out(typed(family.model(Config(config, CONFIG))))
-            except _Absent as error:  # a part of another type than the family's
-                refused.append((1e6 - len(error.path), family.called(), [error.path]))
-                continue
-            except (LookupError, TypeError, ValueError, AssertionError, CheckpointError):
-                continue  # not of this family's shape at all
-            differences = differing([dict(leaves(way)), dict(leaves(back))])
-            lacks = [path for path in differences if not _idle(path, family.unused(task))]
-            if not lacks:
-                return Expressed(family, {**config, "architectures": [head]}, differences)
-            refused.append((len(lacks), family.called(), lacks))
-    raise SpecError(_refusal(wanted, task, *min(refused, default=(0.0, "", [""]))[1:]))
+        for way in ways if family.class_of(task) is not None else ():
+            found, why = _tried(family, way, model, info, task)
+            if found is not None:
+                return found
+            refused += why
+    raise SpecError(_refusal(model.type, task, min(refused, default=None)))
+
+
+def _tried(
+    family: Family, way: dict[str, Any], model: AnyModelOptions, info: DatasetInfo, task: str
+) -> tuple[Expressed | None, list[_Refused]]:
+    """The model as this family has it, or why it has not; nothing where that says nothing."""
+    absent: list[str] = []
+    try:
+        try:
+            config = family.config(_Section.of(way, absent), info)
+        except TypeError:  # a slot that it needs is empty
+            config = family.config(_Section.of(way, absent, filled=True), info)
+        back = _plain(typed(family.model(Config(config, CONFIG))), two_sided=model.two_sided)
+    except (
+        *(LookupError, TypeError, AttributeError, ArithmeticError, ValueError, AssertionError),
+        CheckpointError,
+    ) as error:
+        said = str(error).partition("\n")[0]
+        if any(absent):  # a part of another type than the family's
+            return None, [_Refused(1e6 - len(absent[0]), family.called(), _shown(way, absent[:1]))]
+        if isinstance(error, ValueError) and re.match(r"\w+: ", said):  # an option of a part
+            return None, [_Refused(5e5, family.called(), [f"model.blocks: {said}"])]
+        return None, []  # not of this family's shape at all
+    if back["type"] != way["type"]:
+        return None, []
+    differences = differing([dict(leaves(way)), dict(leaves(back))])
+    lacks = [path for path in differences if not _idle(path, family.unused(task))]
+    faults = _shown(way, lacks or absent[:1]) or [
+        f"{path}: {why}" for path, why in family.unfit(way, info)
+    ]
+    if faults:
+        return None, [_Refused(len(faults), family.called(), faults)]
+    left_out = [path for path in differences if path.rsplit(".", 1)[-1] not in ROUNDING_ONLY]
+    head = family.class_of(task)
+    return Expressed(family, {**config, "architectures": [head]}, left_out), []
+
+
+def _plain(
+    model: AnyModelOptions, info: DatasetInfo | None = None, two_sided: str | None = None
+) -> dict[str, Any]:
+    """Every option with its value; what is said although it is so anyway is left out."""
+    found = written_out(model, info)
+    for stack in STACKS & found.keys():
+        below = f"model.{stack}".startswith(model.two_sided or two_sided or "none")
+        for block in found[stack]:
+            mixer = block.get("mixer")
+            if mixer is not None and mixer.get("causal") is (not below):
+                mixer["causal"] = None
+    return found
 
 
 def _idle(path: str, unused: tuple[str, ...]) -> bool:
     """Whether an option changes nothing once the model is trained."""
-    return path.rsplit(".", 1)[-1] in TRAINING_ONLY or path.split(".")[0] in unused
+    idle = (*TRAINING_ONLY, *ROUNDING_ONLY)
+    return path.rsplit(".", 1)[-1] in idle or path.split(".")[0] in unused
 
 
-def _refusal(wanted: dict[str, Any], task: str, nearest: str, lacks: list[str]) -> str:
-    if not lacks[0]:
+def _shown(wanted: dict[str, Any], lacks: list[str]) -> list[str]:
+    """Options that a family lacks, with their values."""
+    said = dict(leaves(wanted))
+    lacks = [p if p in said else p.removesuffix(".type") for p in lacks]
+    return [f"model.{p}: {said.get(p, said.get(f'{p}.type'))}" for p in lacks]
+
+
+def _refusal(kind: str, task: str, nearest: _Refused | None) -> str:
+    if nearest is None:
         return (
-            f"model.type: no published family has a model like this {wanted['type']} for"
+            f"model.type: no published family has a model like this {kind} for"
             f" {task or 'its hidden states alone'}"
         )
-    said = dict(leaves(wanted))
-    shown = [f"model.{p}: {said.get(p, said.get(f'{p}.type'))}" for p in lacks[:5]]
     return (
-        f"no published family has this model; the nearest is {nearest}, which lacks"
-        f" {', '.join(shown)}"
+        f"no published family has this model; the nearest is {nearest.family}, which lacks"
+        f" {', '.join(nearest.faults[:5])}"
     )
 
 
-class _Absent(KeyError):
-    """A section of the model without an option that a family asks for."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
-
-
 class _Section(dict[str, Any]):
-    """A section of the model, which knows its path."""
+    """A section of the model, which knows its path; an option that it lacks is noted."""
 
     path: str
+    absent: list[str]
 
     @classmethod
-    def of(cls, value: Any, path: str = "") -> Any:
-        """The value with all sections in it so."""
+    def of(cls, value: Any, absent: list[str], path: str = "", filled: bool = False) -> Any:
+        """The value with all sections in it so; `filled`: empty slots are sections too."""
+        if filled and value is None and path.rpartition(".")[2] in SLOTS:
+            value = {}
         if isinstance(value, dict):
-            inner = {k: cls.of(v, f"{path}.{k}" if path else k) for k, v in value.items()}
+            inner = {
+                k: cls.of(v, absent, f"{path}.{k}" if path else k, filled) for k, v in value.items()
+            }
             section = cls(inner)
-            section.path = path
+            section.path, section.absent = path, absent
             return section
         if isinstance(value, list):
-            return [cls.of(item, f"{path}.{i}") for i, item in enumerate(value)]
+            return [cls.of(item, absent, f"{path}.{i}", filled) for i, item in enumerate(value)]
         return value
 
-    def __missing__(self, key: str) -> Any:
-        raise _Absent(self.path)
+    def __missing__(self, key: str) -> None:
+        self.absent.append(self.path)
 
 
 def folder_files(
@@ -144,6 +199,7 @@ def folder_files(
     Weights in fp32 are written in `dtype`; no tensor of theirs is made before its turn.
     """
     rules = list(found.family.rules(written_out(model, info), info, task))
+    _check_nothing_is_lost(rules, weights)
     theirs = Theirs(rules, weights, dtype)
     groups = theirs.groups()
     names = shard_names(WEIGHTS, len(groups))
@@ -157,6 +213,20 @@ def folder_files(
     values = {**left, **found.config, **tokens, "dtype": theirs.dtype()}
     text = json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True)
     yield CONFIG, [text.encode() + b"\n"]
+
+
+def _check_nothing_is_lost(rules: list[Rule], weights: Mapping[str, Tensor]) -> None:
+    """Raise `SpecError` for experts chosen by a bias that was learnt and has no place in theirs.
+
+    A model that was balanced by biases (`balance: bias`) and went on otherwise still has them.
+    """
+    given = {rule.ours for rule in rules}
+    for name, tensor in weights.items():
+        if name.endswith(".ffn.bias") and name not in given and tensor.any():
+            raise SpecError(
+                f"model.{name.removesuffix('.bias')}.balance: experts are chosen by a bias that an"
+                " earlier training (balance: bias) left, which this family has no place for"
+            )
 
 
 class Theirs:

@@ -23,6 +23,7 @@ from bigmodel_cli.convert.seq2seq import T5, Marian
 from bigmodel_cli.convert.smollm3 import SmolLM3
 from bigmodel_cli.convert.timm import TimmResNet, TimmViT
 from bigmodel_cli.convert.vit import HFViT
+from bigmodel_cli.convert.whisper import Whisper
 
 FAMILIES: tuple[Family, ...] = (
     Llama(),
@@ -55,6 +56,7 @@ FAMILIES: tuple[Family, ...] = (
     Dinov3(),
     Marian(),
     T5(),
+    Whisper(),
 )
 
 TIMM: tuple[Family, ...] = (TimmViT(), TimmResNet())

@@ -57,6 +57,8 @@ class Family(ABC):
     """Tensors that some files hold a second time -> the one that they must be equal to."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Regular expressions within names in older files -> what stands there today."""
+    pipelines: ClassVar[Mapping[str, str]] = {}
+    """Tasks that a model card calls otherwise than export/card.py does."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -86,6 +88,10 @@ class Family(ABC):
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         """The config.json of a model, if this family has it at all, but for its class."""
 
+    def unfit(self, model: Model, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+        """(option, why) where the published class refuses a model that its config.json can say."""
+        yield from ()
+
     @abstractmethod
     def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:
         """Where each tensor of theirs lies in ours, with the head for this task."""
@@ -111,6 +117,10 @@ class Family(ABC):
         if info.classes:
             return {"type": "table", "train": [str(folder)], "text": [0], "label": 1, **shared}
         return {"type": "text", "files": [str(folder)], **shared}
+
+    def task_options(self) -> dict[str, Any]:
+        """Options of the task that its spec has beside the type."""
+        return {}
 
     def leftovers_of(self, model: Model) -> tuple[str, ...]:
         """Regular expressions of tensors in published files that this model does not need."""
@@ -199,7 +209,13 @@ def written_out(options: AnyModelOptions, info: DatasetInfo | None = None) -> di
     """
     values: dict[str, Any] = _settled(options, options.width() or 1)
     if info is not None:
-        for name, known in (("vocab_size", info.vocab_size), ("max_len", info.context)):
+        longest = info.text_context or info.context
+        sizes = (
+            ("vocab_size", info.vocab_size),
+            ("max_len", longest),
+            ("source_len", info.context),
+        )
+        for name, known in sizes if info.text_context else sizes[:2]:
             if name in values and values[name] is None:
                 values[name] = known
     for stack in STACKS & values.keys():

@@ -21,7 +21,7 @@ CONFIG = "config.json"
 ANOTHER = "use another checkpoint"
 DIGITS = 40
 """Most digits of an integer: tokenizer_config.json writes 10^30 for "no limit"."""
-_BLOB = re.compile(r"\.\./\.\./blobs/([0-9a-zA-Z]{1,128})")
+_BLOB = re.compile(r"((?:\.\./)+)blobs/([0-9a-zA-Z]{1,128})")
 
 
 def is_folder(path: Path) -> bool:
@@ -35,10 +35,12 @@ def located(folder: Path, name: str) -> Path:
     Any other link stays what it is, and is refused when it is opened.
     """
     path = folder / name
-    if folder.parent.name == "snapshots" and path.is_symlink():
-        blob = _BLOB.fullmatch(os.readlink(path))
-        if blob:
-            return folder.parent.parent / "blobs" / blob[1]
+    for depth in (0, 1):  # of the snapshot itself, and of a folder in it
+        root = folder.parents[depth] if len(folder.parents) > depth else folder
+        if root.name == "snapshots" and path.is_symlink():
+            blob = _BLOB.fullmatch(os.readlink(path))
+            if blob and blob[1] == "../" * (depth + 2):
+                return root.parent / "blobs" / blob[2]
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.assets import GENERATION, PREFIX
-from bigmodel_cli.convert.folder import json_of
+from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.errors import CheckpointError
 
 Bounds = tuple[type, float, float]
@@ -35,6 +35,13 @@ OF_FILES = {
     "forced_eos_token_id", "suppress_tokens",
 }  # fmt: skip
 """Keys that do not change what is written, or are read with the special tokens."""
+OF_SPEECH = {
+    "begin_suppress_tokens", "forced_decoder_ids", "language", "task",
+    "lang_to_id", "task_to_id", "is_multilingual", "return_timestamps", "alignment_heads",
+    "max_initial_timestamp_index", "median_filter_width", "no_timestamps_token_id",
+    "prev_sot_token_id",
+}  # fmt: skip
+"""The same of encoder-decoders: tokens that are left out, the prompt of Whisper, and its times."""
 
 
 def settings(assets: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
@@ -59,7 +66,8 @@ def settings(assets: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any
     if beams == 1 or not drawn:
         read["num_beams"] = ("beams", MOST_BEAMS)
     every = _read({name: LIMITS[name] for name in LIMITS if name in read}, given)
-    left = [name for name in given if name not in OF_FILES and name not in read]
+    elsewhere = OF_FILES | OF_SPEECH if _both_sides(assets) else OF_FILES
+    left = [name for name in given if name not in elsewhere and name not in read]
     if all(len(word) == 1 for word in _words(given.get("bad_words_ids", []))):
         left = [name for name in left if name != "bad_words_ids"]
     return every, own, [clipped(name, 40) for name in left]
@@ -76,6 +84,13 @@ def _read(known: Mapping[str, tuple[str, Bounds]], given: Mapping[str, Any]) -> 
 def _words(value: Any) -> list[Any]:
     """The lists in `bad_words_ids`, of which those of one token are read with the special ones."""
     return [word for word in value if isinstance(word, list)] if isinstance(value, list) else [()]
+
+
+def _both_sides(assets: Mapping[str, bytes]) -> bool:
+    """Whether the folder's model is an encoder-decoder."""
+    kept = assets.get(PREFIX + CONFIG)
+    values = {} if kept is None else json_of(kept, PREFIX + CONFIG)
+    return values.get("is_encoder_decoder") is True
 
 
 def _checked(name: str, value: Any, bounds: Bounds) -> Any:

@@ -70,11 +70,12 @@ class Granite(Layered):
     def multipliers(self, model: Model, mixer: Model) -> dict[str, Any]:
         """What all of these families have, in config.json."""
         embeddings, logits = model["scale_embeddings"], model["logit_scale"]
+        scale = mixer["scale"]
         if embeddings is True:
             embeddings = math.sqrt(model["dim"])
         return {
             **self.attention_config(model, mixer),
-            "attention_multiplier": mixer["scale"],
+            "attention_multiplier": mixer["head_dim"] ** -0.5 if scale is None else scale,
             "embedding_multiplier": embeddings or 1.0,
             "logits_scaling": rounded(1.0 / logits),
             "residual_multiplier": model["blocks"][0]["residual_scale"],

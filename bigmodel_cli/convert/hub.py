@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.checkpoints.files import clipped
+from bigmodel_cli.convert import sentences
 from bigmodel_cli.convert.assets import KEPT
 from bigmodel_cli.convert.folder import CONFIG, has, read_json
 from bigmodel_cli.convert.tokenizer_files import OLDER, PIECES
@@ -23,7 +24,10 @@ from bigmodel_cli.packages import need
 
 SCHEME = "hf:"
 _ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
-SMALL = (CONFIG, TOKENIZER, *KEPT, *OLDER, *PIECES, INDEX, PICKLE_INDEX)
+SMALL = (
+    *(CONFIG, TOKENIZER, *KEPT, *OLDER, *PIECES, INDEX, PICKLE_INDEX),
+    *(sentences.MODULES, sentences.LENGTH, sentences.PROMPTS),
+)
 
 
 def is_hub(path: Path) -> bool:
@@ -44,6 +48,11 @@ def fetched(path: Path) -> Path:
     folder = _snapshot(name, revision, [*SMALL])
     if not has(folder, CONFIG):
         raise _missing(name, revision, CONFIG)
+    if has(folder, sentences.MODULES):
+        more = [f"{path}/{CONFIG}" for path in sentences.module_folders(folder) if path]
+        folder = _snapshot(name, folder.name, more)
+        if absent := [n for n in more if not os.path.exists(folder / n)]:
+            raise _missing(name, revision, absent[0])
     for index, single in ((INDEX, WEIGHTS), (PICKLE_INDEX, PICKLE)):
         wanted = [single]
         if has(folder, index):

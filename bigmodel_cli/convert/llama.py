@@ -12,6 +12,9 @@ from bigmodel_cli.convert.rotary import rope_parameters, rotary
 from bigmodel_cli.convert.rules import Rule, rows
 from bigmodel_cli.errors import CheckpointError
 
+WHOLE_HEADS = ("llama", "gemma2", "gemma3_text")
+"""Families of which transformers wants a width that is a multiple of the number of heads."""
+
 
 class Llama(Family):
     """Pre-norm RMSNorm, rotary grouped-query attention, SwiGLU (Touvron et al. 2023)."""
@@ -122,6 +125,16 @@ class Llama(Family):
             **{option: biases[option] for option in self.biases},
             "rope_parameters": rope_parameters(block["mixer"]["position"]),
         }
+
+    def unfit(self, model: Model, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+        if self.model_types[0] not in WHOLE_HEADS:
+            return
+        heads = model["blocks"][0]["mixer"]["num_heads"]
+        if model["dim"] % heads:
+            yield (
+                "model.blocks.0.mixer.num_heads",
+                f"{heads}, and dim {model['dim']} is not a multiple of it, which their class wants",
+            )
 
     def shared_config(self, model: Model) -> dict[str, Any]:
         """What all decoders with this layout say."""

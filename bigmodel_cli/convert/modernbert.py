@@ -126,7 +126,6 @@ class ModernBert(Family):
         local = [mixer for mixer in mixers if mixer["window"] is not None]
         full = [mixer for mixer in mixers if mixer["window"] is None]
         positions = {name: m[0]["position"] for name, m in ((FULL, full), (LOCAL, local)) if m}
-        pooler = model["pooler"] if isinstance(model["pooler"], dict) else {}
         return {
             "model_type": self.model_types[0],
             "hidden_activation": "gelu",
@@ -149,7 +148,7 @@ class ModernBert(Family):
             "norm_eps": norm["eps"],
             "norm_bias": norm["bias"],
             "embedding_dropout": model["dropout"],
-            "classifier_bias": pooler.get("bias", model["head_bias"]),
+            "classifier_bias": _head_bias(model, labels=bool(info.classes)),
             "classifier_pooling": model["pool"],
             "classifier_dropout": model["head_dropout"] or 0.0,
             "vocab_size": model["vocab_size"],
@@ -188,7 +187,7 @@ class ModernBert(Family):
         """A dense layer and a norm, then the logits, for every task."""
         tokens = task == MASKED_LM
         dense, norm = ("head.dense", "head.norm") if tokens else ("pooler", "pooler_norm")
-        for kind in kinds(model["head_bias"]):
+        for kind in kinds(_head_bias(model, labels=not tokens)):
             yield Rule(f"head.dense.{kind}", f"{dense}.{kind}")
         for kind in kinds(model["norm"]["bias"]):
             yield Rule(f"head.norm.{kind}", f"{norm}.{kind}")
@@ -197,3 +196,10 @@ class ModernBert(Family):
         else:
             yield Rule("classifier.weight", "head.weight")
             yield Rule("classifier.bias", "head.bias")
+
+
+def _head_bias(model: Model, labels: bool) -> bool:
+    """Whether the dense layer before the logits has a bias: of labels, or of tokens."""
+    pooler = model["pooler"]
+    found: bool = pooler["bias"] if labels and isinstance(pooler, dict) else model["head_bias"]
+    return found

@@ -144,7 +144,10 @@ class Described:
         return {
             "model": self.model.model_dump(mode="json"),
             "data": data,
-            "task": {"type": self.task or self.family.without_head},
+            "task": {
+                "type": self.task or self.family.without_head,
+                **self.family.task_options(),
+            },
             "train": {"steps": 1, "precision": stored},
         }
 

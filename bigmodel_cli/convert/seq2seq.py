@@ -112,6 +112,9 @@ class Marian(_Seq2Seq):
             "activation_dropout": block["ffn"]["dropout"],
             "share_encoder_decoder_embeddings": True,
             "tie_word_embeddings": True,
+            # Not those of the family, whose vocabulary is another one; the class wants a start.
+            **dict.fromkeys(("eos_token_id", "pad_token_id", "forced_eos_token_id")),
+            "decoder_start_token_id": 0,
         }
 
     def rules(self, model: Model, info: DatasetInfo, task: str) -> Iterator[Rule]:

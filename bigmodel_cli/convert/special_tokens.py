@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from bigmodel_cli.errors import CheckpointError
 Values = Mapping[str, Any]
 BEGIN, END = ("bos_token", "cls_token"), ("eos_token", "sep_token")
 OTHERS = ("pad_token", "unk_token", "mask_token")
+TIME = re.compile(r"<\|\d+\.\d+\|>")
+"""A time, which Whisper may write between words."""
 
 
 def special_tokens(tokenizer: bytes, files: tuple[Values, ...], folder: str) -> bytes:
@@ -51,6 +54,9 @@ def special_tokens(tokenizer: bytes, files: tuple[Values, ...], folder: str) -> 
         "target_start": _target_start(config, generation, folder),
         "never": _never(config, generation, folder),
         **_pair(tokenizer, end),
+        "names": _names(own, named),
+        **_of_speech(config, generation, folder),
+        "silent": sorted(n for text, n in numbers.items() if TIME.fullmatch(text)),
         **{name.removesuffix("_token"): token((name,)) for name in OTHERS},
     }
     return json.dumps(found).encode()
@@ -66,9 +72,23 @@ def _target_start(config: Values, generation: Values, folder: str) -> int | None
     return None
 
 
+def _of_speech(config: Values, generation: Values, folder: str) -> dict[str, list[int]]:
+    """Tokens with which no text begins, and those of languages. Raises `CheckpointError`."""
+    if config.get("is_encoder_decoder") is not True:
+        return {}
+    first = (generation or config).get("begin_suppress_tokens")
+    languages = generation.get("lang_to_id")
+    languages = [*languages.values()] if isinstance(languages, dict) else None
+    return {
+        "never_first": _ids(first, f"{folder}: begin_suppress_tokens"),
+        "languages": _ids(languages, f"{folder}: lang_to_id"),
+    }
+
+
 def _never(config: Values, generation: Values, folder: str) -> list[int]:
     """The single tokens that generation leaves out. Raises `CheckpointError`."""
-    found = set(_ids(generation.get("suppress_tokens"), f"{folder}: suppress_tokens"))
+    suppressed = (generation or config).get("suppress_tokens")
+    found = set(_ids(suppressed, f"{folder}: suppress_tokens"))
     for values in (generation, config):
         words = values.get("bad_words_ids")
         if isinstance(words, list):
@@ -93,6 +113,16 @@ def _begins(tokenizer: bytes, own: Values, begin: int) -> bool:
     from tokenizers import Tokenizer
 
     return bool(Tokenizer.from_str(tokenizer.decode("utf-8")).encode("a").ids[:1] == [begin])
+
+
+def _names(own: Values, named: Values) -> dict[str, str]:
+    """The texts of all special tokens that the files name, as chat templates ask for them."""
+    found: dict[str, str] = {}
+    for values in (named, own):
+        for name, value in values.items():
+            if name.endswith("_token") and (text := _text(value)) is not None:
+                found[name] = text
+    return found
 
 
 def _pair(tokenizer: bytes, end: int | None) -> dict[str, int]:

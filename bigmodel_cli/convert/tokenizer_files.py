@@ -149,13 +149,26 @@ def _added(marks: Values, vocab: Values) -> list[dict[str, Any]]:
     return [found[number] for number in sorted(found)]
 
 
-def _whole(marks: Values, vocab: Values, **parts: Any) -> dict[str, Any]:
+def _whole(
+    marks: Values,
+    vocab: Values,
+    *,
+    normalizer: Values | None,
+    pre_tokenizer: Values,
+    post_processor: Values | None,
+    decoder: Values,
+    model: Values,
+) -> dict[str, Any]:
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": _added(marks, vocab),
-        **parts,
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": post_processor,
+        "decoder": decoder,
+        "model": model,
     }
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
+from bigmodel_cli.data.audio.texts import HEARD, LANGUAGE, prompt_tokens
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
 from bigmodel_cli.data.chat.template import ASSET as CHAT_TEMPLATE
@@ -118,6 +119,8 @@ __all__ = [
     "BUILT_IN",
     "CHAT_TEMPLATE",
     "FACTS",
+    "HEARD",
+    "LANGUAGE",
     "SOURCES",
     "SOURCE_TOKENIZER",
     "SPECIAL_TOKENS",
@@ -150,6 +153,7 @@ __all__ = [
     "open_data",
     "open_or_expect",
     "prepare_image",
+    "prompt_tokens",
     "random_batch",
     "read_items",
     "read_tokenizer",

@@ -71,6 +71,10 @@ class AnyDataOptions(Options):
     """How test data is named on the command line, for messages."""
     paths: ClassVar[tuple[str, ...]] = ()
     """The options that name files: the same content may be elsewhere when a run is resumed."""
+    carried: ClassVar[tuple[str, ...]] = TOKENIZERS
+    """What a finetuning takes from data of this type of its checkpoint, where its own leaves it
+    out: those of `TOKENIZERS` whatever the type.
+    """
 
     @abstractmethod
     def open(
@@ -85,6 +89,10 @@ class AnyDataOptions(Options):
     def loader_workers(self) -> int:
         """Processes that load and augment."""
         return 0
+
+    def target_prompt(self) -> str:
+        """Special tokens, spelled out, that each target begins with after its start."""
+        return ""
 
     def longest(self) -> int | None:
         """The most tokens that the model sees at once; None where the data itself says it, or has
@@ -183,6 +191,9 @@ class DataSet:
     `held_out`, the validation split is a part of the training data, and `items` has both even where
     only one of them was opened.
     """
+
+    missing: ClassVar[bool] = False
+    """Whether only the shapes are known, without any sample."""
 
     def __init__(
         self,

@@ -95,6 +95,8 @@ class ExpectedSplit(Split):
 class ExpectedData(DataSet):
     """Data that is missing."""
 
+    missing = True
+
     def __init__(self, expected: Expected) -> None:
         splits: dict[str, Split] = dict.fromkeys(("train", "val"), ExpectedSplit(expected))
         super().__init__(expected.info, "", splits, {}, {}, "", False)

@@ -128,6 +128,16 @@ class FrameInput(Input):
         frames = torch.randn(count, length, self.info.frame_width or 1, device=device)
         return {"frames": frames, "lengths": torch.full((count,), length, device=device)}
 
+    def unlabelled(
+        self, names: tuple[str, ...], count: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        """With a text (B, T + 1) for each, of tokens, where the task reads one."""
+        batch = self.random(count, device)
+        if "target" in names:
+            size = (count, (self.info.text_context or 1) + 1)
+            batch["target"] = torch.randint(self.info.vocab_size or 1, size, device=device)
+        return batch
+
 
 class TokenInput(Input):
     """{"tokens": (B, T)}: texts."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bigmodel_cli.console import say
-from bigmodel_cli.data import Split
+from bigmodel_cli.data import Reader, Split, input_of
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import forget_frames, is_out_of_memory
+from bigmodel_cli.generation.conditioned import source_reader
 from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -143,15 +144,36 @@ def written(loaded: Loaded, split: Split) -> Answers:
     sources were cut.
     """
     sources, references = split.texts()
+    reader: Reader = source_reader(loaded, empty=True)
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    ordered = [sources[i] for i in order]
+    if input_of(loaded.info).in_files:
+        reader, order = Numbered(split), similar(split).tolist()
+        ordered = [str(i) for i in order]
     with evaluating(loaded.model):
-        ordered = (sources[i] for i in order)
-        found = generate_from_source(loaded, ordered, Decoding(), "source", empty=True)
+        found = generate_from_source(loaded, ordered, Decoding(), "source", reader)
         numbered = dict(zip(order, found, strict=True))
     records = [numbered[i] for i in range(len(sources))]
     said = {name: [name in record for record in records] for name in ("unfinished", "truncated")}
     texts = [record["text"] for record in records]
     return {"source": sources, "reference": references, "prediction": texts, **said}
+
+
+class Numbered:
+    """Reads the samples of a split by their numbers, for sources that are not texts."""
+
+    most = ""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def read(self, given: str, place: str) -> tuple[int, bool]:
+        """The number; nothing is cut."""
+        return int(given), False
+
+    def batch(self, contents: Sequence[int]) -> dict[str, Tensor]:
+        """The samples as they are evaluated."""
+        return self.split.batch(np.array(contents, np.int64), 0, 0, False)
 
 
 def values_of(task: Task, measures: dict[str, Measure]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from bigmodel_cli.data import (
     DataSet,
     check_held_out,
     exposure,
+    input_of,
     load_trained_on,
     open_data,
     target_of,
@@ -238,6 +239,8 @@ def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:
 
     Of recordings the data checks it.
     """
+    if input_of(loaded.info).in_files:
+        return
     limit, lengths = loaded.model.limit, data.split(name).lengths
     longest = data.info.context if lengths is None else int(lengths.max())
     if longest is not None and longest > limit:

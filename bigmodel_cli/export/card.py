@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,26 @@ def read_results(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-def card(source: Source, kind: str, library: str = "transformers", more: Iterable[str] = ()) -> str:
-    """The text of the card of a model of this kind, with `more` lines on how it is used."""
-    return "\n".join([*_header(source, library), "", *_body(source, kind, more)]) + "\n"
+def card(
+    source: Source,
+    kind: str,
+    library: str = "transformers",
+    more: Iterable[str] = (),
+    pipelines: Mapping[str, str] = PIPELINES,
+) -> str:
+    """The text of the card of a model of this kind, with `more` lines on how it is used.
+
+    `pipelines` has the header's word for a task.
+    """
+    header = _header(source, library, pipelines.get(source.task))
+    return "\n".join([*header, "", *_body(source, kind, more)]) + "\n"
 
 
-def _header(source: Source, library: str) -> Iterator[str]:
+def _header(source: Source, library: str, pipeline: str | None) -> Iterator[str]:
     """What the hub reads: the licence is the source's, and none is invented."""
     yield "---"
     yield f"library_name: {library}"
-    if (pipeline := PIPELINES.get(source.task)) is not None:
+    if pipeline is not None:
         yield f"pipeline_tag: {pipeline}"
     for name, value in _licence(source):
         yield f"{name}: {value}"

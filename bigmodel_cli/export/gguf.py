@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.convert.exporting import express
+from bigmodel_cli.convert.families import BY_TYPE
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.rules import exported
-from bigmodel_cli.data import CHAT_TEMPLATE, TOKENIZER, load_tokenizer
+from bigmodel_cli.data import TOKENIZER
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.export.gguf_tokenizer import add_tokenizer
 from bigmodel_cli.export.source import Source
 from bigmodel_cli.export.target import Target
 from bigmodel_cli.lazy import Tensor, torch
@@ -38,14 +40,9 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 """Modules of Llama's layout -> those of GGUF; a layer's are below `model.layers.N` and `blk.N`."""
+SHARPER = {"attention_factor", "mscale", "mscale_all_dim", "truncate"}
+"""Options of YaRN that have no key in GGUF; rope_parameters has them where they are unusual."""
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
-SPLITS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|": "llama-bpe",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|": "qwen2",
-}
-"""How the pattern begins by which a tokenizer splits text -> the name of the split in GGUF."""
-NORMAL, CONTROL, OWN, UNUSED = 1, 3, 4, 5
-"""Types of tokens."""
 
 
 class GGUF(Target):
@@ -55,12 +52,12 @@ class GGUF(Target):
 
     def write(self, source: Source, folder: Path) -> None:
         library = need("gguf", "gguf", "--to gguf")
-        found = express(source.spec.model, source.info, source.task)
+        families = [BY_TYPE[kind] for kind in ARCHITECTURES]
+        try:
+            found = express(source.spec.model, source.info, source.task, families=families)
+        except SpecError as error:
+            raise SpecError(f"--to gguf: written for {', '.join(ARCHITECTURES)}; {error}") from None
         kind, config = str(found.config["model_type"]), found.config
-        if kind not in ARCHITECTURES:
-            raise SpecError(
-                f"--to gguf: written for {', '.join(ARCHITECTURES)}, and this model is {kind}"
-            )
         _check(config)
         writer = library.GGUFWriter(folder / FILE, ARCHITECTURES[kind])
         heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
@@ -76,10 +73,14 @@ class GGUF(Target):
         writer.add_value_length(width)
         writer.add_rope_dimension_count(width)
         writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+        rotary = found.config["rope_parameters"]
+        _add_scaling(library, writer, rotary)
+        if rotary["rope_type"] == "llama3":
+            writer.add_tensor("rope_freqs.weight", _slowed(rotary, width))
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         writer.add_vocab_size(config["vocab_size"])
         if TOKENIZER in source.assets:
-            _add_tokenizer(writer, source, config["vocab_size"])
+            add_tokenizer(writer, source, config["vocab_size"])
         turned = {"attn_q": heads, "attn_k": groups} if ARCHITECTURES[kind] == "llama" else {}
         rules = found.family.rules(written_out(source.spec.model), source.info, source.task)
         for name, tensor in _named(exported(rules, source.model.state_dict()), turned):
@@ -92,11 +93,21 @@ class GGUF(Target):
 
 def _check(config: dict[str, Any]) -> None:
     """Raise `SpecError` for what the file cannot say."""
-    rotary = config["rope_parameters"]
-    if rotary["rope_type"] != "default" or rotary.get("partial_rotary_factor", 1.0) != 1.0:
+    heads = config["num_attention_heads"]
+    if ARCHITECTURES[config["model_type"]] == "llama" and config["hidden_size"] % heads:
         raise SpecError(
-            "model.blocks.mixer.position: a scaled or partial rotary embedding is not written to"
-            " GGUF here; --to hf has it"
+            f"model.blocks.0.mixer.num_heads: {heads}, of which dim is not a multiple, as"
+            " transformers wants it of what GGUF calls llama; --to hf has it"
+        )
+    rotary = config["rope_parameters"]
+    kind = rotary["rope_type"]
+    only_here = kind == "llama3" and ARCHITECTURES[config["model_type"]] != "llama"
+    odd = kind == "yarn" and rotary.keys() & SHARPER
+    if only_here or odd or rotary.get("partial_rotary_factor", 1.0) != 1.0:
+        raise SpecError(
+            f"model.blocks.mixer.position: a {'partial' if kind == 'default' else kind} rotary"
+            f" embedding{f' with {min(odd)}' if odd else ''} is not written to GGUF for"
+            f" {config['model_type']} here; --to hf has it"
         )
     windows = {"sliding_window", "no_rope_layers"} & {k for k, v in config.items() if v}
     if windows or config.get("attention_bias") or config.get("mlp_bias"):
@@ -104,6 +115,28 @@ def _check(config: dict[str, Any]) -> None:
             "model.blocks.mixer: windows, and biases that Llama does not have, are not written to"
             " GGUF here; --to hf has them"
         )
+
+
+def _add_scaling(library: Any, writer: Any, rotary: dict[str, Any]) -> None:
+    """The keys of scaled positions; the name of their kind is the same, where it has one."""
+    if rotary["rope_type"] not in ("linear", "yarn"):
+        return
+    writer.add_rope_scaling_type(library.RopeScalingType(rotary["rope_type"]))
+    writer.add_rope_scaling_factor(rotary["factor"])
+    if rotary["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rotary["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(rotary.get("beta_fast", 32.0))
+        writer.add_rope_scaling_yarn_beta_slow(rotary.get("beta_slow", 1.0))
+
+
+def _slowed(rotary: dict[str, Any], width: int) -> Any:
+    """(width / 2,) what llama.cpp divides the angle of each rotary pair by, for Llama 3.1."""
+    base, factor = rotary["rope_theta"], rotary["factor"]
+    rate = base ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+    turns = rate * rotary["original_max_position_embeddings"] / (2 * math.pi)
+    low, high = rotary["low_freq_factor"], rotary["high_freq_factor"]
+    kept = ((turns - low) / (high - low)).clamp(0, 1)  # 1: stays as it is
+    return (1 / ((1 - kept) / factor + kept)).float().numpy()
 
 
 def _named(
@@ -134,47 +167,3 @@ def _add(library: Any, writer: Any, name: str, tensor: Tensor) -> None:
         writer.add_tensor(name, plain.numpy())
     else:
         writer.add_tensor(name, plain.view(torch.uint8).numpy(), raw_dtype=types.BF16)
-
-
-def _add_tokenizer(writer: Any, source: Source, vocab: int) -> None:
-    """The tokens and merges. Raises `SpecError` for a tokenizer that is no byte-level BPE."""
-    values = json.loads(source.assets[TOKENIZER])
-    model = values["model"]
-    levels = json.dumps([values.get("pre_tokenizer"), values.get("decoder")])
-    if model.get("type") != "BPE" or "ByteLevel" not in levels:
-        raise SpecError(
-            "data.tokenizer: GGUF takes byte-level BPE here (type: bpe or bytes), and this one is"
-            f" {model.get('type')}"
-        )
-    texts, kinds = [f"[UNUSED{i}]" for i in range(vocab)], [UNUSED] * vocab
-    for text, number in model["vocab"].items():
-        texts[number], kinds[number] = text, NORMAL
-    for token in values.get("added_tokens", ()):
-        texts[token["id"]] = token["content"]
-        kinds[token["id"]] = CONTROL if token["special"] else OWN
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_split(levels))
-    writer.add_token_list(texts)
-    writer.add_token_types(kinds)
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    tokenizer = load_tokenizer(source.assets)
-    if tokenizer.end_of_text is not None:
-        writer.add_eos_token_id(tokenizer.end_of_text)
-    if tokenizer.start_of_text is not None:
-        writer.add_bos_token_id(tokenizer.start_of_text)
-    writer.add_add_bos_token(tokenizer.begins)
-    template = source.assets.get(CHAT_TEMPLATE) or source.kept("chat_template.jinja")
-    if template is not None:
-        writer.add_chat_template(template.decode("utf-8"))
-
-
-def _split(levels: str) -> str:
-    """The name of how text is split before merging. Raises `SpecError` for an unknown way."""
-    if "Regex" not in levels:
-        return "gpt-2"
-    for pattern, name in SPLITS.items():
-        if json.dumps(pattern)[1:-1] in levels:
-            return name
-    raise SpecError(
-        "data.tokenizer: it splits text in a way that has no name in GGUF here; --to hf has it"
-    )

@@ -13,7 +13,7 @@ from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.convert.opening import family_of
 from bigmodel_cli.data import SOURCE_TOKENIZER
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.export.card import card
+from bigmodel_cli.export.card import PIPELINES, card
 from bigmodel_cli.export.source import Source
 from bigmodel_cli.export.target import Target
 from bigmodel_cli.export.texts import Values, dump, token_ids, tokenizer_files
@@ -50,15 +50,17 @@ class HuggingFace(Target):
             found, source.spec.model, source.info, source.task, weights,
             {**kept, **token_ids(source)}, dtype if source.step else None,
         )  # fmt: skip
+        more = found.family.more_files(written_out(source.spec.model, source.info), source.info)
         for name, pieces in files:
             write_file(folder / name, pieces)
-        more = found.family.more_files(written_out(source.spec.model), source.info)
         for name, values in more.items():
             if source.step or source.kept(name) is None:
                 tokenizer[name] = dump(values)
         for name, content in tokenizer.items():
             write_file(folder / name, [content])
-        write_file(folder / CARD, [card(source, found.config["architectures"][0]).encode()])
+        words = {**PIPELINES, **found.family.pipelines}
+        text = card(source, found.config["architectures"][0], pipelines=words)
+        write_file(folder / CARD, [text.encode()])
 
 
 def kept_dtype(kept: Values) -> str:

@@ -69,7 +69,7 @@ def sound_processor(source: Source) -> dict[str, Any]:
         "sampling_rate": sound.rate,
         "win_length": sound.window,
         "hop_length": sound.hop,
-        "n_fft": fft_size(sound.window),
+        "n_fft": fft_size(sound),
         "mel_low": sound.low,
         "mel_high": sound.high,
         "samples": sound.length,

@@ -52,7 +52,7 @@ def given(source: Source) -> str:
     if info.sound is not None:
         sound = info.sound
         moments = {"mean": info.mean[0] if info.mean else 0.0, "std": (*info.std, 1.0)[0]}
-        fft = {"fft": fft_size(sound.window)}
+        fft = {"fft": fft_size(sound)}
         text = s.SOUND + (s.FRAMES if info.frame_width is not None else s.PICTURE_OF_SOUND)
         return s.filled(text, {**vars(sound), **moments, **fft})
     if info.image_shape is not None:

@@ -10,10 +10,14 @@ from bigmodel_cli.models.init import Cache
 
 
 class Excluding(Generator):
-    """A decoder in which these tokens have no probability; the others share what they had."""
+    """A decoder in which these tokens have no probability; the others share what they had.
 
-    def __init__(self, model: Generator, tokens: Sequence[int]) -> None:
+    `first` are excluded only right after what a text begins with (Whisper: a blank, and the end).
+    """
+
+    def __init__(self, model: Generator, tokens: Sequence[int], first: Sequence[int] = ()) -> None:
         self.model, self.tokens, self.limit = model, list(tokens), model.limit
+        self.first = [*tokens, *first]
 
     def eval(self) -> object:
         return self.model.eval()
@@ -24,7 +28,8 @@ class Excluding(Generator):
     def __call__(
         self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
     ) -> Tensor:
+        excluded = self.first if cache is None or not cache.length else self.tokens
         logits = self.model(tokens, cache, segments).clone()
-        there = [token for token in self.tokens if token < logits.shape[-1]]
+        there = [token for token in excluded if token < logits.shape[-1]]
         logits[..., there] = float("-inf")
         return logits

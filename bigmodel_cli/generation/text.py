@@ -14,18 +14,17 @@ from bigmodel_cli.data import (
     Item,
     Prompts,
     Reader,
-    Sources,
     Template,
     Tokenizer,
     Turns,
     find_template,
-    load_source_tokenizer,
     load_tokenizer,
 )
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.generation.beam import beam_search
+from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
 from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.pieces import Pieces, added_text
@@ -124,28 +123,29 @@ def generate_from_source(
     sources: Iterable[str],
     decoding: Decoding,
     word: str = "input",
-    empty: bool = False,
+    reader: Reader | None = None,
 ) -> Iterator[dict[str, Any]]:
     """{"input", "text"} for each source; "text" is the target, "unfinished" if it has no end.
 
-    `empty` allows sources without a token. At the end the number of unfinished texts is reported.
+    The `reader` is that of the model's sources when left out. At the end the number of unfinished
+    texts is reported.
     """
     tokenizer, model = load_tokenizer(loaded.assets), loaded.model
-    first, most = tokenizer.target_start, longest_text(loaded, decoding)
-    assert first is not None
+    first, most = target_begins(loaded, tokenizer), longest_text(loaded, decoding)
     total, unfinished = 0, 0
 
     def answer(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
         with autocast(loaded.device, loaded.precision):
-            reading = Excluding(model.generator(batch["source"]), tokenizer.never)
-        start = torch.full((len(items), 1), first, device=loaded.device)
+            reading = Excluding(
+                model.generator(*model.source(batch)), tokenizer.never, tokenizer.never_first
+            )
+            start = begun(reading.model, first, len(items), tokenizer.languages, loaded.device)
         numbers = [item.number for item in items]
         stops = tokenizer.stops
         written = write(loaded, reading, start, decoding, numbers, most, stops, 0.0, None)
         return _records(written, tokenizer, decoding)
 
-    own, most_read = load_source_tokenizer(loaded.assets), loaded.info.context or model.max_len
-    reader = Sources(own, most_read, empty)
+    reader = source_reader(loaded) if reader is None else reader
     try:
         for record in in_order(reader, sources, answer, loaded.device, word):
             total, unfinished = total + 1, unfinished + ("unfinished" in record)
@@ -161,7 +161,8 @@ def generate_from_source(
 def longest_text(loaded: Loaded, decoding: Decoding) -> int:
     """The most tokens, end included, that an encoder-decoder generates, within its context."""
     model = loaded.model
-    room = min(model.limit, model.max_len)
+    begins = target_begins(loaded, load_tokenizer(loaded.assets))
+    room = max(1, min(model.limit, model.max_len) + 1 - len(begins))
     wanted = decoding.max_tokens or loaded.spec.task.search().max_tokens or room
     if wanted > room:
         option = "--max-tokens" if decoding.max_tokens else "task.max_tokens"

@@ -87,8 +87,12 @@ class Model(Module):
         """
         return {}
 
-    def generator(self, source: Tensor | None = None) -> Generator:
-        """The decoder that generates; of an encoder-decoder, conditioned on the sources (B, S)."""
+    def source(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """What an encoder-decoder's encoder reads of a batch: a text, or frames and lengths."""
+        raise NotImplementedError
+
+    def generator(self, *source: Tensor) -> Generator:
+        """The decoder that generates; of an encoder-decoder, conditioned on what `source` gave."""
         raise NotImplementedError
 
     def last_feature_layer(self) -> Module:

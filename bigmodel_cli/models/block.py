@@ -74,6 +74,10 @@ class BlockOptions(Options):
                 raise ValueError(f"{slot}_norm: there is no {slot} to normalise for")
         return self
 
+    def settled(self, dim: int) -> dict[str, Any]:
+        norms = {f"{slot}_norm": getattr(self, f"{slot}_norm") for slot in SLOTS}
+        return {name: None for name, own in norms.items() if own == self.norm}
+
     def norm_of(self, slot: str) -> tuple[str, AnyNormOptions]:
         """The option that says a slot's norm, and the norm."""
         own = getattr(self, f"{slot}_norm")

@@ -5,7 +5,7 @@ GPT-2 and Llama are specs of it.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -71,6 +71,12 @@ class DecoderOptions(SkeletonOptions):
         check_causal("blocks", self.blocks)
         return self
 
+    def settled(self, dim: int) -> dict[str, Any]:
+        factor = self.scale_embeddings
+        if not isinstance(factor, bool) and factor in (1.0, dim**0.5):
+            factor = factor != 1.0
+        return {"scale_embeddings": factor}
+
     def build(self, info: DatasetInfo) -> Decoder:
         return Decoder(self, info)
 
@@ -106,7 +112,7 @@ class Decoder(Skeleton):
     def stream_layers(self) -> list[Module]:
         return list(self.blocks)
 
-    def generator(self, source: Tensor | None = None) -> Decoder:
+    def generator(self, *source: Tensor) -> Decoder:
         return self
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
@@ -127,7 +133,7 @@ class Decoder(Skeleton):
             raise ValueError(
                 f"{sequence.offset + count} tokens; this model takes at most {self.limit}"
             )
-        x = self.embed(self.embedding, tokens, sequence)
+        x = self.embed(self.embedding, tokens, self.position, sequence)
         x = through(self.blocks, self.norm, x, sequence, cache)
         logits: Tensor = self.head(x)  # (B, T, V)
         if self.options.logit_scale != 1.0:

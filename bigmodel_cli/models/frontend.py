@@ -86,6 +86,37 @@ def frames_of(
 
     Raises `OptionError` where model and data do not agree on what is read.
     """
+    frontend = checked_frontend(frontend, info)
+    if not info.outputs or tokens:
+        raise OptionError(
+            (
+                "model",
+                (
+                    "token_types and vocab_size are of tokens, and the data has frames of sound"
+                    " and their labels"
+                ),
+            )
+        )
+    return frontend, longest_source("model.max_len", max_len, info)
+
+
+def longest_source(option: str, given: int | None, info: DatasetInfo) -> int:
+    """The most frames of a row, by this option's value or the data.
+
+    Raises `OptionError` where the data has longer ones.
+    """
+    length = given or info.context or 1
+    if info.context is not None and length < info.context:
+        raise OptionError(
+            (option, f"{length} frames are fewer than the data's longest row of {info.context}")
+        )
+    return length
+
+
+def checked_frontend(
+    frontend: ConvFrontendOptions | None, info: DatasetInfo
+) -> ConvFrontendOptions:
+    """The frontend. Raises `OptionError` where there is none, or the data has no frames."""
     if info.frame_width is None:
         raise OptionError(
             ("model.frontend", "it reads frames of sound, and the data has none; leave it out")
@@ -97,22 +128,4 @@ def frames_of(
                 "missing; the data has frames of sound: frontend: {type: conv, stride: 4}",
             )
         )
-    if not info.outputs or tokens:
-        raise OptionError(
-            (
-                "model",
-                (
-                    "token_types and vocab_size are of tokens, and the data has frames of sound"
-                    " and their labels"
-                ),
-            )
-        )
-    length = max_len or info.context or 1
-    if info.context is not None and length < info.context:
-        raise OptionError(
-            (
-                "model.max_len",
-                f"{length} frames are fewer than the data's longest row of {info.context}",
-            )
-        )
-    return frontend, length
+    return frontend

@@ -56,14 +56,19 @@ class Skeleton(Model):
     def output_layers(self) -> tuple[str, ...]:
         return ("head",)
 
-    def embed(self, table: nn.Embedding, tokens: Tensor, sequence: SequenceInfo) -> Tensor:
+    def embed(
+        self, table: nn.Embedding, tokens: Tensor, position: Module | None, sequence: SequenceInfo
+    ) -> Tensor:
         """(B, T) -> (B, T, C)   the tokens' vectors in the table, with their positions."""
         x = table(tokens.clamp(min=0))
         scale = self.options.scale_embeddings
         if scale:
             x = x * (math.sqrt(self.options.dim) if scale is True else scale)
-        if self.position is not None:
-            x = self.position(x, sequence)
+        return self.placed(x, position, sequence)
+
+    def placed(self, x: Tensor, position: Module | None, sequence: SequenceInfo) -> Tensor:
+        """(B, T, C) -> (B, T, C)   with their positions, and dropout."""
+        x = x if position is None else position(x, sequence)
         return dropout(x, self.options.dropout, self.training)
 
 

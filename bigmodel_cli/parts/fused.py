@@ -41,7 +41,7 @@ def fused(
     scale = spec.scale or 1 / math.sqrt(q.shape[-1])
     if _few_queries(q, k) and sinks is None and not is_causal:
         with full_precision(q.device):
-            return _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale)
+            return _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale).to(q.dtype)
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if slow and k.shape[2] <= SHORT and sinks is None:
         if is_causal:

@@ -95,7 +95,13 @@ class HeadOptions(Options):
         return self
 
     def settled(self, dim: int) -> dict[str, Any]:
-        return {"kv_heads": self.kv_heads or self.num_heads, "head_dim": self.width(dim)}
+        width = self.width(dim)
+        usual = self.scale == width**-0.5
+        return {
+            "kv_heads": self.kv_heads or self.num_heads,
+            "head_dim": width,
+            "scale": None if usual else self.scale,
+        }
 
     def has_bias(self, projection: Projection) -> bool:
         """Whether this projection learns a bias."""

@@ -62,10 +62,23 @@ class SinusoidalOptions(AnyPositionOptions):
         "interleaved",
         description="sine and cosine by turns, as in the paper; or all sines first, as in Marian",
     )
+    slowest: Literal["within", "last"] = Field(
+        "within",
+        description=(
+            "the pair that turns slowest does so at 10000^-(1 - 2 / C), as in the paper; or last:"
+            " at 1 / 10000, as in its code and in Whisper"
+        ),
+    )
+    stored: bool = Field(
+        False,
+        description=(
+            "keep the table among the weights, as Whisper does: its numbers may be rounded ones"
+        ),
+    )
 
     def build(self, dim: int, max_len: int) -> SinusoidalPosition:
         """The module for positions 0 to max_len - 1."""
-        return SinusoidalPosition(dim, max_len, self.layout)
+        return SinusoidalPosition(self, dim, max_len)
 
 
 class RotaryOptions(HeadPositionOptions):
@@ -231,14 +244,15 @@ class SinusoidalPosition(Module):
 
     has_table = True  # of `max_len` positions
 
-    def __init__(self, dim: int, max_len: int, layout: str = "interleaved") -> None:
+    def __init__(self, options: SinusoidalOptions, dim: int, max_len: int) -> None:
         super().__init__()
         position = torch.arange(max_len, dtype=torch.float32)[:, None]  # (T, 1)
-        rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
+        span = dim if options.slowest == "within" else max(1, 2 * ((dim + 1) // 2) - 2)
+        rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / span))
         waves = ((position * rate).sin(), (position * rate).cos())
-        interleaved = layout == "interleaved"
+        interleaved = options.layout == "interleaved"
         table = torch.stack(waves, -1).flatten(1) if interleaved else torch.cat(waves, -1)
-        self.register_buffer("table", table[:, :dim], persistent=False)  # (T, C)
+        self.register_buffer("table", table[:, :dim], persistent=options.stored)  # (T, C)
 
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Add each position's sines and cosines."""

@@ -14,7 +14,7 @@ from bigmodel_cli.config import NO_DATASET, DatasetInfo, Options
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.metrics import LOSS, Measure, MetricInfo
-from bigmodel_cli.tasks.shown import Pictures, SampleText
+from bigmodel_cli.tasks.shown import Learnt, Pictures, SampleText, Spell
 
 Batch = dict[str, Tensor]
 Scores = dict[str, tuple[Tensor, Tensor]]
@@ -193,6 +193,10 @@ class Task:
     def target_weights(self, batch: Batch) -> Tensor | None:
         """(N,)   how much the loss counts each of these targets; None: all alike."""
         return None
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """What is learnt of a batch, and its first item for people."""
+        return Learnt("", len(next(iter(batch.values()))))
 
     def size(self, batch: Batch) -> int | Tensor:
         """The batch's size in `unit`, without padding: what the training rate counts.

@@ -14,6 +14,7 @@ from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, Measure
 from bigmodel_cli.metrics.labels import f1_measure
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+from bigmodel_cli.tasks.shown import Learnt, Spell, of_input
 
 INPUTS: dict[str, tuple[str, ...]] = {"image": (), "tokens": ("types",), "frames": ("lengths",)}
 """Batch keys of an item, each with the optional keys passed after it."""
@@ -93,6 +94,12 @@ class Classification(Task):
         total = F.cross_entropy(outputs, labels, weight, reduction="sum", label_smoothing=smoothing)
         count = labels.new_full((), len(labels)) if weight is None else weight[labels].sum()
         return total, count
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first item and its label."""
+        labels = batch["label"]
+        name = self.classes[int(labels[0])] if self.classes else str(int(labels[0]))
+        return Learnt(f"{of_input(batch, spell)} -> {name}", len(labels))
 
     def target_logits(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B, K) of the items."""

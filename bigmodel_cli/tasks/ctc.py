@@ -14,6 +14,7 @@ from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS
 from bigmodel_cli.metrics.text import ERROR_RATE, normalised
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+from bigmodel_cli.tasks.shown import Learnt, Spell, of_input, real, shortened
 
 
 class CTCOptions(AnyTaskOptions):
@@ -49,6 +50,12 @@ class CTC(Task):
         """(logits (B, T', V) in fp32, number of real vectors (B,))."""
         return read(model, batch)
 
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first recording and its transcript; the units of all are counted."""
+        text = spell_units(real(batch["target"][0]), self.units, self.spelling)
+        count = int((batch["target"] != PADDING).sum())
+        return Learnt(f"{of_input(batch, spell)} -> {shortened(text)}", count)
+
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed negative log-likelihood of all transcripts in nats, and their number of units."""
         nats = negative_log_likelihood(*outputs, batch["target"])
@@ -66,7 +73,7 @@ class CTC(Task):
         nats = negative_log_likelihood(*outputs, batch["target"])
         hypotheses = text_of(*outputs, units, spelling)
         references = [
-            spell([n for n in row if n != PADDING], units, spelling)
+            spell_units([n for n in row if n != PADDING], units, spelling)
             for row in batch["target"].tolist()
         ]
         count = (batch["target"] != PADDING).sum(1)
@@ -122,12 +129,12 @@ def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str
     kept[:, 1:] &= best[:, 1:] != best[:, :-1]
     rows = zip(best.tolist(), kept.tolist(), strict=True)
     return [
-        spell([n for n, k in zip(row, keep, strict=True) if k], units, spelling)
+        spell_units([n for n, k in zip(row, keep, strict=True) if k], units, spelling)
         for row, keep in rows
     ]
 
 
-def spell(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
+def spell_units(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:
     """Units as text: words joined by spaces, or characters with white space collapsed."""
     text = (" " if spelling == "words" else "").join(units[n] for n in numbers)
     return " ".join(text.split())

@@ -11,6 +11,8 @@ from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, NonNegative, P
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, MetricInfo
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+from bigmodel_cli.tasks.shown import Learnt, Spell, marked, real
+from bigmodel_cli.tasks.tokens import shifted
 
 ANY = (-math.inf, math.inf)
 
@@ -89,6 +91,17 @@ class DPO(Task):
         losses = self.losses(outputs, batch)
         return losses.sum(), torch.full((), len(losses), device=losses.device)
 
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first pair, both answers marked; their tokens are counted."""
+        texts, count, of = [], 0, 0
+        for name, mask in ANSWERS:
+            tokens, targets = real(batch[name][0]), _targets(batch, name, mask)
+            learnt = [False, *(targets[0] != PADDING).tolist()][: len(tokens)]
+            texts.append(marked(tokens, learnt, lambda part: spell("tokens", part)))
+            count += int((targets != PADDING).sum())
+            of += int((shifted(batch[name])[1] != PADDING).sum())
+        return Learnt("\n".join(texts), count, of)
+
     def size(self, batch: Batch) -> Tensor:
         """The tokens of both answers and their questions."""
         return torch.stack([(batch[name] != PADDING).sum() for name in self.reads]).sum()
@@ -113,7 +126,7 @@ ANSWERS = (("tokens", "loss_mask"), ("rejected", "rejected_mask"))
 
 def _targets(batch: Batch, tokens: str, mask: str) -> Tensor:
     """(B, T)   the next tokens of the answer, -1 elsewhere."""
-    targets = batch[tokens][:, 1:]
+    targets = shifted(batch[tokens])[1]
     return targets if mask not in batch else targets.masked_fill(~batch[mask][:, 1:], PADDING)
 
 
@@ -126,7 +139,7 @@ def _log_probabilities(model: Any, batch: Batch) -> Tensor:
     tokens = torch.nn.utils.rnn.pad_sequence(
         [row for name, _ in ANSWERS for row in batch[name]], batch_first=True, padding_value=PADDING
     )  # (2 B, T + 1)
-    logits = model(tokens[:, :-1])
+    logits = model(shifted(tokens)[0])
     found = []
     for own, (name, mask) in zip(logits.chunk(2), ANSWERS, strict=True):
         targets = _targets(batch, name, mask)  # (B, T')

@@ -12,7 +12,7 @@ from bigmodel_cli.draw import KEY, draw
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
-from bigmodel_cli.tasks.shown import Pictures
+from bigmodel_cli.tasks.shown import Learnt, Pictures, Spell, of_input
 
 ORDER = 4
 """Stream of a row's random numbers that shuffles its patches."""
@@ -105,6 +105,11 @@ class MaskedImage(Task):
         seen = self.options.visible(order.shape[1])
         visible = order[:, :seen].sort(1).values
         return pixels, model(batch["image"], visible).float(), order[:, seen:]
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first image; all of them are learnt."""
+        hidden = f"{self.options.mask_ratio:.0%} of its patches hidden"
+        return Learnt(f"{of_input(batch, spell)} -> {hidden}", len(batch["image"]))
 
     def loss(self, outputs: tuple[Tensor, Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed error of the images, and their number."""

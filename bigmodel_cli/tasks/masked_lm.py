@@ -11,6 +11,7 @@ from bigmodel_cli.draw import KEY, draw, draw_below
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores
 from bigmodel_cli.tasks.loss import cross_entropy, token_nll
+from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, marked, real
 from bigmodel_cli.tasks.tokens import TokenTask, row_sums
 
 HIDDEN, SEEN, OTHER = 1, 2, 3
@@ -117,6 +118,16 @@ class MaskedLM(TokenTask):
     def target_rows(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """(N,) of the hidden tokens."""
         return outputs[1].nonzero()[:, 0]
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first row with its hidden tokens marked; those that may be hidden are counted."""
+        tokens, free, words = self.inputs(batch)
+        at = self.chosen(batch[KEY], tokens, words) & free
+        row = real(tokens[0])
+        text = marked(row, at[0, : len(row)].tolist(), lambda part: spell("tokens", part))
+        count, of = int(free.sum()), int((tokens != PADDING).sum())
+        share = f"may be hidden and are then learnt ({self.options.mask_prob:.0%} of them)"
+        return Learnt(in_one_line(text), count, of, share)
 
     def size(self, batch: Batch) -> Tensor:
         """The number of tokens read, hidden or not."""

@@ -14,6 +14,7 @@ from bigmodel_cli.metrics import LOSS, SHARE, Measure
 from bigmodel_cli.metrics.sets import best_threshold, f1_of_sets, mean_average_precision
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 from bigmodel_cli.tasks.classification import Name, by_class, inputs_of, likeliest, weights_note
+from bigmodel_cli.tasks.shown import Learnt, Spell, of_input
 
 HALF = 0.5
 
@@ -85,6 +86,12 @@ class Multilabel(Task):
         """(B, C)   logits in fp32."""
         y: Tensor = model(*inputs_of(batch)).float()
         return y
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first item and its labels."""
+        labels = batch["labels"]
+        names = ", ".join(self.names(labels[:1])[0]) or "no label"
+        return Learnt(f"{of_input(batch, spell)} -> {names}", labels.numel())
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed binary cross-entropy over items and labels, and their number."""

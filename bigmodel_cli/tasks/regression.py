@@ -14,6 +14,7 @@ from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, Measure, MetricInfo, ratio
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 from bigmodel_cli.tasks.classification import inputs_of
+from bigmodel_cli.tasks.shown import Learnt, Spell, of_input
 
 ERROR = MetricInfo(higher_is_better=False)
 R2 = MetricInfo(limits=(-math.inf, 1.0))
@@ -90,6 +91,12 @@ class Regression(Task):
         """(B, K)   scaled numbers in fp32."""
         y: Tensor = model(*inputs_of(batch)).float()
         return y
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first item and its numbers, in the data's units."""
+        first = self.named(batch["numbers"][:1])[0]
+        numbers = ", ".join(f"{name} {value:g}" for name, value in first.items())
+        return Learnt(f"{of_input(batch, spell)} -> {numbers}", batch["numbers"].numel())
 
     def errors(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B, K)   the losses of the scaled numbers."""

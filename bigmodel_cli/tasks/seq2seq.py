@@ -1,4 +1,4 @@
-"""Generating one text from another: translation, summarization."""
+"""Generating a text from another, or from sound: translation, summarization, transcription."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from bigmodel_cli.tasks.tokens import TokenTask
 
 
 class Seq2SeqTaskOptions(AnyTaskOptions):
-    """Generate a target from a source (Sutskever et al. 2014); scored in nats per target token."""
+    """Generate a target from a source (Sutskever et al. 2014): a text from another one, or from a
+    recording; scored in nats per target token.
+    """
 
     type: Literal["seq2seq"] = "seq2seq"
     output: ClassVar[str] = "target"
@@ -57,7 +59,7 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
     )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Seq2SeqTask:
-        return Seq2SeqTask(self)
+        return Seq2SeqTask(self, info)
 
     def search(self) -> Search:
         """Beam search with the options."""
@@ -65,22 +67,25 @@ class Seq2SeqTaskOptions(AnyTaskOptions):
 
     def example(self, model: Any, info: DatasetInfo, x: Tensor, second: int) -> tuple[Tensor, ...]:
         """A source and a target."""
-        return x, torch.zeros(len(x), second, dtype=x.dtype, device=x.device)
+        return x, torch.zeros(len(x), second, dtype=torch.int64, device=x.device)
 
 
 class Seq2SeqTask(TokenTask):
     """batch {"source": (B, S), "target": (B, T + 1)}; the model gives logits (B, T, V).
 
-    It maps the source and the target (B, T) to them.
+    It maps the source and the target (B, T) to them. Of recordings there are "frames" (B, S, width)
+    and "lengths" (B,) instead of a source.
     """
 
     name = "seq2seq"
-    reads = ("source", "target")
+    reads: tuple[str, ...] = ("source", "target")
     sequence = "target"
     metrics: ClassVar = {**TokenTask.metrics, **INFO}
     generates = True
 
-    def __init__(self, options: Seq2SeqTaskOptions) -> None:
+    def __init__(self, options: Seq2SeqTaskOptions, info: DatasetInfo = NO_DATASET) -> None:
+        if info.frame_width is not None:
+            self.reads = ("frames", "lengths", "target")
         self.options, self.label_smoothing, self.metric = (
             options,
             options.label_smoothing,
@@ -91,8 +96,13 @@ class Seq2SeqTask(TokenTask):
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, T, V)   the model's logits."""
-        y: Tensor = model(batch["source"], self.shift(batch)[0])
+        first, *more = model.source(batch)
+        y: Tensor = model(first, self.shift(batch)[0], *more)
         return y
+
+    def remedy(self, missing: list[str]) -> str:
+        """Recordings have labels, or units, where no tokenizer is given."""
+        return "; of recordings, give data.tokenizer, which makes tokens of their transcripts"
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """The text metrics of predictions against references."""

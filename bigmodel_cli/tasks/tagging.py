@@ -13,6 +13,7 @@ from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, Probability
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, Measure, mean
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
+from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, real, shortened
 from bigmodel_cli.tasks.tokens import row_sums
 
 ENTITY = re.compile(r"O|[BIESLU](-.*)?", re.DOTALL)
@@ -94,6 +95,16 @@ class Tagging(Task):
             F.cross_entropy(logits, batch["tags"][at], reduction="sum", label_smoothing=smoothing),
             at.sum(),
         )
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first sentence, each word's tag after its token that has it."""
+        tokens, tags = batch["tokens"][0], batch["tags"][0].tolist()
+        parts = [
+            spell("tokens", [token]) + (f"[{self.dataset.classes[tag]}]" if tag != PADDING else "")
+            for token, tag in zip(real(tokens), tags, strict=False)
+        ]
+        count, of = int((batch["tags"] != PADDING).sum()), int((batch["tokens"] != PADDING).sum())
+        return Learnt(in_one_line(shortened(" ".join(parts))), count, of, "have a tag")
 
     def target_logits(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """(N, K) of the words."""

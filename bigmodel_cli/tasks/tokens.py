@@ -11,6 +11,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE
 from bigmodel_cli.tasks.base import Answers, Batch, Scores, Task
 from bigmodel_cli.tasks.loss import cross_entropy, token_nll
+from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, marked, real, shortened
 
 
 class TokenTask(Task):
@@ -38,12 +39,10 @@ class TokenTask(Task):
         super().check(model, info, names, source)
 
     def shift(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Inputs (B, T) and targets (B, T): the only place where the sequence is shifted."""
-        tokens, mask = batch[self.sequence], batch.get("loss_mask")
-        targets = tokens[:, 1:]
-        return tokens[:, :-1], (
-            targets if mask is None else targets.masked_fill(~mask[:, 1:], PADDING)
-        )
+        """Inputs (B, T) and targets (B, T), where this sequence is shifted."""
+        inputs, targets = shifted(batch[self.sequence])
+        mask = batch.get("loss_mask")
+        return inputs, targets if mask is None else targets.masked_fill(~mask[:, 1:], PADDING)
 
     def loss(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all targets, and their number."""
@@ -58,6 +57,20 @@ class TokenTask(Task):
     def target_rows(self, outputs: Any, batch: Batch) -> Tensor:
         """(N,) of the tokens that are targets."""
         return (self.shift(batch)[1] != PADDING).nonzero()[:, 0]
+
+    def shown(self, batch: Batch, spell: Spell) -> Learnt:
+        """The first row with its targets marked, after its source, if any."""
+        targets = shifted(batch[self.sequence])[1]
+        learnt = self.shift(batch)[1] != PADDING
+        tokens = real(batch[self.sequence][0])
+        own = [False, *learnt[0].tolist()][: len(tokens)]
+        text = marked(tokens, own, lambda part: spell(self.sequence, part))
+        if "loss_mask" not in batch:
+            text = in_one_line(text)
+        if "source" in batch:
+            source = shortened(spell("source", real(batch["source"][0])))
+            text = f"{in_one_line(source)} -> {text}"
+        return Learnt(text, int(learnt.sum()), int((targets != PADDING).sum()))
 
     def size(self, batch: Batch) -> Tensor:
         """The tokens after the first, targets or not."""
@@ -79,6 +92,16 @@ class TokenTask(Task):
     def derived(self, metrics: dict[str, float]) -> dict[str, float]:
         """Perplexity per target."""
         return {"perplexity": math.exp(min(metrics["loss"], 700.0))}
+
+
+def shifted(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T + 1) -> inputs (B, T), targets (B, T): the only place where a sequence is shifted.
+
+    A row's last token is no input, in a longer batch either: it foretells nothing, and experts
+    would count it or not by the length of other rows.
+    """
+    targets = tokens[:, 1:]
+    return tokens[:, :-1].masked_fill(targets == PADDING, PADDING), targets
 
 
 def row_sums(values: Tensor, at: Tensor) -> Tensor:

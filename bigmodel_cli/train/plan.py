@@ -176,7 +176,7 @@ def example(
     length, *second = lengths or (info.context or 1,)
     kind = input_of(info)
     x = kind.random(batch, device, length)[kind.name]
-    return spec.task.example(spec.model, info, x, *(second or [length]))
+    return spec.task.example(spec.model, info, x, *(second or [info.text_context or length]))
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
 def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
     """The data with that of `data.replay` among it, tokenized, normalised and labelled alike."""
     assert spec.data.replay is not None
-    if expect and not len(data.split("train")):
+    if data.missing:
         return data
     named, share = spec.data.replay.spec or spec.init.checkpoint, spec.data.replay.share
     if named is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from published import drawn, off, saved, with_tokenizer
 from torch import Tensor
 
+from bigmodel_cli.convert import hub
 from bigmodel_cli.convert.sentences import sentences
 from bigmodel_cli.errors import CheckpointError
 
@@ -94,11 +97,78 @@ def test_other_ways_are_refused(
         sentences(with_modules(tmp_path, *kinds, **pooling))
 
 
+def test_prompt_and_case_are_those_of_the_files(cli: Any, model: Any, tmp_path: Path) -> None:
+    """As sentence-transformers: the prompt, blanks at both ends gone, then lower case."""
+    folder = with_modules(
+        with_tokenizer(saved(model, tmp_path), "[MASK]"),
+        *("Transformer", "Pooling"), pooling_mode_mean_tokens=True,
+    )  # fmt: skip
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    prompts = {"prompts": {"query": "W8 w9 ", "plain": ""}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    found = cli("predict", folder, "--embed", "W20 w21 ")
+    want = hidden(model, "w8 w9 w20 w21", 23).mean(0)
+    record = json.loads(found.out)
+    assert off(torch.tensor(record["embedding"]), want) < 1e-5
+    assert record["input"] == "W20 w21 "
+    assert "mean, in lower case; each text begins with 'W8 w9 '" in found.err
+
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text('{"pooling_mode_mean_tokens": true, "include_prompt": false}')
+    with pytest.raises(CheckpointError, match="include_prompt: false is not built"):
+        sentences(folder)
+    prompts["default_prompt_name"] = "other"
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    with pytest.raises(CheckpointError, match="prompts has no 'other'"):
+        sentences(folder)
+
+
+def test_a_model_of_the_hub_is_pooled_as_its_files_say(
+    cli: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its modules were not fetched, so that another vector came out, not normalised."""
+    pytest.importorskip("huggingface_hub")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    with_tokenizer(saved(model, plain), "[MASK]")
+    with_modules(plain, "Transformer", "Pooling", "Normalize", pooling_mode_mean_tokens=True)
+    root, commit = tmp_path / "hub" / "models--org--tiny", "a" * 40
+    for number, path in enumerate(p for p in sorted(plain.rglob("*")) if p.is_file()):
+        inside = path.relative_to(plain)
+        blob, link = root / "blobs" / f"{number:040x}", root / "snapshots" / commit / inside
+        for made in (blob, link):
+            made.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, blob)
+        link.symlink_to("../" * (1 + len(inside.parts)) + f"blobs/{blob.name}")
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked: list[str] = []
+    snapshot = hub._snapshot
+
+    def recorded(name: str, revision: str | None, files: list[str]) -> Path:
+        asked.extend(files)
+        return snapshot(name, revision, files)
+
+    monkeypatch.setattr(hub, "_snapshot", recorded)
+    found, _ = vectors(cli, Path("hf://org/tiny"))
+    assert torch.equal(found, vectors(cli, plain)[0])
+    assert {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"} <= {*asked}
+
+
 def test_a_module_outside_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     modules = [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "../other"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CheckpointError, match=r"\.\./other"):
+        sentences(tmp_path)
+    (tmp_path / "1_Pooling").symlink_to(tmp_path.parent)
+    (tmp_path / "modules.json").write_text(
+        json.dumps([modules[0], {**modules[1], "path": "1_Pooling"}])
+    )
+    with pytest.raises(CheckpointError, match="a link"):
         sentences(tmp_path)
 
 

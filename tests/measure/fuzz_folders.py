@@ -11,6 +11,7 @@ notes every file, program, socket and module that a run of the undamaged folder 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -40,7 +41,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "intermediate_size": 20, **SIZES, "id2label": {"0": "no", "1": "yes"},
         "eos_token_id": 256, "bos_token_id": 256,
     },
+    "whisper": {
+        "model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"],
+        "d_model": 12, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 3,
+        "decoder_attention_heads": 3, "encoder_ffn_dim": 20, "decoder_ffn_dim": 16,
+        "num_mel_bins": 8, "max_source_positions": 50, "max_target_positions": 24,
+        "vocab_size": 259, "eos_token_id": 256, "decoder_start_token_id": 257,
+        "is_encoder_decoder": True, "suppress_tokens": [40], "begin_suppress_tokens": [32, 256],
+    },
 }  # fmt: skip
+EXTRACTOR = {"feature_size": 8, "chunk_length": 1, "sampling_rate": 16000, "n_fft": 400}
+HEARD = {
+    "eos_token_id": 256, "decoder_start_token_id": 257, "lang_to_id": {"<|en|>": 258},
+    "forced_decoder_ids": [[1, None], [2, 257]], "begin_suppress_tokens": [32, 256],
+    "suppress_tokens": [40, 41],
+}  # fmt: skip
+INPUTS = {"whisper": "a.wav"}
+"""What is predicted from, of families that read no texts."""
 FOLDER = Path("case/folder")
 ON = ["--device", "cpu"]
 OPERATIONS = {
@@ -57,6 +74,12 @@ DATA: dict[str, Any] = {
         "label": 1,
         "context": 12,
         "tokenizer": "bytes",
+    },
+    "whisper": {
+        "type": "audio",
+        "files": ["a.wav", "b.wav"],
+        "transcripts": ["said.txt"],
+        "prompt": "<|en|>",
     },
     "": {"type": "text", "files": ["corpus.txt"], "context": 12},
 }
@@ -80,6 +103,9 @@ class Folders:
             drawn_folder(folder / "base" / name, CONFIGS[name])
         (folder / "corpus.txt").write_text("abba and the others\n" * 40)
         (folder / "rows.csv").write_text("the good,yes\nthe bad,no\n" * 20)
+        for name in ("a", "b"):
+            write_sound(folder / f"{name}.wav")
+        (folder / "said.txt").write_text("a\tyes\nb\tno\n")
         self.trees: list[Any] = []
         for path in sorted((folder / "base").iterdir()):
             self.beside(path)
@@ -95,10 +121,20 @@ class Folders:
         (path / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
         (path / "chat_template.jinja").write_text(TEMPLATE)
         (path / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+        if path.name == "whisper":
+            (path / "preprocessor_config.json").write_text(json.dumps(EXTRACTOR))
+            (path / "generation_config.json").write_text(json.dumps(HEARD))
+            tokenizer = json.loads((path / "tokenizer.json").read_bytes())
+            for number, text in ((257, "<|start|>"), (258, "<|en|>")):
+                mark = {**tokenizer["added_tokens"][0], "id": number, "content": text}
+                tokenizer["added_tokens"].append(mark)
+            (path / "tokenizer.json").write_text(json.dumps(tokenizer))
 
     def words(self, family: str, operation: str) -> list[str]:
         """The command line of a case."""
-        return [word.replace("FAMILY", family) for word in OPERATIONS[operation]]
+        given = INPUTS.get(family, "abba")
+        words = [given if word == "abba" else word for word in OPERATIONS[operation]]
+        return [word.replace("FAMILY", family) for word in words]
 
     def clean(self) -> None:
         """Run what the cases run on folders as they are: it must succeed, and what is opened then
@@ -158,6 +194,18 @@ class Folders:
             return f"{found[0]}{more}" if found else ""
 
         return Trial(f"{operation} {kind}", call, sorted(allowed), check)
+
+
+def write_sound(path: Path) -> None:
+    """A second of a tone that gets louder."""
+    import wave
+
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        loud = [int(i * math.sin(i / 9)) for i in range(8000)]
+        file.writeframes(b"".join(n.to_bytes(2, "little", signed=True) for n in loud))
 
 
 def watched(folders: Folders) -> Campaign:

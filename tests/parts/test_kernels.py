@@ -43,3 +43,14 @@ def test_training_in_bf16_is_exact_to_bf16(causal: bool, length: int) -> None:
     for want, got, other in zip(exact, ours, fused, strict=True):
         error, others = ((x - want).norm() / want.norm().clamp(min=1e-3) for x in (got, other))
         assert error < max(2 * others, 1e-2)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+@torch.no_grad()
+def test_a_few_queries_come_out_in_their_own_precision(length: int) -> None:
+    """Of a model that is in bf16 itself: its next layer takes no other."""
+    q, k, v = (torch.randn(2, 3, length, 8, dtype=torch.bfloat16) for _ in range(3))
+    y = attend(q, k, v, AttentionSpec(False))
+    assert y.dtype == torch.bfloat16
+    want = eager_attention(weights(q, k, AttentionSpec(False)), v, AttentionSpec(False))
+    assert (y.float() - want.float()).norm() <= 1e-2 * want.float().norm()

@@ -23,7 +23,7 @@ from bigmodel_cli.tasks.ctc import (
     CTCOptions,
     edit_distance,
     negative_log_likelihood,
-    spell,
+    spell_units,
     text_of,
 )
 
@@ -110,7 +110,7 @@ def test_greedy_text() -> None:
         "three",
     ]
     assert text_of(logits[:, :1], torch.tensor([1, 0]), units, "characters") == ["", ""]
-    assert spell([1, 0], ("one", "two"), "words") == "two one"
+    assert spell_units([1, 0], ("one", "two"), "words") == "two one"
 
 
 def test_error_rates_are_jiwers() -> None:

@@ -18,6 +18,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import open_data
 from bigmodel_cli.data.chat.options import PreferencesOptions
 from bigmodel_cli.models import MODELS
+from bigmodel_cli.tasks.causal_lm import CausalLMOptions
 from bigmodel_cli.tasks.dpo import DPOOptions
 
 Cli = Callable[..., Any]
@@ -95,26 +96,31 @@ def test_the_loss_is_that_of_the_formula(beta: float, smoothing: float, nll: flo
     assert scores["accuracy"][0].tolist() == [float(m > 0) for m in margins]
 
 
-def test_experts_are_balanced_over_both_answers() -> None:
-    split = opened(ROWS)
+def counted(task: Any, batches: list[dict[str, torch.Tensor]]) -> list[float]:
+    """The tokens of each expert that some batches had."""
     block = {"mixer": {"type": "attention", "num_heads": 3}, "ffn": {"type": "moe", "experts": 4}}
     options = {"type": "decoder", "dim": 15, "vocab_size": 257, "max_len": 80, "blocks": [block]}
     torch.manual_seed(4)
     model = MODELS["decoder"].model_validate(options).build(DatasetInfo(vocab_size=257, context=80))
-    batch = split.batch(np.arange(3), 0, 0, True)
+    for batch in batches:
+        task.forward(model.train(), batch)
+    experts: Any = model.get_submodule("blocks.0.ffn")
+    return list(experts.load.tolist())
+
+
+def test_experts_count_both_answers_whatever_the_neighbours_are() -> None:
+    split = opened(ROWS)
     task = DPOOptions().build()
     task.reference = built(2)
-    task.forward(model.train(), batch)
-    experts = model.blocks[0].ffn
-    torch.manual_seed(4)
-    other = MODELS["decoder"].model_validate(options).build(DatasetInfo(vocab_size=257, context=80))
-    both = [row for name in ("tokens", "rejected") for row in batch[name]]
-    inputs = torch.nn.utils.rnn.pad_sequence(both, batch_first=True, padding_value=-1)
-    other.train()(inputs[:, :-1])
-    assert experts.load.tolist() == other.blocks[0].ffn.load.tolist()
-    assert float(experts.auxiliary.detach()) == pytest.approx(
-        float(other.blocks[0].ffn.auxiliary.detach()), rel=1e-5
-    )
+    batch = split.batch(np.arange(3), 0, 0, True)
+    whole = counted(task, [batch])
+    sides = [sample for pair in split.pairs for sample in pair]
+    assert sum(whole) == 2 * sum(len(sample.tokens) - 1 for sample in sides)  # two experts each
+    assert counted(task, [split.batch(np.array([i]), 0, 0, True) for i in range(3)]) == whole
+    text = CausalLMOptions().build()
+    rows = [{"tokens": batch["tokens"][i : i + 1]} for i in range(3)]
+    alone = [{"tokens": row["tokens"][:, row["tokens"][0] >= 0]} for row in rows]
+    assert counted(text, [{"tokens": batch["tokens"]}]) == counted(text, alone)
 
 
 def test_only_the_last_answer_is_learnt() -> None:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bigmodel_cli.config import MOST_PIXELS, MOST_RATE, MelConfig, Natural, NonNegative, Positive
+from bigmodel_cli.config import Count, DatasetInfo, Natural
 from bigmodel_cli.data.audio.augment import SoundAugmentOptions
+from bigmodel_cli.data.audio.frame_options import FrameOptions
 from bigmodel_cli.data.audio.loading import open_audio
 from bigmodel_cli.data.audio.mel import frames_of
 from bigmodel_cli.data.audio.split import JoinOptions
@@ -21,21 +22,22 @@ from bigmodel_cli.data.base import Assets, DataSet, Say
 from bigmodel_cli.data.expected import Expected, LabelledOptions, numbered
 from bigmodel_cli.data.holdout import HELD_OUT, HeldOutOptions, ValFraction, not_both
 from bigmodel_cli.data.targets import Separator
+from bigmodel_cli.data.text.tokenizer_fit import TokenizerOptions, expected_size
 from bigmodel_cli.errors import DataError, did_you_mean
 
-MOST_FRAMES = 1 << 20
 FOLDER = r"(?P<label>[^/]+)/[^/]+$"
 NAMED = r"(?P<label>[^/]+)$"
 """The pattern of labels that are folders, and that of any recording."""
 Rule = dict[str, Annotated[list[Natural | str], Field(min_length=1)]]
 
 
-class AudioOptions(HeldOutOptions, LabelledOptions):
+class AudioOptions(HeldOutOptions, LabelledOptions, FrameOptions):
     """Recordings: WAV, and FLAC, OGG, MP3 (pip install 'bigmodel[audio]'), as files, in folders, or
     in .tar archives.
     """
 
     paths = ("files", "transcripts")
+    carried: ClassVar = (*FrameOptions.carried, "context", "prompt")
     test_data: ClassVar[str] = "'data.split={test: {GROUP: [VALUE]}}'"
     type: Literal["audio"] = "audio"
     files: Annotated[list[str], Field(min_length=1)] = Field(
@@ -64,6 +66,24 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
             " recording"
         ),
     )
+    tokenizer: TokenizerOptions | None = Field(
+        None,
+        description=(
+            "what turns transcripts into tokens, for task.type: seq2seq, fitted on those of the"
+            " training recordings"
+        ),
+    )
+    context: Count = Field(
+        448,
+        description="with a tokenizer, most tokens of a transcript, prompt and end included",
+    )
+    prompt: str = Field(
+        "",
+        description=(
+            "with a tokenizer, special tokens before each text, which are given and not learnt"
+            ' (Whisper: "<|en|><|transcribe|><|notimestamps|>")'
+        ),
+    )
     transcripts: list[str] = Field(
         [],
         description=(
@@ -80,31 +100,7 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
         ),
     )
     join: JoinOptions | None = Field(
-        None, description="make strings of several recordings; needs units"
-    )
-    seconds: Annotated[float, Field(gt=0, le=3600)] | None = Field(
-        None,
-        description=(
-            "bring each to this length, as a picture for cnn and vit; left out: rows of frames, for"
-            " encoder"
-        ),
-    )
-    rate: Annotated[int, Field(ge=100, le=MOST_RATE)] = Field(
-        16000, description="samples per second"
-    )
-    window: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.025, description="seconds of sound in a frame"
-    )
-    hop: Annotated[float, Field(gt=0, le=1)] = Field(0.01, description="seconds between frames")
-    mels: Annotated[int, Field(gt=0, le=1024)] = Field(
-        64, description="bands of a frame, evenly on the mel scale (HTK)"
-    )
-    low: NonNegative = Field(20.0, description="lower end of the lowest band in Hz")
-    high: Positive | None = Field(
-        None, description="upper end of the highest band in Hz; half the rate when left out"
-    )
-    normalize: Literal["auto", "none"] = Field(
-        "auto", description="auto: to mean 0 and deviation 1 of the training split"
+        None, description="make strings of several recordings; needs units, or a tokenizer"
     )
     augment: list[SoundAugmentOptions] = Field(
         [], description="random changes while training, in order"
@@ -140,6 +136,8 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
     @model_validator(mode="after")
     def _consistent(self) -> AudioOptions:
         groups = re.compile(self.pattern).groupindex
+        others = bool(self.targets) or self.label_separator is not None
+        spelled = self.units or self.tokenizer
         if self.targets and (self.units is not None or self.label_separator is not None):
             raise ValueError(
                 "targets: a recording has numbers, or else units or labels; leave one out"
@@ -156,32 +154,23 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
         for name, rule in self.split.items():
             _check_groups(f"split.{name}", rule, groups)
         not_both("val" in self.split, "split.val", self.val_fraction)
-        others = self.targets or self.label_separator is not None
-        if self.units is None and (self.join is not None or (self.transcripts and not others)):
+        if self.tokenizer is not None and (self.units or others):
             raise ValueError(
-                f"{'join' if self.join else 'transcripts'}: give units, in which transcripts are"
-                " spelled"
+                "tokenizer: a transcript is spelled in tokens; leave units, targets and"
+                " label_separator out"
             )
-        if self.seconds is not None and self.units is not None:
+        if self.tokenizer is None and (self.prompt or self.context != 448):
+            raise ValueError("prompt and context are of transcripts in tokens; give a tokenizer")
+        if spelled is None and (self.join is not None or (self.transcripts and not others)):
+            raise ValueError(
+                f"{'join' if self.join else 'transcripts'}: give units, or a tokenizer, in which"
+                " transcripts are spelled"
+            )
+        if self.seconds is not None and spelled is not None:
             raise ValueError(
                 "seconds: transcripts belong to rows of frames as long as the recording; leave"
                 " seconds out"
             )
-        top = self.high or self.rate / 2
-        if not self.low < top <= self.rate / 2:
-            raise ValueError(
-                f"low and high: {self.low:g} to {top:g} Hz do not lie in this order below half the"
-                " rate"
-            )
-        if min(self.window, self.hop) * self.rate < 1:
-            raise ValueError(f"window and hop: at {self.rate} Hz they hold less than a sample")
-        if self.seconds is not None and self.seconds / self.hop > MOST_FRAMES:
-            raise ValueError(f"seconds: more than {MOST_FRAMES:,} frames")
-        if self.seconds is not None and self.seconds * self.rate > MOST_PIXELS:
-            raise ValueError(
-                f"seconds: more than {MOST_PIXELS:,} samples at {self.rate:,} a second"
-            )
-        self.sound().check()
         return self
 
     def named(self, base: Path) -> tuple[str, ...]:
@@ -190,15 +179,34 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
     def loader_workers(self) -> int:
         return self.workers
 
+    def longest(self) -> int | None:
+        return None if self.tokenizer is None else self.context
+
+    def target_prompt(self) -> str:
+        return self.prompt
+
     def expected(self, assets: Assets | None) -> Expected:
         """The shapes for recordings of one length; the length of others is only known from the
         data.
         """
         sound = self.sound()
+        if self.tokenizer is not None and sound.padded is not None:
+            info = DatasetInfo(
+                vocab_size=expected_size(self.tokenizer, assets),
+                text_context=self.context,
+                context=frames_of(sound.padded, sound.hop),
+                frame_width=sound.mels,
+                sound=sound,
+            )
+            names = frozenset({"frames", "lengths", "target"})
+            return Expected(info, names, longest=(info.context or 1, self.context))
         if sound.length is None:
+            known = self.units
             remedy = ": give data.seconds: N to bring each to that length"
+            if self.tokenizer is not None:
+                remedy = ": give data.pad_to: N to fill each up with silence"
             raise DataError(
-                f"the length of its longest recording is not known{'' if self.units else remedy}"
+                f"the length of its longest recording is not known{'' if known else remedy}"
             )
         shape = (1, sound.mels, frames_of(sound.length, sound.hop))
         info = replace(
@@ -218,18 +226,6 @@ class AudioOptions(HeldOutOptions, LabelledOptions):
             if all(_is_one_of(groups[k], values) for k, values in rule.items()):
                 return name
         return "train"
-
-    def sound(self) -> MelConfig:
-        """How sound becomes frames."""
-        return MelConfig(
-            rate=self.rate,
-            window=round(self.window * self.rate),
-            hop=round(self.hop * self.rate),
-            mels=self.mels,
-            low=self.low,
-            high=self.high or self.rate / 2,
-            length=None if self.seconds is None else max(1, round(self.seconds * self.rate)),
-        )
 
 
 def _check_groups(option: str, names: Iterable[str], groups: Mapping[str, int]) -> None:

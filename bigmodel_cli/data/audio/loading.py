@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,13 +15,15 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.augment import SoundAugmentation
 from bigmodel_cli.data.audio.mel import check_filters, frames_of
 from bigmodel_cli.data.audio.recordings import Recordings, open_recordings
-from bigmodel_cli.data.audio.split import Bank, SoundSplit, longest_frames
-from bigmodel_cli.data.audio.targets import read_targets, texts_of
+from bigmodel_cli.data.audio.split import Bank, SoundSplit, longest_frames, longest_samples
+from bigmodel_cli.data.audio.targets import Targets, read_targets, texts_of
+from bigmodel_cli.data.audio.texts import read_spoken
 from bigmodel_cli.data.base import Assets, DataSet, Say, info_of
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.holdout import needed, parts_of
 from bigmodel_cli.data.normalisation import normalisation, sampled
 from bigmodel_cli.data.order import Ints
+from bigmodel_cli.data.text.tokenizer_files import ASSET
 from bigmodel_cli.errors import DataError
 
 RESIDENT_BYTES = 2 << 30
@@ -48,14 +51,23 @@ def open_audio(
     rows = _rows(options, recordings, wanted, fraction, None if only else say)
     texts, places = texts_of(options, recordings, base)
     opened = {n: chosen for n, chosen in rows.items() if only in (None, n)}
-    targets = read_targets(options, texts, places, opened, before, known, say)
+    kept: dict[str, bytes] = {}
+    if options.tokenizer is None:
+        targets = read_targets(options, texts, places, opened, before, known, say)
+    else:
+        facts, spoken, tokenizer = read_spoken(
+            options, texts, places, opened, base, known, say, assets
+        )
+        targets, kept = Targets(facts, None, spoken=spoken), {ASSET: tokenizer.to_json()}
     info = replace(targets.info, sound=sound)
     if sound.length is not None:
         info = replace(info, image_shape=(1, sound.mels, frames_of(sound.length, sound.hop)))
     bank, change = Bank(recordings), SoundAugmentation(options.augment)
     resident = recordings.samples.nbytes <= RESIDENT_BYTES
     splits = {
-        name: SoundSplit(bank, chosen, targets, options.join, info, change, resident)
+        name: SoundSplit(
+            bank, chosen, targets, options.join, info, change, resident, recordings.names
+        )
         for name, chosen in opened.items()
     }
     if known is None:
@@ -65,8 +77,8 @@ def open_audio(
             _check_lengths(split, recordings, known.context)
     splits = {name: replace(split, info=info) for name, split in splits.items()}
     items = {name: partial(recordings.items.__getitem__, chosen) for name, chosen in rows.items()}
-    key = _fingerprint(options, recordings, rows, texts)
-    return DataSet(info, key, dict(splits), {}, items, "recordings", fraction > 0)
+    key = _fingerprint(options, recordings, rows, texts, kept.get(ASSET, b""))
+    return DataSet(info, key, dict(splits), kept, items, "recordings", fraction > 0)
 
 
 def _measured(
@@ -80,10 +92,25 @@ def _measured(
     mean, std = normalisation(options.normalize == "auto", alike, lambda: _moments(splits["train"]))
     info = replace(info, mean=mean, std=std)
     if sound.length is None:
-        info = replace(
-            info, frame_width=sound.mels, context=max(map(longest_frames, splits.values()))
-        )
+        longest = max(map(longest_frames, splits.values()))
+        if sound.padded is not None:
+            longest = _padded_frames(splits, sound.padded, sound.rate)
+        info = replace(info, frame_width=sound.mels, context=longest)
     return info
+
+
+def _padded_frames(splits: dict[str, SoundSplit], padded: int, rate: int) -> int:
+    """The frames of each row. Raises `DataError` naming a recording that is longer."""
+    for split in splits.values():
+        longest = longest_samples(split)
+        if longest > padded:
+            row = int(split.rows[split.bank.lengths[split.rows].argmax()])
+            raise DataError(
+                f"{split.names[row]}: {split.bank.lengths[row] / rate:.1f} s long, so that rows"
+                f" have up to {longest / rate:.1f} s in training, and data.pad_to is"
+                f" {padded / rate:g}; cut it into pieces, or leave it out"
+            )
+    return frames_of(padded, next(iter(splits.values())).sound.hop)
 
 
 def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> None:
@@ -151,8 +178,15 @@ def _moments(train: SoundSplit) -> list[tuple[float, float]]:
 
 
 def _fingerprint(
-    options: Any, recordings: Recordings, rows: dict[str, Ints], texts: list[str]
+    options: Any,
+    recordings: Recordings,
+    rows: dict[str, Ints],
+    texts: list[str],
+    tokenizer: bytes,
 ) -> str:
     join = options.join.model_dump() if options.join is not None else None
     sets = {name: chosen.tolist() for name, chosen in rows.items()}
-    return key_of([recordings.digest, vars(options.sound()), options.units, join, sets, texts])
+    values = [recordings.digest, options.sound().identity(), options.units, join, sets, texts]
+    if options.tokenizer is not None:
+        values += [hashlib.sha256(tokenizer).hexdigest(), options.context, options.prompt]
+    return key_of(values)

@@ -25,7 +25,7 @@ from bigmodel_cli.data.files import read_file
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.targets import target_name
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import F, Tensor, torch
 
 DRAWN = 300
 """The stream of random numbers from which strings of recordings are drawn."""
@@ -116,7 +116,8 @@ class SoundSplit(Split):
     "lengths": (B,)}.
 
     With "key" (B,), and the target under `target_name`, or "target" (B, L) with the units of a
-    transcript, padded with -1.
+    transcript, padded with -1; or its start, prompt, tokens and end, with "loss_mask" (B, L) where
+    there is a prompt.
     """
 
     bank: Bank
@@ -126,18 +127,35 @@ class SoundSplit(Split):
     info: DatasetInfo
     augmentation: SoundAugmentation
     resident: bool
+    names: tuple[str, ...] = ()  # of all recordings
 
     def __post_init__(self) -> None:
         # None where all have one length, or strings are drawn anew in each epoch
-        if self.sound.length is None and self.join is None:
+        if self.sound.length is None and self.sound.padded is None and self.join is None:
             self.lengths = -(-self.bank.lengths[self.rows] // self.sound.hop)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def longest_rows(self) -> tuple[int, ...]:
-        """(frames,): augmentation may lengthen them, and strings of recordings are drawn."""
-        return (self.long_batch()["frames"].shape[1],) if self.sound.length is None else ()
+        """(frames,), and of an encoder-decoder also of the targets without their last token.
+
+        Augmentation may lengthen them, and strings of recordings are drawn.
+        """
+        if self.sound.length is not None:
+            return ()
+        batch = self.long_batch()
+        written = () if self.targets.spoken is None else (batch["target"].shape[1] - 1,)
+        return (batch["frames"].shape[1], *written)
+
+    def texts(self) -> tuple[list[str], list[str]]:
+        """(names, transcripts) of every sample."""
+        spoken = self.targets.spoken
+        if spoken is None:
+            return super().texts()
+        chosen, _ = self.made_of(np.arange(len(self)), 0, 0)
+        names = [" + ".join(self.names[i] for i in own.tolist()) for own in chosen]
+        return names, [spoken.text(own) for own in chosen]
 
     def to(self, device: torch.device) -> None:
         self.bank.to(device)
@@ -179,6 +197,13 @@ class SoundSplit(Split):
         if self.targets.labels is not None:
             rows = torch.from_numpy(self.targets.labels[[int(r[0]) for r in chosen]])
             return {str(target_name(self.info)): rows.to(device)}
+        spoken = self.targets.spoken
+        if spoken is not None:
+            target = padded([spoken.row(own) for own in chosen]).to(device)
+            if spoken.given == 1:
+                return {"target": target}
+            learnt = torch.arange(target.shape[1], device=device) >= spoken.given
+            return {"target": target, "loss_mask": learnt.expand_as(target)}
         units, between = self.targets.units, self.targets.between
         parts = [[part for r in own for part in (between, units[r])][1:] for own in chosen]
         return {"target": padded([np.concatenate(own) for own in parts]).to(device)}
@@ -189,7 +214,7 @@ def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor
     length (B,) in frames.
 
     Where sound has a fixed length, the middle of each row is taken, or silence put around it, and
-    all rows are equally long.
+    all rows are equally long; so they are where silence is added behind them.
     """
     assert info.sound is not None
     sound = info.sound
@@ -198,7 +223,10 @@ def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor
             middle(waves, lengths, sound.length),
             torch.full_like(lengths, sound.length),
         )
-    frames = normalise_frames(log_mel(waves, sound), info)
+    if sound.padded is not None:
+        waves = F.pad(waves, (0, sound.padded - waves.shape[1]))
+        lengths = torch.full_like(lengths, sound.padded)
+    frames = normalise_frames(log_mel(waves, sound, lengths), info)
     lengths = (lengths + sound.hop - 1) // sound.hop
     if sound.length is None:
         frames = frames * real(lengths, frames.shape[2])[:, None, :]
@@ -221,10 +249,15 @@ def named(frames: Tensor, lengths: Tensor, info: DatasetInfo) -> dict[str, Tenso
 
 def longest_frames(split: SoundSplit) -> int:
     """Frames of the longest row that a split can yield in training."""
+    return frames_of(longest_samples(split), split.sound.hop)
+
+
+def longest_samples(split: SoundSplit) -> int:
+    """The same in samples, without the silence behind it."""
     longest = int(split.bank.lengths[split.rows].max())
     if split.join is not None:
         longest = split.join.longest(longest, split.sound.rate)
-    return frames_of(split.augmentation.longest(longest, split.sound.rate), split.sound.hop)
+    return split.augmentation.longest(longest, split.sound.rate)
 
 
 def batch_of_sounds(waves: Sequence[Wave], info: DatasetInfo) -> dict[str, Tensor]:

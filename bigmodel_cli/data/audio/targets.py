@@ -13,6 +13,7 @@ import numpy as np
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.recordings import Recordings
+from bigmodel_cli.data.audio.texts import Spoken
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.classes import classes_in, count_classes, numbers_of, say_lacking
 from bigmodel_cli.data.files import find_files
@@ -37,13 +38,14 @@ class Targets:
 
     `labels` (N,), sets of them (N, C) or numbers (N, K) has a row for each recording. Where each
     has a transcript instead, `labels` is None, `units` are the numbers of each one's units, and
-    `between` is what separates two transcripts.
+    `between` is what separates two transcripts; or `spoken` has it as tokens.
     """
 
     info: DatasetInfo
     labels: Any
     units: Sequence[Ints] = ()
     between: Any = None
+    spoken: Spoken | None = None
 
 
 def texts_of(options: Any, recordings: Recordings, base: Path) -> tuple[list[str], list[str]]:

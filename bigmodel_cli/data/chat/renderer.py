@@ -20,6 +20,8 @@ from typing import Any
 SECONDS = 5.0  # of computing, for one conversation
 MEMORY = 1 << 30
 MOST_CHARACTERS = 1 << 26
+NONE_OF_THESE = {"tools": None, "documents": None}
+"""What templates may ask for: there, as where transformers renders them, and none."""
 
 
 class TooLong(Exception):
@@ -113,7 +115,7 @@ def main() -> None:
         line = sys.stdin.buffer.readline()
         if not line:
             return
-        values = {**first["names"], **json.loads(line)}
+        values = {**NONE_OF_THESE, **first["names"], **json.loads(line)}
         answer = _answer(lambda given=values: made[0].render(**given))
 
 

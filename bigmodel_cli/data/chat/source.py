@@ -18,7 +18,7 @@ from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.chat.messages import KNOWN, Conversation
 from bigmodel_cli.data.chat.template import ASSET as TEMPLATE
 from bigmodel_cli.data.chat.template import DATE, Template, date_of, find_template, is_dated
-from bigmodel_cli.data.chat.turns import Sample, Turns, shown
+from bigmodel_cli.data.chat.turns import Sample, Turns
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.data.holdout import HELD_OUT, FilesOptions, ValFraction, parts_of
 from bigmodel_cli.data.text.corpus import ENDS, Survey, Texts
@@ -166,7 +166,7 @@ class ConversationsOptions(FilesOptions):
 
 
 def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
-    """Report what is learnt, with an example. Raises `DataError` where it is everything."""
+    """Report how much is learnt. Raises `DataError` where it is everything."""
     every = [sample for samples in kept for sample in samples]
     total, learnt = sum(len(s.tokens) for s in every), sum(sum(s.learnt) for s in every)
     if learnt == total:
@@ -183,8 +183,6 @@ def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
         f"conversations: {len(kept):,} training samples; {learnt:,} of {total:,} tokens are learnt"
         f" ({learnt / total:.1%}), each answer with {ends} at its end"
     )
-    text = "\n".join(shown(sample, turns.tokenizer) for sample in kept[0])
-    say(f"the first, with what is learnt between » and «:\n{text}")
 
 
 def _tell_left_out(found: Mapping[str, Sequence[Item]], say: Say) -> None:

@@ -57,9 +57,7 @@ class Template:
         date: str = "",
     ) -> None:
         self.text, self.name, self.fault, self.date = text, name, fault, date
-        special = tokenizer.special
-        names = {"bos_token": tokenizer.start_of_text, "eos_token": tokenizer.end_of_text}
-        self.names = {n: special.get(t, "") if t is not None else "" for n, t in names.items()}
+        self.names = dict(tokenizer.named)
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -135,6 +133,12 @@ def find_template(path: Path | None, assets: Assets) -> tuple[str, str]:
         if isinstance(found, list):  # several, by name
             named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
             found = named.get("default")
+            if not isinstance(found, str):
+                raise CheckpointError(
+                    f"{IN_CONFIG.removeprefix('hf.')}: chat_template: none of"
+                    f" {', '.join(map(str, named))[:80]} is called default; write one of them to"
+                    f" {PUBLISHED.removeprefix('hf.')} beside it, or name it in data.template"
+                )
         if isinstance(found, str):
             return found, IN_CONFIG.removeprefix("hf.")
     return PLAIN, BUILT_IN

@@ -156,17 +156,3 @@ class Turns:
                     f"{place}: a message has {text} in it, which is a special token, not text; is"
                     " the template's text in the messages already? Take it out"
                 )
-
-
-def shown(sample: Sample, tokenizer: Tokenizer, most: int = 200) -> str:
-    """The text of a sample, what is learnt of it between » and «; long parts are shortened."""
-    parts: list[str] = []
-    first, learnt = 0, sample.learnt
-    for index in range(1, len(learnt) + 1):
-        if index == len(learnt) or learnt[index] != learnt[first]:
-            text = tokenizer.decode_marked(sample.tokens[first:index])
-            if len(text) > most:
-                text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
-            parts.append(f"»{text}«" if learnt[first] else text)
-            first = index
-    return "".join(parts)

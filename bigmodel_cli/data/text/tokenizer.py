@@ -39,6 +39,12 @@ class Tokenizer(Protocol):
         return ()
 
     @property
+    def named(self) -> Mapping[str, str]:
+        """The special tokens' texts by their names for chat templates, such as "eos_token"."""
+        marks = {"bos_token": self.start_of_text, "eos_token": self.end_of_text}
+        return {name: self.special.get(t, "") for name, t in marks.items() if t is not None}
+
+    @property
     def between(self) -> int:
         """How many end tokens stand between the two texts of a pair."""
         return 1
@@ -47,6 +53,16 @@ class Tokenizer(Protocol):
     def second_type(self) -> int:
         """The type of the second text's tokens in a pair."""
         return 1
+
+    @property
+    def never_first(self) -> tuple[int, ...]:
+        """Tokens with which no text begins."""
+        return ()
+
+    @property
+    def languages(self) -> tuple[int, ...]:
+        """The tokens of the languages among which a model of speech chooses."""
+        return ()
 
     @property
     def stops(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from bigmodel_cli.data.text.own_tokenizers import read_own
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer, read_own
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.tokenizer_library import SpecialTokens, open_library
 from bigmodel_cli.errors import BigmodelError, CheckpointError, DataError
@@ -60,4 +60,6 @@ def read_tokenizer(
 def _read(content: bytes, special: bytes | None) -> Tokenizer:
     """The tokenizer. Raises `ValueError`."""
     own = read_own(content) if len(content) <= MOST_OWN else None
+    if special is not None and isinstance(own, ByteTokenizer):
+        own = None  # a published model's files say which of its tokens end a text
     return own or open_library(content, None if special is None else SpecialTokens.read(special))

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,12 @@ class SpecialTokens:
     never: tuple[int, ...] = ()
     between: int = 1
     second_type: int = 1
+    names: tuple[tuple[str, str], ...] = ()
+    """Their texts by what they are called, such as "eos_token", where files say so."""
+    never_first: tuple[int, ...] = ()
+    languages: tuple[int, ...] = ()
+    silent: tuple[int, ...] = ()
+    """Tokens that are no text though the tokenizer does not call them special."""
 
     @classmethod
     def read(cls, content: bytes) -> SpecialTokens:
@@ -72,11 +78,19 @@ class SpecialTokens:
                 tuple(values.get("never", ())),
                 values.get("between", 1),
                 values.get("second_type", 1),
+                tuple((str(n), str(text)) for n, text in values.get("names", {}).items()),
+                tuple(values.get("never_first", ())),
+                tuple(values.get("languages", ())),
+                tuple(values.get("silent", ())),
             )
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, AttributeError):
             raise ValueError("special_tokens.json: damaged") from None
         singles = (found.start, found.end, found.target_start)
-        numbers = [*found.stops, *found.never, *(n for n in singles if n is not None)]
+        lists = (
+            *(found.stops, found.never, found.never_first),
+            *(found.languages, found.silent),
+        )
+        numbers = [*(n for some in lists for n in some), *(n for n in singles if n is not None)]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("special_tokens.json: damaged")
         if found.between not in (1, 2) or found.second_type not in (0, 1):
@@ -108,8 +122,24 @@ class LibraryTokenizer:
         self.target_start = self.end_of_text if own is None else own
         self.never = special.never
         self.between, self.second_type = special.between, special.second_type
+        self.names = dict(special.names)
+        self.never_first = special.never_first
+        self.languages = special.languages
+        self.silent = frozenset(special.silent)
         ends = () if self.end_of_text is None else (self.end_of_text,)
         self.stops = special.stops or ends
+
+    @property
+    def named(self) -> Mapping[str, str]:
+        """The special tokens' texts by their names for chat templates.
+
+        Where files name some, the beginning is not guessed: a template writes nothing there.
+        """
+        marks = {"bos_token": self.start_of_text, "eos_token": self.end_of_text}
+        texts = {name: self.special.get(t, "") for name, t in marks.items() if t is not None}
+        if self.names:
+            texts.pop("bos_token", None)
+        return {**texts, **self.names}
 
     def mark(self, names: Sequence[str]) -> int | None:
         """The number of the first of these tokens that exists."""
@@ -158,6 +188,8 @@ class LibraryTokenizer:
     def decode(self, tokens: Sequence[int], *, skip: bool = True) -> str:
         """The text of some tokens; special ones are left out unless `skip` is False."""
         try:
+            if skip and self.silent:
+                tokens = [token for token in tokens if token not in self.silent]
             return str(self.library.decode(list(tokens), skip_special_tokens=skip))
         except BaseException as error:
             raise DataError(

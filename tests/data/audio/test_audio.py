@@ -558,7 +558,7 @@ def test_recordings_that_cannot_be_decoded(
          "pattern: it needs a group (?P<label>...)"),
         (["data.split={test: {speeker: [ann]}}"], 2,
          "no group 'speeker' (it has: label, speaker, index); did you mean speaker?"),
-        (["data.join={}"], 2, "join: give units, in which transcripts are spelled"),
+        (["data.join={}"], 2, "join: give units, or a tokenizer, in which transcripts are spelled"),
         (["data.units=words"], 2, "seconds: transcripts belong to rows of frames"),
         (["data.high=5000"], 2, "do not lie in this order below half the rate"),
         (["data.mels=200"], 2,
