@@ -95,6 +95,8 @@ def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
     known = {**data.assets(), FACTS: json.dumps(data.info.to_json()).encode()}
     try:
         before = open_data(options, base=Path(), say=say, assets=known, only="train")
+    except SpecError as error:
+        raise SpecError(f"data.replay: {path}, read as the new data is: {error}") from None
     except MissingData as missing:
         if not expect:
             raise
