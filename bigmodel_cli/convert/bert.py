@@ -45,6 +45,10 @@ class Bert(Family):
         r"cls\.seq_relationship\.(weight|bias)",
         r"cls\.predictions\.decoder\.(weight|bias)",
     )
+    copies: ClassVar[Mapping[str, str]] = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
     spare: ClassVar[tuple[str, ...]] = ("pooler",)
 
     keys: ClassVar[Mapping[str, tuple[str, Any]]] = {
@@ -219,9 +223,14 @@ class Roberta(Bert):
         r"(roberta\.)?pooler\.dense\.(weight|bias)",
         r"lm_head\.decoder\.(weight|bias)",
     )
+    copies: ClassVar = {
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    }
     spare: ClassVar[tuple[str, ...]] = ()
     keys: ClassVar = {**Bert.keys, "vocab": ("vocab_size", 50265)}
     first: ClassVar = 2
+    padding: ClassVar = 1
     after: ClassVar = {
         MASKED_LM: {"lm_head.dense": "head.dense", "lm_head.layer_norm": "head.norm"},
         CLASSIFICATION: {"classifier.dense": "pooler", "classifier.out_proj": "head"},
@@ -230,7 +239,7 @@ class Roberta(Bert):
     logits_bias: ClassVar = "lm_head.bias"
 
     def model(self, config: Config) -> dict[str, Any]:
-        config.only("pad_token_id", self.first - 1)
+        config.only("pad_token_id", self.padding)
         return super().model(config)
 
     def pooler(self, dropout: float) -> Any:

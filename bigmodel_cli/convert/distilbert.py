@@ -1,4 +1,4 @@
-"""DistilBERT: BERT with half of its layers, and other names."""
+"""DistilBERT: BERT without token types, with names of its own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.convert.bert import Bert
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import (
-    BODY,
-    CLASSIFICATION,
-    MASKED_LM,
-    TAGGING,
-    Model,
-)
+from bigmodel_cli.convert.family import BODY, CLASSIFICATION, MASKED_LM, TAGGING, Model
 
 
 class DistilBert(Bert):
@@ -33,6 +27,7 @@ class DistilBert(Bert):
         r"(distilbert\.)?embeddings\.position_ids",
         r"vocab_projector\.weight",
     )
+    copies: ClassVar = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"}
     spare: ClassVar[tuple[str, ...]] = ()
     ignored: ClassVar = ("qa_dropout", "tie_weights_")
     keys: ClassVar = {

@@ -186,6 +186,20 @@ def test_sinusoidal_positions() -> None:
             assert float(table[t, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-6)
 
 
+def test_sines_whose_slowest_pair_is_last_and_stored() -> None:
+    options = SinusoidalOptions(layout="halves", slowest="last", stored=True)
+    part = options.build(8, 12)
+    assert list(part.state_dict()) == ["table"]
+    assert not list(part.parameters())
+    for t in range(12):
+        for i in range(4):
+            angle = t / 10000 ** (i / 3)  # from 1 to exactly 1 / 10000
+            assert float(part.table[t, i]) == pytest.approx(math.sin(angle), abs=1e-6)
+            assert float(part.table[t, 4 + i]) == pytest.approx(math.cos(angle), abs=1e-6)
+    assert not SinusoidalOptions().build(8, 12).state_dict()
+    assert SinusoidalOptions(slowest="last").build(2, 3).table.shape == (3, 2)
+
+
 def test_feed_forward_networks_equal_their_formulas() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, dtype=torch.float64)
