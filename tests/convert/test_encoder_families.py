@@ -19,7 +19,6 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.loaded import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.no_cover
 
 POST = {
     "vocab_size": 37, "hidden_size": 36, "num_hidden_layers": 3, "num_attention_heads": 3,
