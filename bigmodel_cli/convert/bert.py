@@ -252,10 +252,7 @@ class DistilBert(Bert):
         "DistilBertForSequenceClassification": CLASSIFICATION,
         "DistilBertForTokenClassification": TAGGING,
     }
-    leftovers: ClassVar[tuple[str, ...]] = (
-        r"(distilbert\.)?embeddings\.position_ids",
-        r"vocab_projector\.weight",
-    )
+    leftovers: ClassVar = (r"(distilbert\.)?embeddings\.position_ids", r"vocab_projector\.weight")
     spare: ClassVar[tuple[str, ...]] = ()
     ignored: ClassVar = ("qa_dropout", "tie_weights_")
     keys: ClassVar = {
