@@ -156,6 +156,40 @@ class SourceGraph(Graph):
         return given["attention_mask"] > 0
 
 
+class SoundGraph(Graph):
+    """Frames of sound to the memory, and which of its positions are not padding."""
+
+    file = "encoder_model.onnx"
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.model: Any = source.model
+        longest = dict(source.spec.model).get("source_len") or source.info.context
+        self.limit = longest or source.model.max_len
+        width = source.info.frame_width or 1
+        self.inputs = (
+            Input("input_features", (BATCH, LENGTH, width)),
+            Input("attention_mask", (BATCH, LENGTH), "mask"),
+        )
+
+    def forward(self, given: Given) -> Given:
+        mask = given["attention_mask"]
+        frames = given["input_features"] * mask[..., None]
+        memory = self.model.encode(frames, mask.sum(1)).memory
+        return {"last_hidden_state": memory, "encoder_attention_mask": self.real(mask, memory)}
+
+    def real(self, mask: Tensor, memory: Tensor) -> Tensor:
+        """(B, S') int64: 1 where the memory is not padding."""
+        lengths = self.model.frontend.lengths(mask.sum(1))
+        real: Tensor = torch.arange(memory.shape[1]) < lengths[:, None]
+        return real.long()
+
+    def seen(self, given: Given) -> Tensor | None:
+        mask = given["attention_mask"]
+        count = int(self.model.frontend.lengths(torch.tensor(mask.shape[1])))
+        return self.real(mask, torch.empty(1, count)) > 0
+
+
 class StepGraph(Graph):
     """Base of an encoder-decoder's steps."""
 

@@ -81,7 +81,12 @@ class GGUF(Target):
         writer.add_rope_dimension_count(width)
         writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
         rotary = found.config["rope_parameters"]
-        _add_scaling(library, writer, rotary)
+        if rotary["rope_type"] != "default":
+            _add_scaling(library, writer, rotary)
+            say(
+                f"{FILE}: its {rotary['rope_type']} positions are read by llama.cpp; transformers"
+                " overlooks them in GGUF (--to hf has them)"
+            )
         if rotary["rope_type"] == "llama3":
             writer.add_tensor("rope_freqs.weight", _slowed(rotary, width))
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])

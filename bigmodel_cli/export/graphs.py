@@ -155,8 +155,9 @@ class FrameGraph(Graph):
         )
 
     def forward(self, given: Given) -> Given:
-        lengths = given["attention_mask"].sum(1)
-        return {"logits": self.scale(self.model(given["input_features"], lengths))}
+        mask = given["attention_mask"]
+        frames = given["input_features"] * mask[..., None]  # the model's padding is silence
+        return {"logits": self.scale(self.model(frames, mask.sum(1)))}
 
     def seen(self, given: Given) -> Tensor | None:
         model: Any = self.model
@@ -206,10 +207,19 @@ def of_pairs(source: Source) -> list[Graph]:
     return [SourceGraph(source), FirstStepGraph(source), FurtherStepGraph(source)]
 
 
+def of_frames(source: Source) -> list[Graph]:
+    """An encoder of sound, alone or with a decoder that writes."""
+    from bigmodel_cli.export.cached import FirstStepGraph, FurtherStepGraph, SoundGraph
+
+    if not source.model.is_encoder_decoder:
+        return [FrameGraph(source)]
+    return [SoundGraph(source), FirstStepGraph(source), FurtherStepGraph(source)]
+
+
 GRAPHS: dict[str, Callable[[Source], list[Graph]]] = {
     "image": lambda source: [ImageGraph(source)],
     "tokens": of_tokens,
-    "frames": lambda source: [FrameGraph(source)],
+    "frames": of_frames,
     "source": of_pairs,
 }
 """What a network reads first -> its graphs."""

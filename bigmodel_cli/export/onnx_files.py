@@ -73,6 +73,8 @@ def sound_processor(source: Source) -> dict[str, Any]:
         "mel_low": sound.low,
         "mel_high": sound.high,
         "samples": sound.length,
+        "padded_to": sound.padded,
+        "features": sound.features,
         "mean": list(info.mean),
         "std": list(info.std),
         "return_attention_mask": info.frame_width is not None,
@@ -104,6 +106,7 @@ def usage(source: Source) -> list[str]:
     if TOKENIZER not in source.assets and source.info.vocab_size is not None:
         return ["There is no tokenizer.json: the tokens are numbers, as in the training data."]
     text = snippets.HEAD + "\n" + code(source)
-    what = "FILE" if source.info.vocab_size is None else '"a text"'
+    files_read = source.info.sound is not None or source.info.image_shape is not None
+    what = "FILE" if files_read else '"a text"'
     how = f"In this folder, saved as run.py: `python run.py {what}`"
     return [how, "", "```python", text.rstrip(), "```"]

@@ -59,6 +59,19 @@ FRAMES = """\
 given = {"input_features": frames[None], "attention_mask": np.ones((1, count), np.int64)}
 """
 
+WHISPER = """\
+import wave
+
+from transformers import WhisperFeatureExtractor
+
+with wave.open(sys.argv[1]) as file:  # 16 bits, one channel, {{rate}} samples per second
+    x = np.frombuffer(file.readframes(file.getnframes()), np.int16) / np.float32(32768)
+seconds = {{padded}} // {{rate}} or -(-len(x) // {{rate}})
+extract = WhisperFeatureExtractor({{mels}}, {{rate}}, {{hop}}, seconds, {{window}})
+frames = extract(x, sampling_rate={{rate}}, return_tensors="np").input_features[0].T
+count = len(frames)
+"""
+
 TEXT = """\
 from tokenizers import Tokenizer
 
@@ -117,7 +130,7 @@ CONTINUE = """\
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
-ids = {{before}} + tokenizer.encode(sys.argv[1], add_special_tokens=False).ids
+ids = ({{before}} + tokenizer.encode(sys.argv[1], add_special_tokens=False).ids)[-{{limit}} :]
 session, written, past = onnxruntime.InferenceSession("model.onnx"), [], 0
 new = np.array([ids])
 sizes = {"batch_size": 1, "past_sequence_length": 0}
@@ -126,9 +139,10 @@ caches = {
     for one in session.get_inputs()
     if one.name.startswith("past")
 }
-for _ in range(64):
+for _ in range(min(64, {{limit}} + 1 - len(ids))):
     mask = np.ones((1, past + new.shape[1]), np.int64)
     logits, *caches_after = session.run(None, {"input_ids": new, "attention_mask": mask, **caches})
+    logits[..., {{never}}] = -np.inf
     token = int(logits[0, -1].argmax())
     if token in {{stops}}:
         break
@@ -137,13 +151,22 @@ for _ in range(64):
 print(tokenizer.decode(written))
 """
 
-TRANSLATE = """\
+SOURCE = """\
 from tokenizers import Tokenizer
 
-tokenizer = Tokenizer.from_file("tokenizer.json")
 reader = Tokenizer.from_file("{{source_tokenizer}}")
 ids = reader.encode(sys.argv[1], add_special_tokens=False).ids[:{{room}}]
 ids = np.array([{{before}} + ids + {{after}}])
+given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+"""
+
+HEARD = """\
+heard = run("decoder_model", {**given, "input_ids": np.array([[{{first}}]])})["logits"][0, -1]
+language = max({{languages}}, key=lambda token: heard[token])
+"""
+
+TRANSLATE = """\
+tokenizer = Tokenizer.from_file("tokenizer.json")
 sessions = {
     name: onnxruntime.InferenceSession(f"{name}.onnx")
     for name in ("encoder_model", "decoder_model", "decoder_with_past_model")
@@ -156,18 +179,20 @@ def run(name, given):
     return dict(zip(names, sessions[name].run(names, taken)))
 
 
-mask = np.ones_like(ids)
-memory = run("encoder_model", {"input_ids": ids, "attention_mask": mask})["last_hidden_state"]
-given = {"encoder_hidden_states": memory, "encoder_attention_mask": mask}
-step, token, written = "decoder_model", {{start}}, []
-for _ in range({{most}}):
-    found = run(step, {**given, "input_ids": np.array([[token]])})
+found = run("encoder_model", given)
+mask = found.get("encoder_attention_mask", given["attention_mask"])
+given = {"encoder_hidden_states": found["last_hidden_state"], "encoder_attention_mask": mask}
+{{heard}}step, new, written = "decoder_model", {{start}}, []
+for number in range({{most}}):
+    found = run(step, {**given, "input_ids": np.array([new])})
     logits = found.pop("logits")[0, -1]
     logits[{{never}}] = -np.inf
-    token = int(logits.argmax())
-    if token in {{stops}}:
+    if number == 0:
+        logits[{{never_first}}] = -np.inf
+    new = [int(logits.argmax())]
+    if new[0] in {{stops}}:
         break
-    written.append(token)
+    written += new
     given |= {n.replace("present", "past_key_values", 1): t for n, t in found.items()}
     step = "decoder_with_past_model"
 print(tokenizer.decode(written))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bigmodel_cli.convert.sentences import sentences
 from bigmodel_cli.data import (
+    HEARD,
     SOURCE_TOKENIZER,
     TOKENIZER,
     Prompts,
@@ -13,10 +16,12 @@ from bigmodel_cli.data import (
     input_of,
     load_source_tokenizer,
     load_tokenizer,
+    prompt_tokens,
 )
 from bigmodel_cli.data.audio.mel import fft_size
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.export import snippets as s
+from bigmodel_cli.export.graphs import vocabulary
 from bigmodel_cli.export.source import Source
 
 ANSWERS = {
@@ -46,15 +51,25 @@ def code(source: Source) -> str:
     return s.filled(text, {"output": output, "joint": joint})
 
 
+def frames(source: Source) -> str:
+    """From a recording to frames."""
+    info, sound = source.info, source.info.sound
+    assert sound is not None
+    values: dict[str, object] = {
+        **vars(sound),
+        "mean": info.mean[0] if info.mean else 0.0, "std": info.std[0] if info.std else 1.0,
+        "fft": fft_size(sound), "padded": sound.padded or 0,
+    }  # fmt: skip
+    form = s.WHISPER if sound.features == "whisper" else s.SOUND
+    end = s.FRAMES if info.frame_width is not None else s.PICTURE_OF_SOUND
+    return s.filled(form + end, values)
+
+
 def given(source: Source) -> str:
     """From the argument to the graph's inputs."""
     info = source.info
     if info.sound is not None:
-        sound = info.sound
-        moments = {"mean": info.mean[0] if info.mean else 0.0, "std": (*info.std, 1.0)[0]}
-        fft = {"fft": fft_size(sound)}
-        text = s.SOUND + (s.FRAMES if info.frame_width is not None else s.PICTURE_OF_SOUND)
-        return s.filled(text, {**vars(sound), **moments, **fft})
+        return frames(source)
     if info.image_shape is not None:
         channels, height, width = info.image_shape
         values = {
@@ -74,8 +89,8 @@ def given(source: Source) -> str:
     longest = min(how.longest or FROM_HERE, info.context or FROM_HERE)
     room = longest - len(before) - len(after)
     types = (dict(source.spec.model).get("token_types") or 0) > 1
-    tokens = {"before": before, "after": after, "room": room}
-    return s.filled(s.TEXT, tokens) + (s.TYPES if types else "")
+    around_it = {"before": before, "after": after, "room": room}
+    return s.filled(s.TEXT, around_it) + (s.TYPES if types else "")
 
 
 def of_decoder(source: Source) -> str:
@@ -83,21 +98,46 @@ def of_decoder(source: Source) -> str:
     tokenizer = load_tokenizer(source.assets)
     reader = Prompts(tokenizer, source.model.limit, source.spec.data)
     before, _ = around(reader, tokenizer, "tokens")
-    return s.filled(s.CONTINUE, {"before": before, "stops": list(tokenizer.stops)})
+    limit = min(source.model.limit, FROM_HERE)
+    excluded = {"never": known(source, tokenizer.never), "stops": list(tokenizer.stops)}
+    return s.filled(s.CONTINUE, {"before": before, "limit": limit, **excluded})
 
 
 def of_pairs(source: Source) -> str:
     """A source and its target, the likeliest token each time."""
-    tokenizer, own = load_tokenizer(source.assets), load_source_tokenizer(source.assets)
+    tokenizer = load_tokenizer(source.assets)
+    begins = prompt_tokens(tokenizer, source.spec.data.target_prompt())
+    room = min(source.model.limit, source.model.max_len)
+    values: dict[str, object] = {
+        "stops": list(tokenizer.stops), "never": known(source, tokenizer.never),
+        "never_first": known(source, tokenizer.never_first),
+        "first": tokenizer.target_start, "languages": list(tokenizer.languages),
+        "most": min(source.spec.task.search().max_tokens or room, room - len(begins)),
+        "heard": s.HEARD if HEARD in begins else "",
+    }  # fmt: skip
+    shown = ["language" if token == HEARD else str(token) for token in begins]
+    start = f"[{', '.join([str(tokenizer.target_start), *shown])}]"
+    read = source_text(source) if source.info.sound is None else frames(source)
+    text = f"{read}from tokenizers import Tokenizer\n\n{s.TRANSLATE}"
+    return s.filled(text.replace("{{start}}", start), values)
+
+
+def source_text(source: Source) -> str:
+    """From the argument to an encoder's tokens."""
+    own = load_source_tokenizer(source.assets)
     context = source.info.context or source.model.max_len
     before, after = around(Sources(own, context), own, "source")
+    there = SOURCE_TOKENIZER in source.assets
     values: dict[str, object] = {
         "before": before, "after": after, "room": context - len(before) - len(after),
-        "start": tokenizer.target_start, "stops": list(tokenizer.stops),
-        "never": list(tokenizer.never), "most": context - 1,
-        "source_tokenizer": SOURCE_TOKENIZER if SOURCE_TOKENIZER in source.assets else TOKENIZER,
+        "source_tokenizer": SOURCE_TOKENIZER if there else TOKENIZER,
     }  # fmt: skip
-    return s.filled(s.TRANSLATE, values)
+    return s.filled(s.SOURCE, values)
+
+
+def known(source: Source, tokens: Sequence[int]) -> list[int]:
+    """Those of the tokens that the model has."""
+    return [token for token in tokens if token < vocabulary(source)]
 
 
 def around(reader: Reader, tokenizer: Tokenizer, key: str) -> tuple[list[int], list[int]]:

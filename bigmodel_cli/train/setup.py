@@ -21,7 +21,7 @@ from bigmodel_cli.data import (
     with_replay,
 )
 from bigmodel_cli.data.files import expand
-from bigmodel_cli.depths import by_depth
+from bigmodel_cli.depths import rated
 from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
 from bigmodel_cli.lazy import Tensor
@@ -95,6 +95,8 @@ def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
     known = {**data.assets(), FACTS: json.dumps(data.info.to_json()).encode()}
     try:
         before = open_data(options, base=Path(), say=say, assets=known, only="train")
+    except SpecError as error:
+        raise SpecError(f"data.replay: {path}, read as the new data is: {error}") from None
     except MissingData as missing:
         if not expect:
             raise
@@ -198,17 +200,15 @@ def prepare(
             say,
         )
     apply_mode(model, options)
-    optimizer, scale = (
-        options.optimizer.build(by_depth(model, named_weights(model), options)),
-        LossScale.of(options.precision),
-    )
+    with spec.placing():
+        weights = rated(model, named_weights(model), options)
     state = TrainState(
         model,
-        optimizer,
+        options.optimizer.build(weights),
         options.ema,
         still=still,
         left_out=left_out,
-        loss_scale=scale,
+        loss_scale=LossScale.of(options.precision),
         division=division,
     )
     return spec.model_copy(update={"train": options}), state

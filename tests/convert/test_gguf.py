@@ -133,6 +133,7 @@ def test_scaled_positions_are_keys_or_divisors_of_angles(
     trained(cli, LLAMA.replace("5000}", f"5000, scaling: {{{scaling}}}}}"))
     result = cli("export", "run", "out", "--to", "gguf")
     assert result.status == 0, result.err
+    assert "transformers overlooks them in GGUF" in result.err
     keys, tensors = fields("out/model.gguf")
     found = {n.removeprefix("llama.rope.scaling."): v for n, v in keys.items() if "scaling" in n}
     assert found == want
