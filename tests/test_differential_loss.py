@@ -508,11 +508,15 @@ def run(
     """
     model, asked = case.model, []
 
-    def note(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        asked.extend(t for t in (*inputs, *named.values()) if torch.is_tensor(t) and t.dim() == 2)
-
     if rows is not None:
         batch = {name: tensor[:rows] for name, tensor in batch.items()}
+    count_of_rows = len(next(iter(batch.values())))
+
+    def note(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        for t in (*inputs, *named.values()):
+            if torch.is_tensor(t) and t.dim() == 2:
+                asked.extend(t.split(count_of_rows))  # pairs of answers pass one below the other
+
     hook = model.register_forward_pre_hook(note, with_kwargs=True)
     model.train(case.trains)
     model.zero_grad()
