@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.checkpoints.weights import below
@@ -40,6 +41,7 @@ def kept_rows(
     {} where none has, or the head is of another form: all of it is then drawn.
     """
     shared = [c for c in info.classes if c in before.classes and not UNNAMED.fullmatch(c)]
+    _say_near(info.classes, before.classes)
     if not shared or info.spelling or before.spelling or info.label_sets != before.label_sets:
         return {}
     own = {n: t for n, t in model.state_dict().items() if below(n, model.output_layers())}
@@ -60,6 +62,23 @@ def kept_rows(
         + (f"; newly initialised: {_listed(new)}" if new else "")
     )
     return {name: KeptRows(own[name].detach().clone(), then, now) for name in by_class}
+
+
+def _say_near(now: Sequence[str], before: Sequence[str]) -> None:
+    """Warn about classes that differ from one of the checkpoint's in how they are written alone."""
+    known = {_plain(name): name for name in before}
+    near = [(n, known[_plain(n)]) for n in now if n not in before and _plain(n) in known]
+    if near:
+        pairs = _listed([f"{new!a} is not {old!a}" for new, old in near])
+        say(
+            f"warning: classes are matched by name, and {pairs}: the head begins anew for them;"
+            " write them alike if they are the same"
+        )
+
+
+def _plain(name: str) -> str:
+    """A name without what is easily written in two ways: case, blanks, forms of a character."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
 
 
 def _listed(names: list[str]) -> str:

@@ -82,6 +82,9 @@ class TrainOptions(Options):
             " times that of the head; embeddings count as the block before the first"
         ),
     )
+    lr_scale: dict[str, Positive] = Field(
+        {}, description="factors of the learning rate by name or pattern of weights: {head: 10}"
+    )
     unfreeze_every: Steps | None = Field(
         None,
         description=(
@@ -244,10 +247,8 @@ class TrainOptions(Options):
 
     def remarks(self, total: int) -> list[str]:
         """What is worth saying about the learning rate over a run of that many steps."""
-        last, peak = (
-            self.schedule.factor(step, total)
-            for step in (total - 1, min(self.schedule.warmup, total - 1))
-        )
+        steps = total - 1, min(self.schedule.warmup, total - 1)
+        last, peak = (self.schedule.factor(step, total) for step in steps)
         return [
             *self.schedule.remarks(total),
             *self.optimizer.remarks(last / peak if peak else 1.0),

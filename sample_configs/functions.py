@@ -7,6 +7,7 @@ and preferences_finetune.yaml learn of them.
 
 import ast
 import io
+import itertools
 import json
 import math
 import sysconfig
@@ -23,16 +24,15 @@ MOST = 500
 """Characters of a function; longer ones are left out."""
 
 
-def rows(most: int) -> Iterator[dict[str, Any]]:
-    """Up to `most` functions: source; log2 of its number of nodes; kinds of its statements; and its
+def rows() -> Iterator[dict[str, Any]]:
+    """Functions: source; log2 of its number of nodes; kinds of its statements; and its
     tokens, each tagged as an argument, as what is called, or O.
     """
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8", errors="replace"))):
-            if isinstance(node, ast.FunctionDef) and most > 0:
+            if isinstance(node, ast.FunctionDef):
                 source = ast.unparse(node)
                 if len(source) <= MOST:
-                    most -= 1
                     yield {"source": source, **learnt(node, source)}
 
 
@@ -63,7 +63,9 @@ def learnt(node: ast.FunctionDef, source: str) -> dict[str, Any]:
 
 def write(path: Path, most: int = 6000) -> None:
     """Write the rows as JSON Lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(most)), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in itertools.islice(rows(), most)), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

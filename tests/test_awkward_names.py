@@ -70,12 +70,12 @@ def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> Non
 def test_the_command_that_resumes_is_quoted(decoder_spec: Path, cli: Cli) -> None:
     """Row 86."""
     from bigmodel_cli.rundir import RunDirectory
-    from bigmodel_cli.train.session import Request, _resume_command
+    from bigmodel_cli.train.request import Request, resume_command
 
     name = NAMES["quotes"]
     with RunDirectory.open(Path("runs", name), resume=False) as directory:
         directory.begin("", 0)
-        said = _resume_command(Request(name), directory)
+        said = resume_command(Request(name), directory)
     assert shlex.split(said) == ["bigmodel", "pretrain", "--resume", "--out", f"runs/{name}"]
 
 

@@ -400,7 +400,7 @@ SMALLER = {
     "invent_your_own": ["model.dim=96", "data.max_bytes=100_000"],
     "vit": ["data.type=mnist", "data.augment=[]"],
     "cifar10_mae": ["data.type=mnist", "data.augment=[]"],
-    "alexnet": ["train.batch_size=2", "data.type=parquet_images", "data.root=null"],
+    "alexnet": ["train.batch_size=2", "model.layers.11.units=64", "model.layers.13.units=64"],
 }
 
 

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.labels import kept_rows
 
 Cli = Callable[..., Any]
 HEAD = ("layers.4.dense.weight", "layers.4.dense.bias")
@@ -59,3 +61,16 @@ def test_other_names_get_a_new_head(cnn_spec: Path, cli: Cli) -> None:
     )
     result = cli("finetune", "--from", base, "pets.yaml")
     assert "newly initialised, since the classes differ: layers.4" in result.err
+
+
+def test_names_that_are_written_in_two_ways_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    model: Any = torch.nn.Linear(2, 3)
+    before = ("New_York", "caf\u00e9", "1.0", "-1", "same")
+    now = ("new york", "cafe\u0301", "10", "1", "same")
+    infos = [DatasetInfo(classes=names) for names in (now, before)]
+    model.output_layers = lambda: ()
+    assert kept_rows(model, infos[0], infos[1], {}) == {}
+    said = capsys.readouterr().err
+    assert "'new york' is not 'New_York', 'cafe\\u0301' is not 'caf\\xe9'" in said
+    assert "10" not in said
+    assert "same'" not in said

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bigmodel_cli.errors import did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, nn
-from bigmodel_cli.names import matches
+from bigmodel_cli.names import generally, matches
 from bigmodel_cli.roles import Role, named_weights
 
 WHOLE = "whole"
@@ -140,11 +139,6 @@ def unmatched(pattern: str, names: Sequence[str]) -> str:
     hint = f"; did you mean {' or '.join(near)}?" if near else did_you_mean(pattern, general)
     known = ", ".join(general[:8]) + (" ..." if len(general) > 8 else "")
     return f"{pattern!r} matches no weight that can be adapted{hint or ''}; such are {known}"
-
-
-def generally(name: str) -> str:
-    """The name with * for the numbers of blocks."""
-    return re.sub(r"\.\d+(?=\.)", ".*", name)
 
 
 def grouped(names: Sequence[str]) -> dict[str, list[str]]:

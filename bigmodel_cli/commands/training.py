@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bigmodel_cli.evaluation.gains import Gains
     from bigmodel_cli.overrides import Change
     from bigmodel_cli.spec import Spec
-    from bigmodel_cli.train.session import Request
+    from bigmodel_cli.train.request import Request
     from bigmodel_cli.train.signals import Signals
 
 
@@ -94,7 +94,7 @@ class TrainingOptions:
 
     def request(self, command: str, name: str) -> Request:
         """What the training session needs to know of them, for a run called `name`."""
-        from bigmodel_cli.train.session import Request
+        from bigmodel_cli.train.request import Request
 
         return Request(
             name=name,

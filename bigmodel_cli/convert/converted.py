@@ -13,7 +13,7 @@ from bigmodel_cli.checkpoints.safe import dtype_name
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.convert.family import CLASSIFICATION, Family, written_out
+from bigmodel_cli.convert.family import BODY, CLASSIFICATION, TAGGING, Family, written_out
 from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
 from bigmodel_cli.convert.weights import FolderTensors, Stored
 from bigmodel_cli.errors import CheckpointError
@@ -23,6 +23,7 @@ from bigmodel_cli.models.base import AnyModelOptions
 
 SPARE, TIMES = 4_000_000, 30
 """Numbers that a model may have beside those in the files, and per number of them."""
+HEADLESS = (BODY, CLASSIFICATION, TAGGING)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -62,6 +63,8 @@ class ConvertedTensors(Tensors):
         given = {rule.theirs for rule in rules}
         self.stored = {name: theirs.stored[at] for name, at in there.items()}
         copies = {n: of for n, of in family.copies.items() if n in there and n not in given}
+        if task in HEADLESS:  # without the logits of tokens, whose matrix it would be
+            copies = {}
         for name, of in copies.items():
             _check_equal(name, of, self.stored, folder)
         given |= copies.keys()

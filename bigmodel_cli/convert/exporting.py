@@ -32,9 +32,12 @@ FORMAT = {"format": "pt"}
 OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
 TRAINING_ONLY = (
     *("dropout", "head_dropout", "drop_path"),
-    *("init", "init_std", "mask_token", "balance_weight"),
+    *("init", "init_std", "mask_token", "balance", "balance_weight"),
 )
-"""Options that change nothing once a model is trained: a class that lacks them will do."""
+"""Options that change nothing once a model is trained: a class that lacks them will do.
+
+What balances experts may leave a bias, which `_check_nothing_is_lost` looks for.
+"""
 SLOTS = ("norm", "mixer", "ffn", "cross")
 """Parts of a model that may be empty."""
 ROUNDING_ONLY = ("chunk",)
@@ -94,7 +97,7 @@ def _tried(
             config = family.config(_Section.of(way, absent), info)
         except TypeError:  # a slot that it needs is empty
             config = family.config(_Section.of(way, absent, filled=True), info)
-        back = _plain(typed(family.model(Config(config, CONFIG))), two_sided=model.two_sided)
+        back = _plain(typed(family.model(Config(config, CONFIG))))
     except (
         *(LookupError, TypeError, AttributeError, ArithmeticError, ValueError, AssertionError),
         CheckpointError,
@@ -119,13 +122,11 @@ def _tried(
     return Expressed(family, {**config, "architectures": [head]}, left_out), []
 
 
-def _plain(
-    model: AnyModelOptions, info: DatasetInfo | None = None, two_sided: str | None = None
-) -> dict[str, Any]:
+def _plain(model: AnyModelOptions, info: DatasetInfo | None = None) -> dict[str, Any]:
     """Every option with its value; what is said although it is so anyway is left out."""
     found = written_out(model, info)
     for stack in STACKS & found.keys():
-        below = f"model.{stack}".startswith(model.two_sided or two_sided or "none")
+        below = f"model.{stack}".startswith(model.two_sided or "none")
         for block in found[stack]:
             mixer = block.get("mixer")
             if mixer is not None and mixer.get("causal") is (not below):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bigmodel_cli.convert.bert import Bert, DistilBert, Roberta
+from bigmodel_cli.convert.bert import Bert, Roberta
 from bigmodel_cli.convert.deepseek import DeepseekV3
 from bigmodel_cli.convert.dino import Dinov2, Dinov2WithRegisters, Dinov3
+from bigmodel_cli.convert.distilbert import DistilBert
 from bigmodel_cli.convert.experts import Mixtral, Qwen2Moe, Qwen3Moe
 from bigmodel_cli.convert.family import Family
 from bigmodel_cli.convert.gemma import Gemma2, Gemma3

@@ -61,6 +61,8 @@ class Family(ABC):
     """Tasks that a model card calls otherwise than export/card.py does."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
+    padding: ClassVar[int | None] = None
+    """The token that their code leaves out when it counts positions, whatever it stands for."""
     ignored: ClassVar[tuple[str, ...]] = ()
     """Keys of config.json that do not change what the network computes."""
 

@@ -26,8 +26,8 @@ class GPT2(Family):
     model_types: ClassVar = ("gpt2",)
     heads: ClassVar = {"GPT2LMHeadModel": CAUSAL_LM}
     prefix: ClassVar = "transformer."
-    # causal masks, and the logits' matrix where it is the embedding
-    leftovers: ClassVar = (r".*\.attn\.(masked_)?bias", r"lm_head\.weight")
+    leftovers: ClassVar = (r".*\.attn\.(masked_)?bias",)  # causal masks
+    copies: ClassVar = {"lm_head.weight": "transformer.wte.weight"}
     # reorder_and_upcast_attn: the same formula in fp32
     ignored: ClassVar = ("n_ctx", "reorder_and_upcast_attn", "summary_activation",
                          "summary_first_dropout", "summary_proj_to_labels",

@@ -22,6 +22,7 @@ class Llama(Family):
     model_types: ClassVar[tuple[str, ...]] = ("llama",)
     heads: ClassVar[Mapping[str, str]] = {"LlamaForCausalLM": CAUSAL_LM}
     leftovers: ClassVar[tuple[str, ...]] = (r".*\.rotary_emb\.inv_freq",)
+    copies: ClassVar[Mapping[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
     rope_base = 10_000.0
     eps = 1e-6
     tied = False

@@ -28,6 +28,7 @@ class Mamba2(Layered):
     eps_key: ClassVar = "layer_norm_epsilon"
     eps = 1e-5
     body: ClassVar = "backbone."
+    copies: ClassVar = {"lm_head.weight": "backbone.embeddings.weight"}
     embedding: ClassVar = "embeddings"
     last_norm: ClassVar = "norm_f"
     norms: ClassVar = {"mixer_norm": "norm"}

@@ -43,6 +43,7 @@ class ModernBert(Family):
     }
     prefix: ClassVar = "model."
     leftovers: ClassVar = (r"decoder\.weight",)
+    copies: ClassVar = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
     # keys of BERT's that their class does not read, and how to compute and to draw
     ignored: ClassVar = (
         *("layer_norm_eps", "position_embedding_type", "sparse_prediction"),

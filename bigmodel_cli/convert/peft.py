@@ -87,6 +87,7 @@ class Layout:
         self, model: Module, options: AnyModelOptions, info: DatasetInfo, task: str
     ) -> None:
         family = express(options, info, task).family
+        self.reads_texts = info.frame_width is None  # PEFT's task types name input_ids
         values = written_out(options)
         self.weights = {
             plain_name(name): p for name, p in model.named_parameters(remove_duplicate=False)
@@ -106,7 +107,8 @@ class Layout:
         """Every matrix of theirs, but for stacks of them."""
         shared: dict[str, list[Rule]] = {}
         for rule in self.rules:
-            if rule.theirs.endswith(".weight") and self.weights[rule.ours].dim() > 1:
+            ours = self.weights.get(rule.ours)  # None: a buffer, such as a table of sines
+            if rule.theirs.endswith(".weight") and ours is not None and ours.dim() > 1:
                 shared.setdefault(rule.theirs.removesuffix(".weight"), []).append(rule)
         for module, rules in shared.items():
             if all(rule.half is None for rule in rules):
@@ -145,7 +147,7 @@ def adapter_files(
     power = 0.5 if kind.get("use_rslora") else 1.0  # what keeps the scale
     config = {
         "peft_type": "LORA",
-        "task_type": TASKS.get(task),
+        "task_type": TASKS.get(task) if layout.reads_texts else None,
         "base_model_name_or_path": base,
         "r": times * options.rank,
         "lora_alpha": _plain(alpha),

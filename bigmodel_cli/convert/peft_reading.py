@@ -24,7 +24,7 @@ from bigmodel_cli.convert.peft import (
     adapted_parts,
     by_every_name,
 )
-from bigmodel_cli.convert.rules import Rule
+from bigmodel_cli.convert.peft_whole import BASE, check_base, check_saved, fill_whole
 from bigmodel_cli.convert.weights import FolderTensors, open_file
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -32,7 +32,7 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 OF_FILES = (
     *("auto_mapping", "peft_version", "base_model_name_or_path", "revision", "task_type"),
     *("inference_mode", "target_modules", "exclude_modules", "modules_to_save", "runtime_config"),
-    *("ensure_weight_tying", "fan_in_fan_out", "megatron_core", "qalora_group_size"),
+    *("ensure_weight_tying", "fan_in_fan_out", "megatron_core", "qalora_group_size", "eva_config"),
     *("layers_to_transform", "layers_pattern"),
 )
 """Keys that change nothing, or say what the tensors' names do."""
@@ -49,7 +49,8 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     config = Config(read_json(folder, CONFIG), str(folder / CONFIG))
     config.only("peft_type", "LORA")
     config.only("bias", "none")
-    config.only("init_lora_weights", True, False, "gaussian")  # others change the weights too
+    # others change the weights too
+    config.only("init_lora_weights", True, False, "gaussian", "orthogonal", "eva")
     dora, stabilized = (config.get(key, bool, False) for key in ("use_dora", "use_rslora"))
     values: dict[str, object] = {
         "rank": config.get("r", int),
@@ -68,6 +69,8 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     meant: list[str] = []
     whole: list[str] = []
     for module, own in names.items():
+        if module.endswith(BASE):
+            continue
         ours = [rule.ours for rule in layout.rules if rule.theirs.rpartition(".")[0] == module]
         if not ours:
             raise CheckpointError(
@@ -82,7 +85,7 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
             meant += _meant(places[module], there, theirs)
         else:
             whole += ours
-    _check_saved(config, layout, whole)
+    check_saved(config, layout, whole)
     values |= {
         "targets": list(dict.fromkeys(meant)),
         "modules_to_save": list(dict.fromkeys(whole)),
@@ -124,34 +127,11 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
             again = id(part.factors) in filled
             _fill(folder, place, part, narrow, wide, lengths, again=again)
             filled.add(id(part.factors))
-    used |= _fill_whole(folder, layout, theirs)
+    used |= fill_whole(folder, layout, theirs) | check_base(folder, layout, theirs)
     if left := sorted(theirs.keys() - used):
         raise CheckpointError(
             f"{folder / WEIGHTS}: {clipped(left[0])}: the model has no place for it"
         )
-
-
-def _fill_whole(folder: Path, layout: Layout, theirs: FolderTensors) -> set[str]:
-    """Copy the weights that are saved whole; the names of their tensors.
-
-    Raises `CheckpointError` for one of another shape, such as an embedding with further rows.
-    """
-    found: dict[str, list[Rule]] = {}
-    for rule in layout.rules:
-        if PREFIX + rule.theirs in theirs:
-            found.setdefault(PREFIX + rule.theirs, []).append(rule)
-    for name, rules in found.items():
-        expected, there = rules[-1].shape(layout.weights[rules[-1].ours]), theirs[name].shape
-        if there != expected or not theirs[name].is_floating_point():
-            raise CheckpointError(
-                f"{folder / WEIGHTS}: {clipped(name)}: {list(there)} in {theirs[name].dtype}, where"
-                f" the model has {list(expected)}: it is of another model, or of one whose"
-                " vocabulary was changed; use the adapter's own base"
-            )
-        with torch.no_grad():
-            for rule in rules:
-                rule.load(layout.weights[rule.ours], theirs.read(name))
-    return set(found)
 
 
 def _blocks(
@@ -255,17 +235,6 @@ def _meant(place: Place, there: Sequence[Target], theirs: FolderTensors) -> list
         b = theirs.read(stem + LINEAR[1])
         parts = [(name, at) for name, at in parts if bool(b[at].any())] or parts
     return [name for name, _ in parts]
-
-
-def _check_saved(config: Config, layout: Layout, whole: Sequence[str]) -> None:
-    """Raise `CheckpointError` where a module is said to be saved whole, and nothing of it is."""
-    for name in config.maybe("modules_to_save", list) or ():
-        of_it = [rule.ours for rule in layout.rules if f".{name}." in f".{rule.theirs}."]
-        if of_it and not set(of_it) & set(whole):
-            raise CheckpointError(
-                f"{config.file}: modules_to_save: {clipped(str(name))}: {WEIGHTS} has nothing of"
-                " it: incomplete; use another adapter"
-            )
 
 
 def _check_ranks(config: Config, stabilized: bool) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.family import BODY, CLASSIFICATION, Model, grouped
@@ -52,7 +53,10 @@ class _Timm(VisionFamily):
         "TimmWrapperForImageClassification": CLASSIFICATION,
         "TimmWrapperModel": BODY,
     }
-    ignored: ClassVar = ("num_features", "label_descriptions", "model_args", "num_classes")
+    ignored: ClassVar = (
+        *("num_features", "label_descriptions", "model_args", "num_classes"),
+        "label_names",  # read where there is a head
+    )
 
     def called(self) -> str:
         return f"timm's {type(self).__name__.removeprefix('Timm')}"
@@ -82,6 +86,9 @@ class _Timm(VisionFamily):
             classes=self.classes(config) if task else NO_HEAD,
         )
         config.note(normalised(info))
+        how = given.get("interpolation", "bilinear")
+        if how != "bilinear" and isinstance(how, str):
+            config.note(f"timm resizes images by {clipped(how)} interpolation; here it is bilinear")
         if given.get("crop_pct", 1.0) != 1.0:
             config.note("timm cuts out the middle of an image; here the whole image is resized")
         return info

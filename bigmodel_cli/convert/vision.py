@@ -60,6 +60,10 @@ def image_data(place: Path, info: DatasetInfo) -> dict[str, Any]:
     }
 
 
+RESAMPLING = {0: "nearest", 1: "Lanczos", 3: "bicubic", 4: "box", 5: "Hamming"}
+"""Ways to resize images by their numbers in Pillow, but for the one that is taken here."""
+
+
 def image_notes(folder: Path, info: DatasetInfo) -> Iterator[str]:
     """What is to be known of how images become inputs."""
     assert info.image_shape is not None
@@ -83,6 +87,9 @@ def image_notes(folder: Path, info: DatasetInfo) -> Iterator[str]:
             f" for {height} x {width}, which is taken (data.size: {wanted[0]} when finetuning"
             " interpolates them)"
         )
+    how = values.get("resample")
+    if type(how) is int and how in RESAMPLING:
+        yield f"{PROCESSOR} resizes images by {RESAMPLING[how]} interpolation; here it is bilinear"
     if values.get("do_center_crop"):
         yield f"{PROCESSOR} cuts out the middle of an image; here the whole image is resized"
 

@@ -23,7 +23,7 @@ from bigmodel_cli.overrides import Override
 from bigmodel_cli.spec import of_checkpoint
 
 TASK, OLD = "task", "old domain"
-COLUMNS = ["", "metric", "before", "after", "difference", "95 % from", "to", "p"]
+COLUMNS = ["", "metric", "before", "after", "difference", "95 % from", "to", "p", ""]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Domain:
     differences: dict[str, Difference] = field(default_factory=dict)
     count: int = 0
     note: str = ""  # why there is nothing, or no difference
+    lower: frozenset[str] = frozenset()  # metrics that are better when lower
 
     def rows(self) -> list[list[str]]:
         """The lines of the table."""
@@ -47,13 +48,22 @@ class Domain:
                 else [d.first, d.second, d.difference, d.low, d.high]
             )
             cells = ["" if x is None else shown(x, found.percent) for x in numbers]
-            rows.append([self.name, name, *cells, "" if d is None else f"{d.p:.3f}"])
+            p = "" if d is None else f"{d.p:.3f}"
+            rows.append([self.name, name, *cells, p, self.verdict(name)])
         return rows
+
+    def verdict(self, name: str) -> str:
+        """The word better, or worse, where the interval of the metric's difference excludes 0."""
+        d = self.differences.get(name)
+        if d is None or not (d.low > 0 or d.high < 0):
+            return ""
+        return "better" if (d.difference < 0) == (name in self.lower) else "worse"
 
     def to_json(self) -> dict[str, Any]:
         """By metric: the result's value, and the difference to the start where there is one."""
         metrics = {
-            name: {"after": e.to_json()} | ({"gain": d.to_json()} if d is not None else {})
+            name: {"after": e.to_json(), "higher_is_better": name not in self.lower}
+            | ({"gain": d.to_json(), "verdict": self.verdict(name)} if d is not None else {})
             for name, e in self.estimates.items()
             for d in [self.differences.get(name)]
         }
@@ -102,7 +112,9 @@ def gains(result: Path, device: str) -> Gains | None:
 
     def on(asked: Mapping[str, Any], path: Path) -> Evaluation:
         changes = [Override(name, asked[name], "the run's spec") for name in ("data", "task")]
-        changes += [precision, Override("init.checkpoint", str(source), "--from")]
+        # what the old task compared with is where the start itself began
+        began = asked.get("init", {}).get("checkpoint") or str(source)
+        changes += [precision, Override("init.checkpoint", began, "--from")]
         return evaluate_items(path, changes, "val", device, _nothing, _nothing, generate=False)
 
     domains = [_domain(TASK, lambda path: on(spec, path), source, result)]
@@ -125,11 +137,15 @@ def _domain(name: str, on: Callable[[Path], Evaluation], source: Path, result: P
         after = on(result)
     except BigmodelError as error:
         return Domain(name, note=f"not measured: {error}")
-    found = estimates(after.loaded.task, after.measures)
+    task, measures = after.loaded.task, after.measures
+    found = estimates(task, measures)
+    lower = frozenset(n for n in found if not measures.get(n, task.info(n)).higher_is_better)
+    compared, note = {}, ""
     try:
-        return Domain(name, found, differences(on(source), after), len(after.items))
+        compared = differences(on(source), after)
     except BigmodelError as error:
-        return Domain(name, found, {}, len(after.items), f"nothing to compare with: {error}")
+        note = f"nothing to compare with: {error}"
+    return Domain(name, found, compared, len(after.items), note, lower)
 
 
 def _nothing(text: str) -> None:

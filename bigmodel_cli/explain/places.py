@@ -57,12 +57,20 @@ class Place:
 
 def position_of(node: Node, path: list[str]) -> str:
     """The position of the deepest part of an option's path that the file contains."""
-    for name in path:
+    rest = list(path)
+    while rest:
         inner = dict(enumerate(node.value)) if isinstance(node.value, list) else node.value
-        key = int(name) if name.isdigit() else name
-        if not isinstance(inner, dict) or key not in inner:
+        if not isinstance(inner, dict):
             break
-        node = inner[key]
+        # a key may have dots in it, as a pattern of names has
+        for count in range(len(rest), 0, -1):
+            name = ".".join(rest[:count])
+            key = int(name) if name.isdigit() else name
+            if key in inner:
+                break
+        else:
+            break
+        node, rest = inner[key], rest[count:]
     return node.where
 
 

@@ -34,6 +34,7 @@ _TARGETS = {
     "train.optimizer.betas": "beta1 beta2 adam_beta1 adam_beta2 adam_betas beta_1 beta_2",
     "train.optimizer.eps": "adam_eps adam_epsilon epsilon opt_eps",
     "train.optimizer.momentum": "sgd_momentum",
+    "train.lr_scale": "head_scale head_lr lr_mult lr_multiplier head_lr_factor param_groups",
     "train.schedule.type": (
         "scheduler lr_scheduler lr_schedule lr_scheduler_type sched decay_lr lr_decay_style"
     ),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.console import say
 from bigmodel_cli.convert.exporting import express
 from bigmodel_cli.convert.families import BY_TYPE
 from bigmodel_cli.convert.family import written_out
@@ -62,6 +63,12 @@ class GGUF(Target):
         writer = library.GGUFWriter(folder / FILE, ARCHITECTURES[kind])
         heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
         width = config.get("head_dim") or config["hidden_size"] // heads
+        known = {"qwen2": config["hidden_size"] / heads, "qwen3": 128}.get(kind, width)
+        if width != known:
+            say(
+                f"transformers takes a {kind} in GGUF to have heads of {known:g}, and these are"
+                f" {width} wide, as the file says: llama.cpp alone reads it"
+            )
         writer.add_name(source.path.name)
         writer.add_context_length(config["max_position_embeddings"])
         writer.add_embedding_length(config["hidden_size"])
@@ -74,7 +81,12 @@ class GGUF(Target):
         writer.add_rope_dimension_count(width)
         writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
         rotary = found.config["rope_parameters"]
-        _add_scaling(library, writer, rotary)
+        if rotary["rope_type"] != "default":
+            _add_scaling(library, writer, rotary)
+            say(
+                f"{FILE}: its {rotary['rope_type']} positions are read by llama.cpp; transformers"
+                " overlooks them in GGUF (--to hf has them)"
+            )
         if rotary["rope_type"] == "llama3":
             writer.add_tensor("rope_freqs.weight", _slowed(rotary, width))
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])

@@ -11,7 +11,7 @@ from bigmodel_cli.convert.exporting import express, folder_files
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.folder import CONFIG, json_of
 from bigmodel_cli.convert.opening import family_of
-from bigmodel_cli.data import SOURCE_TOKENIZER
+from bigmodel_cli.data import SOURCE_TOKENIZER, TOKENIZER
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.card import PIPELINES, card
 from bigmodel_cli.export.source import Source
@@ -37,6 +37,12 @@ class HuggingFace(Target):
         kept = _json(source, CONFIG)
         origin = family_of(Config(kept, CONFIG))
         found = express(source.spec.model, source.info, source.task, origin)
+        if found.family.padding is not None and TOKENIZER in source.assets and not kept:
+            raise SpecError(
+                f"model.position: {found.family.called()} leaves token {found.family.padding} out"
+                " when it counts positions, and in a tokenizer that was trained here it is any"
+                " token; train with first: 0, as BERT has it"
+            )
         if found.left_out:
             left = ", ".join(f"model.{path}" for path in found.left_out[:5])
             say(f"not written, since the class has no such option in training: {left}")

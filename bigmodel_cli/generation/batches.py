@@ -18,17 +18,22 @@ Answer = Callable[[list[Item], dict[str, Tensor]], Iterable[dict[str, Any]]]
 
 
 def in_order(
-    reader: Reader, inputs: Iterable[str], answer: Answer, device: torch.device, word: str = "input"
+    reader: Reader,
+    inputs: Iterable[str],
+    answer: Answer,
+    device: torch.device,
+    word: str = "input",
+    rows: int = BATCH,
 ) -> Iterator[dict[str, Any]]:
     """A record per input, in order, as soon as its batch is done.
 
     It is {"input", the answer's keys, "truncated" where it was cut}, or {"input", "error"} where it
     cannot be read. At the end the number of cut inputs is reported, and `DataError` is raised where
-    any could not be read; `word` is what an input is called.
+    any could not be read; `word` is what an input is called, and `rows` of them are read at once.
     """
     items = read_items(reader, inputs, word)
     total, cut, failed = 0, 0, list[str]()
-    while batch := list(islice(items, BATCH)):
+    while batch := list(islice(items, rows)):
         good = [item for item in batch if item.error is None]
         tensors = reader.batch([item.content for item in good]) if good else {}
         answers = iter(answer(good, {k: v.to(device) for k, v in tensors.items()}) if good else ())

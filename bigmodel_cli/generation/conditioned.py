@@ -13,9 +13,20 @@ from bigmodel_cli.data import (
     load_source_tokenizer,
     prompt_tokens,
 )
+from bigmodel_cli.generation.batches import BATCH
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Generator
+
+FRAMES = 48_000
+"""Most frames of sound at once: 16 recordings of half a minute."""
+
+
+def rows_at_once(loaded: Loaded) -> int:
+    """How many sources are read at once: few where each has many frames."""
+    if loaded.info.frame_width is None:
+        return BATCH
+    return max(1, min(BATCH, FRAMES // (loaded.info.context or 1)))
 
 
 def source_reader(loaded: Loaded, *, empty: bool = False) -> Reader:

@@ -24,7 +24,12 @@ from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.batches import in_order
 from bigmodel_cli.generation.beam import beam_search
-from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
+from bigmodel_cli.generation.conditioned import (
+    begun,
+    rows_at_once,
+    source_reader,
+    target_begins,
+)
 from bigmodel_cli.generation.decoding import DRAWN, Decoding
 from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.pieces import Pieces, added_text
@@ -147,7 +152,7 @@ def generate_from_source(
 
     reader = source_reader(loaded) if reader is None else reader
     try:
-        for record in in_order(reader, sources, answer, loaded.device, word):
+        for record in in_order(reader, sources, answer, loaded.device, word, rows_at_once(loaded)):
             total, unfinished = total + 1, unfinished + ("unfinished" in record)
             yield record
     finally:

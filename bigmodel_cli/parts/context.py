@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TypeVar
 
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -63,6 +62,14 @@ class SequenceInfo:
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     real: Tensor | None = None
+    positions: Tensor | None = field(init=False)
+    """(B, T) positions of x within their segments; None: they count on from `offset`."""
+
+    def __post_init__(self) -> None:
+        # not cached when first asked for: torch.compile would break the graph at functools' lock
+        ids = self.segment_ids
+        found = None if ids is None else after(positions(ids), self.offset)
+        object.__setattr__(self, "positions", found)
 
     def current_segments(self) -> Tensor | None:
         """(B, T) the segment ids of x, without those of earlier positions."""
@@ -75,13 +82,6 @@ class SequenceInfo:
             if self.segment_ids is None or not self.offset
             else self.segment_ids[:, self.offset - 1]
         )
-
-    @cached_property
-    def positions(self) -> Tensor | None:
-        """(B, T) positions of x within their segments; None: they count on from `offset`."""
-        if self.segment_ids is None:
-            return None
-        return after(positions(self.segment_ids), self.offset)
 
     def seen(self, x: Tensor) -> Tensor:
         """(1 or B, T, offset + T) bool: causal mask of x (B, T, C) within its segments."""

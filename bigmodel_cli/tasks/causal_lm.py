@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo, NonNegative, Probability
 from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.metrics import LOSS
 from bigmodel_cli.tasks.base import AnyTaskOptions, Batch
 from bigmodel_cli.tasks.shown import SampleText
 from bigmodel_cli.tasks.tokens import TokenTask
@@ -51,6 +52,7 @@ class CausalLM(TokenTask):
     name = "causal_lm"
     reads = ("tokens",)
     sequence = "tokens"
+    metrics: ClassVar = {**TokenTask.metrics, "bits_per_token": LOSS}
 
     def __init__(self, options: CausalLMOptions) -> None:
         self.label_smoothing = options.label_smoothing

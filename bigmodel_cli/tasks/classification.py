@@ -67,7 +67,7 @@ class Classification(Task):
         "loss": LOSS,
         "top5": SHARE,
         "macro_f1": SHARE,
-        "error": SHARE,
+        "error": SHARE._replace(higher_is_better=False),
     }
     derived_from = "accuracy"
     labels = True

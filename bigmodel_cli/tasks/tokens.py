@@ -24,7 +24,7 @@ class TokenTask(Task):
     needs = "tokens"
     teachable = True
     unit = "tokens"
-    metrics: ClassVar = {"loss": LOSS, "accuracy": SHARE, "exact": SHARE}
+    metrics: ClassVar = {"loss": LOSS, "accuracy": SHARE, "exact": SHARE, "perplexity": LOSS}
     sequence: ClassVar[str]
     """The sequence's batch key."""
     label_smoothing: float = 0.0

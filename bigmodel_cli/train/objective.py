@@ -148,7 +148,7 @@ def objective_of(
 def _check(teacher: Loaded, task: Task, info: DatasetInfo, assets: dict[str, bytes]) -> None:
     """Raise `SpecError` where teacher and student do not answer the same question."""
     place = f"distill.teacher: {teacher.path}"
-    if teacher.task.name != task.name:
+    if teacher.spec.task.head() != task.name:
         raise SpecError(f"{place} was trained for {teacher.task.name}, and the task is {task.name}")
     theirs = teacher.info
     if theirs.classes != info.classes:

@@ -15,7 +15,7 @@ from bigmodel_cli.assemble import Outline, kept_bytes
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import named_values, quantity, table
 from bigmodel_cli.data import Split, input_of
-from bigmodel_cli.depths import by_depth, said
+from bigmodel_cli.depths import rated, said
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
@@ -74,6 +74,7 @@ class Plan:
     minutes: float | None
     samples: int | None  # None: the data is not there
     weights: list[dict[str, Any]]  # of each: name, shape, optimizer, decay
+    rates: list[str]  # what is trained faster, slower or later
     adapter: list[str]  # what it trains, part by part
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Plan:
             ),
             ("steps", self._length()),
             ("optimizer", f"{summary(self.weights)} (each weight: --json)"),
-            *(("", line) for line in said(self.weights)),
+            *(("", line) for line in self.rates),
             *(("" if i else "adapter", line) for i, line in enumerate(self.adapter)),
         ]
         layers = table(["layer", "type", "output", "parameters"], _rows(self.layers))
@@ -196,6 +197,9 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
     """Everything that `--dry-run` shows."""
     meta = torch.device("meta")
     layers = describe(found.short, *example(spec, info, 1, meta))
+    with spec.placing():
+        moved = rated(found.short, found.weights, spec.train)
+    weights = describe_weights(spec.train.optimizer, moved)
     return Plan(
         layers=in_whole(
             found.stacks,
@@ -214,10 +218,8 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
         ),
         minutes=spec.train.minutes,
         samples=len(train) or None,
-        weights=describe_weights(
-            spec.train.optimizer,
-            by_depth(found.short, found.weights, spec.train),
-        ),
+        weights=weights,
+        rates=list(said(weights, spec.train)),
         adapter=count_trained(found.short, spec.adapter.type) if spec.adapter is not None else [],
     )
 

@@ -6,7 +6,7 @@ import math
 
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Split
-from bigmodel_cli.depths import by_depth, said
+from bigmodel_cli.depths import rated, said
 from bigmodel_cli.models import Model
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.recipe import TrainOptions
@@ -21,10 +21,11 @@ def say_start(spec: Spec, model: Model, train: Split) -> None:
     count = sum(p.numel() for p in model.parameters())
     frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
     say(f"model: {count:,} parameters{frozen}; data: {len(train):,} training samples")
-    weights = by_depth(model, named_weights(model), spec.train)
+    with spec.placing():
+        weights = rated(model, named_weights(model), spec.train)
     described = describe_weights(spec.train.optimizer, weights)
     say(f"optimizer: {summary(described)}")
-    for line in said(described):
+    for line in said(described, spec.train):
         say(line)
 
 

@@ -13,8 +13,9 @@ from bigmodel_cli.console import say
 from bigmodel_cli.errors import BigmodelError, NumericsError, SpecError, Stopped
 from bigmodel_cli.rundir import has_begun
 from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.request import Request
 from bigmodel_cli.train.resume import begun_runs
-from bigmodel_cli.train.session import Request, train
+from bigmodel_cli.train.session import train
 from bigmodel_cli.train.signals import Signals
 
 RUNS = Path("runs")

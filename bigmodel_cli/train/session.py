@@ -6,10 +6,8 @@ Pretraining and finetuning are the same; they differ in what the weights start f
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +21,19 @@ from bigmodel_cli.errors import BigmodelError, Stopped, memory_remedy, status_of
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Model
-from bigmodel_cli.overrides import Change
 from bigmodel_cli.plugin_faults import plugin_faults
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
-from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
 from bigmodel_cli.train.objective import objective_of
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
+from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
 from bigmodel_cli.train.resume import (
     check_fingerprint,
     finished,
@@ -54,21 +51,6 @@ from bigmodel_cli.train.statistics import batch_norms
 from bigmodel_cli.train.step import REMEDY, batch_norm_explained
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for, beside the spec."""
-
-    name: str
-    out: Path | None = None
-    resume: bool = False
-    device: str = "auto"
-    overrides: tuple[Change, ...] = ()  # of the recorded spec, where a run goes on without one
-    accept_data: bool = False
-    command: str = "pretrain"
-    words: tuple[str, ...] = ("bigmodel",)  # the whole command line, to start again
-    plugins: tuple[Path, ...] = ()
-
-
 def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     """Train the spec (None, to resume: the run's own) and return the resulting checkpoint.
 
@@ -78,7 +60,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     signals.start()
     with signals.deferred(), _open_directory(request) as directory:
         signals.leaving = lambda: directory.failed(
-            "stopped", 130, f"left at once by a second Ctrl-C{_how_to_go_on(request, directory)}"
+            "stopped", 130, f"left at once by a second Ctrl-C{how_to_go_on(request, directory)}"
         )
         try:
             with (
@@ -91,7 +73,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
                 path = _train(spec, request, directory, signals)
         except Interrupted as stop:
             signals.stopping()
-            error = Stopped(f"stopped{_how_to_go_on(request, directory)}", stop.number)
+            error = Stopped(f"stopped{how_to_go_on(request, directory)}", stop.number)
             directory.failed("stopped", error.status, str(error))
             raise error from None
         except BaseException as fault:
@@ -120,11 +102,9 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     chosen = pick_device(device, say)
     opened = open_run(spec, expect=True)
     spec, data, split = opened.spec, opened.data, opened.data.split("train")
-    task = open_task(spec, data)
+    open_task(spec, data, first=True)
     if len(split):
         check_enough(spec, split)
-    if not data.missing:
-        say_first(task, data, spec.train.seed)
     with without_collection(), batch_norm_explained():
         found = plan(spec, data.info, split, check_memory(spec, data.info, chosen))
     say_length(spec.train, found.steps)
@@ -164,9 +144,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     opened = open_run(wanted, previous.path if previous is not None else None)
     data = opened.data
     changed = check_fingerprint(saved, data, request.accept_data)
-    task = open_task(opened.spec, data)
-    if saved is None:
-        say_first(task, data, opened.spec.train.seed)
+    task = open_task(opened.spec, data, first=saved is None)
     trained_on = _trained_on(opened, saved, changed)
     spec, model, state, loader = set_up(opened, task, device, saved)
     total = spec.train.total_steps(loader.batches.per_epoch)
@@ -199,7 +177,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         origin=_origin(data, saved, changed) | based_on(opened, saved, state, directory),
         signals=signals,
         total=foreseen(spec.train, total, state),
-        resume_command=_resume_command(request, directory),
+        resume_command=resume_command(request, directory),
         observers=observers(spec, directory),
         news=[{"step": state.step, "data_changed": data.fingerprint}] if changed else [],
     )
@@ -286,20 +264,3 @@ def _trained_on(opened: Opened, saved: Checkpoint | None, changed: bool) -> dict
         recorded = saved.assets[TRAINED_ON]
         return {TRAINED_ON: record(data, task, load_trained_on(recorded)) if changed else recorded}
     return {TRAINED_ON: record(data, task, before)}
-
-
-def _how_to_go_on(request: Request, directory: RunDirectory) -> str:
-    return f"; to go on: {_resume_command(request, directory)}"
-
-
-def _resume_command(request: Request, directory: RunDirectory) -> str:
-    """The command to resume; the run knows its spec.
-
-    Before the run has begun, the command to start it again.
-    """
-    if not directory.begun:
-        return shlex.join(word for word in request.words if word != "--resume")
-    words = ["bigmodel", request.command, "--resume", "--out", str(directory.path)]
-    words += ["--device", request.device] if request.device != "auto" else []
-    words += [word for plugin in request.plugins for word in ("--plugin", str(plugin))]
-    return shlex.join(words)

@@ -21,7 +21,7 @@ from bigmodel_cli.data import (
     with_replay,
 )
 from bigmodel_cli.data.files import expand
-from bigmodel_cli.depths import by_depth
+from bigmodel_cli.depths import rated
 from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
 from bigmodel_cli.lazy import Tensor
@@ -35,6 +35,7 @@ from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.train.autotune import apply_mode, choose
+from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
 
@@ -95,6 +96,8 @@ def _with_replay(spec: Spec, data: DataSet, *, expect: bool) -> DataSet:
     known = {**data.assets(), FACTS: json.dumps(data.info.to_json()).encode()}
     try:
         before = open_data(options, base=Path(), say=say, assets=known, only="train")
+    except SpecError as error:
+        raise SpecError(f"data.replay: {path}, read as the new data is: {error}") from None
     except MissingData as missing:
         if not expect:
             raise
@@ -118,8 +121,8 @@ def _with_length(spec: Spec, source: Path) -> Spec:
     return spec.model_copy(update={"model": spec.model.with_longest(length)})
 
 
-def open_task(spec: Spec, data: DataSet) -> Task:
-    """The checked task; its notes are reported.
+def open_task(spec: Spec, data: DataSet, *, first: bool = False) -> Task:
+    """The checked task; its notes are reported, and with `first` what is learnt of a sample.
 
     Raises `SpecError` where the data lacks what the task reads, the model is not made for it, or a
     library is missing.
@@ -128,6 +131,8 @@ def open_task(spec: Spec, data: DataSet) -> Task:
     _check_task(spec, task, data)
     for note in spec.task.notes(data.info):
         say(note)
+    if first and not data.missing:
+        say_first(task, data, spec.train.seed)
     return task
 
 
@@ -198,17 +203,15 @@ def prepare(
             say,
         )
     apply_mode(model, options)
-    optimizer, scale = (
-        options.optimizer.build(by_depth(model, named_weights(model), options)),
-        LossScale.of(options.precision),
-    )
+    with spec.placing():
+        weights = rated(model, named_weights(model), options)
     state = TrainState(
         model,
-        optimizer,
+        options.optimizer.build(weights),
         options.ema,
         still=still,
         left_out=left_out,
-        loss_scale=scale,
+        loss_scale=LossScale.of(options.precision),
         division=division,
     )
     return spec.model_copy(update={"train": options}), state

@@ -26,7 +26,7 @@ from bigmodel_cli.spec import of_checkpoint
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
-pytestmark = [pytest.mark.no_cover, pytest.mark.filterwarnings("ignore:.*tie")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*tie")
 TOKENS = torch.tensor([[3, 86, 5, 5, 17, 60, 2], [1, 0, 30, 44, 9, 71, 86]])
 QV, ALL = ["*.qkv.q", "*.qkv.v"], ["blocks", "embedding", "head"]
 FAULTS = {
@@ -207,6 +207,33 @@ def test_a_module_that_is_saved_whole_has_all_its_rows(
     save_file(found, path / WEIGHTS)
     with pytest.raises(CheckpointError, match=fault):
         read(folder, path)
+
+
+def test_frozen_weights_that_peft_saves_along_are_those_of_the_model(
+    folder: Path, tmp_path: Path
+) -> None:
+    """An embedding's are saved beside its factors; the folder was refused."""
+    config = peft.LoraConfig(
+        r=3, lora_alpha=4, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM",
+        init_lora_weights=False,
+    )  # fmt: skip
+    theirs = peft.get_peft_model(published(folder), config).eval()
+    theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=True)
+    path = tmp_path / "theirs" / WEIGHTS
+    found = load_file(path)
+    name = "base_model.model.model.embed_tokens.base_layer.weight"
+    if name not in found:
+        pytest.skip("this version of peft does not save it")
+    if theirs.config.tie_word_embeddings:
+        with pytest.raises(CheckpointError, match="tied"):  # both modules would change here
+            read(folder, path.parent)
+        return
+    _, ours = read(folder, path.parent)
+    torch.testing.assert_close(ours(TOKENS), theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
+    found[name][3, 4] += 1
+    save_file(found, path)
+    with pytest.raises(CheckpointError, match="other weights than the model's"):
+        read(folder, path.parent)
 
 
 def saved(path: Path, kind: str) -> Path:

@@ -15,7 +15,6 @@ from conftest import Result
 from bigmodel_cli.loaded import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.no_cover
 
 Cli = Callable[..., Result]
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" * 40
@@ -194,3 +193,27 @@ def test_large_files_are_divided_and_listed(
     assert len(set(index["weight_map"].values())) > 2
     tokens = torch.randint(0, 255, (1, 9))
     assert torch.equal(logits(Path("one"), tokens), logits(Path("many"), tokens))
+
+
+def test_a_class_that_counts_positions_by_tokens_is_not_taken(cli: Cli, tmp_path: Path) -> None:
+    """RoBERTa's leaves out token 1, which is any byte here; from position 0 on it is BERT's."""
+    norm = {"type": "layernorm", "eps": 1e-12}
+    block = {
+        "mixer": {"type": "attention", "num_heads": 3}, "ffn": "gelu", "norm": norm,
+        "placement": "post",
+    }  # fmt: skip
+    model = {
+        "type": "encoder", "dim": 24, "embedding_norm": norm, "norm": None, "blocks": [block],
+        "position": {"type": "learned", "first": 2}, "token_types": 1, "max_len": 20,
+    }  # fmt: skip
+    data = {"type": "text", "files": ["corpus.txt"], "context": 19, "tokenizer": "bytes"}
+    spec = spec_of(tmp_path / "a.yaml", model=model, data=data, task={"type": "masked_lm"})
+    assert cli("pretrain", str(spec), "--out", "run").status == 0
+    result = cli("export", "run", "out")
+    assert result.status == 2
+    assert "model.position: roberta leaves token 1 out when it counts positions" in result.err
+    assert not Path("out").exists()
+    first = ("--set", "model.position.first=0", "--out", "other")
+    assert cli("pretrain", str(spec), *first).status == 0
+    assert cli("export", "other", "out").status == 0
+    assert json.loads(Path("out/config.json").read_text())["model_type"] == "bert"

@@ -20,6 +20,8 @@ from bigmodel_cli.data import LANGUAGE
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.generation.beam import Beam, beam_search
 from bigmodel_cli.generation.sampling import Sampling, generate
+from bigmodel_cli.loaded import load_checkpoint
+from bigmodel_cli.spec import from_dict
 
 transformers = pytest.importorskip("transformers")
 
@@ -148,13 +150,11 @@ def test_greedy_text_and_beams_equal(tmp_path: Path) -> None:
     with torch.no_grad():
         reading = ours.generator(x)
     prompt = torch.full((3, 1), START)
-    plain = super(type(theirs), theirs).generate
     want = transformers.GenerationMixin.generate(theirs, **shared, num_beams=1, max_new_tokens=64)
     steps = generate(reading, prompt, Sampling(temperature=0.0), max_new_tokens=64)
     got = torch.stack(list(steps), 1)
     assert got.shape == (3, 64)
     assert torch.equal(got, want[:, 1:])
-    assert plain is not None
     beams = {"num_beams": 4, "length_penalty": 0.0, "max_new_tokens": 9}
     want = transformers.GenerationMixin.generate(theirs, **shared, **beams)[:, 1:]
     found = beam_search(reading, prompt, Beam(4, 0.0), max_new_tokens=9, stop=None)
@@ -212,12 +212,10 @@ def test_training_rows_begin_with_the_prompt_which_is_not_learnt(tmp_path: Path)
     with_tokens(tmp_path, **MULTILINGUAL, language="de")
     recording(tmp_path / "a.wav")
     (tmp_path / "texts.txt").write_text("a\tw8 w30\n")
-    spec = opening.read_spec(tmp_path)
-    from bigmodel_cli.spec import from_dict
-
-    data = {**spec["data"], "files": [str(tmp_path / "a.wav")], "val_fraction": 0}
+    values = opening.read_spec(tmp_path)
+    data = {**values["data"], "files": [str(tmp_path / "a.wav")], "val_fraction": 0}
     data["transcripts"] = [str(tmp_path / "texts.txt")]
-    spec = from_dict({**spec, "data": data})
+    spec = from_dict({**values, "data": data})
     opened = spec.data.open(base=Path(), say=print, assets=opening.read_assets(tmp_path))
     batch = opened.split("train").batch(np.arange(1), 0, 0, False)
     row = [START, GERMAN, TRANSCRIBE, NO_TIMES, 8, 30, END]
@@ -277,3 +275,115 @@ def test_too_long_a_recording_is_refused(tmp_path: Path, cli: Callable[..., Resu
     done = cli("predict", tmp_path, path, "--device", "cpu")
     assert done.status == 3
     assert "1.2 s long, and the model reads up to 1.0 s; cut it into pieces" in done.out
+
+
+SCRATCH: dict[str, Any] = {
+    "model": {
+        "type": "seq2seq", "dim": 12, "frontend": {"type": "conv", "stride": 2, "kernel": 3},
+        "position": {"type": "sinusoidal", "layout": "halves", "slowest": "last", "stored": True},
+        "decoder_position": "learned", "norm": "layernorm", "scale_embeddings": False,
+        "encoder": [{
+            "mixer": {"type": "attention", "num_heads": 3, "bias": ["q", "v", "o"]},
+            "ffn": {"type": "gelu", "hidden": 20},
+        }],
+        "decoder": [{
+            "mixer": {"type": "attention", "num_heads": 2, "bias": ["q", "v", "o"]},
+            "cross": {"num_heads": 2, "bias": ["q", "v", "o"]},
+            "ffn": {"type": "gelu", "hidden": 16},
+        }],
+    },
+    "data": {
+        "type": "audio", "files": ["recs"], "transcripts": ["said.txt"], "val_fraction": 0,
+        "tokenizer": {"type": "bpe", "vocab_size": 260}, "features": "whisper", "mels": 10,
+        "pad_to": 1.0, "context": 14,
+    },
+    "task": {"type": "seq2seq", "beams": 1, "max_tokens": 8},
+    "train": {"steps": 2, "batch_size": 2, "precision": "fp32", "compile": "off"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four recordings in recs, and what is said in them."""
+    monkeypatch.chdir(tmp_path)
+    Path("recs").mkdir()
+    for i in range(4):
+        recording(Path("recs", f"r{i}.wav"), 0.3 + 0.1 * i, i)
+    Path("said.txt").write_text("".join(f"r{i}\tw{i} w{40 + i}\n" for i in range(4)))
+    return tmp_path
+
+
+def test_what_is_trained_here_opens_in_transformers(
+    recordings: Path, cli: Callable[..., Result]
+) -> None:
+    Path("a.yaml").write_text(json.dumps(SCRATCH))
+    assert cli("pretrain", "a.yaml", "--out", "run", "--device", "cpu").status == 0
+    done = cli("export", "run", "out")
+    assert done.status == 0, done.err
+    theirs = transformers.WhisperForConditionalGeneration.from_pretrained("out").eval()
+    ours = load_checkpoint(Path("run"), "cpu", tell=lambda text: None).model
+    x, target = torch.randn(2, 100, 10), torch.randint(0, 256, (2, 6))
+    with torch.no_grad():
+        want = theirs(input_features=x.mT, decoder_input_ids=target).logits
+        assert off(ours(x, target), want) < 1e-5
+    told = cli("predict", "run", "recs/r0.wav", "--device", "cpu")
+    tokens = theirs.generate(heard(Path("out"), Path("recs/r0.wav")), max_new_tokens=8)[0]
+    tokenizer = transformers.AutoTokenizer.from_pretrained("out")
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert json.loads(told.out)["text"] == text
+    assert "automatic-speech-recognition" in Path("out/README.md").read_text()
+    # the same from the folder
+    again = cli("predict", "out", "recs/r0.wav", "--max-tokens", "8", "--device", "cpu")
+    assert json.loads(again.out)["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.high": 7000.0}, "Whisper's feature extractor has other frames"),
+        ({"data.pad_to": None}, "Whisper's feature extractor has other frames"),
+        ({"model.position.stored": False}, "model.position.stored"),
+        ({"model.frontend.kernel": 5}, "model.frontend.kernel"),
+        ({"model.logit_bias": True}, "model.logit_bias"),
+    ],
+)
+def test_what_whisper_does_not_have_is_not_exported(
+    recordings: Path, cli: Callable[..., Result], changes: dict[str, Any], message: str
+) -> None:
+    Path("a.yaml").write_text(json.dumps(SCRATCH))
+    sets = [w for k, v in changes.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+    done = cli("pretrain", "a.yaml", "--out", "run", "--device", "cpu", *sets)
+    assert done.status == 0, done.err
+    done = cli("export", "run", "out")
+    assert done.status == 2
+    assert message in done.err
+    assert not Path("out").exists()
+
+
+def test_a_finetuned_adapter_opens_in_peft(recordings: Path, cli: Callable[..., Result]) -> None:
+    peft = pytest.importorskip("peft")
+    published(Path("tiny"))
+    with_tokens(Path("tiny"), **MULTILINGUAL, language="en")
+    adapter = {"type": "lora", "rank": 2, "targets": ["*.qkv.q", "*.qkv.v", "*.cross.q"]}
+    data = {
+        name: SCRATCH["data"][name] for name in ("type", "files", "transcripts", "val_fraction")
+    }
+    train = {**SCRATCH["train"], "optimizer": {"type": "adamw", "lr": 0.05}}
+    spec = {"data": data, "task": SCRATCH["task"], "train": train, "adapter": adapter}
+    Path("b.yaml").write_text(json.dumps(spec))
+    done = cli("finetune", "--from", "tiny", "b.yaml", "--out", "run", "--device", "cpu")
+    assert done.status == 0, done.err
+    done = cli("export", "run", "adapter", "--to", "adapter")
+    assert done.status == 0, done.err
+    theirs = transformers.WhisperForConditionalGeneration.from_pretrained("tiny")
+    with torch.no_grad():
+        inputs = {
+            "input_features": frames(2).mT,
+            "decoder_input_ids": torch.tensor([[1, 2, 3]] * 2),
+        }
+        before = theirs.eval()(**inputs).logits
+        theirs = peft.PeftModel.from_pretrained(theirs, "adapter").eval()
+        ours = load_checkpoint(Path("run"), "cpu", tell=lambda text: None).model
+        want = theirs(**inputs).logits
+        assert off(ours(frames(2), inputs["decoder_input_ids"]), want) < 1e-5
+        assert off(before, want) > 1e-3

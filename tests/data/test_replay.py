@@ -142,3 +142,19 @@ def test_running_text_is_replayed_among_conversations(decoder_spec: Path, cli: C
     Path("chat.yaml").write_text(spec)
     result = cli("finetune", "--from", base.out.strip(), "chat.yaml")
     assert result.status == 0, result.err
+
+
+def test_old_items_of_classes_that_are_gone_are_refused_by_place(cli: Cli) -> None:
+    rows_of("old.tsv", 40, "x")
+    Path("new.tsv").write_text("\n".join(f"w{i} v\t{1 + i % 2}" for i in range(40)))
+    options = "val_fraction: 0, text: [0], label: 1, context: 40, tokenizer: bytes"
+    for name in ("old", "new"):
+        Path(f"{name}.yaml").write_text(
+            "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+            f"data: {{type: table, train: [{name}.tsv], {options}}}\ntask: classification\n"
+            "train: {steps: 1, batch_size: 4}\n"
+        )
+    result = cli("pretrain", "new.yaml", "--set", "data.replay={share: 0.2, spec: old.yaml}")
+    assert result.status == 2
+    assert "data.replay: old.yaml, read as the new data is: " in result.err
+    assert "classes that the checkpoint does not know: '0'" in result.err

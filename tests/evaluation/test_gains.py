@@ -100,3 +100,37 @@ def test_old_data_that_is_gone_is_a_note(decoder_spec: Path, cli: Cli) -> None:
     assert result.status == 0, result.err
     assert "old domain: not measured: " in result.err
     assert "old.txt" in result.err
+
+
+def test_old_preferences_are_compared_with_their_own_start(cli: Cli) -> None:
+    def write(name: str, task: str, rows: list[dict[str, str]], more: str = "") -> None:
+        Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        kind = "chat" if task == "causal_lm" else "preferences"
+        Path(f"{name}.yaml").write_text(
+            f"{more}data: {{type: {kind}, train: [{name}.jsonl], val_fraction: 0.4, context: 48,"
+            f" tokenizer: bytes}}\ntask: {task}\n"
+            "train: {steps: 8, batch_size: 4, precision: fp32, optimizer: {lr: 3e-3, type: adamw}}"
+        )
+
+    model = "model: {type: decoder, dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
+    write("a", "causal_lm", [{"prompt": f"{i}", "completion": "yes"} for i in range(20)], model)
+    write("b", "dpo", [{"prompt": f"{i}", "chosen": "no", "rejected": "yes"} for i in range(20)])
+    write("c", "dpo", [{"prompt": f"{i}", "chosen": "ox", "rejected": "no"} for i in range(20)])
+    cli("pretrain", "a.yaml", "--out", "a")
+    assert cli("finetune", "--from", "a", "b.yaml", "--out", "b").status == 0
+    own = evaluated(cli, "b")
+    result = cli("finetune", "--from", "b", "c.yaml", "--out", "c", "--json")
+    assert result.status == 0, result.err
+    gains = json.loads(result.out)["gains"]
+    margin = gains["old_domain"]["metrics"]["margin"]
+    assert own["margin"] > 0.1
+    assert margin["gain"]["first"] == pytest.approx(own["margin"], rel=1e-5)
+    assert gains["task"]["metrics"]["margin"]["gain"]["first"] == 0.0
+    for domain in ("task", "old_domain"):
+        for name, found in gains[domain]["metrics"].items():
+            gain = found["gain"]
+            assert found["higher_is_better"] == (name != "loss")
+            better = gain["difference"] > 0 if name != "loss" else gain["difference"] < 0
+            apart = gain["low"] > 0 or gain["high"] < 0
+            assert found["verdict"] == (("better" if better else "worse") if apart else "")
+    assert re.search(r"^task +margin .* better$", result.err, re.MULTILINE)

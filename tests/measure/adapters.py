@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 WAYS = ("full", "lora", "dora")
 STEPS = 12
 TARGETS = {
-    "minilm": '["*.qkv.q", "*.qkv.v"]',
+    "minilm": '["*.qkv", "*.ffn.up"]',
     "decoder": '["*.qkv.q", "*.qkv.v"]',
     "vit": '["*.qkv.q", "*.qkv.v"]',
     "resnet": '["*.conv*"]',

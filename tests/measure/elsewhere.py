@@ -81,11 +81,13 @@ def source_of(drawn: Drawn, model: Any) -> Source:
     )
 
 
-def written(target: str, source: Source, folder: Path) -> None:
-    """Export into a new folder."""
+def written(target: str, source: Source, folder: Path) -> str:
+    """Export into a new folder; what is said of it."""
     folder.mkdir()
-    with contextlib.redirect_stderr(io.StringIO()):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
         TARGETS[target].write(source, folder)
+    return said.getvalue()
 
 
 def apart(found: Tensor, want: Tensor) -> float:
@@ -172,6 +174,8 @@ def _torchvision(folder: Path) -> Any:
 
 def theirs_of(model: Any, target: str, drawn: Drawn, row: Tensor, **more: Any) -> Tensor:
     """Their outputs for a row."""
+    if target == "timm" and not drawn.task:
+        return model.forward_features(row)  # type: ignore[no-any-return]
     if target in ("timm", "torchvision"):
         return model(row)  # type: ignore[no-any-return]
     if drawn.spec.model.type == "seq2seq":

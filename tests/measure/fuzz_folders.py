@@ -77,7 +77,7 @@ DATA: dict[str, Any] = {
     },
     "whisper": {
         "type": "audio",
-        "files": ["a.wav", "b.wav"],
+        "files": ["a.wav", "b.wav", "c.wav"],
         "transcripts": ["said.txt"],
         "prompt": "<|en|>",
     },
@@ -103,9 +103,9 @@ class Folders:
             drawn_folder(folder / "base" / name, CONFIGS[name])
         (folder / "corpus.txt").write_text("abba and the others\n" * 40)
         (folder / "rows.csv").write_text("the good,yes\nthe bad,no\n" * 20)
-        for name in ("a", "b"):
+        for name in ("a", "b", "c"):
             write_sound(folder / f"{name}.wav")
-        (folder / "said.txt").write_text("a\tyes\nb\tno\n")
+        (folder / "said.txt").write_text("a\tyes\nb\tno\nc\tyes\n")
         self.trees: list[Any] = []
         for path in sorted((folder / "base").iterdir()):
             self.beside(path)

@@ -77,6 +77,10 @@ CONFIGS: dict[str, Values] = {
         "max_window_layers": 1,
     },
     "qwen3": {**WIDE, "model_type": "qwen3"},
+    "qwen3 128": {
+        **SHARED, "model_type": "qwen3", "head_dim": 128, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "num_hidden_layers": 2,
+    },
     "smollm3": {**SHARED, "model_type": "smollm3", "num_hidden_layers": 4},
     "olmo2": {**SHARED, "model_type": "olmo2"},
     "olmo3": {**SHARED, "model_type": "olmo3", "num_hidden_layers": 4, "sliding_window": 6},

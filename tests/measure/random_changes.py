@@ -151,7 +151,7 @@ def _schema_of(options: Options, name: str) -> Values:
 
 def _other(values: Values, now: Any, name: str, rng: random.Random) -> Any:
     """Another value for an option with this schema."""
-    if name == "dim" or (name in NEAR and rng.random() < 0.85):
+    if name in ("dim", "vocab_size") or (name in NEAR and rng.random() < 0.85):
         near = [value for value in NEAR[name] if value != now] or NEAR[name]
         return rng.choice(near)
     ways = list(_alternatives(values))

@@ -57,7 +57,7 @@ class Outcome:
     seed: int
     drawn: Drawn
     target: str
-    way: str  # "exported", "refused" or "fault"
+    way: str  # "exported", "refused", "untried" or "fault"
     said: str
     family: str = ""
     apart: float = 0.0  # the largest difference of outputs
@@ -85,7 +85,9 @@ def try_seed(seed: int, target: str, names: list[str] | None = None) -> Outcome:
 
 
 def _tried(seed: int, target: str, drawn: Drawn, model: Any, place: Path) -> Outcome:
-    written(target, source_of(drawn, model), place / "first")
+    said = written(target, source_of(drawn, model), place / "first")
+    if "llama.cpp alone" in said:  # which is not here
+        return Outcome(seed, drawn, target, "untried", said)
     theirs = opened(target, place / "first", drawn)
     largest = check_outputs(model, theirs, target, drawn, seed)
     if target != "gguf":
@@ -132,10 +134,10 @@ def table(outcomes: list[Outcome]) -> str:
         for name in (outcome.drawn.base, "all"):
             counts[name][outcome.way] += 1
             largest[name] = max(largest[name], outcome.apart)
-    lines = ["| drawn from | equal | refused by part | fault | largest difference |"]
-    lines += ["|---|---|---|---|---|"]
+    lines = ["| drawn from | equal | refused by part | untried | fault | largest difference |"]
+    lines += ["|---|---|---|---|---|---|"]
     for name in [*sorted(counts.keys() - {"all"}), "all"]:
-        of = [str(counts[name][way]) for way in ("exported", "refused", "fault")]
+        of = [str(counts[name][way]) for way in ("exported", "refused", "untried", "fault")]
         apart = f"{largest[name]:.0e}" if counts[name]["exported"] else ""
         lines.append(f"| {name} | {' | '.join(of)} | {apart} |")
     return "\n".join(lines)

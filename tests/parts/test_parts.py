@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -185,6 +186,20 @@ def test_sinusoidal_positions() -> None:
             assert float(table[t, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-6)
 
 
+def test_sines_whose_slowest_pair_is_last_and_stored() -> None:
+    options = SinusoidalOptions(layout="halves", slowest="last", stored=True)
+    part = options.build(8, 12)
+    assert list(part.state_dict()) == ["table"]
+    assert not list(part.parameters())
+    for t in range(12):
+        for i in range(4):
+            angle = t / 10000 ** (i / 3)  # from 1 to exactly 1 / 10000
+            assert float(part.table[t, i]) == pytest.approx(math.sin(angle), abs=1e-6)
+            assert float(part.table[t, 4 + i]) == pytest.approx(math.cos(angle), abs=1e-6)
+    assert not SinusoidalOptions().build(8, 12).state_dict()
+    assert SinusoidalOptions(slowest="last").build(2, 3).table.shape == (3, 2)
+
+
 def test_feed_forward_networks_equal_their_formulas() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 8, dtype=torch.float64)
@@ -239,32 +254,30 @@ def brute_force(
 ) -> Tensor:
     """Attention row by row, with everything that the kernels know."""
     batch, heads, queries, width = q.shape
-    keys, out = k.shape[2], torch.zeros(*q.shape[:3], v.shape[-1], dtype=q.dtype)
+    keys, groups, out = k.shape[2], k.shape[1], torch.zeros(*q.shape[:3], v.shape[-1]).double()
+    queried, key, value = q.numpy(), k.numpy(), v.numpy()  # plain numbers cost a tenth of tensors
     segments, keep, bias, sinks = (
-        given.get(name) for name in ("segments", "keep", "bias", "sinks")
+        None if found is None else found.tolist()
+        for found in (given.get(name) for name in ("segments", "keep", "bias", "sinks"))
     )
-    for b in range(batch):
-        for h in range(heads):
-            g = h // (heads // k.shape[1])
-            for t in range(queries):
-                i = keys - queries + t
-                scores, seen = [], []
-                for j in range(keys):
-                    if (spec.causal and j > i) or (
-                        spec.window is not None and abs(i - j) >= spec.window
-                    ):
-                        continue
-                    if (segments is not None and segments[b, i] != segments[b, j]) or (
-                        keep is not None and not keep[b, j]
-                    ):
-                        continue
-                    s = (q[b, h, t] * k[b, g, j]).sum() * (spec.scale or width**-0.5)
-                    s = spec.softcap * torch.tanh(s / spec.softcap) if spec.softcap else s
-                    scores.append(s + (bias[h, t, j] if bias is not None else 0))
-                    seen.append(j)
-                extra = [sinks[h]] if sinks is not None else []
-                w = torch.stack(scores + extra).softmax(0)[: len(seen)]
-                out[b, h, t] = w @ v[b, g, seen]
+    for b, h, t in itertools.product(range(batch), range(heads), range(queries)):
+        g, i = h // (heads // groups), keys - queries + t
+        scores, seen = [], []
+        for j in range(keys):
+            if (spec.causal and j > i) or (spec.window is not None and abs(i - j) >= spec.window):
+                continue
+            if (segments is not None and segments[b][i] != segments[b][j]) or (
+                keep is not None and not keep[b][j]
+            ):
+                continue
+            s = float(queried[b, h, t] @ key[b, g, j]) * (spec.scale or width**-0.5)
+            s = spec.softcap * math.tanh(s / spec.softcap) if spec.softcap else s
+            scores.append(s + (bias[h][t][j] if bias is not None else 0))
+            seen.append(j)
+        extra = [sinks[h]] if sinks is not None else []
+        w = [math.exp(s) for s in scores + extra]
+        out[b, h, t] = torch.from_numpy(sum(w[n] * value[b, g, j] for n, j in enumerate(seen)))
+        out[b, h, t] /= sum(w)
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from bigmodel_cli.adapters import ADAPTERS, attach
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.depths import by_depth
+from bigmodel_cli.depths import by_depth, rated
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import MODELS, build
 from bigmodel_cli.optim import OPTIMIZERS
@@ -225,3 +227,117 @@ def test_unfreezing_what_cannot_be_is_refused(cli: Any, decoder_spec: Path) -> N
     found = cli("pretrain", decoder_spec, "--dry-run", *words[:2], *averaged)
     assert found.status == 2
     assert "unfreeze_every: schedule_free_adamw averages all weights" in found.err
+
+
+DECODER_NAMES = {"type": "decoder", "dim": 4, "blocks": [BLOCK] * 2, "tie_embeddings": False}
+
+
+def scaled(values: dict[str, Any], info: DatasetInfo, **given: Any) -> dict[str, float]:
+    model = build(MODELS[values["type"]].model_validate(values), info)
+    return {w.name: w.rate for w in rated(model, named_weights(model), options(**given))}
+
+
+def test_factors_by_name_multiply_with_each_other_and_the_depths() -> None:
+    given = {"lr_scale": {"head": 10, "*.bias": 0.5, "blocks.1.*": 3}, "layer_decay": 0.5}
+    found = scaled(DECODER_NAMES, TEXT, **given)
+    for name, rate in found.items():
+        depth = 3 if name.startswith("embedding") else 2 if ".0." in name else 1
+        expected = 1.0 if name.startswith(("head", "norm")) else 0.5**depth
+        expected *= 10 if name.startswith("head") else 1
+        expected *= 0.5 if name.endswith(".bias") else 1
+        expected *= 3 if name.startswith("blocks.1.") else 1
+        assert rate == pytest.approx(expected), name
+    # of a tied matrix either name
+    tied = {**DECODER_NAMES, "tie_embeddings": True}
+    found = scaled(tied, TEXT, lr_scale={"head": 7})
+    assert {name for name, rate in found.items() if rate == 7} == {"embedding.weight"}
+
+
+def test_factors_of_adapters_by_their_short_names() -> None:
+    model = build(MODELS["decoder"].model_validate(DECODER_NAMES), TEXT)
+    lora = {"rank": 2, "targets": ["*.qkv", "*.ffn.up"]}
+    attach(model, ADAPTERS["lora"].model_validate(lora).low_rank(), fill=True)
+    scale = {"*.lora_B": 4, "blocks.0.mixer.qkv.q.lora_A": 3, "*.up": 5, "*.up.lora_B": 0.1}
+    found = rated(model, named_weights(model), options(lr_scale=scale))
+    for weight in found:
+        expected = 4.0 if weight.name.endswith("lora_B") else 1.0
+        first = weight.name.startswith("blocks.0.mixer.qkv") and ".q.lora_A" in weight.name
+        expected *= 3 if first else 1
+        expected *= 5 if ".up." in weight.name else 1
+        expected *= 0.1 if ".up." in weight.name and weight.name.endswith("lora_B") else 1
+        assert weight.rate == pytest.approx(expected), weight.name
+
+
+def test_a_model_is_trained_as_with_torchs_groups_by_hand() -> None:
+    torch.manual_seed(3)
+    ours = build(MODELS["decoder"].model_validate(DECODER_NAMES), TEXT)
+    theirs = copy.deepcopy(ours)
+    scale = {"head": 10, "blocks.0": 0.25}
+    weights = rated(ours, named_weights(ours), options(lr_scale=scale))
+    optimizer = OPTIMIZERS["adamw"].model_validate({"lr": 1e-2}).build(weights)
+    groups: dict[float, list[Any]] = {1e-1: [], 2.5e-3: [], 1e-2: []}
+    for name, p in theirs.named_parameters():
+        head, first = name.startswith("head."), name.startswith("blocks.0.")
+        groups[1e-1 if head else 2.5e-3 if first else 1e-2].append(p)
+    assert all(groups.values())
+    listed = [{"params": group, "lr": lr} for lr, group in groups.items()]
+    reference = torch.optim.AdamW(listed, weight_decay=0.0)
+    for step in range(4):
+        tokens = torch.randint(11, (3, 5), generator=torch.Generator().manual_seed(step))
+        ours.zero_grad()
+        nn.functional.cross_entropy(ours(tokens).flatten(0, 1), tokens.roll(1).flatten()).backward()
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            q.grad = None if p.grad is None else p.grad.clone()
+        optimizer.step(1e-2, 1.0)
+        reference.step()
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_run_tells_its_rates_resumes_exactly_and_refuses_others(
+    cli: Any, decoder_spec: Path
+) -> None:
+    scale = ["--set", "train.lr_scale={norm: 10, 'blocks.0': 0.5}"]
+    fast = [*scale, "--set", "train.validate_every=2"]
+    shown = cli("pretrain", decoder_spec, "--dry-run", *fast)
+    assert "learning rate times 10: 2 tensors (32 numbers): norm.weight, norm.bias" in shown.out
+    assert "learning rate times 0.5: 12 tensors" in shown.out
+    whole = cli("pretrain", decoder_spec, "--out", "whole", *fast, "--set", "train.steps=4")
+    assert "learning rate times 10: 2 tensors" in whole.err
+    half = cli("pretrain", decoder_spec, "--out", "half", *fast, "--set", "train.steps=2")
+    assert half.status == 0, half.err
+    other = ["--set", "train.lr_scale.norm=9", "--set", "train.steps=4"]
+    refused = cli("pretrain", "--resume", "--out", "half", *other)
+    assert refused.status == 2
+    assert "train.lr_scale.norm" in refused.err
+    again = cli("pretrain", "--resume", "--out", "half", "--set", "train.steps=4")
+    paths = [Path(result.out.strip()) / "model.safetensors" for result in (whole, again)]
+    one, two = map(load_file, paths)
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("lr_scale: {haed: 10}", "train.lr_scale.haed: matches no weight; those"),
+        ("lr_scale: {'norm.weigth': 10}", "did you mean norm.weight?"),
+        (
+            "lr_scale: {embedding: 2}",
+            "matches only weights that are not trained, such as embedding",
+        ),
+        ("lr_scale: {norm: -1}", "train.lr_scale.norm: "),
+        ("lr_scale: {norm: 0}", "train.lr_scale.norm: "),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_patterns_that_mean_nothing_have_a_place(
+    line: str, text: str, dry: bool, cli: Any, decoder_spec: Path
+) -> None:
+    content = decoder_spec.read_text().replace("train:\n", f"train:\n  {line}\n")
+    decoder_spec.write_text(content + "\ninit: {freeze: [embedding]}\n")
+    number = content.splitlines().index(f"  {line}") + 1
+    found = cli("pretrain", decoder_spec, "--out", "run", *(["--dry-run"] if dry else []))
+    assert found.status == 2
+    assert text in found.err
+    assert f"{decoder_spec.name}:{number}:" in found.err
+    assert not Path("run").exists()

@@ -13,7 +13,7 @@ import torch
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import DataSet, Split
-from bigmodel_cli.data.text.tokenizer import ByteTokenizer
+from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.tasks import TASKS

@@ -99,7 +99,10 @@ def read_spoken(
             " given, so name theirs: --set 'data.prompt=<|en|>...'"
         )
     spoken = Spoken(texts, tokens, later, start, int(tokenizer.end_of_text or 0))
-    _check_lengths(spoken, options, sorted(used), places)
+    room = options.context
+    if known is not None and known.text_context is not None:
+        room = min(room, known.text_context)
+    _check_lengths(spoken, options, room, sorted(used), places)
     info = DatasetInfo(vocab_size=tokenizer.vocab_size, text_context=options.context)
     return known or info, spoken, tokenizer
 
@@ -171,14 +174,17 @@ def _check_joined(
             )
 
 
-def _check_lengths(spoken: Spoken, options: Any, used: list[int], places: list[str]) -> None:
+def _check_lengths(
+    spoken: Spoken, options: Any, room: int, used: list[int], places: list[str]
+) -> None:
+    """Raise `DataError` naming the longest text where a target may have more tokens than `room`."""
     most = 1 if options.join is None else options.join.most
-    if not used or spoken.length(np.array(used), most) <= options.context:
+    needed = spoken.length(np.array(used, np.int64), most)
+    if not used or needed <= room:
         return
     longest = max(used, key=lambda i: len(spoken.tokens[i]))
-    needed = spoken.length(np.array(used), most)
     raise DataError(
         f"{places[longest]}: its transcript has {len(spoken.tokens[longest]):,} tokens, so that"
-        f" targets have up to {needed:,} with prompt and end, and data.context is"
-        f" {options.context:,}; make that larger, or leave the recording out"
+        f" targets have up to {needed:,} with prompt and end, and data.context is {room:,}; make"
+        " that larger, or leave the recording out"
     )

@@ -57,7 +57,8 @@ class Template:
         date: str = "",
     ) -> None:
         self.text, self.name, self.fault, self.date = text, name, fault, date
-        self.names = dict(tokenizer.named)
+        # as in transformers: there are no tools, which templates ask for in several ways
+        self.names = {**tokenizer.named, **dict.fromkeys(("tools", "documents"))}
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

@@ -209,6 +209,13 @@ def test_a_clock_that_is_printed_to_the_second_stands_still() -> None:
     assert {row[:15] for row in texts(data)} == {"00:00:00.000000"}
 
 
+def test_a_template_is_told_that_there_are_no_tools() -> None:
+    """As transformers tells it: published ones ask whether they are none."""
+    text = "{% if tools is not none or documents is not none %}{{ tools[0].name }}!{% endif %}"
+    data, _ = opened([{"messages": [ASKED, ANSWER]}], text=text + PLAIN)
+    assert texts(data)[0].startswith("<|user|>")
+
+
 def test_a_template_that_is_not_text_is_refused() -> None:
     Path("t.jinja").write_bytes(b"\xff\xfe{{")
     with pytest.raises(DataError, match=r"t.jinja: not UTF-8"):
