@@ -105,7 +105,10 @@ def usage(source: Source) -> list[str]:
     """How to run it: a script with one argument, in the folder itself."""
     if TOKENIZER not in source.assets and source.info.vocab_size is not None:
         return ["There is no tokenizer.json: the tokens are numbers, as in the training data."]
-    text = snippets.HEAD + "\n" + code(source)
+    try:
+        text = snippets.HEAD + "\n" + code(source)
+    except LookupError as error:
+        return [f"What a text becomes is not shown here: {error.args[0]}."]
     files_read = source.info.sound is not None or source.info.image_shape is not None
     what = "FILE" if files_read else '"a text"'
     how = f"In this folder, saved as run.py: `python run.py {what}`"

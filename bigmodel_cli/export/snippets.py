@@ -76,7 +76,9 @@ TEXT = """\
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
-ids = tokenizer.encode(sys.argv[1], add_special_tokens=False).ids[:{{room}}]
+tokenizer.no_padding()
+tokenizer.no_truncation()
+ids = tokenizer.encode({{text}}, add_special_tokens=False).ids[:{{room}}]
 ids = np.array([{{before}} + ids + {{after}}])
 given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 """
@@ -130,6 +132,8 @@ CONTINUE = """\
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
+tokenizer.no_padding()
+tokenizer.no_truncation()
 ids = ({{before}} + tokenizer.encode(sys.argv[1], add_special_tokens=False).ids)[-{{limit}} :]
 session, written, past = onnxruntime.InferenceSession("model.onnx"), [], 0
 new = np.array([ids])
@@ -155,6 +159,8 @@ SOURCE = """\
 from tokenizers import Tokenizer
 
 reader = Tokenizer.from_file("{{source_tokenizer}}")
+reader.no_padding()
+reader.no_truncation()
 ids = reader.encode(sys.argv[1], add_special_tokens=False).ids[:{{room}}]
 ids = np.array([{{before}} + ids + {{after}}])
 given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

@@ -89,7 +89,10 @@ def given(source: Source) -> str:
     longest = min(how.longest or FROM_HERE, info.context or FROM_HERE)
     room = longest - len(before) - len(after)
     types = (dict(source.spec.model).get("token_types") or 0) > 1
-    around_it = {"before": before, "after": after, "room": room}
+    text = "sys.argv[1]"
+    if source.headless and how.pool is not None:
+        text = f"({how.prompt!r} + sys.argv[1]).strip(){'.lower()' if how.lower_case else ''}"
+    around_it = {"before": before, "after": after, "room": room, "text": text}
     return s.filled(s.TEXT, around_it) + (s.TYPES if types else "")
 
 
@@ -141,8 +144,11 @@ def known(source: Source, tokens: Sequence[int]) -> list[int]:
 
 
 def around(reader: Reader, tokenizer: Tokenizer, key: str) -> tuple[list[int], list[int]]:
-    """The special tokens that a reader puts before and after a text: what is around a word."""
-    for number in range(min(1000, tokenizer.vocab_size)):
+    """The special tokens that a reader puts before and after a text: what is around a word.
+
+    Raises `LookupError` for a tokenizer none of whose tokens is a word that is read as itself.
+    """
+    for number in range(tokenizer.vocab_size):
         text = tokenizer.decode([number]).strip()
         try:
             own = tokenizer.encode(text) if text.isascii() and text.isalnum() else []
@@ -152,4 +158,4 @@ def around(reader: Reader, tokenizer: Tokenizer, key: str) -> tuple[list[int], l
         for first in range(len(row) if own else 0):
             if row[first : first + len(own)] == own:
                 return row[:first], row[first + len(own) :]
-    return [], []
+    raise LookupError("no token of the vocabulary is read as itself")
