@@ -236,7 +236,8 @@ def become(request: dict[str, Any]) -> None:
             os.dup2(os.open(path, flags, 0o600), number)
         os.dup2(os.open(request["stdin"], os.O_RDONLY), 0)
         sys.argv = ["bigmodel", *request["argv"]]
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in STOPPING:  # tests run by nohup, or in the background, ignore some of them
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         main()
     except BaseException:

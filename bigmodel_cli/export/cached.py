@@ -113,7 +113,12 @@ class DecoderGraph(Graph):
         super().__init__()
         self.model: Any = source.model
         self.limit = source.model.limit
-        self.caches = Caches(self.model.blocks, "model.blocks", sides=False)
+        self.blocks = self.model.stream_layers()
+        if not self.blocks:
+            raise SpecError(
+                f"model.type: {source.spec.model.type} has no blocks, whose caches a graph takes"
+            )
+        self.caches = Caches(self.blocks, "model.blocks", sides=False)
         self.inputs = (
             Input("input_ids", (BATCH, LENGTH), "tokens", vocabulary(source)),
             Input("attention_mask", (BATCH, TOTAL), "mask", padded="left"),
@@ -123,7 +128,7 @@ class DecoderGraph(Graph):
     def forward(self, given: Given) -> Given:
         tokens, mask = given["input_ids"], given["attention_mask"]
         past = mask.shape[1] - tokens.shape[1]
-        caches = self.caches.of(given, len(self.model.blocks))
+        caches = self.caches.of(given, len(self.blocks))
         cache = Cache(caches, past, mask[:, torch.arange(past)])
         own = after(mask, past)
         logits = self.model(torch.where(own > 0, tokens, -1), cache, own)

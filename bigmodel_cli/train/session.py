@@ -27,7 +27,6 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
-from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
 from bigmodel_cli.train.objective import objective_of
@@ -103,11 +102,9 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     chosen = pick_device(device, say)
     opened = open_run(spec, expect=True)
     spec, data, split = opened.spec, opened.data, opened.data.split("train")
-    task = open_task(spec, data)
+    open_task(spec, data, first=True)
     if len(split):
         check_enough(spec, split)
-    if not data.missing:
-        say_first(task, data, spec.train.seed)
     with without_collection(), batch_norm_explained():
         found = plan(spec, data.info, split, check_memory(spec, data.info, chosen))
     say_length(spec.train, found.steps)
@@ -147,9 +144,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     opened = open_run(wanted, previous.path if previous is not None else None)
     data = opened.data
     changed = check_fingerprint(saved, data, request.accept_data)
-    task = open_task(opened.spec, data)
-    if saved is None:
-        say_first(task, data, opened.spec.train.seed)
+    task = open_task(opened.spec, data, first=saved is None)
     trained_on = _trained_on(opened, saved, changed)
     spec, model, state, loader = set_up(opened, task, device, saved)
     total = spec.train.total_steps(loader.batches.per_epoch)

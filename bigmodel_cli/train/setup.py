@@ -35,6 +35,7 @@ from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.train.autotune import apply_mode, choose
+from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
 
@@ -120,8 +121,8 @@ def _with_length(spec: Spec, source: Path) -> Spec:
     return spec.model_copy(update={"model": spec.model.with_longest(length)})
 
 
-def open_task(spec: Spec, data: DataSet) -> Task:
-    """The checked task; its notes are reported.
+def open_task(spec: Spec, data: DataSet, *, first: bool = False) -> Task:
+    """The checked task; its notes are reported, and with `first` what is learnt of a sample.
 
     Raises `SpecError` where the data lacks what the task reads, the model is not made for it, or a
     library is missing.
@@ -130,6 +131,8 @@ def open_task(spec: Spec, data: DataSet) -> Task:
     _check_task(spec, task, data)
     for note in spec.task.notes(data.info):
         say(note)
+    if first and not data.missing:
+        say_first(task, data, spec.train.seed)
     return task
 
 

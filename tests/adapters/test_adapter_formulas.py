@@ -14,7 +14,6 @@ from bigmodel_cli.errors import OptionError
 from bigmodel_cli.parts.context import LayerContext
 from bigmodel_cli.parts.moe import MoEOptions
 
-pytestmark = pytest.mark.no_cover
 KINDS = ("lora", "rslora", "dora", "pissa")
 
 

@@ -14,7 +14,6 @@ from bigmodel_cli.data import random_batch
 from bigmodel_cli.spec import from_dict
 from bigmodel_cli.tasks import build_task
 
-pytestmark = pytest.mark.no_cover
 TOKENS = DatasetInfo(vocab_size=23, context=12)
 IMAGES = DatasetInfo(
     image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3, classes=("a", "b", "c")

@@ -12,7 +12,6 @@ import torch
 
 from bigmodel_cli.loaded import load_checkpoint
 
-pytestmark = pytest.mark.no_cover
 Cli = Callable[..., Any]
 SPEC = """\
 model:

@@ -26,7 +26,7 @@ from bigmodel_cli.spec import of_checkpoint
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
-pytestmark = [pytest.mark.no_cover, pytest.mark.filterwarnings("ignore:.*tie")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*tie")
 TOKENS = torch.tensor([[3, 86, 5, 5, 17, 60, 2], [1, 0, 30, 44, 9, 71, 86]])
 QV, ALL = ["*.qkv.q", "*.qkv.v"], ["blocks", "embedding", "head"]
 FAULTS = {

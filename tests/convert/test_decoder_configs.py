@@ -39,8 +39,6 @@ from bigmodel_cli.convert.families import BY_TYPE
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.errors import CheckpointError
 
-pytestmark = pytest.mark.no_cover
-
 LLAMA3 = {
     "rope_type": "llama3", "factor": 6.0, "low_freq_factor": 1, "high_freq_factor": 4,
     "original_max_position_embeddings": 32,

@@ -20,8 +20,6 @@ from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.models import build
 
-pytestmark = pytest.mark.no_cover
-
 VOCAB = 107
 SHARED: dict[str, Any] = {
     "vocab_size": VOCAB, "hidden_size": 36, "intermediate_size": 44, "num_hidden_layers": 3,

@@ -18,7 +18,6 @@ from bigmodel_cli.convert.sentences import sentences
 from bigmodel_cli.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.no_cover
 
 TEXTS = ("w20 w21 w9", "w3", "w30 w31 w32 w33 w34 w35 w36 w8 w9 w10")
 NAMES = "sentence_transformers.models."

@@ -27,8 +27,6 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.models import build
 
-pytestmark = pytest.mark.no_cover
-
 VOCAB, LONGEST = 101, 96
 EAGER = {"attn_implementation": "eager", "experts_implementation": "eager"}
 SHARED = {

@@ -15,7 +15,6 @@ from conftest import Result
 from bigmodel_cli.loaded import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.no_cover
 
 Cli = Callable[..., Result]
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n" * 40

@@ -15,7 +15,6 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.gguf_tokenizer import split_name
 from bigmodel_cli.loaded import load_checkpoint
 
-pytestmark = pytest.mark.no_cover
 Cli = Callable[..., Any]
 TEXT = "the quick brown fox jumps over 12 lazy dogs, don't they?\n" * 60
 

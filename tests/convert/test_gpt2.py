@@ -15,7 +15,6 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.generation.sampling import generate
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.no_cover
 
 SIZES = {
     "vocab_size": 41, "n_positions": 90, "n_embd": 30, "n_layer": 3, "n_head": 5,

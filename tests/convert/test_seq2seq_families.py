@@ -23,7 +23,6 @@ from bigmodel_cli.generation.sampling import Sampling, generate
 from bigmodel_cli.spec import from_dict
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.no_cover
 
 MARIAN: dict[str, Any] = {
     "vocab_size": 37, "d_model": 24, "encoder_layers": 3, "decoder_layers": 2,

@@ -26,8 +26,6 @@ from bigmodel_cli.models import build
 from bigmodel_cli.models.decoder import DecoderOptions
 from bigmodel_cli.models.torchvision import TorchvisionOptions
 
-pytestmark = pytest.mark.no_cover
-
 
 def network(name: str, classes: int = 7, **options: Any) -> Any:
     """A network of torchvision, every number drawn."""

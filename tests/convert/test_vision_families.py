@@ -20,7 +20,6 @@ from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.spec import from_dict
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.no_cover
 
 SIZES = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 9,
