@@ -390,7 +390,6 @@ def test_layers_that_predict_further_are_left(pairs: dict[str, Pair], tmp_path: 
 @pytest.mark.parametrize(
     ("name", "slot", "change"),
     [
-        ("mixtral", "ffn", {"balance": "bias"}),
         ("mixtral", "ffn", {"shared": 1}),
         ("gpt_oss", "ffn", {"router": "sigmoid"}),
         ("deepseek_v3", "ffn", {"shared_hidden": 9}),
