@@ -171,3 +171,31 @@ def test_heads_that_contradict_themselves_are_refused(
     (folder / "config.json").write_text(json.dumps(values | changes))
     with pytest.raises(CheckpointError, match=text):
         opening.describe(folder)
+
+
+def test_a_published_number_is_judged_and_finetuned_under_another_name(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}
+    with_tokenizer(saved(theirs("Bert", "one", **own), tmp_path / "theirs"), "[MASK]")
+    rows = [f"w{8 + n} w{9 + n % 5}\tw{30 - n}\t{40 + n % 7}" for n in range(20)]
+    Path("rows.tsv").write_text("\n".join(["a\tb\tgrade", *rows]))
+    Path("spec.yaml").write_text(
+        "data: {type: table, train: [rows.tsv], text: [a, b], targets: [grade], context: 12,"
+        " val_fraction: 0.3}\ntask: regression\n"
+        "train: {steps: 1, batch_size: 4, precision: fp32, optimizer: {type: sgd, lr: 1.0e-12}}\n"
+    )
+    found = cli("finetune", "--from", "theirs", "spec.yaml", "--out", "tuned", "--json")
+    assert found.status == 0, found.err
+    assert "they are taken to be, in order: LABEL_0: grade" in found.err
+    assert "not compared, since the two scale their numbers otherwise: loss" in found.err
+    metrics = json.loads(found.out)["gains"]["task"]["metrics"]
+    mae = metrics["mae"]["gain"]
+    assert mae["first"] == pytest.approx(mae["second"], rel=1e-5)  # the same function
+    assert not any("gain" in metrics[name] for name in ("loss", "mae_of_mean"))
+    pair = "w20 w21\tw9"
+    before, after = (json.loads(cli("predict", at, pair).out) for at in ("theirs", "tuned"))
+    assert after["numbers"] == {
+        "grade": pytest.approx(before["numbers"]["LABEL_0"], rel=1e-4, abs=1e-4)
+    }
