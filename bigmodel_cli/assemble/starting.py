@@ -125,12 +125,12 @@ def _from_checkpoint(
     contents = opening.read(source)
     for note in contents.notes:
         say(note)
-    adapted = contents.spec.get("adapter")
+    adapted = of_checkpoint(contents.spec, source).adapter
     if adapted is None:
         spec = without_adapter(spec)
-    elif spec.to_dict()["adapter"] != adapted:
+    elif spec.adapter != adapted:
         raise SpecError(
-            f"adapter: {source} was trained with another ({adapted.get('type')}); leave the section"
+            f"adapter: {source} was trained with another ({adapted.type}); leave the section"
             f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
