@@ -61,6 +61,10 @@ class Family(ABC):
     """Tasks that a model card calls otherwise than export/card.py does."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
+    whole_texts: ClassVar[bool] = False
+    """Whether a text is read as one, between the tokenizer's special tokens, by a model without
+    labels too (`attend`, a card's script); running text is not.
+    """
     padding: ClassVar[int | None] = None
     """The token that their code leaves out when it counts positions, whatever it stands for."""
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -118,6 +122,8 @@ class Family(ABC):
             return {"type": "conll", "train": [str(folder)], **shared}
         if info.classes:
             return {"type": "table", "train": [str(folder)], "text": [0], "label": 1, **shared}
+        if self.whole_texts:
+            return {"type": "table", "train": [str(folder)], "text": [0], **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
     def task_options(self) -> dict[str, Any]:
