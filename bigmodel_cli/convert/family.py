@@ -69,6 +69,10 @@ class Family(ABC):
     """Tasks that a model card calls otherwise than export/card.py does."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
+    whole_texts: ClassVar[bool] = False
+    """Whether a text is read as one, between the tokenizer's special tokens, by a model without
+    labels too (`attend`, a card's script); running text is not.
+    """
     padding: ClassVar[int | None] = None
     """The token that their code leaves out when it counts positions, whatever it stands for."""
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -127,6 +131,8 @@ class Family(ABC):
         if info.outputs:
             columns = label_columns(folder, info)
             return {"type": "table", "train": [str(folder)], **columns, **shared}
+        if self.whole_texts:
+            return {"type": "table", "train": [str(folder)], "text": [0], **shared}
         return {"type": "text", "files": [str(folder)], **shared}
 
     def task_options(self) -> dict[str, Any]:
