@@ -98,7 +98,7 @@ def load_checkpoint(
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
     added = spec.adapter is not None and contents.spec.get("adapter") is None
-    if not added and spec.to_dict()["adapter"] != contents.spec.get("adapter"):
+    if overrides and not added and spec.adapter != of_checkpoint(contents.spec, path).adapter:
         raise SpecError(
             f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
         )
