@@ -99,7 +99,11 @@ def load_checkpoint(
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
     added = spec.adapter is not None and contents.spec.get("adapter") is None
+<<<<<<< HEAD
     if not added and spec.adapter != of_checkpoint(contents.spec, path).adapter:
+=======
+    if overrides and not added and spec.adapter != of_checkpoint(contents.spec, path).adapter:
+>>>>>>> attacktr
         raise SpecError(
             f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
         )

@@ -125,16 +125,25 @@ def _from_checkpoint(
     contents = opening.read(source)
     for note in contents.notes:
         say(note)
+<<<<<<< HEAD
     adapted = of_checkpoint(contents.spec, source).adapter
     if adapted is None:
         spec = without_adapter(spec)
     elif spec.adapter != adapted:
         raise SpecError(
             f"adapter: {source} was trained with another ({adapted.type}); leave the section"
+=======
+    stored = of_checkpoint(contents.spec, source)
+    if stored.adapter is None:
+        spec = without_adapter(spec)
+    elif spec.adapter != stored.adapter:
+        raise SpecError(
+            f"adapter: {source} was trained with another ({stored.adapter.type}); leave the section"
+>>>>>>> attacktr
             f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
-    same_task = of_checkpoint(contents.spec, source).task.head() == spec.task.head()
+    same_task = stored.task.head() == spec.task.head()
     other = _why_new_head(info, contents, same_task=same_task)
     model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
