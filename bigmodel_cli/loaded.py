@@ -13,7 +13,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
 from bigmodel_cli.assemble import build_for, build_on_meta
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say
+from bigmodel_cli.console import say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data import (
     FACTS,
@@ -135,7 +135,7 @@ def _contents(path: Path, body: bool) -> checkpoints.Checkpoint:
     """A checkpoint's contents; raises `CheckpointError` where it lacks a head that is needed."""
     contents = opening.read(path)
     for note in contents.notes:
-        say(note)
+        say_once(note)
     if contents.headless and not body:
         raise CheckpointError(
             f"{path}: the body of a network, without a head that answers; finetune it first:"

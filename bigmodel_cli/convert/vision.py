@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import CLASSIFICATION, Family, Model, class_names
+from bigmodel_cli.convert.family import CLASSIFICATION, NO_DATA, Family, Model, class_names
 from bigmodel_cli.convert.folder import has, read_json
 from bigmodel_cli.convert.rules import Rule, rows
 from bigmodel_cli.data.image.images import NormalizeOptions
@@ -40,20 +40,20 @@ class VisionFamily(Family):
         return info
 
     def data(self, folder: Path, info: DatasetInfo) -> dict[str, Any]:
-        return image_data(folder, info)
+        return image_data(info)
 
     def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
         return {PROCESSOR: processor(info)}
 
 
-def image_data(place: Path, info: DatasetInfo) -> dict[str, Any]:
+def image_data(info: DatasetInfo) -> dict[str, Any]:
     """The `data` section for images as `info` describes them."""
     assert info.image_shape is not None
     channels, height, width = info.image_shape
     normalize = {"mean": list(info.mean), "std": list(info.std)} if info.mean else "none"
     return {
         "type": "image_folder",
-        "root": str(place),
+        "root": NO_DATA,
         "channels": channels,
         **({"size": height} if height == width else {}),
         "normalize": normalize,

@@ -144,7 +144,8 @@ def _domain(name: str, on: Callable[[Path], Evaluation], source: Path, result: P
     try:
         compared = differences(on(source), after)
     except BigmodelError as error:
-        note = f"nothing to compare with: {error}"
+        why = str(error).partition("; ")[0]  # without the remedy, which has just been done
+        note = f"nothing to compare with: {why}"
     return Domain(name, found, compared, len(after.items), note, lower)
 
 
