@@ -135,7 +135,7 @@ def count_trained(model: Module, kind: str) -> list[str]:
         if p.requires_grad and PARAMETRIZED not in f".{name}":
             numbers[f"{name} (whole)"] = p.numel()
     every, trained = sum(p.numel() for p in model.parameters()), sum(numbers.values())
-    share = f"{trained:,} of {every:,} parameters are trained ({trained / every:.2%})"
+    share = f"{trained:,} of {every:,} parameters are trained ({100 * trained / every:.2f} %)"
     lines = [f"{kind}: {share}"]
     for general, names in grouped(list(numbers)).items():
         sizes = [numbers[name] for name in names]

@@ -6,12 +6,8 @@ matrices (queries, keys and values; experts) has factors for each, as if they st
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from typing import Annotated, Literal
-=======
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self, TypeVar
->>>>>>> attacktr
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field
 
