@@ -61,7 +61,7 @@ STOREYS = (
     },
     {"adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"},
     {"convert", "depths", "frozen", "labels", "runs", "tasks"},
-    {"tables"},
+    {"numbers", "tables"},
     {"promises", "spec"},
     {"adapting"},
     {"assemble", "catalog"},
