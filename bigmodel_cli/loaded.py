@@ -14,7 +14,7 @@ from bigmodel_cli.adapters import quantize
 from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
 from bigmodel_cli.assemble import build_for, build_on_meta
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say
+from bigmodel_cli.console import say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data import (
     FACTS,
@@ -60,9 +60,9 @@ class Loaded:
         """The run's name, or, outside a run, the checkpoint's."""
         return opening.title(self.path)
 
-    def files(self) -> dict[str, bytes]:
-        """The files that data continues from: see `open_data`."""
-        return {**self.assets, FACTS: json.dumps(self.info.to_json()).encode()}
+    def files(self, info: DatasetInfo | None = None) -> dict[str, bytes]:
+        """The files that data continues from: see `open_data`; with other facts than its own."""
+        return {**self.assets, FACTS: json.dumps((info or self.info).to_json()).encode()}
 
     @property
     def precision(self) -> str:
@@ -99,7 +99,7 @@ def load_checkpoint(
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
     added = spec.adapter is not None and contents.spec.get("adapter") is None
-    if not added and spec.adapter != of_checkpoint(contents.spec, path).adapter:
+    if overrides and not added and spec.adapter != of_checkpoint(contents.spec, path).adapter:
         raise SpecError(
             f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
         )
@@ -138,7 +138,7 @@ def _contents(path: Path, body: bool) -> checkpoints.Checkpoint:
     """A checkpoint's contents; raises `CheckpointError` where it lacks a head that is needed."""
     contents = opening.read(path)
     for note in contents.notes:
-        say(note)
+        say_once(note)
     if contents.headless and not body:
         raise CheckpointError(
             f"{path}: the body of a network, without a head that answers; finetune it first:"

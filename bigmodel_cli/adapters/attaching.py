@@ -75,8 +75,7 @@ def attach(model: Module, options: LowRankOptions, *, fill: bool) -> list[str]:
         library()
     there = targets(model)
     with under("adapter"):
-        # PEFT's files may have any rank
-        wanted, small = chosen(there, options.targets, 0 if options.path else options.rank)
+        wanted, small = chosen(there, options)
         whole = _whole(model, options.modules_to_save, wanted)
     for p in model.parameters():
         p.requires_grad_(any(p is kept for kept in whole))
@@ -86,7 +85,8 @@ def attach(model: Module, options: LowRankOptions, *, fill: bool) -> list[str]:
         parts = {}
         for name in wanted[target.name]:
             matrix = target.matrix(name)
-            parts[name] = options.build(matrix.shape, target.role, target.lookup)
+            own = options.of(target.called(name))
+            parts[name] = own.build(matrix.shape, target.role, target.lookup)
             if fill:
                 parts[name].fill(matrix)
         adapter = Adapter(options, target, parts).to(target.tensor.device)
@@ -135,7 +135,7 @@ def count_trained(model: Module, kind: str) -> list[str]:
         if p.requires_grad and PARAMETRIZED not in f".{name}":
             numbers[f"{name} (whole)"] = p.numel()
     every, trained = sum(p.numel() for p in model.parameters()), sum(numbers.values())
-    share = f"{trained:,} of {every:,} parameters are trained ({trained / every:.2%})"
+    share = f"{trained:,} of {every:,} parameters are trained ({100 * trained / every:.2f} %)"
     lines = [f"{kind}: {share}"]
     for general, names in grouped(list(numbers)).items():
         sizes = [numbers[name] for name in names]
