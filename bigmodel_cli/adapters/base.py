@@ -7,7 +7,7 @@ matrices (queries, keys and values; experts) has factors for each, as if they st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -23,6 +23,13 @@ class AnyAdapterOptions(Options):
     """Options of an adapter."""
 
     type: str
+    base: Literal["nf4"] | None = Field(
+        None,
+        description=(
+            "nf4: the frozen matrices of linear layers are held in 4 bits (QLoRA), by torchao; the"
+            " weights that the run starts from must be a checkpoint's; slow without a GPU"
+        ),
+    )
 
     def folder(self) -> str | None:
         """The folder of PEFT's files that says all else; None where these options do."""

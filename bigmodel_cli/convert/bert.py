@@ -34,6 +34,7 @@ class Bert(Family):
         "BertForTokenClassification": TAGGING,
     }
     prefix: ClassVar = "bert."
+    whole_texts: ClassVar = True
     renamed: ClassVar = {
         r"LayerNorm\.gamma$": "LayerNorm.weight",
         r"LayerNorm\.beta$": "LayerNorm.bias",

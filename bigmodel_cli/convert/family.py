@@ -69,6 +69,10 @@ class Family(ABC):
     """Tasks that a model card calls otherwise than export/card.py does."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
+    whole_texts: ClassVar[bool] = False
+    """Whether a text is read as one, between the tokenizer's special tokens, by a model without
+    labels too (`attend`, a card's script); running text is not.
+    """
     padding: ClassVar[int | None] = None
     """The token that their code leaves out when it counts positions, whatever it stands for."""
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -117,17 +121,21 @@ class Family(ABC):
         )
 
     def data(self, folder: Path, info: DatasetInfo) -> dict[str, Any]:
-        """The spec's `data` section, for the commands that need no more than its sizes."""
+        """The spec's `data` section, for the commands that need no more than its sizes: places of
+        data are `NO_DATA`.
+        """
         shared = {
             "context": info.context,
             "tokenizer": {"type": "file", "path": str(folder / TOKENIZER)},
         }
         if info.tagged:
-            return {"type": "conll", "train": [str(folder)], **shared}
+            return {"type": "conll", "train": [NO_DATA], **shared}
         if info.outputs:
             columns = label_columns(folder, info)
-            return {"type": "table", "train": [str(folder)], **columns, **shared}
-        return {"type": "text", "files": [str(folder)], **shared}
+            return {"type": "table", "train": [NO_DATA], **columns, **shared}
+        if self.whole_texts:
+            return {"type": "table", "train": [NO_DATA], "text": [0], **shared}
+        return {"type": "text", "files": [NO_DATA], **shared}
 
     def task_options(self) -> dict[str, Any]:
         """Options of the task that its spec has beside the type."""

@@ -42,6 +42,7 @@ class ModernBert(Family):
         "ModernBertForTokenClassification": TAGGING,
     }
     prefix: ClassVar = "model."
+    whole_texts: ClassVar = True
     leftovers: ClassVar = (r"decoder\.weight",)
     copies: ClassVar = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
     # keys of BERT's that their class does not read, and how to compute and to draw

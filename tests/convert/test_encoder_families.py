@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.exporting import express
+from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.loaded import load_checkpoint
 
@@ -140,6 +141,20 @@ def test_types_of_tokens_and_the_mask_are_berts(tmp_path: Path) -> None:
     with torch.no_grad():
         got = ours(tokens.masked_fill(~real, -1), types, masked=masked & real)
     assert off(got[real], want[real]) <= 1e-5
+
+
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+@pytest.mark.parametrize("name", ["Bert", "ModernBert"])
+def test_a_text_stands_between_special_tokens_without_labels_too(
+    name: str, head: str, tmp_path: Path
+) -> None:
+    folder = with_tokenizer(saved(theirs(name, head), tmp_path), "[MASK]")
+    loaded = load_checkpoint(folder, "cpu", body=True)
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
+    rows = [reader.read(text, "")[0] for text in ("w20 w21", "w22")]
+    library = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    assert reader.batch(rows)["tokens"][0].tolist() == library("w20 w21")["input_ids"]
+    assert reader.batch(rows)["tokens"][1].tolist()[:3] == library("w22")["input_ids"]
 
 
 def test_tokens_are_not_hidden_where_no_token_stands_for_them(tmp_path: Path) -> None:
