@@ -59,9 +59,9 @@ class Loaded:
         """The run's name, or, outside a run, the checkpoint's."""
         return opening.title(self.path)
 
-    def files(self) -> dict[str, bytes]:
-        """The files that data continues from: see `open_data`."""
-        return {**self.assets, FACTS: json.dumps(self.info.to_json()).encode()}
+    def files(self, info: DatasetInfo | None = None) -> dict[str, bytes]:
+        """The files that data continues from: see `open_data`; with other facts than its own."""
+        return {**self.assets, FACTS: json.dumps((info or self.info).to_json()).encode()}
 
     @property
     def precision(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
 from bigmodel_cli.labels import kept_rows
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.models.sizing import Oversize, watched
+from bigmodel_cli.numbers import kept_numbers
 from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, of_checkpoint
@@ -118,7 +119,9 @@ def _largest(values: Any) -> int:
 def _from_checkpoint(
     spec: Spec, info: DatasetInfo, device: torch.device, source: Path
 ) -> tuple[Model, list[str]]:
-    """The model with the checkpoint's weights, and the names of those that are newly drawn."""
+    """The model with the checkpoint's weights, and the names of those that are not its own: newly
+    drawn, or changed.
+    """
     contents = opening.read(source)
     for note in contents.notes:
         say(note)
@@ -147,8 +150,12 @@ def _from_checkpoint(
             f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
             f" {', '.join(changes)}"
         )
-    by_name = same_task and other == "classes differ"
-    if rows := kept_rows(model, info, before, weights) if by_name else {}:
+    rows: Mapping[str, Callable[[Tensor], Tensor]] = {}
+    if same_task and other == "classes differ":
+        rows = kept_rows(model, info, before, weights)
+    elif same_task and info.targets and other:
+        rows = kept_numbers(model, info, before, weights)
+    if rows:
         weights, other = checkpoints.ChangedTensors(weights, rows), ""
     try:
         spare = contents.model.spare
@@ -168,7 +175,7 @@ def _from_checkpoint(
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
-    return model, report.fresh
+    return model, [*report.fresh, *rows]
 
 
 def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_task: bool) -> str:
@@ -180,6 +187,8 @@ def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_t
         return "classes differ"
     if before.targets != info.targets:
         return "targets differ"
+    if (before.target_mean, before.target_std) != (info.target_mean, info.target_std):
+        return "numbers are scaled otherwise"
     return "" if same_task else "task differs"
 
 

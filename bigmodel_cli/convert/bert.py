@@ -15,8 +15,8 @@ from bigmodel_cli.convert.family import (
     TAGGING,
     Family,
     Model,
-    class_labels,
 )
+from bigmodel_cli.convert.label_heads import class_labels
 from bigmodel_cli.convert.llama import kinds
 from bigmodel_cli.convert.marks import mask_token
 from bigmodel_cli.convert.rules import Rule, rows

@@ -16,7 +16,7 @@ from bigmodel_cli.adapters.attaching import Adapter, adapters
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.exporting import express
-from bigmodel_cli.convert.family import written_out
+from bigmodel_cli.convert.family import head_of, written_out
 from bigmodel_cli.convert.rules import Rule, exported
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -28,6 +28,8 @@ PREFIX = "base_model.model."
 TASKS = {
     "causal_lm": "CAUSAL_LM",
     "classification": "SEQ_CLS",
+    "multilabel": "SEQ_CLS",
+    "regression": "SEQ_CLS",
     "tagging": "TOKEN_CLS",
     "seq2seq": "SEQ_2_SEQ_LM",
 }
@@ -86,7 +88,7 @@ class Layout:
     def __init__(
         self, model: Module, options: AnyModelOptions, info: DatasetInfo, task: str
     ) -> None:
-        family = express(options, info, task).family
+        family, task = express(options, info, task).family, head_of(task)
         self.reads_texts = info.frame_width is None  # PEFT's task types name input_ids
         values = written_out(options)
         self.weights = {

@@ -227,11 +227,11 @@ def test_labels_have_the_names_of_the_config(tmp_path: Path, cli: Any) -> None:
         ("Bert", "Model", {"is_decoder": True}, "is_decoder: 'True' is not built"),
         ("Bert", "Model", {"hidden_act": "relu"}, "hidden_act: 'relu' is not built"),
         ("Bert", "Model", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("Bert", "ForSequenceClassification", {"problem_type": "rank"}, "problem_type: .rank. is"),
         ("Bert", "Model", {"embedding_size": 4}, "embedding_size: not known for this family"),
         ("Roberta", "Model", {"pad_token_id": 3}, "pad_token_id: '3' is not built"),
         ("DistilBert", "Model", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds"),
         ("ModernBert", "Model", {"decoder_bias": False}, "decoder_bias: 'False' is not built"),
-        ("Bert", "ForSequenceClassification", {"problem_type": "regression"}, "problem_type"),
         ("Bert", "ForQuestionAnswering", {}, "architectures: BertForQuestionAnswering is not"),
     ],
 )
