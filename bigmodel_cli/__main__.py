@@ -49,10 +49,12 @@ def run(arguments: list[str], *, last: bool = False) -> int:
 
     `last`: the process ends after this command, and later signals are ignored.
     """
+    from bigmodel_cli.console import forget_what_was_said
     from bigmodel_cli.errors import BigmodelError, memory_remedy
     from bigmodel_cli.plugin_faults import plugin_faults
     from bigmodel_cli.train.signals import Interrupted
 
+    forget_what_was_said()
     try:
         with _stoppable(last), plugin_faults(), memory_remedy(_memory_remedy(arguments)):
             return 0 if _show_options(arguments) else _run_command(arguments)

@@ -28,12 +28,12 @@ def with_files_read(
     Raises `CheckpointError` where it is not, and `SpecError` for a model of no published family.
     """
     folder = spec.adapter.folder() if spec.adapter is not None else None
-    if folder is None:
+    if spec.adapter is None or folder is None:
         return spec
     model = build(without_adapter(spec), info)
     layout = Layout(model, spec.model, info, spec.task.head())
     options = described(Path(folder).expanduser(), layout, model)
-    options = options.model_copy(update={"path": folder})
+    options = options.model_copy(update={"path": folder, "base": spec.adapter.base})
     return spec.model_copy(update={"adapter": options})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.config import Options
-from bigmodel_cli.console import say
+from bigmodel_cli.console import say_once
 from bigmodel_cli.convert import hub, opening, torchvision
 from bigmodel_cli.convert.family import NO_DATA
 from bigmodel_cli.convert.folder import is_folder
@@ -31,7 +31,7 @@ def imported_spec(given: Path) -> str:
         )
     contents = opening.read(path)
     for note in contents.notes:
-        say(note)
+        say_once(note)
     name = hub.recorded(given, path)
     head = f"torchvision's {torchvision.describe(path).name}" if weights else _class_of(path)
     model = opening.typed(contents.spec["model"])

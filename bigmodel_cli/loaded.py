@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.adapters import quantize
 from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
 from bigmodel_cli.assemble import build_for, build_on_meta
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say
+from bigmodel_cli.console import say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data import (
     FACTS,
@@ -98,7 +99,7 @@ def load_checkpoint(
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
     added = spec.adapter is not None and contents.spec.get("adapter") is None
-    if not added and spec.to_dict()["adapter"] != contents.spec.get("adapter"):
+    if overrides and not added and spec.adapter != of_checkpoint(contents.spec, path).adapter:
         raise SpecError(
             f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
         )
@@ -128,6 +129,8 @@ def load_checkpoint(
     if note := checkpoints.not_finite((name, own[name]) for name in names):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
+    if spec.adapter is not None and spec.adapter.base is not None:
+        quantize(model)
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
 
 
@@ -135,7 +138,7 @@ def _contents(path: Path, body: bool) -> checkpoints.Checkpoint:
     """A checkpoint's contents; raises `CheckpointError` where it lacks a head that is needed."""
     contents = opening.read(path)
     for note in contents.notes:
-        say(note)
+        say_once(note)
     if contents.headless and not body:
         raise CheckpointError(
             f"{path}: the body of a network, without a head that answers; finetune it first:"

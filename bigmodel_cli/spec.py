@@ -90,6 +90,10 @@ class Spec(Options):
                 "adapter.dropout: torch.compile sums each adapted weight, so that no input of its"
                 " factors can be dropped; set it to 0, or train.compile: off"
             )
+        if self.adapter is not None and self.adapter.base and self.train.compile == "on":
+            raise ValueError(
+                "adapter.base: torch.compile reads no weights of 4 bits; set train.compile: off"
+            )
         return self
 
     @contextlib.contextmanager
@@ -128,8 +132,9 @@ def load(
     """The checked spec of a file.
 
     `overrides` are ``KEY=VALUE`` with a dotted path as key. `base` is a resolved spec whose
-    top-level sections, and the data's tokenizers, are used where the file leaves them out
-    (finetuning). Raises `SpecError` with one line for each fault.
+    top-level sections, and the data's tokenizers, are used where the file leaves them out, or a
+    section that a spec must have is null (finetuning). Raises `SpecError` with one line
+    for each fault.
     """
     root = read_inheriting(path, Spec)
     if root.value is None:
@@ -146,6 +151,9 @@ def load(
                 " its top"
             )
         apply_overrides(root, changes, Spec)
+        for name in recorded:
+            if root.value[name].value is None and Spec.model_fields[name].is_required():
+                root.value[name] = tree_of(recorded[name], f"{name} of the checkpoint")
     return check(root)
 
 

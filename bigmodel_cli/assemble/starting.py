@@ -12,7 +12,7 @@ from bigmodel_cli.assemble.building import build_for, build_model, without_downl
 from bigmodel_cli.assemble.outlines import check_memory
 from bigmodel_cli.assemble.sizes import numbers_per_weight, state_bytes
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say
+from bigmodel_cli.console import say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
@@ -27,6 +27,7 @@ from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, of_checkpoint
 
+LEAVE = "leave it out, or --set model=null, to take the checkpoint's"
 ABSURD = 1 << 17
 """A number in a model's options from which on its weights are counted before any is allocated."""
 
@@ -124,17 +125,17 @@ def _from_checkpoint(
     """
     contents = opening.read(source)
     for note in contents.notes:
-        say(note)
-    adapted = contents.spec.get("adapter")
-    if adapted is None:
+        say_once(note)
+    stored = of_checkpoint(contents.spec, source)
+    if stored.adapter is None:
         spec = without_adapter(spec)
-    elif spec.to_dict()["adapter"] != adapted:
+    elif spec.adapter != stored.adapter:
         raise SpecError(
-            f"adapter: {source} was trained with another ({adapted.get('type')}); leave the section"
+            f"adapter: {source} was trained with another ({stored.adapter.type}); leave the section"
             f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
-    same_task = of_checkpoint(contents.spec, source).task.head() == spec.task.head()
+    same_task = stored.task.head() == spec.task.head()
     other = _why_new_head(info, contents, same_task=same_task)
     model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
@@ -162,15 +163,16 @@ def _from_checkpoint(
         fresh = [name for name in model.output_layers() if other and name not in spare]
         report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{source}: {_of_another_model(spec, contents.spec)}{error}"
-        ) from None
+        if "\n" not in str(error):  # a file is damaged
+            raise CheckpointError(f"{source}: {error}") from None
+        fault = _of_another_model(spec, contents.spec, str(error))
+        raise CheckpointError(f"{source}: {fault}") from None
     own = model.state_dict()
     if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
         raise CheckpointError(
             f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
         )
-    say(f"weights: {len(report.loaded)} tensors from {source}")
+    say_once(f"weights: {len(report.loaded)} tensors from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:
@@ -192,17 +194,21 @@ def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_t
     return "" if same_task else "task differs"
 
 
-def _of_another_model(spec: Spec, before: Mapping[str, Any]) -> str:
-    """A sentence about a spec whose model is not the checkpoint's, or ''."""
+def _of_another_model(spec: Spec, before: Mapping[str, Any], misfit: str) -> str:
+    """What is said where weights are a `misfit`: in what the spec's model is not the checkpoint's,
+    where that can be told, and the tensors.
+    """
     options = spec.to_dict()["model"]
     old = before["model"]
     changed = [name for name in options if name != "classes" and options[name] != old.get(name)]
     if options["type"] != old.get("type"):
-        return f"a model of type {old.get('type')}, and the spec's is {options['type']}; "
+        return f"a model of type {old.get('type')}, and the spec's is {options['type']}; {LEAVE}"
+    tensors = misfit.partition("\n")[2]
     length, known = spec.model.longest() or spec.data.longest(), before["data"].get("context")
     if length and known and length > (old.get("max_len") or known):
-        return f"its texts have {known} tokens at most, and the spec's {length} (data.context); "
+        lengths = f"its texts have {known} tokens at most, and the spec's {length} (data.context)"
+        return f"{lengths}\n{tensors}"
     if not changed:
-        return ""
+        return misfit
     names = ", ".join(f"model.{name}" for name in changed[:3])
-    return f"the spec's model differs in {names}; leave it out to take the checkpoint's; "
+    return f"the spec's model differs in {names}; {LEAVE}\n{tensors}"

@@ -47,6 +47,7 @@ __all__ = [
     "result_record",
     "say",
     "say_coloured",
+    "say_once",
     "seconds_of",
     "sentence",
     "short_names",
@@ -57,6 +58,7 @@ __all__ = [
     "visible",
 ]
 SCHEMA_VERSION = 1
+_SAID: set[str] = set()
 
 
 def say(message: str) -> None:
@@ -65,6 +67,18 @@ def say(message: str) -> None:
     A stderr that is closed, full or gone is ignored.
     """
     say_coloured(visible(message))
+
+
+def say_once(message: str) -> None:
+    """The same, unless this command has printed it: several models may be read of one folder."""
+    if message not in _SAID:
+        _SAID.add(message)
+        say(message)
+
+
+def forget_what_was_said() -> None:
+    """A command begins."""
+    _SAID.clear()
 
 
 def say_coloured(text: str) -> None:

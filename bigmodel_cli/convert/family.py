@@ -121,19 +121,21 @@ class Family(ABC):
         )
 
     def data(self, folder: Path, info: DatasetInfo) -> dict[str, Any]:
-        """The spec's `data` section, for the commands that need no more than its sizes."""
+        """The spec's `data` section, for the commands that need no more than its sizes: places of
+        data are `NO_DATA`.
+        """
         shared = {
             "context": info.context,
             "tokenizer": {"type": "file", "path": str(folder / TOKENIZER)},
         }
         if info.tagged:
-            return {"type": "conll", "train": [str(folder)], **shared}
+            return {"type": "conll", "train": [NO_DATA], **shared}
         if info.outputs:
             columns = label_columns(folder, info)
-            return {"type": "table", "train": [str(folder)], **columns, **shared}
+            return {"type": "table", "train": [NO_DATA], **columns, **shared}
         if self.whole_texts:
-            return {"type": "table", "train": [str(folder)], "text": [0], **shared}
-        return {"type": "text", "files": [str(folder)], **shared}
+            return {"type": "table", "train": [NO_DATA], "text": [0], **shared}
+        return {"type": "text", "files": [NO_DATA], **shared}
 
     def task_options(self) -> dict[str, Any]:
         """Options of the task that its spec has beside the type."""

@@ -26,7 +26,7 @@ from bigmodel_cli.convert.assets import read_with_notes
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.converted import ConvertedTensors
 from bigmodel_cli.convert.families import BY_TYPE, FAMILIES, TIMM
-from bigmodel_cli.convert.family import NO_DATA, Family, written_out
+from bigmodel_cli.convert.family import Family, written_out
 from bigmodel_cli.convert.weights import FolderTensors, open_tensors
 from bigmodel_cli.errors import CheckpointError, did_you_mean
 from bigmodel_cli.models import MODELS
@@ -133,17 +133,10 @@ class Described:
 
         What is stored in bf16 or fp16 is used in that precision.
         """
-        stored, named = PRECISIONS.get(theirs.dtype(), "auto"), str(self.folder)
-        unknown: dict[Any, Any] = {named: NO_DATA}
-        data = {
-            option: [unknown.get(item, item) for item in value]
-            if isinstance(value, list)
-            else unknown.get(str(value), value)
-            for option, value in self.family.data(self.folder, self.info).items()
-        }
+        stored = PRECISIONS.get(theirs.dtype(), "auto")
         return {
             "model": self.model.model_dump(mode="json"),
-            "data": data,
+            "data": self.family.data(self.folder, self.info),
             "task": {
                 "type": self.task or self.family.without_head,
                 **self.family.task_options(),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import SEQ2SEQ, Family, Model, grouped
+from bigmodel_cli.convert.family import NO_DATA, SEQ2SEQ, Family, Model, grouped
 from bigmodel_cli.convert.rules import Rule, rows, shaped
 from bigmodel_cli.data import TOKENIZER
 
@@ -19,8 +19,8 @@ class _Seq2Seq(Family):
     def data(self, folder: Path, info: DatasetInfo) -> dict[str, Any]:
         return {
             "type": "pairs",
-            "source": [str(folder)],
-            "target": [str(folder)],
+            "source": [NO_DATA],
+            "target": [NO_DATA],
             "context": info.context,
             "tokenizer": {"type": "file", "path": str(folder / TOKENIZER)},
         }

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from bigmodel_cli.checkpoints import Checkpoint, StoredTensors
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.convert.family import CLASSIFICATION, NO_DATA
+from bigmodel_cli.convert.family import CLASSIFICATION
 from bigmodel_cli.convert.files import open_file
 from bigmodel_cli.convert.folder import read_json
 from bigmodel_cli.convert.identifying import COUNTER, identified, outline
@@ -58,7 +58,7 @@ class WeightsFile:
         """A whole spec around the network, for the commands that need no more than it says."""
         return {
             "model": TorchvisionOptions(name=self.name).model_dump(mode="json"),
-            "data": image_data(Path(NO_DATA), self.info),
+            "data": image_data(self.info),
             "task": {"type": CLASSIFICATION},
             "train": {"steps": 1},
         }

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import CLASSIFICATION, Family, Model
+from bigmodel_cli.convert.family import CLASSIFICATION, NO_DATA, Family, Model
 from bigmodel_cli.convert.folder import has, read_json
 from bigmodel_cli.convert.label_heads import facts_of_labels
 from bigmodel_cli.convert.rules import Rule, rows
@@ -41,20 +41,20 @@ class VisionFamily(Family):
         return info
 
     def data(self, folder: Path, info: DatasetInfo) -> dict[str, Any]:
-        return image_data(folder, info)
+        return image_data(info)
 
     def more_files(self, model: Model, info: DatasetInfo) -> dict[str, dict[str, Any]]:
         return {PROCESSOR: processor(info)}
 
 
-def image_data(place: Path, info: DatasetInfo) -> dict[str, Any]:
+def image_data(info: DatasetInfo) -> dict[str, Any]:
     """The `data` section for images as `info` describes them."""
     assert info.image_shape is not None
     channels, height, width = info.image_shape
     normalize = {"mean": list(info.mean), "std": list(info.std)} if info.mean else "none"
-    source: dict[str, Any] = {"type": "image_folder", "root": str(place)}
+    source: dict[str, Any] = {"type": "image_folder", "root": NO_DATA}
     if info.targets or info.label_sets:  # which a folder for each class does not have
-        source = {"type": "parquet_images", "train": [str(place)]}
+        source = {"type": "parquet_images", "train": [NO_DATA]}
         source |= {"target_columns": list(info.targets)} if info.targets else {}
         source |= {"label_separator": "|"} if info.label_sets else {}
     return {

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import SEQ2SEQ, Family, Model, grouped
+from bigmodel_cli.convert.family import NO_DATA, SEQ2SEQ, Family, Model, grouped
 from bigmodel_cli.convert.folder import has, read_json
 from bigmodel_cli.convert.rules import Rule, rows
 from bigmodel_cli.convert.seq2seq import SIDES, both
@@ -154,8 +154,8 @@ class Whisper(Family):
         assert sound is not None
         return {
             "type": "audio",
-            "files": [str(folder)],
-            "transcripts": [str(folder)],
+            "files": [NO_DATA],
+            "transcripts": [NO_DATA],
             "features": sound.features,
             "rate": sound.rate,
             "window": sound.window / sound.rate,

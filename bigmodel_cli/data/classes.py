@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bigmodel_cli.console import listed
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.errors import SpecError, did_you_mean
@@ -37,10 +38,8 @@ def say_lacking(
     present = set(there)
     missing = [name for number, name in enumerate(classes) if number not in present]
     if missing:
-        say(
-            f"warning: the {split} split has no {unit} of {len(missing)} class(es):"
-            f" {', '.join(missing[:5])}"
-        )
+        which = "class" if len(missing) == 1 else f"{len(missing)} classes:"
+        say(f"warning: the {split} split has no {unit} of {which} {', '.join(missing[:5])}")
 
 
 def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]) -> Ints:
@@ -60,7 +59,6 @@ def numbers_of(classes: Sequence[str], known: Sequence[str], used: Sequence[str]
         shown = ", ".join(map(repr, unknown[:5])) + more + did_you_mean(unknown[0], known)
         raise SpecError(
             f"the data has classes that the checkpoint does not know: {shown}; it knows"
-            f" {', '.join(known[:10])}{' ...' if len(known) > 10 else ''}. Finetune it first:"
-            " bigmodel finetune --from CKPT SPEC"
+            f" {listed(known, 10)}; finetuning teaches others: bigmodel finetune --from CKPT SPEC"
         )
     return np.array([number.get(name, -1) for name in classes], np.int64)

@@ -40,13 +40,20 @@ def find_files(
 
 
 def find_named(
-    names: Iterable[str], base: Path, option: str, endings: tuple[str, ...]
+    names: Iterable[str],
+    base: Path,
+    option: str,
+    endings: tuple[str, ...],
+    beside: tuple[str, ...] = (),
 ) -> list[Found]:
-    """The same, each with its name below the folder that was named."""
+    """The same, each with its name below the folder that was named.
+
+    Files that end as those `beside` them do are another option's, and are passed over in silence.
+    """
     files: dict[str, Found] = {}
     twice = 0
     for name in names:
-        for path, known_as in _matches(name, base, option, endings):
+        for path, known_as in _matches(name, base, option, endings, beside):
             key = os.path.realpath(path)
             twice += key in files
             files.setdefault(key, (path, known_as))
@@ -92,7 +99,9 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> list[Found]:
+def _matches(
+    name: str, base: Path, option: str, endings: tuple[str, ...], beside: tuple[str, ...]
+) -> list[Found]:
     """The files that one name finds."""
     place, rest = _resolved(name, base, option)
     if rest:
@@ -108,17 +117,12 @@ def _matches(name: str, base: Path, option: str, endings: tuple[str, ...]) -> li
         raise DataError(
             f"{option}: the folder {name} holds no file that ends in {', '.join(endings)}"
         )
-    if len(paths) < len(below):
-        kinds = Counter(
-            path.suffix.lower() or "no ending"
-            for path in below
-            if not path.name.lower().endswith(endings)
-        )
+    known = endings + beside
+    others = [path for path in below if not path.name.lower().endswith(known)]
+    if others:
+        kinds = Counter(path.suffix.lower() or "no ending" for path in others)
         shown = ", ".join(f"{count:,} {ending}" for ending, count in kinds.most_common(5))
-        say(
-            f"{option}: {name}: {len(below) - len(paths):,} file(s) that end otherwise are left out"
-            f" ({shown})"
-        )
+        say(f"{option}: {name}: {len(others):,} file(s) that end otherwise are left out ({shown})")
     start = len(str(place)) + 1 if str(place) != "." else 0
     return [(path, str(path)[start:]) for path in paths]
 

@@ -162,7 +162,8 @@ def _domain(name: str, on: Callable[[Path], Evaluation], source: Path, result: P
         of_no_model = task.baselines(after.columns, task.text_metrics)
         compared = {name: d for name, d in compared.items() if name not in of_no_model}
     except BigmodelError as error:
-        note = f"nothing to compare with: {error}"
+        why = str(error).partition("; ")[0]  # without the remedy, which has just been done
+        note = f"nothing to compare with: {why}"
     return Domain(name, found, compared, len(after.items), note, lower)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bigmodel_cli.console import say
 from bigmodel_cli.convert.peft import Layout, adapter_files
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.source import Source
@@ -25,6 +26,11 @@ class Adapter(Target):
             )
         options, base = source.spec.adapter.low_rank(), source.spec.init.checkpoint or ""
         _scale_numbers(source)
+        if options.base is not None:
+            say(
+                f"adapter.base: {options.base}: the factors were trained on weights of 4 bits; on"
+                " the exact ones outputs differ a little"
+            )
         layout = Layout(source.model, source.spec.model, source.info, source.task)
         named = base.removeprefix("hf://").partition("@")[0]
         for name, content in adapter_files(

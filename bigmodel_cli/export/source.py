@@ -9,7 +9,7 @@ from typing import Any
 from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import build_for
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say
+from bigmodel_cli.console import say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.assets import PREFIX
 from bigmodel_cli.errors import CheckpointError
@@ -51,7 +51,7 @@ def open_source(given: Path, command: str, results: dict[str, Any]) -> Source:
     path = opening.find(given)
     contents = opening.read(path)
     for note in contents.notes:
-        say(note)
+        say_once(note)
     spec, info = of_checkpoint(contents.spec, path), DatasetInfo.from_json(contents.info)
     model = build_for(spec, info, contents.model, draw=False)
     contents.model.hold_as_stored(model)

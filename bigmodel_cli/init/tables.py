@@ -145,6 +145,8 @@ def _texts(
     if wanted.text:
         return [named(seen, name, "--text") for name in wanted.text], []
     found = [c for c in seen.columns if c is not label and c.is_text()]
+    if not found and wanted.label and len(left := _of_words(seen, label)) == 1:
+        found = left  # nothing else can be meant, though its values repeat
     if not found:
         raise SpecError(
             f"--data: no column of texts among {listed([c.name for c in seen.columns], 10)}; name"
@@ -163,3 +165,12 @@ def _texts(
             f"both texts of a row are read, as a pair: --text {kept[0].name} takes one of them"
         )
     return kept, notes
+
+
+def _of_words(seen: SeenTable, label: SeenColumn | None) -> list[SeenColumn]:
+    """The columns of words, beside the label's: neither numbers nor anything but strings."""
+    return [
+        c
+        for c in seen.columns
+        if c is not label and len(c.strings) == len(c.values) and not c.is_numbers()
+    ]

@@ -58,9 +58,9 @@ def of_texts(
         "context": f"{context}                # tokens that the model sees at once",
         "tokenizer": on_one_line(kind),
     }
+    texts = "1 text" if surveyed.documents == 1 else f"{surveyed.documents:,} texts"
     notes = (
-        f"{surveyed.documents:,} text(s) of {surveyed.characters:,} characters for training"
-        + _others(splits),
+        f"{texts} of {surveyed.characters:,} characters for training" + _others(splits),
         f"tokenizer: {why}; a model that continues text, by windows of {context} tokens",
     )
     start = " ".join(_first(splits["train"][0], field).split()[:2])[:20]

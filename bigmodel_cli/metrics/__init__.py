@@ -35,6 +35,8 @@ SHARE = MetricInfo(limits=(0.0, 1.0), percent=True)
 
 SMALL = 5e-4
 """Below it four places show no digit: errors of numbers in a large unit."""
+MANY = 1e4
+"""From there on one place is enough, and thousands are set apart."""
 LARGE = 1e9
 """From there on a number is shown with an exponent: errors of numbers in a small unit."""
 
@@ -47,6 +49,8 @@ def shown(value: float, percent: bool) -> str:
         return f"{100 * value:.2f} %"
     if abs(value) >= LARGE:
         return f"{value:.6g}"
+    if abs(value) >= MANY:
+        return f"{value:,.1f}"
     return f"{value:.3g}" if 0 < abs(value) < SMALL else f"{value:.4f}"
 
 

@@ -51,8 +51,8 @@ class RegressionOptions(AnyTaskOptions):
             f"{name}: mean {mean:.6g}, deviation {std:.6g}" for name, mean, std in three
         )
         return [
-            "numbers to learn, scaled by mean and deviation, which is the RMSE of saying the mean:"
-            f" {shown}"
+            f"numbers to learn: {shown}; they are scaled by both, and an RMSE of the deviation is"
+            " no better than the mean"
         ]
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Regression:

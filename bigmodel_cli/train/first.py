@@ -38,15 +38,15 @@ def say_first(task: Task, data: DataSet, seed: int) -> None:
         )
     if not found.first:
         return
-    say(f"the first sample, as it is learnt: {_own_lines(found.first)}")
+    say(f"the first sample, as it is learnt:{_own_lines(found.first)}")
     if found.of is not None:
-        share = f"{found.count:,} of {found.of:,} tokens ({found.count / found.of:.1%})"
+        share = f"{found.count:,} of {found.of:,} tokens ({100 * found.count / found.of:.1f} %)"
         say(f"in {rows} {share} {found.how}")
 
 
 def _own_lines(text: str) -> str:
     """A text of several lines begins on a line of its own."""
-    return f"\n{text}" if "\n" in text else text
+    return "\n" + text.strip("\n") if "\n" in text else f" {text}"
 
 
 def _speller(assets: Mapping[str, bytes]) -> Spell:

@@ -99,6 +99,29 @@ def test_a_folder_is_used_and_says_what_it_ignores(cli: Cli) -> None:
     assert "1 tensors that the model has no place for: extra" in cli("predict", "b", "ab").err
 
 
+def test_a_folder_may_be_called_as_a_value_of_its_spec(cli: Cli) -> None:
+    llama_folder(Path("text"), llama_tensors())  # data.type: text
+    found = cli("predict", "text", "ab", *GREEDY)
+    assert found.status == 0, found.err
+    assert opening.read_spec(Path("text"))["data"]["type"] == "text"
+
+
+def test_a_spec_with_another_network_is_refused_with_the_way_to_the_folders(cli: Cli) -> None:
+    drawn_folder(Path("body"), BODY)
+    Path("rows.csv").write_text("good,yes\nbad,no\n" * 10)
+    data = {"type": "table", "train": ["rows.csv"], "text": [0], "label": 1, "context": 8}
+    own = {"type": "encoder", "dim": 4, "blocks": [{"ffn": "gelu"}]}
+    given = {"data": {**data, "tokenizer": "bytes"}, "task": {"type": "classification"}}
+    other = tuned(cli, "body", model=own, **given)
+    assert other.status == 4
+    assert "the spec's model differs in model.dim" in other.err
+    assert "leave it out, or --set model=null, to take the checkpoint's\n  " in other.err
+    again = cli("finetune", "--from", "body", "a.yaml", "--set", "model=null", "--out", "b")
+    assert again.status == 0, again.err
+    assert again.err.count("without a head: a task") == 1  # though it is read anew
+    assert "the body of a network, without a head that answers\n" in again.err  # and no remedy
+
+
 def test_a_body_gets_a_head_and_cannot_answer_without_one(cli: Cli) -> None:
     drawn_folder(Path("body"), BODY)
     found = cli("predict", "body", "ab")

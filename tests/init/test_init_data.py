@@ -252,6 +252,10 @@ def test_a_number_is_estimated_where_there_is_no_label() -> None:
     assert "number to estimate: 'price', from 0.5 to 8.5" in said
     assert spec_of("offers.csv", label="id")[0]["data"]["targets"] == ["id"]
     assert "targets" not in spec_of("offers.csv", label="")[0]["data"]
+    Path("few.csv").write_text(  # texts that repeat, beside the column that is named
+        "about,price\n" + "".join(f"{i % 5} rooms,{i + 0.5}\n" for i in range(40))
+    )
+    assert spec_of("few.csv", label="price")[0]["data"]["text"] == ["about"]
     Path("pairs.csv").write_text(
         "de,en,score\n" + "".join(f"{sentence()},{sentence()},0.{i}\n" for i in range(40))
     )
@@ -340,6 +344,7 @@ def test_folders_of_recordings_that_are_called_as_splits_are(texts: bool) -> Non
     spec, said = spec_of("said")
     assert spec["data"]["split"] == {"val": {"split": ["dev"]}}
     assert "8 recordings for training" in said
+    assert "left out" not in said  # transcripts are read
     Path("said/other").mkdir()
     write_wave(Path("said/other/x/1.wav"), 1500, 300)
     with pytest.raises(DataError, match="Train, dev beside other: are they splits or classes"):

@@ -36,9 +36,9 @@ MASKS = torch.tensor([[False, False, True, True, True, True, True], [False] * 7]
 FRAMES = {"frames": torch.zeros(2, 6, 4), "lengths": torch.tensor([3, 6])}
 CASES: dict[str, tuple[str, DatasetInfo, dict[str, torch.Tensor], list[str]]] = {
     "causal_lm": ("causal_lm", NAMES, TEXTS,
-                  ["a»\\nb<|endoftext|>«", "in the first 2 samples 9 of 9 tokens (100.0%) are"]),
+                  ["a»\\nb<|endoftext|>«", "in the first 2 samples 9 of 9 tokens (100.0 %) are"]),
     "answers": ("causal_lm", NAMES, {**TEXTS, "loss_mask": MASKS},
-                ["\na\n»b<|endoftext|>«", "2 of 9 tokens (22.2%) are learnt"]),
+                ["\na\n»b<|endoftext|>«", "2 of 9 tokens (22.2 %) are learnt"]),
     "seq2seq": ("seq2seq", NAMES, {"source": tokens("x\ny", "z"), "target": tokens("uv", "w")},
                 ["x\\ny<|endoftext|> -> u»v<|endoftext|>«", "3 of 3 tokens"]),
     "text": ("classification", NAMES, {**TEXTS, "label": torch.tensor([1, 0])},
@@ -93,7 +93,7 @@ def test_what_is_learnt_is_shown(case: str, capsys: pytest.CaptureFixture[str]) 
     kind, info, batch, wanted = CASES[case]
     say_first(task_of(kind, info), data_of(info, batch), 0)
     said = capsys.readouterr().err
-    assert said.startswith("the first sample, as it is learnt: ")
+    assert said.startswith("the first sample, as it is learnt:")
     assert all(text in said for text in wanted), said
 
 
@@ -118,7 +118,7 @@ def test_hidden_tokens_are_marked_and_those_that_may_be_counted(
     assert 0 < len(hidden) < 8
     parts = [part.partition("«")[0] for part in said.splitlines()[0].split("»")[1:]]
     assert "".join(parts) == "".join(hidden)
-    assert "11 of 11 tokens (100.0%) may be hidden and are then learnt (40% of them)" in said
+    assert "11 of 11 tokens (100.0 %) may be hidden and are then learnt (40% of them)" in said
 
 
 @pytest.mark.parametrize(

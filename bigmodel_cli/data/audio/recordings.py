@@ -29,6 +29,8 @@ from bigmodel_cli.errors import DataError
 from bigmodel_cli.progress import advance, reading
 
 FORMAT = 3  # of the cached samples
+TEXTS = (".txt", ".tsv")
+"""Endings of transcripts, which usually lie beside the recordings (`data.transcripts`)."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MOST_BYTES = 1 << 30
 """Limit for a member of an archive: a larger one is refused before it is unpacked."""
@@ -136,7 +138,7 @@ def find_sound(names: list[str], base: Path) -> list[Found]:
 
     Raises `DataError` for a name that finds nothing, and for what is neither.
     """
-    matches = find_named(names, base, "data.files", ENDINGS + ARCHIVES)
+    matches = find_named(names, base, "data.files", ENDINGS + ARCHIVES, TEXTS)
     for path, _ in matches:
         if not path.name.lower().endswith(ENDINGS + ARCHIVES):
             raise DataError(

@@ -181,7 +181,7 @@ def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
     ends = " or ".join(sorted(turns.special[end] for end in turns.ends))
     say(
         f"conversations: {len(kept):,} training samples; {learnt:,} of {total:,} tokens are learnt"
-        f" ({learnt / total:.1%}), each answer with {ends} at its end"
+        f" ({100 * learnt / total:.1f} %), each answer with {ends} at its end"
     )
 
 
