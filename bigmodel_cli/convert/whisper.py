@@ -99,6 +99,8 @@ class Whisper(Family):
         return {
             "model_type": "whisper",
             "is_encoder_decoder": True,
+            # their defaults may lie beyond the vocabulary; a tokenizer's own stand after these
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
             "d_model": model["dim"],
             **sizes,
             "num_mel_bins": info.frame_width,

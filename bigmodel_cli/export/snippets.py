@@ -5,6 +5,7 @@ The texts between {{ and }} are replaced by what the checkpoint says.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 HEAD = """\
@@ -206,7 +207,13 @@ print(tokenizer.decode(written))
 
 
 def filled(text: str, values: Mapping[str, object]) -> str:
-    """The text with these values in their places, as Python writes them; texts as they are."""
-    for name, value in values.items():
-        text = text.replace("{{" + name + "}}", value if isinstance(value, str) else repr(value))
-    return text
+    """The text with these values in their places, as Python writes them; texts as they are.
+
+    A value is not searched for places again.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = values.get(match[1], match[0])
+        return found if isinstance(found, str) else repr(found)
+
+    return re.sub(r"\{\{(\w+)\}\}", value, text)

@@ -116,13 +116,13 @@ def of_pairs(source: Source) -> str:
         "never_first": known(source, tokenizer.never_first),
         "first": tokenizer.target_start, "languages": list(tokenizer.languages),
         "most": min(source.spec.task.search().max_tokens or room, room - len(begins)),
-        "heard": s.HEARD if HEARD in begins else "",
     }  # fmt: skip
     shown = ["language" if token == HEARD else str(token) for token in begins]
     start = f"[{', '.join([str(tokenizer.target_start), *shown])}]"
     read = source_text(source) if source.info.sound is None else frames(source)
-    text = f"{read}from tokenizers import Tokenizer\n\n{s.TRANSLATE}"
-    return s.filled(text.replace("{{start}}", start), values)
+    heard = s.HEARD if HEARD in begins else ""
+    text = s.TRANSLATE.replace("{{start}}", start).replace("{{heard}}", heard)
+    return f"{read}from tokenizers import Tokenizer\n\n{s.filled(text, values)}"
 
 
 def source_text(source: Source) -> str:

@@ -48,10 +48,11 @@ def test_equal_or_refused_by_part(seeds: range) -> None:
         ("timm", ["timm vit"]),
         ("torchvision", ["torchvision", "any cnn"]),
         ("gguf", ["llama", "qwen3 128", "qwen2"]),
+        ("hf", ["whisper", "whisper untied"]),
     ],
 )
 def test_other_layouts(target: str, names: list[str]) -> None:
-    pytest.importorskip(target)
+    pytest.importorskip({"hf": "transformers"}.get(target, target))
     outcomes = run(list(range(8)), target, names, lambda text: None)
     assert not [shown(outcome) for outcome in outcomes if outcome.way == "fault"]
     assert {outcome.way for outcome in outcomes} == {"exported", "refused"}

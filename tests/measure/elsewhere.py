@@ -99,8 +99,11 @@ def apart(found: Tensor, want: Tensor) -> float:
 
 
 def rows_for(drawn: Drawn, seed: int) -> list[Tensor]:
-    """Inputs: images, or rows of tokens of several lengths."""
+    """Inputs: images, frames of sound, or rows of tokens of several lengths."""
     draw = torch.Generator().manual_seed(seed)
+    if drawn.info.frame_width is not None:
+        shape = (drawn.info.context or 1, drawn.info.frame_width)
+        return [torch.randn(rows, *shape, generator=draw) for rows in (3, 1)]
     if drawn.info.image_shape is not None:
         return [torch.randn(2, *drawn.info.image_shape, generator=draw)]
     most = drawn.spec.model.longest() or 40
@@ -110,11 +113,19 @@ def rows_for(drawn: Drawn, seed: int) -> list[Tensor]:
     ]
 
 
+def target_of(row: Tensor, drawn: Drawn) -> Tensor:
+    """(B, T) tokens that a decoder is given beside a row: some of it, or of its numbers."""
+    if not row.is_floating_point():
+        return row.flip(1)[:, :7]
+    most = min(7, drawn.spec.model.longest() or 7)
+    return (row[:, :most, 0].float() * 1000).long() % (drawn.info.vocab_size or 1)
+
+
 def ours_of(model: Any, drawn: Drawn, row: Tensor) -> Tensor:
     """Our outputs for a row: logits, or of a network without a head its hidden states."""
     kind = drawn.spec.model.type
     if kind == "seq2seq":
-        y = model(row, row.flip(1)[:, :7])
+        y = model(row, target_of(row, drawn))
     elif drawn.task:
         y = model(row)
     elif kind == "vit":
@@ -139,10 +150,11 @@ def opened(target: str, folder: Path, drawn: Drawn, kernel: str = "eager") -> An
             folder, gguf_file="model.gguf", attn_implementation="eager"
         ).eval()
     images = drawn.info.image_shape is not None
+    speech = "Speech" if drawn.info.frame_width is not None else ""
     cls = {
         "causal_lm": "AutoModelForCausalLM",
         "masked_lm": "AutoModelForMaskedLM",
-        "seq2seq": "AutoModelForSeq2SeqLM",
+        "seq2seq": f"AutoModelFor{speech}Seq2Seq{'' if speech else 'LM'}",
         "tagging": "AutoModelForTokenClassification",
         "classification": f"AutoModelFor{'Image' if images else 'Sequence'}Classification",
     }.get(drawn.task, "AutoModel")
@@ -179,7 +191,9 @@ def theirs_of(model: Any, target: str, drawn: Drawn, row: Tensor, **more: Any) -
     if target in ("timm", "torchvision"):
         return model(row)  # type: ignore[no-any-return]
     if drawn.spec.model.type == "seq2seq":
-        more = {"decoder_input_ids": row.flip(1)[:, :7], **more}
+        more = {"decoder_input_ids": target_of(row, drawn), **more}
+        if drawn.info.frame_width is not None:
+            return model(input_features=row.mT, **more).logits  # type: ignore[no-any-return]
         return model(row, **more).logits  # type: ignore[no-any-return]
     cache = {"use_cache": False} if drawn.task == "causal_lm" else {}
     found = model(row, **cache, **more)
@@ -209,7 +223,7 @@ def check_outputs(ours: Any, theirs: Any, target: str, drawn: Drawn, seed: int) 
             noise = apart(want, ours_of(exact, drawn, double).float())
             if found > 4 * noise or noise > NOISE:
                 raise FaultError(f"differ by {found:.1e} (theirs from the exact: {noise:.1e})")
-    if drawn.spec.model.type in ("encoder", "seq2seq"):
+    if drawn.spec.model.type in ("encoder", "seq2seq") and drawn.info.frame_width is None:
         largest = max(largest, _padded(ours, theirs, drawn, rows))
     return largest
 

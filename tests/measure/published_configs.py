@@ -53,6 +53,11 @@ MARIAN: Values = {
     "encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 20,
     "decoder_ffn_dim": 28, "max_position_embeddings": 40, "dropout": 0.0,
 }  # fmt: skip
+WHISPER: Values = {
+    "vocab_size": 61, "num_mel_bins": 12, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3,
+    "encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 28, "max_source_positions": 50, "max_target_positions": 20,
+}  # fmt: skip
 T5: Values = {
     "vocab_size": 61, "d_model": 24, "d_kv": 6, "d_ff": 36, "num_layers": 2,
     "num_decoder_layers": 2, "num_heads": 3, "relative_attention_num_buckets": 10,
@@ -155,6 +160,8 @@ CONFIGS: dict[str, Values] = {
     "t5 gated": {
         **T5, "model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     },
+    "whisper": {**WHISPER, "model_type": "whisper"},
+    "whisper untied": {**WHISPER, "model_type": "whisper", "tie_word_embeddings": False},
 }  # fmt: skip
 """A name -> the keys of config.json."""
 IMAGES: list[tuple[int, int, int]] = [(3, 12, 12), (1, 12, 12), (3, 12, 24)]

@@ -52,7 +52,8 @@ NEAR: dict[str, list[Any]] = {
     "registers": [0, 1, 4],
     "patch": [2, 3, 4, 6],
     "expand": [1.0, 1.5, 2.0, 3.0],
-    "kernel": [2, 3, 4],
+    "kernel": [2, 3, 4, 5],
+    "source_len": [100, 104, 200],
     "chunk": [8, 16, 64],
     "buckets": [4, 8, 10, 32],
     "max_distance": [17, 20, 128],
@@ -64,7 +65,7 @@ NEAR: dict[str, list[Any]] = {
 }  # fmt: skip
 """Option -> values worth a try, whatever the part that has it."""
 OMITTED = {
-    *("reconstruct", "weights", "frontend", "repeat"),
+    *("reconstruct", "weights", "repeat"),
     *("blocks", "encoder", "decoder", "layers", "mixers", "scales"),
 }
 """Options of other kinds of data, and lists of parts, which change by their items."""
@@ -117,6 +118,8 @@ def _places(options: Options, path: Path) -> Iterator[tuple[Path, Options, str]]
         if name in OMITTED or (name == "type" and not path):
             continue
         value = getattr(options, name)
+        if name == "frontend" and value is None:
+            continue  # which would be of other data
         if name != "type":
             yield path, options, name
         if isinstance(value, Options):

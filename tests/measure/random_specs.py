@@ -17,7 +17,7 @@ from published_configs import CONFIGS, IMAGES, TORCHVISION, other_models
 from pydantic import ValidationError
 from random_changes import changes
 
-from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.config import DatasetInfo, MelConfig
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.families import BY_TYPE, TIMM
 from bigmodel_cli.convert.family import grouped, written_out
@@ -29,6 +29,8 @@ from bigmodel_cli.spec import Spec, from_dict
 Values = dict[str, Any]
 CLASSES = ("no", "so so", "yes", "not at all", "surely")
 LONGEST = 40
+MELS = 12
+"""The numbers of a frame of sound."""
 REPEATS = 60
 """How many specs are drawn for one that can be built."""
 
@@ -114,9 +116,18 @@ def _info(model: Values, task: str, image: tuple[int, int, int]) -> DatasetInfo:
             image_shape=image, classes=labels or ("no head",), mean=(0.5,) * image[0],
             std=(0.25,) * image[0],
         )  # fmt: skip
+    vocab = model["vocab_size"] or 61
+    if model.get("frontend"):
+        length = model["source_len"]
+        sound = MelConfig(
+            16000, 400, 160, MELS, 0.0, 8000.0, features="whisper", padded=160 * length
+        )
+        return DatasetInfo(
+            vocab_size=vocab, context=length, text_context=model["max_len"], frame_width=MELS,
+            sound=sound,
+        )  # fmt: skip
     return DatasetInfo(
-        vocab_size=model["vocab_size"] or 61, context=LONGEST, classes=labels,
-        tagged=task == "tagging",
+        vocab_size=vocab, context=LONGEST, classes=labels, tagged=task == "tagging",
     )  # fmt: skip
 
 
@@ -144,6 +155,18 @@ def _data(model: Values, info: DatasetInfo) -> Values:
     text = {"context": LONGEST, "tokenizer": "bytes"}
     if info.image_shape is not None:
         return {"type": "image_folder", "root": "none"}
+    if info.sound is not None:
+        return {
+            "type": "audio",
+            "files": ["none"],
+            "transcripts": ["none"],
+            "tokenizer": "bytes",
+            "features": "whisper",
+            "mels": MELS,
+            "high": 8000.0,
+            "context": info.text_context,
+            "pad_to": (info.sound.padded or 0) / info.sound.rate,
+        }
     if model["type"] == "seq2seq":
         return {"type": "pairs", "source": ["none"], "target": ["none"], **text}
     if info.tagged:
