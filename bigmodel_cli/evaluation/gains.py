@@ -19,7 +19,7 @@ from bigmodel_cli.evaluation.comparing import Evaluation, differences
 from bigmodel_cli.evaluation.evaluator import estimates
 from bigmodel_cli.evaluation.report import evaluate_items
 from bigmodel_cli.evaluation.shared import SharedClasses
-from bigmodel_cli.metrics import shown
+from bigmodel_cli.metrics import shown, shown_p
 from bigmodel_cli.metrics.intervals import Difference, Estimate
 from bigmodel_cli.overrides import Override
 from bigmodel_cli.spec import of_checkpoint
@@ -50,7 +50,7 @@ class Domain:
                 else [d.first, d.second, d.difference, d.low, d.high]
             )
             cells = ["" if x is None else shown(x, found.percent) for x in numbers]
-            p = "" if d is None else f"{d.p:.3f}"
+            p = "" if d is None else shown_p(d.p)
             rows.append([self.name, name, *cells, p, self.verdict(name)])
         return rows
 

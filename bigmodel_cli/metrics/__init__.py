@@ -39,6 +39,7 @@ MANY = 1e4
 """From there on one place is enough, and thousands are set apart."""
 LARGE = 1e9
 """From there on a number is shown with an exponent: errors of numbers in a small unit."""
+LEAST_P = 0.001
 
 
 def shown(value: float, percent: bool) -> str:
@@ -52,6 +53,11 @@ def shown(value: float, percent: bool) -> str:
     if abs(value) >= MANY:
         return f"{value:,.1f}"
     return f"{value:.3g}" if 0 < abs(value) < SMALL else f"{value:.4f}"
+
+
+def shown_p(value: float) -> str:
+    """A p-value for people; none is 0."""
+    return f"{value:.3f}" if value >= LEAST_P else f"< {LEAST_P}"
 
 
 @dataclass(frozen=True)

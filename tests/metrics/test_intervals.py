@@ -12,7 +12,7 @@ import sacrebleu
 import torch
 from scipy import stats
 
-from bigmodel_cli.metrics import LOSS, SHARE, Measure, MetricInfo, mean, ratio, shown
+from bigmodel_cli.metrics import LOSS, SHARE, Measure, MetricInfo, mean, ratio, shown, shown_p
 from bigmodel_cli.metrics.intervals import (
     compare,
     degrees_of_freedom,
@@ -26,6 +26,8 @@ from bigmodel_cli.metrics.text import ERROR_RATE, text_measures
 
 
 def test_small_values_keep_their_digits_and_very_large_ones_have_an_exponent() -> None:
+    assert [shown_p(p) for p in (0.0004, 0.001, 0.05)] == ["< 0.001", "0.001", "0.050"]
+    assert shown(-16366.1282, False) == "-16,366.1"
     assert [shown(x, False) for x in (0.0, 4.893e-7, -6e-5, 0.00061, 2.0, -3.5e98)] == [
         "0.0000",
         "4.89e-07",
