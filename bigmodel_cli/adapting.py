@@ -28,12 +28,12 @@ def with_files_read(
     Raises `CheckpointError` where it is not, and `SpecError` for a model of no published family.
     """
     folder = spec.adapter.folder() if spec.adapter is not None else None
-    if folder is None:
+    if spec.adapter is None or folder is None:
         return spec
     model = build(without_adapter(spec), info)
     layout = Layout(model, spec.model, info, spec.task.head())
     options = described(Path(folder).expanduser(), layout, model)
-    options = options.model_copy(update={"path": folder})
+    options = options.model_copy(update={"path": folder, "base": spec.adapter.base})
     return spec.model_copy(update={"adapter": options})
 
 
@@ -43,7 +43,7 @@ def adapt(
     """Attach the spec's adapter, unless the weights came with it, and report what is trained.
 
     With `fill` its factors get their first values, drawn or from PEFT's files. Raises `SpecError`
-    where one of the `fresh` weights would stay as it was drawn.
+    where one of the `fresh` weights, which are not those of a checkpoint, would not be trained.
     """
     assert spec.adapter is not None
     options = spec.adapter.low_rank()
@@ -60,8 +60,9 @@ def adapt(
     if left:
         modules = sorted({name.rpartition(".")[0] for name in left})
         raise SpecError(
-            f"adapter: {', '.join(left)} would stay as drawn, since an adapter freezes them; train"
-            f" them whole: adapter.modules_to_save: [{', '.join(modules)}]"
+            f"adapter: {', '.join(left)} would stay as drawn or scaled for this data, since an"
+            " adapter freezes them; train them whole: adapter.modules_to_save:"
+            f" [{', '.join(modules)}]"
         )
     for line in count_trained(model, options.type):
         say(f"adapter: {line}")

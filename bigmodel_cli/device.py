@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
@@ -64,6 +64,17 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
         keep_freed_memory()
     say(f"device: {describe_device(device)} ({why})")
     return device
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, the CPU computes with one thread: sums do not depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_few_kernels() -> None:

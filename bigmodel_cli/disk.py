@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -55,3 +57,42 @@ def remove(path: Path, *, ignore_errors: bool = False) -> None:
         return
     with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(draft: Path) -> Iterator[None]:
+    """Inside, the folder is known as one that a living process writes: see `remove_drafts`."""
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def draft_of(target: Path) -> Path:
+    """Where this process writes a folder before it gets its name."""
+    return target.with_name(f".draft-{target.name}-{os.getpid()}")
+
+
+def remove_drafts(target: Path) -> None:
+    """Remove the drafts of this folder whose processes were killed.
+
+    A process's number may live again in another one, so it is the lock that tells.
+    """
+    stem = f".draft-{target.name}-"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(target.parent):
+            if name.startswith(stem) and name.removeprefix(stem).isdigit():
+                _remove_if_left(target.with_name(name))
+
+
+def _remove_if_left(draft: Path) -> None:
+    with contextlib.suppress(OSError):  # another user's, or one that is held
+        descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(draft, ignore_errors=True)
+        finally:
+            os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.adapters import quantize
 from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
 from bigmodel_cli.assemble import build_for, build_on_meta
 from bigmodel_cli.config import DatasetInfo
@@ -59,9 +60,9 @@ class Loaded:
         """The run's name, or, outside a run, the checkpoint's."""
         return opening.title(self.path)
 
-    def files(self) -> dict[str, bytes]:
-        """The files that data continues from: see `open_data`."""
-        return {**self.assets, FACTS: json.dumps(self.info.to_json()).encode()}
+    def files(self, info: DatasetInfo | None = None) -> dict[str, bytes]:
+        """The files that data continues from: see `open_data`; with other facts than its own."""
+        return {**self.assets, FACTS: json.dumps((info or self.info).to_json()).encode()}
 
     @property
     def precision(self) -> str:
@@ -98,7 +99,7 @@ def load_checkpoint(
     info = DatasetInfo.from_json(contents.info)
     _check_tokenizers(path, contents.assets, info)
     added = spec.adapter is not None and contents.spec.get("adapter") is None
-    if not added and spec.to_dict()["adapter"] != contents.spec.get("adapter"):
+    if overrides and not added and spec.adapter != of_checkpoint(contents.spec, path).adapter:
         raise SpecError(
             f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
         )
@@ -128,6 +129,8 @@ def load_checkpoint(
     if note := checkpoints.not_finite((name, own[name]) for name in names):
         say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
     model.to(chosen).eval()
+    if spec.adapter is not None and spec.adapter.base is not None:
+        quantize(model)
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
 
 

@@ -15,6 +15,7 @@ from bigmodel_cli import checkpoints
 from bigmodel_cli.adapters import adapters, merged
 from bigmodel_cli.adapting import without_adapter
 from bigmodel_cli.assemble import build_for
+from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data import Prompts, input_of, load_tokenizer, random_batch, read_items
 from bigmodel_cli.device import dtype_of
@@ -91,6 +92,12 @@ def merge(
     if os.path.lexists(out):
         raise SpecError(f"--out: {out} is there already; name another folder")
     spec = without_adapter(loaded.spec)
+    if loaded.spec.adapter is not None and loaded.spec.adapter.base is not None:
+        say(
+            f"adapter.base: {loaded.spec.adapter.base}: the factors are added to the values of 4"
+            " bits that they were trained on, so that what was measured is what is written; for"
+            f" the exact weights: bigmodel export {loaded.path} FOLDER --to adapter"
+        )
     weights = merged(loaded.model)
     plain = build_for(spec, loaded.info, weights)
     kind = dtype_of(dtype)

@@ -90,6 +90,10 @@ class Spec(Options):
                 "adapter.dropout: torch.compile sums each adapted weight, so that no input of its"
                 " factors can be dropped; set it to 0, or train.compile: off"
             )
+        if self.adapter is not None and self.adapter.base and self.train.compile == "on":
+            raise ValueError(
+                "adapter.base: torch.compile reads no weights of 4 bits; set train.compile: off"
+            )
         return self
 
     @contextlib.contextmanager

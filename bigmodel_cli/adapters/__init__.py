@@ -7,9 +7,12 @@ from typing import Annotated
 from bigmodel_cli.adapters.attaching import adapters, attach, count_trained, merged
 from bigmodel_cli.adapters.base import AnyAdapterOptions
 from bigmodel_cli.adapters.dora import DoRAOptions
+from bigmodel_cli.adapters.four_bits import bytes_of, is_quantized, stored_as
 from bigmodel_cli.adapters.lora import LoRAOptions, RsLoRAOptions
+from bigmodel_cli.adapters.owners import owners, with_roles
 from bigmodel_cli.adapters.peft import PEFTOptions
 from bigmodel_cli.adapters.pissa import PiSSAOptions
+from bigmodel_cli.adapters.quantizing import quantize
 from bigmodel_cli.config import Table
 
 ADAPTERS = Table(
@@ -29,6 +32,12 @@ __all__ = [
     "AnyAdapterOptions",
     "adapters",
     "attach",
+    "bytes_of",
     "count_trained",
+    "is_quantized",
     "merged",
+    "owners",
+    "quantize",
+    "stored_as",
+    "with_roles",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
+from bigmodel_cli.adapters.four_bits import library, values
 from bigmodel_cli.adapters.product import LowRank, adapted, summed
 from bigmodel_cli.adapters.targets import WHOLE, Target, chosen, grouped, targets, unmatched
 from bigmodel_cli.errors import under
@@ -34,9 +35,11 @@ class Adapter(Module):
         for name, part in self.factors().items():
             first, rows = self.rows[name]
             stacked = part.role.stacked
-            matrix = weight if stacked else weight[first : first + rows].flatten(1)
             narrow, wide = part.factors()
-            gain = part.gain(matrix)
+            gain = None
+            if part.magnitudes() is not None:
+                matrix = values(weight)
+                gain = part.gain(matrix if stacked else matrix[first : first + rows].flatten(1))
             if not stacked and rows < count:
                 wide = F.pad(wide, (0, 0, first, count - first - rows))
                 if gain is not None:
@@ -68,10 +71,11 @@ def attach(model: Module, options: LowRankOptions, *, fill: bool) -> list[str]:
     checkpoint's are loaded. Returns the names of what is not adapted, since it has less than the
     rank. Raises `OptionError` for a pattern that means nothing, or nothing of this rank.
     """
+    if options.base is not None:
+        library()
     there = targets(model)
     with under("adapter"):
-        # PEFT's files may have any rank
-        wanted, small = chosen(there, options.targets, 0 if options.path else options.rank)
+        wanted, small = chosen(there, options)
         whole = _whole(model, options.modules_to_save, wanted)
     for p in model.parameters():
         p.requires_grad_(any(p is kept for kept in whole))
@@ -81,7 +85,8 @@ def attach(model: Module, options: LowRankOptions, *, fill: bool) -> list[str]:
         parts = {}
         for name in wanted[target.name]:
             matrix = target.matrix(name)
-            parts[name] = options.build(matrix.shape, target.role, target.lookup)
+            own = options.of(target.called(name))
+            parts[name] = own.build(matrix.shape, target.role, target.lookup)
             if fill:
                 parts[name].fill(matrix)
         adapter = Adapter(options, target, parts).to(target.tensor.device)
@@ -148,7 +153,7 @@ def merged(model: Module) -> dict[str, Tensor]:
     with torch.no_grad():
         for name, tensor in model.state_dict(keep_vars=True).items():
             if PARAMETRIZED not in f".{name}":
-                found[name] = tensor.detach()
+                found[name] = values(tensor.detach())
             elif name.endswith(ORIGINAL):
                 module, _, own = plain_name(name).rpartition(".")
                 if id(tensor) not in sums:  # a tied weight once

@@ -6,19 +6,30 @@ matrices (queries, keys and values; experts) has factors for each, as if they st
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field
 
 from bigmodel_cli.config import Count, Options, Positive, Probability
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.names import matches
 from bigmodel_cli.roles import EXPERTS, GAIN, MATRIX, OUTER, Role
+
+_V = TypeVar("_V")
 
 
 class AnyAdapterOptions(Options):
     """Options of an adapter."""
 
     type: str
+    base: Literal["nf4"] | None = Field(
+        None,
+        description=(
+            "nf4: the frozen matrices of linear layers are held in 4 bits (QLoRA), by torchao; the"
+            " weights that the run starts from must be a checkpoint's; slow without a GPU"
+        ),
+    )
 
     def folder(self) -> str | None:
         """The folder of PEFT's files that says all else; None where these options do."""
@@ -51,6 +62,15 @@ class LowRankOptions(AnyAdapterOptions):
         [],
         description="names or patterns of further weights that are trained whole, such as head",
     )
+    rank_pattern: dict[str, Count] = Field(
+        {},
+        description=(
+            "other ranks by names or patterns, such as {'*.qkv.v': 16}; the first that fits counts"
+        ),
+    )
+    alpha_pattern: dict[str, Positive] = Field(
+        {}, description="other alphas by names or patterns; the first that fits counts"
+    )
     path: str | None = Field(
         None, description="a folder of PEFT's files that the factors start from"
     )
@@ -59,6 +79,16 @@ class LowRankOptions(AnyAdapterOptions):
     def scale(self) -> float:
         """What the product of the factors is multiplied by."""
         return self.alpha / self.rank
+
+    def of(self, names: Sequence[str]) -> Self:
+        """The options of a weight that is called so."""
+        if not self.rank_pattern and not self.alpha_pattern:
+            return self
+        found = {
+            "rank": _first(self.rank_pattern, names),
+            "alpha": _first(self.alpha_pattern, names),
+        }
+        return self.model_copy(update={key: v for key, v in found.items() if v is not None})
 
     def build(self, shape: torch.Size, role: Role, lookup: bool) -> Factors:
         """The factors of a matrix (M, N), or of E of them (E, M, N), not filled yet.
@@ -78,6 +108,12 @@ class LowRankOptions(AnyAdapterOptions):
 
     def low_rank(self) -> LowRankOptions:
         return self
+
+
+def _first(values: Mapping[str, _V], names: Sequence[str]) -> _V | None:
+    """The value of the first pattern that means one of the names."""
+    meant = (v for pattern, v in values.items() if any(matches(name, pattern) for name in names))
+    return next(meant, None)
 
 
 class Factors(Module):

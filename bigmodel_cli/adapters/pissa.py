@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.roles import Role
@@ -13,6 +15,16 @@ class PiSSAOptions(LowRankOptions):
     """Principal singular values and vectors are trained, the rest is frozen (Meng et al. 2024)."""
 
     type: Literal["pissa"] = "pissa"
+
+    @field_validator("base")
+    @classmethod
+    def _whole(cls, base: str | None) -> str | None:
+        if base is not None:
+            raise ValueError(
+                "pissa trains a weight's principal part, and what is left of it would have to be"
+                " held in 4 bits, not the weight; take type: lora, or leave base out"
+            )
+        return base
 
     def build(self, shape: torch.Size, role: Role, lookup: bool) -> Factors:
         return Principal(self, shape, role, lookup)

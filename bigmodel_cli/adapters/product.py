@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.adapters.four_bits import is_quantized, linear, values
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
@@ -42,7 +43,8 @@ class LowRank:
                 " convolution or a look-up, where no input can be dropped; set it to 0"
             )
         with full_precision(self.weight.device):
-            y = self.weight + (self.b @ self.a).view_as(self.weight)
+            product = self.b @ self.a
+            y = values(self.weight) + product.view(self.weight.shape)
             if self.rows is not None:
                 y = y * self.rows.view(*self.rows.shape, *[1] * (y.dim() - self.rows.dim()))
             return y if self.columns is None else y * self.columns
@@ -53,8 +55,8 @@ class LowRank:
             x = x * self.columns
         narrow = F.linear(dropped(x, self.dropout, True), self.a)
         if self.rows is None:
-            return F.linear(x, self.weight, bias) + F.linear(narrow, self.b)
-        y = self.rows * (F.linear(x, self.weight) + F.linear(narrow, self.b))
+            return linear(x, self.weight, bias) + F.linear(narrow, self.b)
+        y = self.rows * (linear(x, self.weight) + F.linear(narrow, self.b))
         return y if bias is None else y + bias
 
     def embedding(self, index: Tensor, padding_idx: int | None = None) -> Tensor:
@@ -70,9 +72,9 @@ class LowRank:
         narrow = convolve(dropped(x, self.dropout, True), self.a.view(-1, *kernel), None, *where)
         y = convolve(x, self.weight, None, *where)
         y = y + convolve(narrow, self.b.view(*self.b.shape, *[1] * axes))
-        for values, operation in ((self.rows, torch.mul), (bias, torch.add)):
-            if values is not None:
-                y = operation(y, values.view(-1, *[1] * axes))
+        for numbers, operation in ((self.rows, torch.mul), (bias, torch.add)):
+            if numbers is not None:
+                y = operation(y, numbers.view(-1, *[1] * axes))
         return y
 
     def nth(self, index: int) -> LowRank:
@@ -145,7 +147,10 @@ def adapted(value: LowRank) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return value.dense()
-    weight: Any = value.weight.detach().as_subclass(_adapted_class())
+    shell = value.weight
+    if is_quantized(shell):  # it has no storage of its own; nothing reads the shell's
+        shell = torch.empty((), dtype=shell.dtype, device=shell.device).expand(shell.shape)
+    weight: Any = shell.detach().as_subclass(_adapted_class())
     weight.low_rank = value
     found: Tensor = weight
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bigmodel_cli.adapters.base import LowRankOptions
 from bigmodel_cli.errors import did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.names import generally, matches
@@ -91,16 +92,16 @@ def _parts(role: Role, tensor: Tensor) -> dict[str, tuple[int, int]]:
 
 
 def chosen(
-    all_of_them: Sequence[Target], patterns: Sequence[str], rank: int
+    all_of_them: Sequence[Target], options: LowRankOptions
 ) -> tuple[dict[str, list[str]], list[str]]:
-    """Name -> parts of the weights that patterns mean, and what they mean beside these that has
-    less than this rank.
+    """Name -> parts of the weights that are meant, and what is meant beside these that has less
+    than its rank.
 
     Raises `ValueError` for a pattern that means none.
     """
     found: dict[str, list[str]] = {}
     small: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in options.targets:
         meant = [
             (target, part)
             for target in all_of_them
@@ -109,14 +110,16 @@ def chosen(
         ]
         if not meant:
             raise ValueError(f"targets: {unmatched(pattern, _names(all_of_them))}")
-        fitting = [(target, part) for target, part in meant if target.rank(part) >= rank]
-        if not fitting:
+        ranks = [0 if options.path else options.of(t.called(p)).rank for t, p in meant]
+        fits = [t.rank(p) >= rank for (t, p), rank in zip(meant, ranks, strict=True)]
+        if not any(fits):
             target, part = meant[0]
             raise ValueError(
-                f"rank: {rank} is more than {target.called(part)[0]} has, {target.rank(part)};"
+                f"rank: {ranks[0]} is more than {target.called(part)[0]} has, {target.rank(part)};"
                 " take a smaller rank, or train a small weight whole (adapter.modules_to_save)"
             )
-        small |= {t.called(part)[0]: None for t, part in meant if t.rank(part) < rank}
+        small |= {t.called(p)[0]: None for (t, p), fit in zip(meant, fits, strict=True) if not fit}
+        fitting = [own for own, fit in zip(meant, fits, strict=True) if fit]
         for target, part in fitting:
             if part not in found.setdefault(target.name, []):
                 found[target.name].append(part)
@@ -124,6 +127,13 @@ def chosen(
     wanted = {
         name: sorted(found[name], key=parts.index) for name, parts in order.items() if name in found
     }
+    adapted = [t.called(p) for t in all_of_them for p in wanted.get(t.name, ())]
+    for key, given in (
+        ("rank_pattern", options.rank_pattern), ("alpha_pattern", options.alpha_pattern),
+    ):  # fmt: skip
+        for pattern in given:
+            if not any(matches(name, pattern) for names in adapted for name in names):
+                raise ValueError(f"{key}: {unmatched(pattern, [names[0] for names in adapted])}")
     return wanted, list(small)
 
 

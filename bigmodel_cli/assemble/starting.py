@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
 from bigmodel_cli.labels import kept_rows
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.models.sizing import Oversize, watched
+from bigmodel_cli.numbers import kept_numbers
 from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, of_checkpoint
@@ -119,20 +120,22 @@ def _largest(values: Any) -> int:
 def _from_checkpoint(
     spec: Spec, info: DatasetInfo, device: torch.device, source: Path
 ) -> tuple[Model, list[str]]:
-    """The model with the checkpoint's weights, and the names of those that are newly drawn."""
+    """The model with the checkpoint's weights, and the names of those that are not its own: newly
+    drawn, or changed.
+    """
     contents = opening.read(source)
     for note in contents.notes:
         say_once(note)
-    adapted = contents.spec.get("adapter")
-    if adapted is None:
+    stored = of_checkpoint(contents.spec, source)
+    if stored.adapter is None:
         spec = without_adapter(spec)
-    elif spec.to_dict()["adapter"] != adapted:
+    elif spec.adapter != stored.adapter:
         raise SpecError(
-            f"adapter: {source} was trained with another ({adapted.get('type')}); leave the section"
+            f"adapter: {source} was trained with another ({stored.adapter.type}); leave the section"
             f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
-    same_task = of_checkpoint(contents.spec, source).task.head() == spec.task.head()
+    same_task = stored.task.head() == spec.task.head()
     other = _why_new_head(info, contents, same_task=same_task)
     model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
     if state_bytes(spec, named_weights(model)) > total_memory(device):
@@ -148,16 +151,18 @@ def _from_checkpoint(
             f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
             f" {', '.join(changes)}"
         )
-    by_name = same_task and other == "classes differ"
-    if rows := kept_rows(model, info, before, weights) if by_name else {}:
+    rows: Mapping[str, Callable[[Tensor], Tensor]] = {}
+    if same_task and other == "classes differ":
+        rows = kept_rows(model, info, before, weights)
+    elif same_task and info.targets and other:
+        rows = kept_numbers(model, info, before, weights)
+    if rows:
         weights, other = checkpoints.ChangedTensors(weights, rows), ""
     try:
         spare = contents.model.spare
         fresh = [name for name in model.output_layers() if other and name not in spare]
         report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
     except CheckpointError as error:
-        if "\n" not in str(error):  # a file is damaged
-            raise CheckpointError(f"{source}: {error}") from None
         fault = _of_another_model(spec, contents.spec, str(error))
         raise CheckpointError(f"{source}: {fault}") from None
     own = model.state_dict()
@@ -170,7 +175,7 @@ def _from_checkpoint(
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
-    return model, report.fresh
+    return model, [*report.fresh, *rows]
 
 
 def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_task: bool) -> str:
@@ -182,6 +187,8 @@ def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_t
         return "classes differ"
     if before.targets != info.targets:
         return "targets differ"
+    if (before.target_mean, before.target_std) != (info.target_mean, info.target_std):
+        return "numbers are scaled otherwise"
     return "" if same_task else "task differs"
 
 
@@ -195,6 +202,8 @@ def _of_another_model(spec: Spec, before: Mapping[str, Any], misfit: str) -> str
     if options["type"] != old.get("type"):
         return f"a model of type {old.get('type')}, and the spec's is {options['type']}; {LEAVE}"
     tensors = misfit.partition("\n")[2]
+    if not tensors:  # a file is damaged
+        return misfit
     length, known = spec.model.longest() or spec.data.longest(), before["data"].get("context")
     if length and known and length > (old.get("max_len") or known):
         lengths = f"its texts have {known} tokens at most, and the spec's {length} (data.context)"

@@ -19,7 +19,7 @@ from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.autotune import in_format
-from bigmodel_cli.train.held import hold_in_precision
+from bigmodel_cli.train.held import hold
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.plan import Memory, flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_fits
@@ -134,11 +134,12 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
         task.reference = model  # which costs as much as the checkpoint that it starts from
     rows = spec.train.rows(info.context)
     batches = [random_batch(info, task.reads, rows, device) for _ in range(spec.train.accumulate)]
-    alone = spec.adapter is not None and source is not None  # what a run's checkpoints hold
+    # what a run's checkpoints hold; without weights yet, as if there were some
+    alone = spec.adapter is not None and (source is not None or spec.adapter.base is not None)
     left_out = frozen_weights(model) if alone else frozenset()
     spec, state = prepare(spec, model, task, lambda: batches[0], left_out)
     options = spec.train
-    state.held = hold_in_precision(model, state.left_out, options.precision)
+    state.held = hold(model, state.left_out, spec.adapter, options.precision)
     batches = [in_format(batch, options.memory_format) for batch in batches]
 
     def step() -> StepResult:

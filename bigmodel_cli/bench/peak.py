@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 
+from bigmodel_cli.adapters import stored_as
 from bigmodel_cli.device import dtype_of, synchronize
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.footprint import following
@@ -20,7 +21,7 @@ def peak_memory(
     On CUDA PyTorch's allocator counts; elsewhere all tensors of the step are followed.
     """
     kept = [
-        *state.model.parameters(),
+        *(t for p in state.model.parameters() for t in stored_as(p)),
         *state.model.buffers(),
         *state.optimizer.state_dict().values(),
         *state.ema.values(),

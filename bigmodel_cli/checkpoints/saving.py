@@ -34,7 +34,7 @@ from bigmodel_cli.checkpoints.reading import read, steps
 from bigmodel_cli.checkpoints.replacing import replace, tidy
 from bigmodel_cli.checkpoints.shards import shards
 from bigmodel_cli.console import quantity
-from bigmodel_cli.disk import remove, sync
+from bigmodel_cli.disk import draft_of, held, remove, remove_drafts, sync
 from bigmodel_cli.errors import BigmodelError, ResourceError
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.yaml_scalars import dump_yaml
@@ -43,10 +43,12 @@ from bigmodel_cli.yaml_scalars import dump_yaml
 def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path:
     """Commit a checkpoint, named after its step by default, and return its folder.
 
+    Drafts of one that is named otherwise, outside a run, are removed where they were left; a run's
+    are by `tidy`.
     Raises `ResourceError`; then nothing of it is left.
     """
     target = checkpoints / (name or f"step-{contents.step:08d}")
-    draft = checkpoints / f".draft-step-{contents.step}-{os.getpid()}"
+    draft = draft_of(checkpoints / (name or f"step-{contents.step}"))
     tensors = [*shards(MODEL, contents.model), *shards(TRAIN, contents.train)]
     small = {
         STATE: json.dumps(contents.state, indent=1, allow_nan=False).encode(),
@@ -61,13 +63,16 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
         return target
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            remove_drafts(target)
         remove(draft, ignore_errors=True)
         draft.mkdir()
-        entries = {name: _write(draft / name, content) for name, content in files.items()}
-        _write(draft / MANIFEST, [_manifest(contents.step, entries, described)])
-        sync(draft)
-        failpoint("checkpoint.rename")
-        replace(draft, target, sync)
+        with held(draft):
+            entries = {file: _write(draft / file, content) for file, content in files.items()}
+            _write(draft / MANIFEST, [_manifest(contents.step, entries, described)])
+            sync(draft)
+            failpoint("checkpoint.rename")
+            replace(draft, target, sync)
         sync(checkpoints)
     except OSError as error:
         remove(draft, ignore_errors=True)

@@ -15,8 +15,8 @@ from bigmodel_cli.convert.family import (
     TAGGING,
     Family,
     Model,
-    class_labels,
 )
+from bigmodel_cli.convert.label_heads import class_labels
 from bigmodel_cli.convert.llama import kinds
 from bigmodel_cli.convert.marks import mask_token
 from bigmodel_cli.convert.rules import Rule, rows
@@ -34,6 +34,7 @@ class Bert(Family):
         "BertForTokenClassification": TAGGING,
     }
     prefix: ClassVar = "bert."
+    whole_texts: ClassVar = True
     renamed: ClassVar = {
         r"LayerNorm\.gamma$": "LayerNorm.weight",
         r"LayerNorm\.beta$": "LayerNorm.bias",

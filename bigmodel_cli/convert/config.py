@@ -20,7 +20,7 @@ IRRELEVANT = {
     "output_hidden_states", "return_dict", "finetuning_task", "gradient_checkpointing",
     "attn_implementation", "_attn_implementation", "prefix", "tokenizer_class",
     "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "pruned_heads",
-    "summary_type",
+    "summary_type", "sbert_ce_default_activation_function", "sentence_transformers",
 }  # fmt: skip
 """Keys that do not change what the network computes: of training, of files, of generation."""
 

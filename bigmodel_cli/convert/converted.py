@@ -13,7 +13,7 @@ from bigmodel_cli.checkpoints.safe import dtype_name
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.convert.family import BODY, CLASSIFICATION, TAGGING, Family, written_out
+from bigmodel_cli.convert.family import BODY, CLASSIFICATION, TAGGING, Family, head_of, written_out
 from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
 from bigmodel_cli.convert.weights import FolderTensors, Stored
 from bigmodel_cli.errors import CheckpointError
@@ -44,6 +44,7 @@ class ConvertedTensors(Tensors):
         theirs: FolderTensors,
         folder: Path,
     ) -> None:
+        task = head_of(task)
         built = _outline(options, info, theirs, folder)
         absent = () if task else built.output_layers()
         self.described = {

@@ -15,8 +15,9 @@ from bigmodel_cli.checkpoints.manifest import shard_names
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import IRRELEVANT, Config
 from bigmodel_cli.convert.families import FAMILIES
-from bigmodel_cli.convert.family import STACKS, Family, written_out
+from bigmodel_cli.convert.family import STACKS, Family, head_of, written_out
 from bigmodel_cli.convert.folder import CONFIG
+from bigmodel_cli.convert.label_heads import ACTIVATION, SENTENCES
 from bigmodel_cli.convert.opening import typed
 from bigmodel_cli.convert.rules import Rule, exported
 from bigmodel_cli.convert.weights import INDEX, WEIGHTS
@@ -29,7 +30,12 @@ SHARD_SIZE = 5_000_000_000
 """Most bytes of tensors in a file."""
 FORMAT = {"format": "pt"}
 """What transformers reads from a header: whose tensors they are."""
-OWN_KEYS = {"architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id"}
+HEADS = {"problem_type", ACTIVATION, SENTENCES}
+"""Keys of config.json that say what becomes of the outputs."""
+OWN_KEYS = {
+    *("architectures", "model_type", "dtype", "torch_dtype", "id2label", "label2id", "num_labels"),
+    *HEADS,
+}
 TRAINING_ONLY = (
     *("dropout", "head_dropout", "drop_path"),
     *("init", "init_std", "mask_token", "balance", "balance_weight"),
@@ -111,7 +117,7 @@ def _tried(
     if back["type"] != way["type"]:
         return None, []
     differences = differing([dict(leaves(way)), dict(leaves(back))])
-    lacks = [path for path in differences if not _idle(path, family.unused(task))]
+    lacks = [path for path in differences if not _idle(path, family.unused(head_of(task)))]
     faults = _shown(way, lacks or absent[:1]) or [
         f"{path}: {why}" for path, why in family.unfit(way, info)
     ]
@@ -199,7 +205,7 @@ def folder_files(
     Of `kept`, the config.json that the model came with, what the family does not say is kept.
     Weights in fp32 are written in `dtype`; no tensor of theirs is made before its turn.
     """
-    rules = list(found.family.rules(written_out(model, info), info, task))
+    rules = list(found.family.rules(written_out(model, info), info, head_of(task)))
     _check_nothing_is_lost(rules, weights)
     theirs = Theirs(rules, weights, dtype)
     groups = theirs.groups()

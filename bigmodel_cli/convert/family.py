@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.convert.config import Config
+from bigmodel_cli.convert.label_heads import (
+    MULTILABEL,
+    REGRESSION,
+    facts_of_labels,
+    label_columns,
+    labelled,
+)
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.data import TOKENIZER
 from bigmodel_cli.errors import CheckpointError
@@ -42,6 +48,8 @@ class Family(ABC):
     heads: ClassVar[Mapping[str, str]]
     """The classes of transformers -> the `task.type` that their head is for; BODY for none.
 
+    CLASSIFICATION stands for the tasks of `label_heads` too.
+
     Where config.json names no class, it is the first.
     """
     spare: ClassVar[tuple[str, ...]] = ()
@@ -61,6 +69,10 @@ class Family(ABC):
     """Tasks that a model card calls otherwise than export/card.py does."""
     without_head: ClassVar[str] = MASKED_LM
     """The `task.type` of a spec around a network without a head."""
+    whole_texts: ClassVar[bool] = False
+    """Whether a text is read as one, between the tokenizer's special tokens, by a model without
+    labels too (`attend`, a card's script); running text is not.
+    """
     padding: ClassVar[int | None] = None
     """The token that their code leaves out when it counts positions, whatever it stands for."""
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -100,12 +112,12 @@ class Family(ABC):
 
     def info(self, config: Config, folder: Path, model: Model, task: str) -> DatasetInfo:
         """What data for the model is like. Raises `CheckpointError`."""
-        named = task in (CLASSIFICATION, TAGGING)
+        named = head_of(task) in (CLASSIFICATION, TAGGING)
         return DatasetInfo(
             vocab_size=model["vocab_size"],
             context=min(model["max_len"], LONGEST_WINDOW),
-            classes=class_names(config) if named else (),
             tagged=task == TAGGING,
+            **(facts_of_labels(config, task) if named else {}),
         )
 
     def data(self, folder: Path, info: DatasetInfo) -> dict[str, Any]:
@@ -118,8 +130,11 @@ class Family(ABC):
         }
         if info.tagged:
             return {"type": "conll", "train": [NO_DATA], **shared}
-        if info.classes:
-            return {"type": "table", "train": [NO_DATA], "text": [0], "label": 1, **shared}
+        if info.outputs:
+            columns = label_columns(folder, info)
+            return {"type": "table", "train": [NO_DATA], **columns, **shared}
+        if self.whole_texts:
+            return {"type": "table", "train": [NO_DATA], "text": [0], **shared}
         return {"type": "text", "files": [NO_DATA], **shared}
 
     def task_options(self) -> dict[str, Any]:
@@ -137,7 +152,8 @@ class Family(ABC):
     def task_of(self, config: Config) -> str:
         """The task that the head of the class in config.json is for; BODY for none.
 
-        Raises `CheckpointError`.
+        One class has heads for a class, for sets of labels and for numbers. Raises
+        `CheckpointError`.
         """
         named = config.maybe("architectures", list) or list(self.heads)
         known = [name for name in named if name in self.heads]
@@ -146,50 +162,17 @@ class Family(ABC):
                 f"{config.file}: architectures: {', '.join(map(str, named))[:80]} is not built;"
                 f" what is: {', '.join(self.heads)}"
             )
-        return self.heads[known[0]]
+        found = self.heads[known[0]]
+        return (labelled(config) or found) if found == CLASSIFICATION else found
 
     def class_of(self, task: str) -> str | None:
         """The class of transformers with a head for this task."""
-        return next((name for name, of in self.heads.items() if of == task), None)
+        return next((name for name, of in self.heads.items() if of == head_of(task)), None)
 
 
-def class_names(config: Config) -> tuple[str, ...]:
-    """The labels in the order of the logits, by `id2label`; `num_labels` alone gives numbers.
-
-    Raises `CheckpointError`.
-    """
-    config.only("problem_type", "single_label_classification")
-    named = config.maybe("id2label", dict)
-    if named is None:
-        count = config.get("num_labels", int, 2)
-        named = {str(i): f"LABEL_{i}" for i in range(count)}
-    if len(named) < 2:
-        raise CheckpointError(
-            f"{config.file}: id2label: one output is a number, which is not built"
-        )
-    names = [named.get(str(i)) for i in range(len(named))]
-    if not all(isinstance(name, str) for name in names):
-        raise CheckpointError(
-            f"{config.file}: id2label: it does not name each of 0 to {len(named) - 1}"
-        )
-    counts = Counter(names)
-    found = [f"{name} ({i})" if counts[name] > 1 else str(name) for i, name in enumerate(names)]
-    if twice := sorted(str(name) for name, count in counts.items() if count > 1):
-        if len(set(found)) < len(found):
-            raise CheckpointError(f"{config.file}: id2label: {twice[0]!r} is given twice")
-        config.note(
-            f"id2label names classes alike ({', '.join(twice[:3])}): they are told apart by their"
-            " numbers, in brackets"
-        )
-    return tuple(found)
-
-
-def class_labels(info: DatasetInfo) -> dict[str, Any]:
-    """The inverse: what config.json says of labels."""
-    if not info.classes:
-        return {}
-    names = {str(i): name for i, name in enumerate(info.classes)}
-    return {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
+def head_of(task: str) -> str:
+    """The task whose head has the same weights: that of numbers and of sets is a class's."""
+    return CLASSIFICATION if task in (REGRESSION, MULTILABEL) else task
 
 
 def grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:

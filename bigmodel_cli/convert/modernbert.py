@@ -15,9 +15,9 @@ from bigmodel_cli.convert.family import (
     TAGGING,
     Family,
     Model,
-    class_labels,
     grouped,
 )
+from bigmodel_cli.convert.label_heads import class_labels
 from bigmodel_cli.convert.llama import kinds
 from bigmodel_cli.convert.marks import mask_token
 from bigmodel_cli.convert.rotary import rope_parameters, rotary
@@ -42,6 +42,7 @@ class ModernBert(Family):
         "ModernBertForTokenClassification": TAGGING,
     }
     prefix: ClassVar = "model."
+    whole_texts: ClassVar = True
     leftovers: ClassVar = (r"decoder\.weight",)
     copies: ClassVar = {"decoder.weight": "model.embeddings.tok_embeddings.weight"}
     # keys of BERT's that their class does not read, and how to compute and to draw
@@ -149,7 +150,7 @@ class ModernBert(Family):
             "norm_eps": norm["eps"],
             "norm_bias": norm["bias"],
             "embedding_dropout": model["dropout"],
-            "classifier_bias": _head_bias(model, labels=bool(info.classes)),
+            "classifier_bias": _head_bias(model, labels=bool(info.outputs)),
             "classifier_pooling": model["pool"],
             "classifier_dropout": model["head_dropout"] or 0.0,
             "vocab_size": model["vocab_size"],

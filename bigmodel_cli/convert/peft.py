@@ -16,7 +16,8 @@ from bigmodel_cli.adapters.attaching import Adapter, adapters
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.exporting import express
-from bigmodel_cli.convert.family import written_out
+from bigmodel_cli.convert.family import head_of, written_out
+from bigmodel_cli.convert.peft_ranks import patterns, plain
 from bigmodel_cli.convert.rules import Rule, exported
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -28,6 +29,8 @@ PREFIX = "base_model.model."
 TASKS = {
     "causal_lm": "CAUSAL_LM",
     "classification": "SEQ_CLS",
+    "multilabel": "SEQ_CLS",
+    "regression": "SEQ_CLS",
     "tagging": "TOKEN_CLS",
     "seq2seq": "SEQ_2_SEQ_LM",
 }
@@ -86,7 +89,7 @@ class Layout:
     def __init__(
         self, model: Module, options: AnyModelOptions, info: DatasetInfo, task: str
     ) -> None:
-        family = express(options, info, task).family
+        family, task = express(options, info, task).family, head_of(task)
         self.reads_texts = info.frame_width is None  # PEFT's task types name input_ids
         values = written_out(options)
         self.weights = {
@@ -127,50 +130,41 @@ def adapter_files(
     own = by_every_name(model)
     kind, times = options.to_peft()
     tensors: dict[str, Tensor] = {}
-    targets, ranks = [], {}
+    said: dict[str, tuple[int, float]] = {}
+    power = 0.5 if kind.get("use_rslora") else 1.0
     reached: set[str] = set()
     for place in layout.places():
         parts = adapted_parts(own, place)
         if not parts:
             continue
-        found = _theirs(place, parts, layout.weights)
-        tensors |= found
-        targets.append(place.module)
+        tensors |= _theirs(place, parts, layout.weights)
+        whole = sum(len(part.factors.portable()[0]) for part in parts)
+        said[place.module] = whole, parts[0].factors.scale * whole**power
         reached |= set(place.ours)
-        if len(parts) > 1:
-            ranks[place.module] = len(parts) * times * options.rank
     if left := sorted(own.keys() - reached):
         raise SpecError(f"adapter: PEFT has no module for {left[0]}; leave it out, or merge")
-    saved = _whole(layout, tensors, targets, TASKS.get(task))
-    alpha = options.alpha * times
-    growth = {m: (r / (times * options.rank)) for m, r in ranks.items()}
-    power = 0.5 if kind.get("use_rslora") else 1.0  # what keeps the scale
+    saved = _whole(layout, tensors, [*said], TASKS.get(task))
+    rank, alpha = options.rank * times, options.alpha * times**power
     config = {
         "peft_type": "LORA",
         "task_type": TASKS.get(task) if layout.reads_texts else None,
         "base_model_name_or_path": base,
-        "r": times * options.rank,
-        "lora_alpha": _plain(alpha),
+        "r": rank,
+        "lora_alpha": plain(alpha),
         "lora_dropout": options.dropout,
-        "target_modules": targets,
+        "target_modules": [*said],
         "modules_to_save": saved or None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "rank_pattern": ranks,
-        "alpha_pattern": {m: _plain(alpha * g**power) for m, g in growth.items()},
+        **patterns(said, rank, alpha),
         **kind,
     }
     return {
         CONFIG: json.dumps(config, indent=2).encode() + b"\n",
         WEIGHTS: save({n: t.contiguous().clone() for n, t in tensors.items()}, {"format": "pt"}),
     }
-
-
-def _plain(value: float) -> float:
-    """PEFT counts alpha in whole numbers where it can."""
-    return int(value) if value == int(value) else value
 
 
 def by_every_name(model: Module) -> dict[str, Adapter]:
@@ -224,7 +218,8 @@ def _theirs(
         a, b = part.factors.portable()
         block = b.new_zeros(len(place.rows), b.shape[1])
         block[list(part.at)] = b[list(part.at.values())]
-        narrow.append(a)
+        # a module of theirs has one scale
+        narrow.append(a if part is parts[0] else a * (part.factors.scale / parts[0].factors.scale))
         wide.append(block)
     a, b = torch.cat(narrow), torch.cat(wide, 1)
     stem = PREFIX + place.module

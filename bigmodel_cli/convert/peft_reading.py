@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from bigmodel_cli.convert.peft import (
     adapted_parts,
     by_every_name,
 )
+from bigmodel_cli.convert.peft_ranks import Ranks, ranks_of_parts, read_ranks
 from bigmodel_cli.convert.peft_whole import BASE, check_base, check_saved, fill_whole
 from bigmodel_cli.convert.weights import FolderTensors, open_file
 from bigmodel_cli.errors import CheckpointError
@@ -39,6 +39,7 @@ OF_FILES = (
 LINEAR = ("lora_A.weight", "lora_B.weight")
 EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
 MAGNITUDE = "lora_magnitude_vector"
+OTHERS = "another adapter than of the module whose weights it shares (tied), which here have one"
 
 
 def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
@@ -52,21 +53,17 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     # others change the weights too
     config.only("init_lora_weights", True, False, "gaussian", "orthogonal", "eva")
     dora, stabilized = (config.get(key, bool, False) for key in ("use_dora", "use_rslora"))
-    values: dict[str, object] = {
-        "rank": config.get("r", int),
-        "alpha": config.get("lora_alpha", float),
-        "dropout": config.get("lora_dropout", float, 0.0),
-    }
+    dropout = config.get("lora_dropout", float, 0.0)
     if dora and stabilized:
         raise CheckpointError(f"{config.file}: use_dora with use_rslora is not built")
-    _check_ranks(config, stabilized)
-    unset = [key for key, value in config.values.items() if value in (None, False, {}, [])]
-    config.finish([*OF_FILES, *unset])
     theirs = _tensors(folder)
     names = _modules(theirs)
+    ranks = read_ranks(config, stabilized, [*names])
+    unset = [key for key, value in config.values.items() if value in (None, False, {}, [])]
+    config.finish([*OF_FILES, *unset])
     places = {place.module: place for place in layout.places()}
     there = targets(model)
-    meant: list[str] = []
+    meant: dict[str, tuple[int, float]] = {}
     whole: list[str] = []
     for module, own in names.items():
         if module.endswith(BASE):
@@ -82,12 +79,20 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
                 raise CheckpointError(
                     f"{folder / WEIGHTS}: {clipped(module)!r}: adapters of stacks are not read"
                 )
-            meant += _meant(places[module], there, theirs)
+            found = _meant(folder, places[module], there, theirs, ranks)
+            if any(meant.get(name, own) != own for name, own in found.items()):
+                raise CheckpointError(f"{folder / CONFIG}: {clipped(module)}: {OTHERS}")
+            meant |= found
         else:
             whole += ours
     check_saved(config, layout, whole)
-    values |= {
-        "targets": list(dict.fromkeys(meant)),
+    values: dict[str, object] = {
+        "rank": ranks.rank,
+        "alpha": ranks.alpha,
+        "dropout": dropout,
+        "targets": [*meant],
+        "rank_pattern": {name: r for name, (r, _) in meant.items() if r != ranks.rank},
+        "alpha_pattern": {name: a for name, (_, a) in meant.items() if a != ranks.alpha},
         "modules_to_save": list(dict.fromkeys(whole)),
     }
     kind = "dora" if dora else "rslora" if stabilized else "lora"
@@ -139,21 +144,22 @@ def _blocks(
 ) -> Iterator[tuple[Part, Tensor, Tensor]]:
     """Each part's A and B.
 
-    They share A, or, where ranks of several were stacked, have a block of it each, and zeros in the
-    columns of the other blocks.
+    They share A, or have a block of it each, and zeros in the columns of the other blocks.
     """
-    rank = parts[0].factors.rank
-    stacked = len(parts) > 1 and len(a) == rank * len(parts)
-    for index, part in enumerate(parts):
+    own = [part.factors.rank for part in parts]
+    stacked = len(parts) > 1 and len(a) == sum(own)
+    first = 0
+    for part, rank in zip(parts, own, strict=True):
         wide = b[part.order]
         if stacked:
-            block = slice(index * rank, (index + 1) * rank)
+            block = slice(first, first + rank)
+            first += rank
             rest = wide.clone()
             rest[:, block] = 0
             if bool(rest.any()):
                 raise CheckpointError(
-                    f"{folder / WEIGHTS}: {place.module}: rank {len(a)}, where {CONFIG} says"
-                    f" {rank}: an adapter of several ranks is not read"
+                    f"{folder / WEIGHTS}: {place.module}: rank {len(a)}, where {rank} of it are of"
+                    f" {part.ours}: it is of another model"
                 )
             yield part, a[block], wide[:, block]
         else:
@@ -186,10 +192,7 @@ def _fill(
                 f" {list(ours.shape)}; it is of another model, or of several ranks"
             )
         if again and not torch.equal(ours, theirs.to(ours.dtype)):
-            raise CheckpointError(
-                f"{where}: another adapter than of the module whose weights it shares (tied), which"
-                " here have one"
-            )
+            raise CheckpointError(f"{where}: {OTHERS}")
         with torch.no_grad():
             ours.copy_(theirs)
     if (magnitudes is None) != (lengths is None):
@@ -217,11 +220,13 @@ def _modules(theirs: FolderTensors) -> dict[str, set[str]]:
     return found
 
 
-def _meant(place: Place, there: Sequence[Target], theirs: FolderTensors) -> list[str]:
-    """The names of the parts of ours that a module of theirs covers, and changes.
+def _meant(
+    folder: Path, place: Place, there: Sequence[Target], theirs: FolderTensors, ranks: Ranks
+) -> dict[str, tuple[int, float]]:
+    """Name -> rank and alpha of the parts of ours that a module of theirs covers, and changes.
 
     Where several are one module of theirs, those whose rows of B are zeros are not adapted, unless
-    all are.
+    all are. Raises `CheckpointError` for another rank than said.
     """
     parts = []
     for name in place.ours:
@@ -231,24 +236,17 @@ def _meant(place: Place, there: Sequence[Target], theirs: FolderTensors) -> list
             if len(at) == rows[1]:
                 parts.append((target.called(part)[0], list(at)))
     stem = f"{PREFIX}{place.module}."
-    if len(parts) > 1 and stem + LINEAR[1] in theirs and stem + MAGNITUDE not in theirs:
-        b = theirs.read(stem + LINEAR[1])
-        parts = [(name, at) for name, at in parts if bool(b[at].any())] or parts
-    return [name for name, _ in parts]
-
-
-def _check_ranks(config: Config, stabilized: bool) -> None:
-    """Raise `CheckpointError` unless modules of other ranks have the same scale, and whole
-    multiples of the rank, as several stacked adapters do.
-    """
-    ranks = config.maybe("rank_pattern", dict) or {}
-    alphas = config.maybe("alpha_pattern", dict) or {}
-    rank, alpha = config.get("r", int), config.get("lora_alpha", float)
-    for module in {*ranks, *alphas}:
-        times = ranks.get(module, 0) / rank
-        expected = alpha * (math.sqrt(times) if stabilized else times)
-        if times < 1 or times % 1 or not math.isclose(alphas.get(module, 0), expected):
+    rank, alpha = ranks.of(place.module)
+    for name in (LINEAR[0], EMBEDDING[0]):
+        if stem + name in theirs and theirs[stem + name].shape[0] != rank:
             raise CheckpointError(
-                f"{config.file}: rank_pattern, alpha_pattern: {clipped(str(module))}: an adapter of"
-                " several ranks or scales is not read"
+                f"{folder / WEIGHTS}: {clipped(place.module)}: rank"
+                f" {theirs[stem + name].shape[0]}, where {CONFIG} says {rank}"
             )
+    if len(parts) == 1 or stem + LINEAR[1] not in theirs:
+        return {name: (rank, alpha) for name, _ in parts}
+    b = theirs.read(stem + LINEAR[1])
+    if stem + MAGNITUDE not in theirs:
+        parts = [(name, at) for name, at in parts if bool(b[at].any())] or parts
+    own = ranks_of_parts(b.flatten(1), [at for _, at in parts], ranks.rank)
+    return {name: (r, ranks.own(alpha, rank, r)) for (name, _), r in zip(parts, own, strict=True)}

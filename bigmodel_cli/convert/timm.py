@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import BODY, CLASSIFICATION, Model, grouped
+from bigmodel_cli.convert.family import BODY, CLASSIFICATION, Model, grouped, head_of
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.convert.vision import (
     NO_HEAD,
@@ -60,6 +60,10 @@ class _Timm(VisionFamily):
 
     def called(self) -> str:
         return f"timm's {type(self).__name__.removeprefix('Timm')}"
+
+    def class_of(self, task: str) -> str | None:
+        # its config.json cannot say that labels are sets, or numbers
+        return super().class_of(task) if task == head_of(task) else None
 
     def task_of(self, config: Config) -> str:
         return CLASSIFICATION if config.get("num_classes", int) else BODY

@@ -172,7 +172,7 @@ def _whole(
     }
 
 
-def _between(first: str, last: str, vocab: Values) -> dict[str, Any] | None:
+def between(first: str, last: str, vocab: Values) -> dict[str, Any] | None:
     """The post-processor that puts a text between two special tokens, where there are these."""
     if first not in vocab or last not in vocab:
         return None
@@ -212,7 +212,7 @@ def _word_pieces(folder: Path, own: Values, marks: Values) -> dict[str, Any]:
         vocab,
         normalizer={"type": "BertNormalizer", "clean_text": True, **chosen},
         pre_tokenizer={"type": "BertPreTokenizer"},
-        post_processor=_between(_text(marks["cls_token"]), _text(marks["sep_token"]), vocab),
+        post_processor=between(_text(marks["cls_token"]), _text(marks["sep_token"]), vocab),
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
         model={
             "type": "WordPiece",

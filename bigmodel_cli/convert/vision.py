@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import CLASSIFICATION, NO_DATA, Family, Model, class_names
+from bigmodel_cli.convert.family import CLASSIFICATION, NO_DATA, Family, Model
 from bigmodel_cli.convert.folder import has, read_json
+from bigmodel_cli.convert.label_heads import facts_of_labels
 from bigmodel_cli.convert.rules import Rule, rows
 from bigmodel_cli.data.image.images import NormalizeOptions
 from bigmodel_cli.errors import CheckpointError
@@ -33,7 +34,7 @@ class VisionFamily(Family):
             image_shape=(channels, height, width),
             mean=mean,
             std=std,
-            classes=class_names(config) if task else NO_HEAD,
+            **(facts_of_labels(config, task) if task else {"classes": NO_HEAD}),
         )
         for note in image_notes(folder, info):
             config.note(note)
@@ -51,9 +52,13 @@ def image_data(info: DatasetInfo) -> dict[str, Any]:
     assert info.image_shape is not None
     channels, height, width = info.image_shape
     normalize = {"mean": list(info.mean), "std": list(info.std)} if info.mean else "none"
+    source: dict[str, Any] = {"type": "image_folder", "root": NO_DATA}
+    if info.targets or info.label_sets:  # which a folder for each class does not have
+        source = {"type": "parquet_images", "train": [NO_DATA]}
+        source |= {"target_columns": list(info.targets)} if info.targets else {}
+        source |= {"label_separator": "|"} if info.label_sets else {}
     return {
-        "type": "image_folder",
-        "root": NO_DATA,
+        **source,
         "channels": channels,
         **({"size": height} if height == width else {}),
         "normalize": normalize,

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.family import BODY, CLASSIFICATION, Model, class_labels, grouped
+from bigmodel_cli.convert.family import BODY, CLASSIFICATION, Model, grouped
+from bigmodel_cli.convert.label_heads import class_labels
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.convert.vision import (
     VisionFamily,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -214,6 +216,14 @@ class DataSet:
         return DataSet(
             self.info, fingerprint, splits, self._assets, self._items, self.unit, self.held_out
         )
+
+    def scaled_as(self, info: DatasetInfo) -> DataSet:
+        """The same, with the mean and deviation that a run which goes on began with."""
+        if not self.info.targets or self.missing or info.targets != self.info.targets:
+            return self
+        found = copy.copy(self)
+        found.info = replace(self.info, target_mean=info.target_mean, target_std=info.target_std)
+        return found
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -179,23 +179,18 @@ def number_facts(
 ) -> dict[str, Any]:
     """The DatasetInfo of numbers with these names, (N, K) in the training split.
 
-    Mean and deviation are those of a checkpoint `before` that has the same targets, since its
-    outputs are scaled by them. Where it is `known`, used as it is, its targets may have other
-    names. Raises `SpecError` where their number differs.
+    Mean and deviation are those of this split; of a checkpoint `before` only where it is `known`,
+    used as it is: its targets may then have other names. Raises `SpecError` where their number
+    differs.
     """
     if not names:
         return {}
-    if before is not None and (known or before.targets == tuple(names)):
+    if before is not None and known:
         if len(before.targets) != len(names):
             raise SpecError(
                 f"data.targets: {len(names)} ({', '.join(names)}), and the checkpoint has"
                 f" {len(before.targets)} ({', '.join(before.targets) or 'none'}); name as many, in"
                 " this order"
-            )
-        if not known:
-            say(
-                "data.targets: the mean and deviation that scale them are the checkpoint's, since"
-                " its head is kept"
             )
         return {
             "targets": before.targets,

@@ -36,7 +36,9 @@ def differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
     Raises `SpecError` where the items are not the same.
     """
     differ = [
-        c for c in ("source", "reference", "label") if first.columns.get(c) != second.columns.get(c)
+        c
+        for c in ("source", "reference", "label")
+        if _unnamed(first.columns.get(c)) != _unnamed(second.columns.get(c))
     ]
     sizes = len(next(iter(first.measures.values()))), len(next(iter(second.measures.values())))
     if differ or sizes[0] != sizes[1] or first.items.tolist() != second.items.tolist():
@@ -58,6 +60,9 @@ def differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
         ours, theirs = ({**m, **derived_measures(task, m)} for m in (ours, theirs))
     else:
         apart += task.derived({n: m.total() for n, m in first.measures.items()})
+    if task.loss_unit() != other.loss_unit():
+        say("not compared, since the two scale their numbers otherwise: loss")
+        ours = {name: measure for name, measure in ours.items() if name != "loss"}
     if apart:
         say(f"not compared, since the two tokenizers count other tokens: {', '.join(apart)}")
     ranked = [name for name, measure in ours.items() if measure.pseudo is not None]
@@ -81,6 +86,13 @@ def differences(first: Evaluation, second: Evaluation) -> dict[str, Difference]:
     if not found:
         raise SpecError("--compare: the two checkpoints have no metric that counts the same")
     return found
+
+
+def _unnamed(answers: list[Any] | None) -> list[Any] | None:
+    """Answers without the names of numbers, which two checkpoints may call differently."""
+    if answers is None:
+        return None
+    return [list(each.values()) if isinstance(each, dict) else each for each in answers]
 
 
 def _of_other_units(first: Evaluation, second: Evaluation) -> list[str]:

@@ -6,17 +6,19 @@ On the new data, and on the data of the start, which the result may have forgott
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.console import sentence, table
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data import TOKENIZERS
+from bigmodel_cli.data.base import info_of
 from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.evaluation.comparing import Evaluation, differences
 from bigmodel_cli.evaluation.evaluator import estimates
 from bigmodel_cli.evaluation.report import evaluate_items
+from bigmodel_cli.evaluation.shared import SharedClasses
 from bigmodel_cli.metrics import shown, shown_p
 from bigmodel_cli.metrics.intervals import Difference, Estimate
 from bigmodel_cli.overrides import Override
@@ -110,19 +112,33 @@ def gains(result: Path, device: str) -> Gains | None:
     before = opening.read_spec(source)
     precision = Override("train.precision", spec["train"]["precision"], "the run's precision")
 
-    def on(asked: Mapping[str, Any], path: Path) -> Evaluation:
+    def on(asked: Mapping[str, Any], path: Path, shared: SharedClasses | None = None) -> Evaluation:
         changes = [Override(name, asked[name], "the run's spec") for name in ("data", "task")]
         # what the old task compared with is where the start itself began
         began = asked.get("init", {}).get("checkpoint") or str(source)
         changes += [precision, Override("init.checkpoint", began, "--from")]
-        return evaluate_items(path, changes, "val", device, _nothing, _nothing, generate=False)
+        return evaluate_items(
+            path, changes, "val", device, _nothing, _nothing, generate=False, shared=shared
+        )
 
     domains = [_domain(TASK, lambda path: on(spec, path), source, result)]
     if opening.is_published(source):
         domains.append(Domain(OLD, note="not measured: a published model comes without its data"))
     elif _asked(before) != _asked(spec):
-        domains.append(_domain(OLD, lambda path: on(before, path), source, result))
+        left = _left(source, result)
+        found = _domain(OLD, lambda path: on(before, path, left), source, result)
+        if left is not None and found.count:
+            found = replace(found, note="; ".join(filter(None, (left.note(), found.note))))
+        domains.append(found)
     return Gains(source, domains)
+
+
+def _left(source: Path, result: Path) -> SharedClasses | None:
+    """What is left of the classes that the start knew, where some are gone."""
+    infos = [info_of(opening.read_assets(path)) for path in (source, result)]
+    if infos[0] is None or infos[1] is None:
+        return None
+    return SharedClasses.of(infos[0], infos[1])
 
 
 def _asked(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -143,6 +159,8 @@ def _domain(name: str, on: Callable[[Path], Evaluation], source: Path, result: P
     compared, note = {}, ""
     try:
         compared = differences(on(source), after)
+        of_no_model = task.baselines(after.columns, task.text_metrics)
+        compared = {name: d for name, d in compared.items() if name not in of_no_model}
     except BigmodelError as error:
         why = str(error).partition("; ")[0]  # without the remedy, which has just been done
         note = f"nothing to compare with: {why}"

@@ -26,6 +26,7 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.evaluation.comparing import Evaluation, differences
 from bigmodel_cli.evaluation.evaluator import estimates, evaluate_split
 from bigmodel_cli.evaluation.predictions import rescore, write_predictions
+from bigmodel_cli.evaluation.shared import SharedClasses
 from bigmodel_cli.generation.text import Decoding, longest_text
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
@@ -198,11 +199,13 @@ def evaluate_items(
     note: Callable[[str], None] = say,
     *,
     generate: bool = True,
+    shared: SharedClasses | None = None,
 ) -> Evaluation:
     """A checkpoint on one split, item by item.
 
     `tell` receives the device and what was tuned, `note` what there is to say about the data.
-    Without `generate` nothing is generated, and texts are not scored.
+    Without `generate` nothing is generated, and texts are not scored. With `shared` the items are
+    those of its classes.
     """
     loaded = load_checkpoint(path, device, overrides, tell=tell)
     spec = loaded.spec
@@ -211,7 +214,8 @@ def evaluate_items(
     task, texts = loaded.task, loaded.task.text_metrics
     need_libraries(texts)
     name = _split_name(spec, split)
-    data = open_data(spec.data, base=Path(), say=note, assets=loaded.files(), only=name)
+    files = loaded.files() if shared is None else loaded.files(shared.numbered(loaded.info))
+    data = open_data(spec.data, base=Path(), say=note, assets=files, only=name)
     target = target_of(loaded.info)
     if target is not None and target_of(data.info) is None:
         raise SpecError(target.lacking)
@@ -223,7 +227,11 @@ def evaluate_items(
     if data.split(name).lengths is not None:
         keep_few_kernels()
     written = texts if task.generates and generate else None
-    judged = evaluate_split(loaded, data.split(name), written)
+    items, chosen = data.items(name), data.split(name)
+    if shared is not None:
+        chosen = some = shared.items(chosen, loaded.info.classes)
+        items = items[some.rows]
+    judged = evaluate_split(loaded, chosen, written)
     measures, columns = judged.measures | task.baselines(judged.columns, texts), judged.columns
     if name == "val" and (tuned := task.tuned(columns)):
         changes = " ".join(
@@ -231,7 +239,7 @@ def evaluate_items(
         )
         tell(f"tuned on this split, for use on others: {changes}")
         seen = {**seen, "tuned": tuned}
-    return Evaluation(loaded, name, measures, columns, seen, data.items(name))
+    return Evaluation(loaded, name, measures, columns, seen, items)
 
 
 def _check_length(loaded: Loaded, data: DataSet, name: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bigmodel_cli.console import say
 from bigmodel_cli.convert.assets import CARD
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.exporting import express, folder_files
+from bigmodel_cli.convert.exporting import HEADS, express, folder_files
 from bigmodel_cli.convert.family import written_out
 from bigmodel_cli.convert.folder import CONFIG, json_of
+from bigmodel_cli.convert.label_heads import of_pairs
 from bigmodel_cli.convert.opening import family_of
 from bigmodel_cli.data import SOURCE_TOKENIZER, TOKENIZER
 from bigmodel_cli.errors import SpecError
@@ -19,6 +21,7 @@ from bigmodel_cli.export.target import Target
 from bigmodel_cli.export.texts import Values, dump, token_ids, tokenizer_files
 from bigmodel_cli.export.writing import write_file
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.numbers import put_in_units
 
 NARROW = ("bfloat16", "float16")
 
@@ -46,12 +49,19 @@ class HuggingFace(Target):
         if found.left_out:
             left = ", ".join(f"model.{path}" for path in found.left_out[:5])
             say(f"not written, since the class has no such option in training: {left}")
-        weights = source.model.state_dict()
         dtype = _dtype(kept)
+        if put_in_units(source.model, source.info):
+            say("the last layer is scaled: it gives the numbers in the data's units")
+            dtype = None  # a mean of 2,000 would be rounded to 8 in bf16
+        weights = source.model.state_dict()
         narrowed = dtype and any(weights[n].dtype == torch.float32 for n in weights)
         if dtype and narrowed and source.step:
             say(f"weights are rounded from fp32 to {kept_dtype(kept)}, in which the model came")
         tokenizer = dict(tokenizer_files(source))
+        if not source.step and kept:
+            found = replace(found, config=as_it_came(found.config, kept))
+        elif source.info.outputs and source.spec.data.text_columns() == 2:
+            found = replace(found, config=found.config | of_pairs())
         files = folder_files(
             found, source.spec.model, source.info, source.task, weights,
             {**kept, **token_ids(source)}, dtype if source.step else None,
@@ -67,6 +77,14 @@ class HuggingFace(Target):
         words = {**PIPELINES, **found.family.pipelines}
         text = card(source, found.config["architectures"][0], pipelines=words)
         write_file(folder / CARD, [text.encode()])
+
+
+def as_it_came(config: Values, kept: Values) -> Values:
+    """config.json of a model that is written as it was read: what of labels it did not say, it
+    does not say now.
+    """
+    own = {name: kept[name] for name in HEADS & kept.keys()}
+    return {name: value for name, value in config.items() if name not in HEADS} | own
 
 
 def kept_dtype(kept: Values) -> str:

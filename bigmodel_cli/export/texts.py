@@ -8,11 +8,13 @@ from typing import Any
 
 from bigmodel_cli.convert.assets import CARD, GENERATION, KEPT, TEMPLATE
 from bigmodel_cli.convert.folder import CONFIG
-from bigmodel_cli.convert.tokenizer_files import TOKENIZER_CONFIG
+from bigmodel_cli.convert.tokenizer_files import TOKENIZER_CONFIG, between
 from bigmodel_cli.data import CHAT_TEMPLATE, TOKENIZER, Tokenizer, load_tokenizer
 from bigmodel_cli.export.source import Source
 
 Values = dict[str, Any]
+TYPED = ["input_ids", "token_type_ids", "attention_mask"]
+"""What a tokenizer of pairs gives a model that tells the two texts apart."""
 
 
 def tokenizer_files(source: Source) -> Iterator[tuple[str, bytes]]:
@@ -24,12 +26,32 @@ def tokenizer_files(source: Source) -> Iterator[tuple[str, bytes]]:
         yield TEMPLATE, source.assets[CHAT_TEMPLATE]
     if TOKENIZER not in source.assets:
         return
-    yield TOKENIZER, source.assets[TOKENIZER]
     tokenizer = load_tokenizer(source.assets)
+    yield TOKENIZER, _with_marks(source, tokenizer)
     if source.kept(TOKENIZER_CONFIG) is None:
         yield TOKENIZER_CONFIG, dump(_tokenizer_config(source, tokenizer))
     if source.kept(GENERATION) is None and source.model.can_generate:
         yield GENERATION, dump(token_ids(source))
+
+
+def _with_marks(source: Source, tokenizer: Tokenizer) -> bytes:
+    """tokenizer.json, which puts the special tokens around a text of a table that rows have here.
+
+    A published one does so already.
+    """
+    content = source.assets[TOKENIZER]
+    if not source.info.outputs or not source.spec.data.text_columns():
+        return content
+    values = json.loads(content)
+    if values.get("post_processor") is not None:
+        return content
+    from tokenizers import Tokenizer as Library
+
+    library = Library.from_str(content.decode("utf-8"))
+    marks = (tokenizer.start_of_text, tokenizer.end_of_text)
+    first, last = (str(library.id_to_token(i)) for i in marks if i is not None)
+    values["post_processor"] = between(first, last, dict(zip((first, last), marks, strict=True)))
+    return json.dumps(values, ensure_ascii=False).encode()
 
 
 def _tokenizer_config(source: Source, tokenizer: Tokenizer) -> Values:
@@ -39,12 +61,16 @@ def _tokenizer_config(source: Source, tokenizer: Tokenizer) -> Values:
     library = Library.from_str(source.assets[TOKENIZER].decode("utf-8"))
     marks = {"eos_token": tokenizer.end_of_text, "bos_token": tokenizer.start_of_text}
     named = {n: library.id_to_token(i) for n, i in marks.items() if i is not None}
+    typed = source.spec.data.text_columns() == 2 and source.spec.model.model_dump().get(
+        "token_types"
+    )
     if "eos_token" in named:
         named["pad_token"] = named["eos_token"]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": source.model.max_len,
         "clean_up_tokenization_spaces": False,
+        **({"model_input_names": TYPED} if typed else {}),
         **named,
     }
 

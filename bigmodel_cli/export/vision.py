@@ -8,6 +8,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.convert import torchvision
 from bigmodel_cli.convert.exporting import express, folder_files
 from bigmodel_cli.convert.families import TIMM
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.source import Source
 from bigmodel_cli.export.target import Target
 from bigmodel_cli.export.writing import write_file
@@ -19,6 +20,11 @@ class Torchvision(Target):
     opens = "torchvision: get_model(NAME, **arguments).load_state_dict(torch.load(...))"
 
     def write(self, source: Source, folder: Path) -> None:
+        if source.info.targets or source.info.label_sets:
+            raise SpecError(
+                f"task.type: {source.task}: NAME.json says one class of an image;"
+                " write --to onnx, or of a ViT --to hf"
+            )
         torchvision.save(folder, source.spec.model, source.info, source.model.state_dict())
 
 

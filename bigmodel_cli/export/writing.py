@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bigmodel_cli.disk import remove, sync
+from bigmodel_cli.disk import draft_of, held, remove, remove_drafts, sync
 from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.failpoints import failpoint
 
@@ -28,16 +28,18 @@ def write_folder(out: Path, write: Callable[[Path], None]) -> None:
 
     Raises `ResourceError` where the disk does not take it; then nothing of it is left.
     """
-    draft = out.absolute().with_name(f".draft-{out.name}-{os.getpid()}")
+    draft = draft_of(out.absolute())
+    remove_drafts(out.absolute())
     try:
         remove(draft, ignore_errors=True)
         draft.mkdir()
-        write(draft)
-        for path in sorted(draft.rglob("*")):
-            sync(path)
-        sync(draft)
-        failpoint("export.rename")
-        os.rename(draft, out.absolute())
+        with held(draft):
+            write(draft)
+            for path in sorted(draft.rglob("*")):
+                sync(path)
+            sync(draft)
+            failpoint("export.rename")
+            os.rename(draft, out.absolute())
         sync(draft.parent)
     except OSError as error:
         remove(draft, ignore_errors=True)

@@ -180,6 +180,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def loss_unit(self) -> object:
+        """What the loss is counted in: those of two checkpoints compare where that is the same."""
+        return None
+
     def target_logits(self, outputs: Any, batch: Batch) -> Tensor:
         """(N, K)   the logits of each target that the loss counts, where the task is
         `teachable`.

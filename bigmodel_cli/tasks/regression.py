@@ -114,11 +114,15 @@ class Regression(Task):
         errors = self.errors(outputs, batch)
         return errors.sum(), torch.full((), errors.numel(), device=errors.device)
 
+    def loss_unit(self) -> object:
+        """The deviations that errors are divided by, and how they are counted."""
+        return self.options.loss, self.dataset.target_std
+
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
         """Per item: the mean loss of its scaled numbers ("loss").
 
         The answers are the numbers in the data's units, by name; "baseline" are the training
-        split's means.
+        split's means, where numbers are scaled by them.
         """
         errors = self.errors(outputs, batch).double()
         ones = torch.ones_like(errors[:, 0], dtype=torch.int64)
@@ -126,8 +130,9 @@ class Regression(Task):
         answers: Answers = {
             "reference": self.named(batch["numbers"]),
             "prediction": self.named(self.unscaled(outputs)),
-            "baseline": [average] * len(errors),
         }
+        if {*self.dataset.target_mean} != {0.0} or {*self.dataset.target_std} != {1.0}:
+            answers["baseline"] = [average] * len(errors)
         return {"loss": (errors.mean(1), ones)}, answers
 
     def unscaled(self, outputs: Tensor) -> Tensor:
@@ -169,7 +174,12 @@ class Regression(Task):
         return found
 
     def baselines(self, answers: Answers, texts: Sequence[str]) -> dict[str, Measure]:
-        """MAE and RMSE of always predicting the training split's mean."""
+        """MAE and RMSE of always predicting the training split's mean, where it is known.
+
+        An imported model comes without it: its numbers are not scaled.
+        """
+        if "baseline" not in answers:
+            return {}
         names = [*answers["reference"][0]]
         found = _measures(*(_matrix(answers[side], names) for side in ("reference", "baseline")))
         return {metric + OF_MEAN: measure for metric, measure in found.items() if metric != "r2"}

@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from bigmodel_cli.adapters import adapters
+from bigmodel_cli.adapters import AnyAdapterOptions, is_quantized, owners, quantize, with_roles
 from bigmodel_cli.checkpoints.weights import below
+from bigmodel_cli.console import say
 from bigmodel_cli.device import dtype_of
-from bigmodel_cli.lazy import Module, nn
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import nn
 from bigmodel_cli.models import Model
-from bigmodel_cli.roles import adapted_name, named_weights, plain_name
+from bigmodel_cli.roles import plain_name
+
+
+def hold(
+    model: Model, frozen: Collection[str], options: AnyAdapterOptions | None, precision: str
+) -> frozenset[str]:
+    """Hold the `frozen` weights as training reads them: in 4 bits where the adapter's options say
+    so, and else in `precision`. Returns the names of what is not exact now.
+
+    Raises `SpecError` where 4 bits would be all that is left of them.
+    """
+    held: frozenset[str] = frozenset()
+    if options is not None and options.base is not None:
+        if not frozen:
+            raise SpecError(
+                f"adapter.base: {options.base} is for weights of a checkpoint, which keeps the"
+                " exact ones: bigmodel finetune --from CKPT SPEC"
+            )
+        quantized = quantize(model)
+        if not quantized.names:
+            raise SpecError(
+                f"adapter.base: {options.base} is for hidden matrices of linear layers, of which"
+                " this model has none; leave it out"
+            )
+        say(f"adapter.base: {quantized.to_text()}")
+        held = quantized.names
+    return held | hold_in_precision(model, frozen, precision)
 
 
 def hold_in_precision(model: Model, frozen: Collection[str], precision: str) -> frozenset[str]:
@@ -23,18 +51,14 @@ def hold_in_precision(model: Model, frozen: Collection[str], precision: str) -> 
     if precision == "fp32" or not frozen:
         return frozenset()
     held = []
-    last, owners = model.last_layers(), _owners(model)
-    of_adapted = {
-        adapted_name(name): next(iter(adapter.factors().values())).role
-        for name, adapter in adapters(model).items()
-    }
-    for weight in named_weights(model):
-        role = of_adapted.get(weight.name, weight.role)
-        layers = owners[id(weight.tensor)]
-        plain = all(isinstance(m, nn.Linear | nn.modules.conv._ConvNd) for m in layers)
+    last, of_weights = model.last_layers(), owners(model)
+    for weight, role in with_roles(model):
+        places = of_weights[id(weight.tensor)]
+        plain = all(isinstance(at.layer, nn.Linear | nn.modules.conv._ConvNd) for at in places)
         multiplied = role.matrix or below(plain_name(weight.name), last)
         if (
             weight.name in frozen
+            and not is_quantized(weight.tensor)
             and weight.tensor.dim() > 1
             and multiplied
             and (plain or role.stacked)
@@ -42,16 +66,3 @@ def hold_in_precision(model: Model, frozen: Collection[str], precision: str) -> 
             weight.tensor.data = weight.tensor.data.to(dtype_of(precision))
             held.append(weight.name)
     return frozenset(held)
-
-
-def _owners(model: Module) -> dict[int, list[Module]]:
-    """The layers that each weight belongs to, by its identity; of an adapted weight, the layers
-    that it is computed for.
-    """
-    found: dict[int, list[Module]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
-            full = plain_name(f"{path}.{name}" if path else name)
-            layer = model.get_submodule(full.rpartition(".")[0])
-            found.setdefault(id(p), []).append(layer)
-    return found

@@ -15,7 +15,7 @@ from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.train.endings import final_checkpoint, impatient, show_result
-from bigmodel_cli.train.held import hold_in_precision
+from bigmodel_cli.train.held import hold
 from bigmodel_cli.train.rewind import go_back, spiked
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.signals import Interrupted
@@ -61,7 +61,9 @@ def fit(run: Run) -> Path:
     gradient is not finite (the weights are those before that step, and nothing of it is saved).
     """
     state = run.state
-    state.held = hold_in_precision(run.loaded.model, state.left_out, run.options.precision)
+    state.held = hold(
+        run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
+    )
     try:
         with run.signals.deferred():
             run.observers.on_start(run)

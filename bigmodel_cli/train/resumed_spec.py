@@ -114,7 +114,8 @@ def merged(new: Spec, old: Spec) -> Spec:
             del train[name]
     if new.adapter is not None and new.adapter.folder() is not None:
         known = recorded.get("adapter") or {}
-        if known.get("path") == new.adapter.folder():  # as it was read from there
+        same = known.get("path") == new.adapter.folder() and known.get("base") == new.adapter.base
+        if same:  # as it was read from there
             del named["adapter"]
     model = named.get("model", {})
     # as long as the checkpoint that the run started from (`with_length`)

@@ -20,6 +20,7 @@ from bigmodel_cli.data import (
     open_or_expect,
     with_replay,
 )
+from bigmodel_cli.data.base import info_of
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.depths import rated
 from bigmodel_cli.errors import MissingData, SpecError
@@ -70,6 +71,8 @@ def open_run(spec: Spec, resumed: Path | None = None, *, expect: bool = False) -
         data = open_or_expect(spec.data, say=say, assets=assets)
     else:
         data = open_data(spec.data, base=Path(), say=say, assets=assets)
+    if resumed is not None and (began := info_of(assets)) is not None:
+        data = data.scaled_as(began)
     if spec.data.replay is not None:
         data = _with_replay(spec, data, expect=expect)
     spec = with_files_read(spec, data.info, build_on_meta)

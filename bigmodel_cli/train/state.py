@@ -188,13 +188,14 @@ class TrainState:
     @contextlib.contextmanager
     def swapped_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, the model has these weights, and there is no moving average."""
-        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        every, held = self.model.state_dict(), sorted(self.held)  # these stay as they are
+        own = {name: tensor.clone() for name, tensor in every.items() if name not in self.held}
         ema, self.ema = self.ema, {}
-        load_weights(self.model, {**own, **weights})
+        load_weights(self.model, {**own, **weights}, fresh=held)
         try:
             yield
         finally:
-            load_weights(self.model, own)
+            load_weights(self.model, own, fresh=held)
             self.ema = ema
 
     def raw(self) -> dict[str, Tensor]:

@@ -12,10 +12,13 @@ import pytest
 import torch
 from conftest import DECODER, Result, digests
 from safetensors.torch import load_file
+from tampered import sign
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.convert import opening
 from bigmodel_cli.loaded import load_checkpoint
+from bigmodel_cli.yaml_scalars import dump_yaml
+from bigmodel_cli.yaml_source import parse_yaml
 
 Cli = Callable[..., Result]
 KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "dora")] + ["pissa"]
@@ -215,6 +218,25 @@ def test_an_adapter_that_is_not_finite_is_refused(
     result = cli("merge", path, "--out", "merged")
     assert result.status == 4
     assert cli("finetune", "--from", path, spec(), "--out", "on").status == 4
+
+
+def test_one_of_an_earlier_version_without_todays_options_goes_on(
+    cli: Cli, base: Path, spec: Callable[..., Path]
+) -> None:
+    """Its recorded adapter was compared as text, so that a new option refused every older one."""
+    path = finetuned(cli, base, spec())
+    for file in (path / "spec.yaml", Path("run/spec.yaml")):
+        values = parse_yaml(file.read_bytes(), "spec.yaml").plain()
+        assert values["adapter"].pop("rank_pattern") == values["adapter"].pop("alpha_pattern") == {}
+        file.write_text(dump_yaml(values))
+    sign(path)
+    assert cli("eval", path).status == 0
+    result = cli("merge", path, "--out", "merged")
+    assert result.status == 0, result.err
+    result = cli("finetune", "--from", path, spec(), "--out", "on", "--set", "train.steps=2")
+    assert result.status == 0, result.err
+    result = cli("finetune", "--resume", "--out", "run", "--set", "train.steps=8")
+    assert result.status == 0, result.err
 
 
 def test_an_adapted_checkpoint_goes_on_with_its_adapter_alone(

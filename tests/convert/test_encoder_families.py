@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.exporting import express
+from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.loaded import load_checkpoint
 
@@ -142,6 +143,20 @@ def test_types_of_tokens_and_the_mask_are_berts(tmp_path: Path) -> None:
     assert off(got[real], want[real]) <= 1e-5
 
 
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM"])
+@pytest.mark.parametrize("name", ["Bert", "ModernBert"])
+def test_a_text_stands_between_special_tokens_without_labels_too(
+    name: str, head: str, tmp_path: Path
+) -> None:
+    folder = with_tokenizer(saved(theirs(name, head), tmp_path), "[MASK]")
+    loaded = load_checkpoint(folder, "cpu", body=True)
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
+    rows = [reader.read(text, "")[0] for text in ("w20 w21", "w22")]
+    library = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    assert reader.batch(rows)["tokens"][0].tolist() == library("w20 w21")["input_ids"]
+    assert reader.batch(rows)["tokens"][1].tolist()[:3] == library("w22")["input_ids"]
+
+
 def test_tokens_are_not_hidden_where_no_token_stands_for_them(tmp_path: Path) -> None:
     folder = with_tokenizer(saved(theirs("Bert", "ForMaskedLM"), tmp_path), None)
     ours, _ = read(folder)
@@ -212,11 +227,11 @@ def test_labels_have_the_names_of_the_config(tmp_path: Path, cli: Any) -> None:
         ("Bert", "Model", {"is_decoder": True}, "is_decoder: 'True' is not built"),
         ("Bert", "Model", {"hidden_act": "relu"}, "hidden_act: 'relu' is not built"),
         ("Bert", "Model", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("Bert", "ForSequenceClassification", {"problem_type": "rank"}, "problem_type: .rank. is"),
         ("Bert", "Model", {"embedding_size": 4}, "embedding_size: not known for this family"),
         ("Roberta", "Model", {"pad_token_id": 3}, "pad_token_id: '3' is not built"),
         ("DistilBert", "Model", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds"),
         ("ModernBert", "Model", {"decoder_bias": False}, "decoder_bias: 'False' is not built"),
-        ("Bert", "ForSequenceClassification", {"problem_type": "regression"}, "problem_type"),
         ("Bert", "ForQuestionAnswering", {}, "architectures: BertForQuestionAnswering is not"),
     ],
 )

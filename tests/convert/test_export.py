@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import Result
 
+from bigmodel_cli.disk import held
 from bigmodel_cli.loaded import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -118,6 +119,21 @@ def test_where_it_cannot_be_written(
     stopped = cli("export", "run", "stopped")
     assert stopped.status == 143
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.yaml", "corpus.txt", "run", "there"]
+
+
+def test_a_draft_that_a_killed_process_left_is_removed_by_the_next_export(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """One that is being written, another folder's and a person's own stay."""
+    spec = spec_of(tmp_path / "a.yaml")
+    assert cli("pretrain", spec, "--out", "run", "--device", "cpu").status == 0
+    for name in (".draft-out-7", ".draft-out-8", ".draft-outer-7", ".draft-out-mine"):
+        Path(name).mkdir()
+        Path(name, "model.safetensors").write_bytes(b"half")
+    with held(Path(".draft-out-8")):
+        assert cli("export", "run", "out").status == 0
+    left = sorted(p.name for p in tmp_path.glob(".draft*"))
+    assert left == [".draft-out-8", ".draft-out-mine", ".draft-outer-7"]
 
 
 def test_config_in_the_folder_is_what_transformers_reads(cli: Cli, tmp_path: Path) -> None:

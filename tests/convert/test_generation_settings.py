@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from folders import llama_folder
 from bigmodel_cli.convert.generation import settings
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.generation.decoding import Decoding
+from bigmodel_cli.generation.sampling import Seen, keep_likely, sample
 
 Cli = Callable[..., Result]
 DRAWN = {"do_sample": True, "temperature": 0.6, "top_k": 5, "max_new_tokens": 3}
@@ -103,3 +105,41 @@ def test_greedy_text_is_that_of_transformers(values: dict[str, Any], cli: Cli) -
     assert found.status == 0
     text = bytes(t for t in written[0, 6:].tolist() if t < 256).decode(errors="replace")
     assert json.loads(found.out)["text"] == text
+
+
+VALUES: dict[str, list[float]] = {
+    "temperature": [0.3, 0.7, 1.3, 2.0],
+    "top_k": [0, 1, 5, 40, 90],
+    "top_p": [0.1, 0.5, 0.95, 1.0],
+    "min_p": [0.0, 0.05, 0.3, 1.0],
+    "repetition_penalty": [0.8, 1.1, 1.5],
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_drawn_settings_give_the_tokens_of_transformers_own_processors(seed: int) -> None:
+    """The same probabilities to 1e-6, and each of their intervals draws its token."""
+    transformers = pytest.importorskip("transformers")
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(vocab_size=97, num_attention_heads=2, **size)
+    model = transformers.LlamaForCausalLM(config)
+    choose, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    for _ in range(20):
+        given = {n: choose.choice(v) for n, v in VALUES.items() if choose.random() < 0.6}
+        values = {"do_sample": True, **given}
+        prompt = torch.randint(97, (3, 7), generator=generator)
+        logits = choose.choice([0.5, 2, 6]) * torch.randn(3, 97, generator=generator)
+        own, _ = model._prepare_generation_config(transformers.GenerationConfig(**values))
+        processors = model._get_logits_processor(own, 7, prompt, device="cpu")
+        expected = processors(prompt, logits.clone()).double().softmax(-1)
+
+        every, drawn, _ = settings(asset(values))
+        sampling = Decoding().with_settings(every, drawn).sampling(0.0)
+        penalised = Seen(prompt, None).penalised(logits, sampling.repetition_penalty)
+        scaled = penalised.double() / sampling.temperature
+        found = keep_likely(scaled, sampling).softmax(-1)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-6), values
+        middles = expected.cumsum(-1) - expected / 2
+        for token in (expected.amin(0) > 1e-4).nonzero().flatten().tolist():
+            chosen = sample(penalised, sampling, middles[:, token])
+            assert chosen.tolist() == [token] * 3, values

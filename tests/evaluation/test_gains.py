@@ -75,6 +75,52 @@ def test_a_new_head_has_nothing_to_compare_with(cnn_spec: Path, cli: Cli) -> Non
     assert re.search("^task +accuracy", result.err, re.MULTILINE)
 
 
+@pytest.mark.parametrize("kind", ["images", "rows"])
+def test_of_the_old_domain_the_classes_that_are_left_are_measured(
+    kind: str, cnn_spec: Path, cli: Cli
+) -> None:
+    if kind == "images":
+        old, words = cnn_spec, sets("train.steps=60")
+        one = "data: {type: image_folder, root: new, channels: 1, val_fraction: 0.4}\n"
+        from PIL import Image
+
+        for number, label in enumerate(("7", "2", "zoo")):
+            Path("new", label).mkdir(parents=True)
+            for index in range(9):
+                Image.new("L", (8, 8), 80 * number + index).save(f"new/{label}/{index}.png")
+        names = ["2", "7"]
+    else:
+        table = "data: {type: table, train: [%s.tsv], text: [0], label: 1, val_fraction: 0.4"
+        old, words = Path("old.yaml"), []
+        for file, labels in (("old", "abcd"), ("new", "dbz")):
+            lines = [f"{file}{n} {c * 3}\t{c}" for n in range(12) for c in labels]
+            Path(f"{file}.tsv").write_text("\n".join(lines))
+        block = "{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu, hidden: 8}}"
+        old.write_text(
+            f"model: {{type: encoder, dim: 8, blocks: [{block}]}}\n"
+            + table % "old"
+            + ", tokenizer: bytes, context: 16}\ntask: classification\n"
+            "train: {steps: 60, batch_size: 16, optimizer: {lr: 1.0e-2}, precision: fp32}\n"
+        )
+        one = table % "new" + ", context: 16}\n"
+        names = ["b", "d"]
+    base = cli("pretrain", old, "--out", "base", *words)
+    assert base.status == 0, base.err
+    Path("new.yaml").write_text(one + "train: {steps: 2, batch_size: 4}\n")
+    result = cli("finetune", "--from", "base", "new.yaml", "--out", "tuned", "--json")
+    assert result.status == 0, result.err
+    found = json.loads(result.out)["gains"]["old_domain"]
+    assert f"of the 2 classes that are left ({', '.join(names)}); gone: " in found["note"]
+    evaluated(cli, "base", "--predictions", "rows.jsonl")
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["label"] in names]
+    right = [row["label"] == row["prediction"] for row in kept]
+    gain = found["metrics"]["accuracy"]["gain"]
+    assert found["items"] == len(kept) < len(rows)
+    assert gain["first"] == pytest.approx(sum(right) / len(right))
+    assert "not compared, since the two know other classes: macro_f1" in result.err
+
+
 def test_a_signal_ends_only_the_measuring(
     decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import importlib.util
 import json
 import os
 import shutil
@@ -28,7 +29,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-WAYS = ("full", "lora", "dora")
+WAYS = ("full", "lora", "dora", *(("nf4",) if importlib.util.find_spec("torchao") else ()))
+"""nf4: LoRA on a base of 4 bits, where torchao is installed."""
 STEPS = 12
 TARGETS = {
     "minilm": '["*.qkv", "*.ffn.up"]',
@@ -85,10 +87,11 @@ def settings(case: str, way: str, base: Path) -> list[str]:
     if way == "full":
         return [f"init.checkpoint={base}"]
     targets, head = TARGETS[case], "fc" if case == "resnet" else "head"
+    kind = "lora, base: nf4" if way == "nf4" else way
     whole = f", modules_to_save: [{head}]" if case != "decoder" else ""
     return [
         f"init.checkpoint={base}",
-        f"adapter={{type: {way}, rank: 8, targets: {targets}{whole}}}",
+        f"adapter={{type: {kind}, rank: 8, targets: {targets}{whole}}}",
     ]
 
 
@@ -103,7 +106,7 @@ def started(case: str, way: str, folder: Path) -> Any:
     from bigmodel_cli.convert import opening
     from bigmodel_cli.device import keep_few_kernels, pick_device
     from bigmodel_cli.spec import load
-    from bigmodel_cli.train.held import hold_in_precision
+    from bigmodel_cli.train.held import hold
     from bigmodel_cli.train.objective import Objective
     from bigmodel_cli.train.session import set_up
     from bigmodel_cli.train.setup import open_run, open_task
@@ -116,7 +119,7 @@ def started(case: str, way: str, folder: Path) -> Any:
 
     def build() -> tuple[Any, Any, Any, Any]:
         spec, model, state, loader = set_up(run, task, device, None)
-        hold_in_precision(model, state.left_out, spec.train.precision)
+        hold(model, state.left_out, spec.adapter, spec.train.precision)
         return spec.train, state, Objective(task), loader
 
     return build
@@ -195,7 +198,8 @@ def make(case: str, folder: Path, given: argparse.Namespace) -> None:
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     """A process with this repository's code."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])

@@ -15,6 +15,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.augment import SoundAugmentation
 from bigmodel_cli.data.audio.mel import check_filters, frames_of
 from bigmodel_cli.data.audio.recordings import Recordings, open_recordings
+from bigmodel_cli.data.audio.sound import seconds_apart
 from bigmodel_cli.data.audio.split import Bank, SoundSplit, longest_frames, longest_samples
 from bigmodel_cli.data.audio.targets import Targets, read_targets, texts_of
 from bigmodel_cli.data.audio.texts import read_spoken
@@ -105,10 +106,11 @@ def _padded_frames(splits: dict[str, SoundSplit], padded: int, rate: int) -> int
         longest = longest_samples(split)
         if longest > padded:
             row = int(split.rows[split.bank.lengths[split.rows].argmax()])
+            length, most = seconds_apart(longest, padded, rate)
             raise DataError(
                 f"{split.names[row]}: {split.bank.lengths[row] / rate:.1f} s long, so that rows"
-                f" have up to {longest / rate:.1f} s in training, and data.pad_to is"
-                f" {padded / rate:g}; cut it into pieces, or leave it out"
+                f" have up to {length} s in training, and data.pad_to is {most}; cut it into"
+                " pieces, or leave it out"
             )
     return frames_of(padded, next(iter(splits.values())).sound.hop)
 
@@ -123,9 +125,10 @@ def _check_lengths(split: SoundSplit, recordings: Recordings, context: int) -> N
         length = int(recordings.lengths[own].sum() + before.sum())
         if length > longest:
             names = " + ".join(recordings.names[i] for i in own.tolist())
+            said, most = seconds_apart(length, longest, rate)
             raise DataError(
-                f"{names}: {length / rate:.1f} s long, and the model reads up to"
-                f" {longest / rate:.1f} s; cut it into pieces, or leave it out"
+                f"{names}: {said} s long, and the model reads up to {most} s; cut it into pieces,"
+                " or leave it out"
             )
 
 

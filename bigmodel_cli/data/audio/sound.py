@@ -114,6 +114,14 @@ def notes_said(notes: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
+def seconds_apart(samples: int, most: int, rate: int) -> tuple[str, str]:
+    """Two unequal lengths in seconds, to as many decimals as tell them apart."""
+    digits = 1
+    while f"{samples / rate:.{digits}f}" == f"{most / rate:.{digits}f}":
+        digits += 1
+    return f"{samples / rate:.{digits}f}", f"{most / rate:.{digits}f}"
+
+
 def _full_scale(samples: Channels, name: str) -> int:
     """1, or the full scale of float samples that are integers: all whole, or far louder than sound
     in -1..1.

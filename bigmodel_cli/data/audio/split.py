@@ -17,7 +17,7 @@ from bigmodel_cli.console import say
 from bigmodel_cli.data.audio.augment import SoundAugmentation, real
 from bigmodel_cli.data.audio.mel import frames_of, log_mel, normalise_frames
 from bigmodel_cli.data.audio.recordings import Recordings
-from bigmodel_cli.data.audio.sound import Wave, decode, notes_said
+from bigmodel_cli.data.audio.sound import Wave, decode, notes_said, seconds_apart
 from bigmodel_cli.data.audio.targets import Targets
 from bigmodel_cli.data.base import Say, Split
 from bigmodel_cli.data.batches import padded
@@ -281,9 +281,9 @@ def read_sound(path: Path, info: DatasetInfo, say: Say = say) -> Wave:
     wave = decode(read_file(path), str(path), rate)
     longest = None if info.context is None else info.context * info.sound.hop
     if longest is not None and len(wave.values) > longest:
+        length, most = seconds_apart(len(wave.values), longest, rate)
         raise DataError(
-            f"{path}: {len(wave.values) / rate:.1f} s long, and the model reads up to"
-            f" {longest / rate:.1f} s; cut it into pieces"
+            f"{path}: {length} s long, and the model reads up to {most} s; cut it into pieces"
         )
     for sentence in notes_said((note, str(path)) for note in wave.notes):
         say(sentence)

@@ -123,6 +123,8 @@ def test_silence_is_added_behind_each_up_to_a_length(tones: Path) -> None:
     assert (batch["frames"][0, 25:] == batch["frames"][0].min()).all()
     with pytest.raises(DataError, match=r"r11.wav: 0.3 s long.*data.pad_to is 0.3"):
         opened(pad_to=0.3)
+    with pytest.raises(DataError, match=r"0\.310 s in training, and data\.pad_to is 0\.309;"):
+        opened(pad_to=0.309)
 
 
 @pytest.mark.parametrize(

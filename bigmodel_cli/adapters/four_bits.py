@@ -1,0 +1,181 @@
+"""Frozen matrices in 4 bits, of which products read the values: QLoRA (Dettmers et al. 2023).
+
+NormalFloat (NF4) has 16 values, with a scale for each 64 numbers, itself of 8 bits: 4.13 bits a
+number. torchao quantizes and reads the values. The exact weights are in the checkpoint that the
+adapter was trained on; whoever reads it quantizes the same matrices to the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from typing import Any
+
+from bigmodel_cli.device import one_thread
+from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.packages import need
+
+BLOCK, SCALES = 64, 256
+"""Numbers with a scale in common, and scales with one: those of the paper."""
+CHUNK = 1 << 16
+"""Numbers that are quantized at once: it takes 16 times their memory."""
+
+
+def library() -> Any:
+    """torchao's module of NF4. Raises `MissingPackage`."""
+    noisy = logging.getLogger("torch.utils._pytree")  # of what torchao registers twice
+    before = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        place = "torchao.quantization.quantize_.workflows.nf4.nf4_tensor"
+        return need(place, "quant", "adapter.base: nf4")
+    finally:
+        noisy.setLevel(before)
+
+
+def is_quantized(weight: Tensor) -> bool:
+    """Whether a weight is held in 4 bits."""
+    return torch.is_tensor(weight) and type(weight) is _class()
+
+
+def values(weight: Any, dtype: torch.dtype | None = None) -> Tensor:
+    """The values of a weight, as a plain tensor, whichever way it is held."""
+    if not is_quantized(weight):
+        plain: Tensor = weight if dtype is None else weight.to(dtype)
+        return plain
+    with torch.no_grad():
+        found: Tensor = weight.stored.get_original_weight().to(dtype or weight.dtype)
+        return found
+
+
+def stored_as(weight: Any) -> list[Tensor]:
+    """The tensors that hold a weight: itself, unless it is held in 4 bits."""
+    if not is_quantized(weight):
+        return [weight]
+    q = weight.stored
+    return [
+        *(q.quantized_data, q.quantized_scalers),
+        *(q.quantization_factor, q.scaler_mean, q.nf4),
+    ]
+
+
+def bytes_of(weight: Tensor) -> int:
+    """The bytes that a weight takes, whichever way it is held."""
+    return sum(t.numel() * t.element_size() for t in stored_as(weight))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, (..., N) -> (..., M), of a weight that is held in any way.
+
+    For the backward pass the 4 bits are kept, not their values.
+    """
+    if not is_quantized(weight):
+        return F.linear(x, weight, bias)
+    y: Tensor = _classes()[1].apply(x, weight)
+    return y if bias is None else y + bias.to(y.dtype)
+
+
+def in_four_bits(tensor: Tensor) -> Tensor:
+    """A matrix (M, N), of a multiple of 64 numbers, in 4 bits, as torchao's `to_nf4` does.
+
+    The mean of scales is taken on the CPU: it depends on the device and the number of threads, and
+    all else does not. So the bits are the same wherever the weights are read.
+    """
+    nf4 = library()
+    exact = tensor.float().contiguous()
+    blocks = exact.numel() // BLOCK
+    scales = math.gcd(SCALES, blocks)
+    with torch.no_grad(), one_thread():
+        scalers = nf4.NF4Tensor.double_quantize_scalers(exact.flatten().cpu(), BLOCK, scales)
+    table = nf4.to_nf4(exact.new_ones(1, BLOCK), BLOCK, 1).nf4
+    shape = (exact.size(), exact.stride(), 0, exact.dtype, exact.device, False)
+    with torch.no_grad():
+        codes = [
+            nf4.NF4Tensor.convert_to_norm_float_weight(part, part.numel() // BLOCK, BLOCK, table)
+            for part in exact.flatten().split(CHUNK)
+        ]
+        stored = nf4.NF4Tensor(
+            nf4.SubclassTensorArgs(*shape),
+            BLOCK,
+            blocks,
+            scales,
+            *(t.to(exact.device) for t in scalers),
+            torch.cat(codes),
+            nf4=table,
+        )
+    found: Tensor = _class()(stored, tensor.dtype)
+    return found
+
+
+def _class() -> Any:
+    return _classes()[0]
+
+
+@functools.cache
+def _classes() -> tuple[Any, Any]:
+    """The classes of 4-bit weights and of their products; torch is imported by now."""
+    from torch.utils._pytree import tree_map
+
+    class FourBitWeight(torch.Tensor):
+        """A frozen matrix whose values are computed where they are needed; it cannot be written.
+
+        Its dtype is that of the weight that it was made of.
+        """
+
+        stored: Any
+
+        @staticmethod
+        def __new__(cls: Any, stored: Any, dtype: torch.dtype) -> Any:
+            return torch.Tensor._make_wrapper_subclass(
+                cls, stored.shape, dtype=dtype, device=stored.device, requires_grad=False
+            )
+
+        def __init__(self, stored: Any, dtype: torch.dtype) -> None:
+            self.stored = stored
+
+        def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+            return f"FourBitWeight({list(self.shape)}, {self.dtype}, {self.device})"
+
+        @classmethod
+        def __torch_function__(
+            cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if function is F.linear and len(args) > 1 and type(args[1]) is cls:
+                return linear(*args, **(kwargs or {}))
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*args, **(kwargs or {}))
+
+        @classmethod
+        def __torch_dispatch__(  # type: ignore[override]
+            cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if function in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+                with torch.inference_mode(False):
+                    return cls(args[0].stored, args[0].dtype)
+            written = zip(function._schema.arguments, args, strict=False)
+            if any(a.alias_info and a.alias_info.is_write and type(v) is cls for a, v in written):
+                raise RuntimeError(f"{function}: a weight of 4 bits cannot be written")
+            args, kwargs = tree_map(plain, (args, kwargs or {}))
+            return function(*args, **kwargs)
+
+    def plain(value: Any) -> Any:
+        return values(value) if type(value) is FourBitWeight else value
+
+    class Product(torch.autograd.Function):
+        """x W^T of a 4-bit W, which has no gradient."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, weight: Any) -> Tensor:
+            kind = x.device.type
+            mixed = torch.is_autocast_enabled(kind)
+            dtype = torch.get_autocast_dtype(kind) if mixed else x.dtype
+            ctx.weight, ctx.dtype = weight, x.dtype
+            return F.linear(x.to(dtype), values(weight, dtype))
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Any:
+            (y,) = gradients
+            return (y @ values(ctx.weight, y.dtype)).to(ctx.dtype), None
+
+    return FourBitWeight, Product
