@@ -163,8 +163,6 @@ def _from_checkpoint(
         fresh = [name for name in model.output_layers() if other and name not in spare]
         report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
     except CheckpointError as error:
-        if "\n" not in str(error):  # a file is damaged
-            raise CheckpointError(f"{source}: {error}") from None
         fault = _of_another_model(spec, contents.spec, str(error))
         raise CheckpointError(f"{source}: {fault}") from None
     own = model.state_dict()
@@ -204,6 +202,8 @@ def _of_another_model(spec: Spec, before: Mapping[str, Any], misfit: str) -> str
     if options["type"] != old.get("type"):
         return f"a model of type {old.get('type')}, and the spec's is {options['type']}; {LEAVE}"
     tensors = misfit.partition("\n")[2]
+    if not tensors:  # a file is damaged
+        return misfit
     length, known = spec.model.longest() or spec.data.longest(), before["data"].get("context")
     if length and known and length > (old.get("max_len") or known):
         lengths = f"its texts have {known} tokens at most, and the spec's {length} (data.context)"
