@@ -92,12 +92,7 @@ def merge(
     if os.path.lexists(out):
         raise SpecError(f"--out: {out} is there already; name another folder")
     spec = without_adapter(loaded.spec)
-    if loaded.spec.adapter is not None and loaded.spec.adapter.base is not None:
-        say(
-            f"adapter.base: {loaded.spec.adapter.base}: the factors are added to the values of 4"
-            " bits that they were trained on, so that what was measured is what is written; for"
-            f" the exact weights: bigmodel export {loaded.path} FOLDER --to adapter"
-        )
+    _say_base(loaded)
     weights = merged(loaded.model)
     plain = build_for(spec, loaded.info, weights)
     kind = dtype_of(dtype)
@@ -143,6 +138,16 @@ def merge(
         assets=loaded.assets,
     )
     return checkpoints.save(out.parent, contents, out.name), certificate
+
+
+def _say_base(loaded: Loaded) -> None:
+    """Say to which weights factors are added that were trained on others than the checkpoint's."""
+    if loaded.spec.adapter is not None and loaded.spec.adapter.base is not None:
+        say(
+            f"adapter.base: {loaded.spec.adapter.base}: the factors are added to the values of 4"
+            " bits that they were trained on, so that what was measured is what is written; for"
+            f" the exact weights: bigmodel export {loaded.path} FOLDER --to adapter"
+        )
 
 
 def _batches(loaded: Loaded, inputs: Sequence[str]) -> Iterator[dict[str, Tensor]]:

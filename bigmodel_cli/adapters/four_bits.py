@@ -72,7 +72,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if not is_quantized(weight):
         return F.linear(x, weight, bias)
-    y: Tensor = _classes()[1].apply(x, weight)
+    y: Tensor = _product().apply(x, weight)
     return y if bias is None else y + bias.to(y.dtype)
 
 
@@ -108,13 +108,9 @@ def in_four_bits(tensor: Tensor) -> Tensor:
     return found
 
 
-def _class() -> Any:
-    return _classes()[0]
-
-
 @functools.cache
-def _classes() -> tuple[Any, Any]:
-    """The classes of 4-bit weights and of their products; torch is imported by now."""
+def _class() -> Any:
+    """The class of 4-bit weights; torch is imported by now."""
     from torch.utils._pytree import tree_map
 
     class FourBitWeight(torch.Tensor):
@@ -162,6 +158,13 @@ def _classes() -> tuple[Any, Any]:
     def plain(value: Any) -> Any:
         return values(value) if type(value) is FourBitWeight else value
 
+    return FourBitWeight
+
+
+@functools.cache
+def _product() -> Any:
+    """The class of products with 4-bit weights."""
+
     class Product(torch.autograd.Function):
         """x W^T of a 4-bit W, which has no gradient."""
 
@@ -178,4 +181,4 @@ def _classes() -> tuple[Any, Any]:
             (y,) = gradients
             return (y @ values(ctx.weight, y.dtype)).to(ctx.dtype), None
 
-    return FourBitWeight, Product
+    return Product

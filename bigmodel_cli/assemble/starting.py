@@ -127,13 +127,7 @@ def _from_checkpoint(
     for note in contents.notes:
         say_once(note)
     stored = of_checkpoint(contents.spec, source)
-    if stored.adapter is None:
-        spec = without_adapter(spec)
-    elif spec.adapter != stored.adapter:
-        raise SpecError(
-            f"adapter: {source} was trained with another ({stored.adapter.type}); leave the section"
-            f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
-        )
+    spec = _adapted_as(stored, spec, source)
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
     same_task = stored.task.head() == spec.task.head()
     other = _why_new_head(info, contents, same_task=same_task)
@@ -176,6 +170,21 @@ def _from_checkpoint(
     if report.ignored:
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
     return model, [*report.fresh, *rows]
+
+
+def _adapted_as(stored: Spec, spec: Spec, source: Path) -> Spec:
+    """The spec with the adapter that the checkpoint has, none where it has none.
+
+    Raises `SpecError` for another one.
+    """
+    if stored.adapter is None:
+        return without_adapter(spec)
+    if spec.adapter != stored.adapter:
+        raise SpecError(
+            f"adapter: {source} was trained with another ({stored.adapter.type}); leave the section"
+            f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
+        )
+    return spec
 
 
 def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_task: bool) -> str:
