@@ -205,14 +205,14 @@ def _of_another_model(spec: Spec, before: Mapping[str, Any], misfit: str) -> str
     """What is said where weights are a `misfit`: in what the spec's model is not the checkpoint's,
     where that can be told, and the tensors.
     """
+    tensors = misfit.partition("\n")[2]
+    if not tensors:  # a file is damaged
+        return misfit
     options = spec.to_dict()["model"]
     old = before["model"]
     changed = [name for name in options if name != "classes" and options[name] != old.get(name)]
     if options["type"] != old.get("type"):
         return f"a model of type {old.get('type')}, and the spec's is {options['type']}; {LEAVE}"
-    tensors = misfit.partition("\n")[2]
-    if not tensors:  # a file is damaged
-        return misfit
     length, known = spec.model.longest() or spec.data.longest(), before["data"].get("context")
     if length and known and length > (old.get("max_len") or known):
         lengths = f"its texts have {known} tokens at most, and the spec's {length} (data.context)"
