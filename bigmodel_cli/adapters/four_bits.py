@@ -130,7 +130,7 @@ def _class() -> Any:
         def __init__(self, stored: Any, dtype: torch.dtype) -> None:
             self.stored = stored
 
-        def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        def __repr__(self) -> str:  # type: ignore[override]
             return f"FourBitWeight({list(self.shape)}, {self.dtype}, {self.device})"
 
         @classmethod
