@@ -89,19 +89,11 @@ class Marian(_Seq2Seq):
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         names = {ours: theirs for theirs, ours in reversed(self.activations.items())}
         block = model["encoder"][0]
-        sizes: dict[str, Any] = {}
-        for side in SIDES:
-            first = model[side][0]
-            sizes |= {
-                f"{side}_layers": len(model[side]),
-                f"{side}_attention_heads": first["mixer"]["num_heads"],
-                f"{side}_ffn_dim": first["ffn"]["hidden"],
-            }
         return {
             "model_type": "marian",
             "is_encoder_decoder": True,
             "d_model": model["dim"],
-            **sizes,
+            **side_sizes(model),
             "vocab_size": model["vocab_size"],
             "decoder_vocab_size": model["vocab_size"],
             "max_position_embeddings": model["max_len"],
@@ -270,6 +262,19 @@ class T5(_Seq2Seq):
         for name, its in {**names, "down": "wo"}.items():
             yield Rule(f"{dense}{its}.weight", f"{ours}ffn.{name}.weight")
         yield Rule(f"{theirs}{last}.layer_norm.weight", f"{ours}ffn_norm.weight")
+
+
+def side_sizes(model: Model) -> dict[str, int]:
+    """Layers, heads and width between of each side, as config.json calls them."""
+    found: dict[str, int] = {}
+    for side in SIDES:
+        first = model[side][0]
+        found |= {
+            f"{side}_layers": len(model[side]),
+            f"{side}_attention_heads": first["mixer"]["num_heads"],
+            f"{side}_ffn_dim": first["ffn"]["hidden"],
+        }
+    return found
 
 
 def both(theirs: str, ours: str) -> Iterator[Rule]:

@@ -11,7 +11,7 @@ from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.family import NO_DATA, SEQ2SEQ, Family, Model, grouped
 from bigmodel_cli.convert.folder import has, read_json
 from bigmodel_cli.convert.rules import Rule, rows
-from bigmodel_cli.convert.seq2seq import SIDES, both
+from bigmodel_cli.convert.seq2seq import SIDES, both, side_sizes
 from bigmodel_cli.convert.spoken_prompt import prompt_of
 from bigmodel_cli.data import TOKENIZER
 from bigmodel_cli.errors import CheckpointError, SpecError
@@ -88,21 +88,13 @@ class Whisper(Family):
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         block = model["encoder"][0]
-        sizes: dict[str, Any] = {}
-        for side in SIDES:
-            first = model[side][0]
-            sizes |= {
-                f"{side}_layers": len(model[side]),
-                f"{side}_attention_heads": first["mixer"]["num_heads"],
-                f"{side}_ffn_dim": first["ffn"]["hidden"],
-            }
         return {
             "model_type": "whisper",
             "is_encoder_decoder": True,
             # their defaults may lie beyond the vocabulary; a tokenizer's own stand after these
             **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
             "d_model": model["dim"],
-            **sizes,
+            **side_sizes(model),
             "num_mel_bins": info.frame_width,
             "vocab_size": model["vocab_size"],
             "max_source_positions": model["source_len"] // model["frontend"]["stride"],

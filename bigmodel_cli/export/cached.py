@@ -22,6 +22,7 @@ from bigmodel_cli.export.graphs import (
     Given,
     Graph,
     Input,
+    frame_inputs,
     vocabulary,
 )
 from bigmodel_cli.export.source import Source
@@ -171,11 +172,7 @@ class SoundGraph(Graph):
         self.model: Any = source.model
         longest = dict(source.spec.model).get("source_len") or source.info.context
         self.limit = longest or source.model.max_len
-        width = source.info.frame_width or 1
-        self.inputs = (
-            Input("input_features", (BATCH, LENGTH, width)),
-            Input("attention_mask", (BATCH, LENGTH), "mask"),
-        )
+        self.inputs = frame_inputs(source)
 
     def forward(self, given: Given) -> Given:
         mask = given["attention_mask"]

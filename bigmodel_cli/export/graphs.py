@@ -142,17 +142,21 @@ class TokenGraph(Graph):
         return given["attention_mask"] > 0
 
 
+def frame_inputs(source: Source) -> tuple[Input, Input]:
+    """Frames of sound, and which of them are not padding."""
+    return (
+        Input("input_features", (BATCH, LENGTH, source.info.frame_width or 1)),
+        Input("attention_mask", (BATCH, LENGTH), "mask"),
+    )
+
+
 class FrameGraph(Graph):
     """Frames of sound to logits of a recording, or of each unit of a transcript."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.model, self.scale, self.limit = source.model, Scale(source), source.model.limit
-        width = source.info.frame_width or 1
-        self.inputs = (
-            Input("input_features", (BATCH, LENGTH, width)),
-            Input("attention_mask", (BATCH, LENGTH), "mask"),
-        )
+        self.inputs = frame_inputs(source)
 
     def forward(self, given: Given) -> Given:
         mask = given["attention_mask"]
