@@ -163,6 +163,7 @@ def finetune(
     from bigmodel_cli.convert import hub, opening
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.spec import from_dict, load, of_checkpoint
+    from bigmodel_cli.taken_layers import with_depth
 
     if source is None:
         _resume_recorded(options, "finetune", "--from CKPT", spec)
@@ -170,7 +171,7 @@ def finetune(
     given = resolve_checkpoint(source)
     path = opening.find(given)
     base = opening.read_spec(path)
-    of_checkpoint(base, path)
+    stored = of_checkpoint(base, path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
     measured = dict.fromkeys(("precision", "memory_format", "compile"), "auto")
     base = {**base, "init": {}, "train": {**base["train"], **measured}}
@@ -179,8 +180,10 @@ def finetune(
         started = Override("init.checkpoint", hub.recorded(given, path), "--from")
         changes = [*options.overrides, started, *more]
         if spec is None:
-            return from_dict(base, changes, f"{path}/spec.yaml")
-        return load(spec, changes, base)
+            found = from_dict(base, changes, f"{path}/spec.yaml")
+        else:
+            found = load(spec, changes, base)
+        return with_depth(found, stored, path)
 
     name = spec.stem if spec is not None else f"{opening.title(path)}-finetuned"
     _train_spec(loaded, options, "finetune", name)

@@ -27,6 +27,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
 from bigmodel_cli.train.objective import objective_of
@@ -102,7 +103,10 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     chosen = pick_device(device, say)
     opened = open_run(spec, expect=True)
     spec, data, split = opened.spec, opened.data, opened.data.split("train")
-    open_task(spec, data, first=True)
+    for tracker in spec.train.trackers:
+        tracker.check()
+    task = open_task(spec, data, first=True)
+    check_weights(opened, task)
     if len(split):
         check_enough(spec, split)
     with without_collection(), batch_norm_explained():
