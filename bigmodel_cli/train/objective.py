@@ -150,7 +150,7 @@ def objective_of(
         )
     teacher = load_checkpoint(
         expand(options.teacher, Path(), "distill.teacher"),
-        str(device),
+        str(device) if read else "cpu",
         tell=lambda _: None,
         read=read,
     )
