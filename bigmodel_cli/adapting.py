@@ -38,6 +38,16 @@ def with_files_read(
     return spec.model_copy(update={"adapter": options})
 
 
+def check_files(spec: Spec, info: DatasetInfo, model: Model) -> None:
+    """Raise `CheckpointError` where the tensors of PEFT's files do not fit an adapted model without
+    storage.
+    """
+    options = spec.adapter.low_rank() if spec.adapter is not None else None
+    if options is not None and options.path is not None:
+        layout = Layout(model, spec.model, info, spec.task.head())
+        load_adapter(Path(options.path).expanduser(), model, layout)
+
+
 def adapt(
     spec: Spec, info: DatasetInfo, model: Model, fresh: Sequence[str] = (), *, fill: bool = True
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.adapting import adapt, without_adapter
+from bigmodel_cli.adapting import adapt, check_files, without_adapter
 from bigmodel_cli.assemble.building import (
     build_for,
     build_model,
@@ -70,6 +70,7 @@ def check_start(spec: Spec, info: DatasetInfo, source: Path) -> Model:
     """
     model, fresh = _from_checkpoint(spec, info, None, source)
     _choose_trained(spec, info, model, fresh, fill=False)
+    check_files(spec, info, model)
     return model
 
 

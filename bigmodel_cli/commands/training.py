@@ -82,7 +82,11 @@ class TrainingOptions:
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing."
+            "--dry-run",
+            help=(
+                "Show shapes, parameters, FLOPs, memory and steps, and refuse what the start would;"
+                " train nothing."
+            ),
         ),
     ] = False
     json: Json = False
@@ -246,6 +250,7 @@ def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str)
         from bigmodel_cli.train.session import dry_run, train
 
         if options.dry_run and spec is not None:
+            _say_taken(options.out)
             dry_run(
                 spec,
                 options.device,
@@ -256,6 +261,15 @@ def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str)
         bought = _gains(path, options.device, signals) if command == "finetune" else None
         measured = {"gains": bought.to_json()} if bought is not None else {}
         print_result({"checkpoint": str(path), **measured} if options.json else str(path))
+
+
+def _say_taken(out: Path | None) -> None:
+    """Say where a training could not begin in the folder that --out names."""
+    from bigmodel_cli.console import say
+    from bigmodel_cli.rundir import is_taken
+
+    if out is not None and is_taken(out):
+        say(f"{out}: holds a run (or other files) already: a training needs another --out")
 
 
 def _gains(path: Path, device: str, signals: Signals) -> Gains | None:

@@ -43,7 +43,13 @@ from bigmodel_cli.train.resume import (
     previous_run,
 )
 from bigmodel_cli.train.resumed_spec import Previous, resumed_spec
-from bigmodel_cli.train.room import check_enough, check_fits, check_readable, check_step
+from bigmodel_cli.train.room import (
+    check_enough,
+    check_fits,
+    check_listed,
+    check_readable,
+    check_step,
+)
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
 from bigmodel_cli.train.signals import Interrupted, Signals
@@ -110,10 +116,12 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     if len(split):
         check_enough(spec, split)
     with without_collection(), batch_norm_explained():
-        found = plan(spec, data.info, split, check_memory(spec, data.info, chosen))
+        outlined = check_memory(spec, data.info, chosen)
+        found = plan(spec, data.info, split, outlined)
     say_length(spec.train, found.steps)
     show(found)
     check_fits(spec, chosen, found.memory, max(split.longest_rows(), default=1))
+    check_listed(spec, outlined)
     return found
 
 

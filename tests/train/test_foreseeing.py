@@ -10,14 +10,10 @@ import pytest
 from conftest import CNN, DECODER, Result, write_text
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.checkpoints import stored
+from bigmodel_cli.checkpoints import safe, stored
 from bigmodel_cli.convert import converted
 
 Cli = Callable[..., Result]
-TEXT = "data: {type: text, files: [FOLDER/text.txt], context: 16, tokenizer: {type: characters}}\n"
-TRAIN = """\
-train: {steps: 1, batch_size: 4, precision: fp32, compile: "off"}
-"""
 LABELS = """\
 model:
   type: encoder
@@ -165,3 +161,26 @@ def test_a_dry_run_of_what_begins_well_ends_well(cli: Cli, bases: dict[str, str]
     assert "weights: " in result.err
     assert "teacher: " in result.err
     assert "parameters" in result.out
+
+
+def test_what_could_not_be_read_back_is_said(
+    cli: Cli, bases: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe, "MOST_VALUES", 1300)
+    found = [
+        cli("pretrain", Path(bases["FOLDER"], "decoder.yaml"), "--out", "run", *more)
+        for more in ((), ("--dry-run",))
+    ]
+    assert [result.status for result in found] == [2, 2]
+    assert "more than can be read back" in refusal(found[1])
+    assert refusal(found[0]) == refusal(found[1])
+
+
+def test_a_folder_that_is_taken_is_said(cli: Cli, bases: dict[str, str]) -> None:
+    Path("taken").mkdir()
+    Path("taken/file").touch()
+    spec = Path(bases["FOLDER"], "decoder.yaml")
+    result = cli("pretrain", spec, "--dry-run", "--out", "taken")
+    assert result.status == 0
+    assert "taken: holds a run (or other files) already" in result.err
+    assert cli("pretrain", spec, "--out", "taken").status == 2
