@@ -15,6 +15,7 @@ from bigmodel_cli.assemble import assemble
 from bigmodel_cli.checkpoints import load_weights
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert import opening
+from bigmodel_cli.convert.exporting import express, folder_files
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import Model
 from bigmodel_cli.spec import Spec, from_dict, load, of_checkpoint
@@ -72,7 +73,7 @@ def test_options_of_the_layers_travel_with_them(name: str, tmp_path: Path) -> No
     config = transformers.AutoConfig.for_model(name, **{**SIZES, **DECODERS[name]})
     eager = {"attn_implementation": "eager"}
     theirs = drawn(transformers.AutoModelForCausalLM.from_config(config, **eager))
-    _, ours = student(saved(theirs, tmp_path / "theirs"), TAKEN[name])
+    spec, ours = student(saved(theirs, tmp_path / "theirs"), TAKEN[name])
     layers = TAKEN[name]
     theirs.model.layers = nn.ModuleList([theirs.model.layers[i] for i in layers])
     theirs.config.num_hidden_layers = len(layers)
@@ -81,6 +82,15 @@ def test_options_of_the_layers_travel_with_them(name: str, tmp_path: Path) -> No
     row = torch.randint(53, (2, 11), generator=torch.Generator().manual_seed(4))
     want = theirs(row, use_cache=False).logits
     assert off(ours(row), want) <= 1e-5
+    info = DatasetInfo.from_json(opening.read(tmp_path / "theirs").info)
+    found = express(spec.model, info, "causal_lm")
+    out = tmp_path / "out"
+    out.mkdir()
+    for file, pieces in folder_files(found, spec.model, info, "causal_lm", ours.state_dict(), {}):
+        (out / file).write_bytes(b"".join(bytes(piece) for piece in pieces))
+    back = transformers.AutoModelForCausalLM.from_pretrained(out, **eager).eval()
+    assert back.config.num_hidden_layers == len(layers)
+    assert off(back(row).logits, want) <= 1e-5
 
 
 @torch.no_grad()
