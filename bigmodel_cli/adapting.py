@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def with_files_read(
     return spec.model_copy(update={"adapter": options})
 
 
+def check_files(spec: Spec, info: DatasetInfo, model: Model) -> None:
+    """Raise `CheckpointError` where the tensors of PEFT's files do not fit an adapted model without
+    storage.
+    """
+    options = spec.adapter.low_rank() if spec.adapter is not None else None
+    if options is not None and options.path is not None:
+        layout = Layout(model, spec.model, info, spec.task.head())
+        load_adapter(Path(options.path).expanduser(), model, layout)
+
+
 def adapt(
     spec: Spec, info: DatasetInfo, model: Model, fresh: Sequence[str] = (), *, fill: bool = True
 ) -> None:
@@ -46,8 +57,8 @@ def adapt(
     where one of the `fresh` weights, which are not those of a checkpoint, would not be trained.
     """
     assert spec.adapter is not None
-    options = spec.adapter.low_rank()
-    if not adapters(model):
+    options, came = spec.adapter.low_rank(), bool(adapters(model))
+    if not came:
         with spec.placing():
             small = attach(model, options, fill=fill and options.path is None)
         if small:
@@ -59,6 +70,13 @@ def adapt(
     left = [name for name in fresh if name not in trained]
     if left:
         modules = sorted({name.rpartition(".")[0] for name in left})
+        if came:
+            source = shlex.quote(str(spec.init.checkpoint))
+            raise SpecError(
+                f"adapter: {', '.join(left)} would stay as drawn or scaled for this data, since the"
+                f" checkpoint's adapter freezes them; merge it first: bigmodel merge {source} --out"
+                " FOLDER"
+            )
         raise SpecError(
             f"adapter: {', '.join(left)} would stay as drawn or scaled for this data, since an"
             " adapter freezes them; train them whole: adapter.modules_to_save:"

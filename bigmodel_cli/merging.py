@@ -24,8 +24,8 @@ from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Model
-from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import ORIGINAL, plain_name
+from bigmodel_cli.start_options import InitOptions
 
 BOUNDS = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 5e-3}
 """Largest difference of logits, as a part of the largest logit, by the dtype that sums are rounded

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -95,6 +95,9 @@ class Tensors(Mapping[str, Tensor]):
 
         Their content is undefined then.
         """
+
+    taken: Mapping[str, Sequence[int]] = {}
+    """Stack -> the numbers of the layers that these are of, where they are not of all."""
 
     @abstractmethod
     def copy_to(self, targets: Mapping[str, Tensor]) -> None:

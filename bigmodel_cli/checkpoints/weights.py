@@ -31,9 +31,25 @@ def load_weights(
     """Copy the tensors into the model's parameters and buffers.
 
     Names below a prefix in `fresh` stay as they are; for those below one in `spare` the model may
-    have no place. Raises `CheckpointError` listing what is
-    missing, unexpected, or of another shape or dtype, and the model is then unchanged; or naming a
-    file that is damaged.
+    have no place. Raises `CheckpointError` as `check_weights`, and the model is then unchanged; or
+    naming a file that is damaged.
+    """
+    report = check_weights(model, tensors, fresh=fresh, spare=spare)
+    own = model.state_dict()
+    copy_tensors(tensors, {name: own[name] for name in report.loaded})
+    return report
+
+
+def check_weights(
+    model: Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    fresh: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> LoadReport:
+    """What `load_weights` would do, by names, shapes and dtypes alone.
+
+    Raises `CheckpointError` listing what is missing, unexpected, or of another shape or dtype.
     """
     own = model.state_dict()
     new = [name for name in own if below(name, fresh)]
@@ -60,7 +76,6 @@ def load_weights(
             " an earlier version of bigmodel, whose parts had other weights (then train anew)?\n "
             f" {lines}"
         )
-    copy_tensors(tensors, wanted)
     return LoadReport(list(wanted), new, sorted(tensors.keys() - wanted.keys() - set(new)))
 
 

@@ -50,6 +50,7 @@ class ConvertedTensors(Tensors):
         self.described = {
             name: tensor for name, tensor in built.state_dict().items() if not below(name, absent)
         }
+        self.tied = {n: of for n, of in _tied(built).items() if n in self.described}
         learned = [name for name, _ in built.named_parameters() if name in self.described]
         rules = list(family.rules(written_out(options), info, task))
         check_complete(rules, self.described, learned)
@@ -106,6 +107,14 @@ class ConvertedTensors(Tensors):
         tensor = torch.zeros_like(self.described[name], device="cpu")
         self.copy_to({name: tensor})
         return tensor
+
+
+def _tied(model: Module) -> dict[str, str]:
+    """Further names of a weight -> its first one."""
+    first: dict[int, str] = {}
+    every = model.named_parameters(remove_duplicate=False)
+    named = [(name, first.setdefault(id(weight), name)) for name, weight in every]
+    return {name: of for name, of in named if name != of}
 
 
 def _check_equal(name: str, of: str, stored: Mapping[str, Stored], folder: Path) -> None:

@@ -150,6 +150,7 @@ def _blocks(
     stacked = len(parts) > 1 and len(a) == sum(own)
     first = 0
     for part, rank in zip(parts, own, strict=True):
+        _check_rows(folder, place.module, part.order, b)
         wide = b[part.order]
         if stacked:
             block = slice(first, first + rank)
@@ -164,6 +165,15 @@ def _blocks(
             yield part, a[block], wide[:, block]
         else:
             yield part, a, wide
+
+
+def _check_rows(folder: Path, module: str, at: Sequence[int], b: Tensor) -> None:
+    """Raise `CheckpointError` where a B has fewer rows than the module of the model."""
+    if max(at, default=0) >= len(b):
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: {clipped(module)}: {list(b.shape)}, where the model has"
+            f" {max(at) + 1} outputs or more; it is of another model"
+        )
 
 
 def _fill(
@@ -181,6 +191,8 @@ def _fill(
     pairs = [(factors.lora_A, a), (factors.lora_B, b)]
     if magnitudes is not None and lengths is not None:
         flat = lengths.flatten()
+        if not part.lookup:
+            _check_rows(folder, place.module, [*part.at], flat)
         pairs.append(
             (magnitudes, flat if part.lookup else flat[sorted(part.at, key=part.at.__getitem__)])
         )
@@ -246,6 +258,8 @@ def _meant(
     if len(parts) == 1 or stem + LINEAR[1] not in theirs:
         return {name: (rank, alpha) for name, _ in parts}
     b = theirs.read(stem + LINEAR[1])
+    for _, rows_of_ours in parts:
+        _check_rows(folder, place.module, rows_of_ours, b)
     if stem + MAGNITUDE not in theirs:
         parts = [(name, at) for name, at in parts if bool(b[at].any())] or parts
     own = ranks_of_parts(b.flatten(1), [at for _, at in parts], ranks.rank)

@@ -117,6 +117,9 @@ def gains(result: Path, device: str) -> Gains | None:
         # what the old task compared with is where the start itself began
         began = asked.get("init", {}).get("checkpoint") or str(source)
         changes += [precision, Override("init.checkpoint", began, "--from")]
+        if path == source:  # which is compared with itself, not with layers of it
+            changes += [Override("init.layers", None, "--from")]
+            changes += [Override("init.leave_out", [], "--from")]
         return evaluate_items(
             path, changes, "val", device, _nothing, _nothing, generate=False, shared=shared
         )
