@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.adapters import Hollow, is_quantized, moved
 from bigmodel_cli.adapting import adapt, without_adapter
-from bigmodel_cli.assemble.building import build_for, build_model, without_download
+from bigmodel_cli.assemble.building import build_for, build_model, build_on_meta, without_download
 from bigmodel_cli.assemble.outlines import check_memory
 from bigmodel_cli.assemble.sizes import numbers_per_weight, state_bytes
+from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say, say_once
 from bigmodel_cli.convert import opening
@@ -50,15 +52,17 @@ def assemble(
     """
     torch.manual_seed(spec.train.seed)
     fresh: Sequence[str] = ()
+    measured: Mapping[str, Tensor] = {}
     if source is None:
         model = _drawn(spec if download else without_download(spec), info, device)
     else:
-        model, fresh = _from_checkpoint(spec, info, device, source)
+        model, fresh, measured = _from_checkpoint(spec, info, device, source)
     if spec.adapter is None:
         freeze(model, spec.init)
     else:
-        adapt(spec, info, model, fresh, fill=download)
-    return model.to(device)
+        adapt(spec, info, model, fresh, measured, fill=download)
+    moved(model, device)
+    return model
 
 
 def source_of(spec: Spec) -> Path | None:
@@ -119,19 +123,21 @@ def _largest(values: Any) -> int:
 
 def _from_checkpoint(
     spec: Spec, info: DatasetInfo, device: torch.device, source: Path
-) -> tuple[Model, list[str]]:
-    """The model with the checkpoint's weights, and the names of those that are not its own: newly
-    drawn, or changed.
+) -> tuple[Model, list[str], Mapping[str, Tensor]]:
+    """The model with the checkpoint's weights, the names of those that are not its own: newly
+    drawn, or changed; and what its adapter needs of matrices that are in 4 bits.
     """
     contents = opening.read(source)
     for note in contents.notes:
         say_once(note)
     stored = of_checkpoint(contents.spec, source)
-    spec = _adapted_as(stored, spec, source)
+    adapter, spec = spec.adapter, _adapted_as(stored, spec, source)
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
     same_task = stored.task.head() == spec.task.head()
     other = _why_new_head(info, contents, same_task=same_task)
-    model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
+    four = adapter is not None and adapter.base is not None
+    alone = _head_shapes(spec, info) if four and other else None
+    model = build_for(spec, info, contents.model, info.outputs, draw=bool(other), alone=alone)
     if state_bytes(spec, named_weights(model)) > total_memory(device):
         check_memory(spec, info, device)
     weights: checkpoints.Tensors = contents.model
@@ -155,12 +161,16 @@ def _from_checkpoint(
     try:
         spare = contents.model.spare
         fresh = [name for name in model.output_layers() if other and name not in spare]
-        report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
+        hollow = Hollow(model, adapter, [n for n in model.state_dict() if below(n, fresh)])
+        report = checkpoints.load_weights(
+            model, weights, fresh=fresh, spare=spare, complete=hollow.keep
+        )
     except CheckpointError as error:
         fault = _of_another_model(spec, contents.spec, str(error))
         raise CheckpointError(f"{source}: {fault}") from None
     own = model.state_dict()
-    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
+    exact = ((name, own[name]) for name in report.loaded if not is_quantized(own[name]))
+    if note := checkpoints.not_finite(exact):
         raise CheckpointError(
             f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
         )
@@ -169,7 +179,14 @@ def _from_checkpoint(
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:
         say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
-    return model, [*report.fresh, *rows]
+    return model, [*report.fresh, *rows], hollow.measured
+
+
+def _head_shapes(spec: Spec, info: DatasetInfo) -> set[torch.Size]:
+    """Those of a new head's weights: all that is to be drawn where the rest is to be loaded."""
+    outline = build_on_meta(without_download(spec), info)
+    heads = outline.output_layers()
+    return {p.shape for name, p in outline.named_parameters() if below(name, heads)}
 
 
 def _adapted_as(stored: Spec, spec: Spec, source: Path) -> Spec:

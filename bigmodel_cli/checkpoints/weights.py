@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bigmodel_cli.checkpoints.places import Complete, refused
 from bigmodel_cli.checkpoints.stored import Tensors, copy_tensors
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -27,11 +28,13 @@ def load_weights(
     *,
     fresh: Sequence[str] = (),
     spare: Sequence[str] = (),
+    complete: Complete = refused,
 ) -> LoadReport:
     """Copy the tensors into the model's parameters and buffers.
 
     Names below a prefix in `fresh` stay as they are; for those below one in `spare` the model may
-    have no place. Raises `CheckpointError` listing what is
+    have no place; those of the model on the meta device are given to `complete`, one by one.
+    Raises `CheckpointError` listing what is
     missing, unexpected, or of another shape or dtype, and the model is then unchanged; or naming a
     file that is damaged.
     """
@@ -60,7 +63,7 @@ def load_weights(
             " an earlier version of bigmodel, whose parts had other weights (then train anew)?\n "
             f" {lines}"
         )
-    copy_tensors(tensors, wanted)
+    copy_tensors(tensors, wanted, complete)
     return LoadReport(list(wanted), new, sorted(tensors.keys() - wanted.keys() - set(new)))
 
 
