@@ -50,7 +50,7 @@ def source_of(kind: str, folder: Path) -> Path:
     if "shards" in kind:  # of which each has a part of each matrix of ours
         import json
 
-        tensors = load_file(at / WEIGHTS)
+        tensors = {n: t.clone() for n, t in load_file(at / WEIGHTS).items()}
         (at / WEIGHTS).unlink()
         where = {n: f"model-{i % 3 + 1:05d}-of-00003.safetensors" for i, n in enumerate(tensors)}
         for file in set(where.values()):
@@ -179,7 +179,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None
     from bigmodel_cli.errors import CheckpointError
 
     at = drawn_folder(tmp_path / "m", FOLDERS["transposed, tied"])
-    tensors = load_file(at / WEIGHTS)
+    tensors = {n: t.clone() for n, t in load_file(at / WEIGHTS).items()}
     next(t for n, t in tensors.items() if n.endswith("c_fc.weight"))[0, 0] = torch.nan
     write_tensors(at / WEIGHTS, tensors)
     spec, info = opened(at)
