@@ -9,7 +9,7 @@ from types import MappingProxyType
 from bigmodel_cli.adapters import adapters, attach, count_trained
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, say
-from bigmodel_cli.convert.peft import Layout
+from bigmodel_cli.convert.peft_layout import Layout
 from bigmodel_cli.convert.peft_reading import described, load_adapter
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor
