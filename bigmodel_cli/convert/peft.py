@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from bigmodel_cli.adapters.attaching import Adapter, adapters
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
-from bigmodel_cli.convert.peft_layout import CONFIG, PREFIX, WEIGHTS, Layout, Place
+from bigmodel_cli.convert.peft_layout import CONFIG, EXPERT, PREFIX, WEIGHTS, Layout, Place
 from bigmodel_cli.convert.peft_ranks import patterns, plain
-from bigmodel_cli.convert.peft_stacks import written
+from bigmodel_cli.convert.peft_stacks import check, written
 from bigmodel_cli.convert.rules import Rule, exported
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -55,14 +55,19 @@ def adapter_files(
         tensors |= _theirs(place, parts, layout.weights)
         whole = sum(len(part.factors.portable()[0]) for part in parts)
         said[place.module] = whole, parts[0].factors.scale * whole**power
+        if layout.as_parameter(place.module):
+            check(place.ours[0], (part.factors for part in parts), options)
         reached |= set(place.ours)
     of_stacks = written(layout, own, options, power)
     reached |= of_stacks.ours
     if left := sorted(own.keys() - reached):
         raise SpecError(f"adapter: PEFT has no module for {left[0]}; leave it out, or merge")
-    modules, said = [*said], said | of_stacks.said
+    modules = [module for module in said if not layout.as_parameter(module)]
+    alone = {f"{module}.weight": both for module, both in said.items() if module not in modules}
+    parameters = {**alone, **of_stacks.said}
+    adapted = [*said, *of_stacks.said]
     tensors |= of_stacks.tensors
-    saved = _whole(layout, tensors, [*said], TASKS.get(task))
+    saved = _whole(layout, tensors, adapted, TASKS.get(task))
     rank, alpha = options.rank * times, options.alpha * times**power
     config = {
         "peft_type": "LORA",
@@ -72,13 +77,13 @@ def adapter_files(
         "lora_alpha": plain(alpha),
         "lora_dropout": options.dropout,
         "target_modules": modules,
-        "target_parameters": [*of_stacks.said] or None,
+        "target_parameters": [*parameters] or None,
         "modules_to_save": saved or None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        **patterns(said, rank, alpha),
+        **patterns({m: said[m] for m in modules} | parameters, rank, alpha),
         **kind,
     }
     return {
@@ -195,6 +200,11 @@ def _whole(
         if module in heads or any(layout.is_trained(rule.ours) for rule in rules)
     ]
     for module in found:
+        if one := next((r for r in modules[module] if EXPERT.fullmatch(r.theirs)), None):
+            raise SpecError(
+                f"adapter.modules_to_save: {one.ours}: PEFT saves no expert of this family whole;"
+                " adapt it (adapter.targets), or merge"
+            )
         if any(f"{target}.".startswith(f"{module}.") for target in targets):
             raise SpecError(
                 f"adapter: {module} of PEFT is both adapted and trained whole; leave it out of"

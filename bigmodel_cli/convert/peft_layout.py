@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bigmodel_cli.adapters.owners import with_roles
 from bigmodel_cli.config import DatasetInfo
@@ -16,6 +17,20 @@ from bigmodel_cli.roles import plain_name
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+EXPERT = re.compile(r"(.*\.experts\.)\d+\.(\w+)\.weight")
+"""An expert's matrix in the files of families that have one of each."""
+RENAMED = (
+    (r"\.block_sparse_moe\.(gate|experts\.\d+)\.", r".mlp.\1."),  # Mixtral
+    (r"(\.block_sparse_moe\.)input_linear\.weight", r"\1experts.gate_up_proj"),  # Granite
+    (r"(\.block_sparse_moe\.)output_linear\.weight", r"\1experts.down_proj"),
+    (r"(\.block_sparse_moe\.router\.)layer\.", r"\1"),
+)
+"""What transformers (5) calls experts and routers in memory, by their names in files."""
+ROUTERS = (".mlp.gate", ".mlp.router", ".block_sparse_moe.router")
+"""Ends of modules that are no linear layers for PEFT, though their weights are matrices."""
+TAKEN_FOR_EXPERTS = ("qwen3_moe", "deepseek_v3")
+"""Families of which PEFT takes modules called so for stacks of experts."""
+OF_EXPERTS = (".gate_proj", ".up_proj", ".down_proj")
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,13 @@ def place_of(module: str, rules: Sequence[Rule], weights: Mapping[str, Tensor]) 
     return Place(module, rows)
 
 
+def in_memory(name: str) -> str:
+    """A name of their files as it is in memory."""
+    for pattern, text in RENAMED:
+        name = re.sub(pattern, text, name)
+    return name
+
+
 class Layout:
     """Where the weights of a Hugging Face model lie in a model of ours.
 
@@ -81,8 +103,13 @@ class Layout:
         tied = self.weights.get("head.weight") is self.weights.get("embedding.weight")
         if tied and values.get("tie_embeddings"):
             rules += [r for r in family.rules(untied, info, task) if r.ours == "head.weight"]
-        self.rules = rules
+        self.rules = [replace(rule, theirs=in_memory(rule.theirs)) for rule in rules]
+        self.reread = any(kind in TAKEN_FOR_EXPERTS for kind in family.model_types)
         self.stacked = {plain_name(w.name) for w, role in with_roles(model) if role.stacked}
+
+    def as_parameter(self, module: str) -> bool:
+        """Whether PEFT is to be told of a module's matrix by the name of the parameter."""
+        return module.endswith(ROUTERS) or (self.reread and module.endswith(OF_EXPERTS))
 
     def is_trained(self, name: str) -> bool:
         """Whether a weight of ours is trained whole."""

@@ -79,7 +79,8 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
                 raise CheckpointError(
                     f"{folder / WEIGHTS}: {clipped(module)!r}: adapters of stacks are not read"
                 )
-            found = _meant(folder, places[module], there, theirs, ranks)
+            called = f"{module}.weight" if _is_parameter(config, module) else module
+            found = _meant(folder, places[module], there, theirs, ranks.of(called), ranks)
             if any(meant.get(name, own) != own for name, own in found.items()):
                 raise CheckpointError(f"{folder / CONFIG}: {clipped(module)}: {OTHERS}")
             meant |= found
@@ -99,6 +100,12 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     return ADAPTERS[kind].model_validate(values).low_rank()
 
 
+def _is_parameter(config: Config, module: str) -> bool:
+    """Whether a module's matrix is adapted by the parameter's name."""
+    wanted = config.maybe("target_parameters", list) or []
+    return peft_stacks.is_meant(f"{module}.weight", [*map(str, wanted)])
+
+
 def _stacks(config: Config, layout: Layout) -> list[tuple[peft_stacks.Stack, str]]:
     """The stacks that are adapted, each with the beginning of its tensors' names.
 
@@ -106,8 +113,10 @@ def _stacks(config: Config, layout: Layout) -> list[tuple[peft_stacks.Stack, str
     """
     wanted = config.maybe("target_parameters", list) or []
     found: list[tuple[peft_stacks.Stack, str]] = []
+    known = [stack.name for stack in peft_stacks.stacks(layout)]
+    known += [f"{place.module}.weight" for place in layout.places()]
     for name in map(str, wanted):
-        if not any(peft_stacks.is_meant(stack, [name]) for stack in peft_stacks.stacks(layout)):
+        if not any(peft_stacks.is_meant(one, [name]) for one in known):
             raise CheckpointError(
                 f"{config.file}: target_parameters: {clipped(name)!r}: not a stack of experts of"
                 " this model; an adapter belongs to the model that it was trained on"
@@ -245,7 +254,12 @@ def _modules(theirs: FolderTensors) -> dict[str, set[str]]:
 
 
 def _meant(
-    folder: Path, place: Place, there: Sequence[Target], theirs: FolderTensors, ranks: Ranks
+    folder: Path,
+    place: Place,
+    there: Sequence[Target],
+    theirs: FolderTensors,
+    said: tuple[int, float],
+    ranks: Ranks,
 ) -> dict[str, tuple[int, float]]:
     """Name -> rank and alpha of the parts of ours that a module of theirs covers, and changes.
 
@@ -260,7 +274,7 @@ def _meant(
             if len(at) == rows[1]:
                 parts.append((target.called(part)[0], list(at)))
     stem = f"{PREFIX}{place.module}."
-    rank, alpha = ranks.of(place.module)
+    rank, alpha = said
     for name in (LINEAR[0], EMBEDDING[0]):
         if stem + name in theirs and theirs[stem + name].shape[0] != rank:
             raise CheckpointError(

@@ -9,22 +9,19 @@ of families whose files have one of each.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigmodel_cli.adapters.attaching import Adapter
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
-from bigmodel_cli.convert.peft_layout import CONFIG, PREFIX, WEIGHTS, Layout
+from bigmodel_cli.convert.peft_layout import CONFIG, EXPERT, PREFIX, WEIGHTS, Layout
 from bigmodel_cli.convert.peft_ranks import Ranks, ranks_of_parts
 from bigmodel_cli.convert.rules import Rule
 from bigmodel_cli.convert.weights import FolderTensors
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
-EXPERT = re.compile(r"(.*\.)(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
-"""An expert's matrix in the files of families that have one of each."""
 IN_MEMORY = {
     **dict.fromkeys(("gate_proj", "w1"), ("gate_up_proj", False)),
     **dict.fromkeys(("up_proj", "w3"), ("gate_up_proj", True)),
@@ -60,9 +57,9 @@ def stacks(layout: Layout) -> list[Stack]:
 def _place(rule: Rule, count: int) -> tuple[str, list[int]]:
     """The parameter in memory, and the rows of it that `count` rows of ours are."""
     if one := EXPERT.fullmatch(rule.theirs):
-        name, second = IN_MEMORY[one[3]]
+        name, second = IN_MEMORY[one[2]]
         first = count * second
-        return f"{one[1]}mlp.experts.{name}", [*range(first, first + count)]
+        return f"{one[1]}{name}", [*range(first, first + count)]
     if rule.half is None:
         return rule.theirs, [*range(count)]
     second = rule.half.second
@@ -102,7 +99,7 @@ def written(
     for module in by_module(adapted):
         for stack, stem in zip(module, stems(module).values(), strict=True):
             parts = _parts(own, stack)
-            _check(parts, options)
+            check(next(iter(parts)), parts.values(), options)
             scale = next(iter(parts.values())).scale
             narrow, wide = [], []
             for ours, part in parts.items():
@@ -126,25 +123,28 @@ def _parts(own: Mapping[str, Adapter], stack: Stack) -> dict[str, Factors]:
     return {name: next(iter(own[name].factors().values())) for name in stack.rows if name in own}
 
 
-def _check(parts: Mapping[str, Factors], options: LowRankOptions) -> None:
-    name = next(iter(parts))
-    if any(part.magnitudes() is not None for part in parts.values()):
-        raise SpecError(f"adapter: {name}: PEFT has no dora of stacks of experts; merge it instead")
+def check(name: str, parts: Iterable[Factors], options: LowRankOptions) -> None:
+    """Raise `SpecError` where a parameter of this name cannot be adapted so in PEFT."""
+    if any(part.magnitudes() is not None for part in parts):
+        raise SpecError(
+            f"adapter: {name}: PEFT has no dora of experts and routers; leave it out of"
+            " adapter.targets, or merge"
+        )
     if options.dropout:
         raise SpecError(
-            f"adapter.dropout: {name}: PEFT has none where stacks of experts are adapted; set it to"
-            " 0, or merge"
+            f"adapter.dropout: {name}: PEFT has none where experts and routers are adapted; set it"
+            " to 0, or merge"
         )
 
 
-def is_meant(stack: Stack, patterns: Sequence[str]) -> bool:
-    """Whether one of these is its name or the end of it."""
-    return any(f".{stack.name}".endswith(f".{pattern}") for pattern in patterns)
+def is_meant(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of these is a parameter's name or the end of it."""
+    return any(f".{name}".endswith(f".{pattern}") for pattern in patterns)
 
 
 def targeted(layout: Layout, patterns: Sequence[str]) -> Iterator[tuple[Stack, str]]:
     """The stacks that `target_parameters` means, as PEFT matches names, and their stems."""
-    for module in by_module(s for s in stacks(layout) if is_meant(s, patterns)):
+    for module in by_module(s for s in stacks(layout) if is_meant(s.name, patterns)):
         yield from zip(module, stems(module).values(), strict=True)
 
 
