@@ -162,3 +162,26 @@ def test_without_onnxruntime_it_is_written_and_said(
     assert result.status == 0
     assert "model.onnx: not compared, since onnxruntime is not installed" in result.err
     assert Path("out/model.onnx").exists()
+
+
+def test_what_is_refused_as_in_other_forms(cli: Cli, tmp_path: Path) -> None:
+    """A folder that is there, one without a parent, and a checkpoint with an adapter."""
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    for form in ("onnx", "hf"):
+        found = cli("export", CHECKPOINTS / "sentiment", taken, "--to", form)
+        assert (found.status, "is there already; name a new folder" in found.err) == (2, True)
+        found = cli("export", CHECKPOINTS / "sentiment", tmp_path / "a" / "b", "--to", form)
+        assert (found.status, "does not exist; make it" in found.err) == (5, True)
+    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
+    adapter = "adapter={type: lora, rank: 2, targets: ['*.qkv'], modules_to_save: [head]}"
+    data = tmp_path / "texts.tsv"
+    data.write_text("text\tlabel\n" + "a good film\tpositive\na bad film\tnegative\n" * 12)
+    table = f"data={{type: table, train: [{data}], text: text, label: label, context: 16}}"
+    words = ["--from", CHECKPOINTS / "sentiment", "--set", table, "--set", adapter]
+    run = cli("finetune", *words, "--set", "train={steps: 1}", "--out", tmp_path / "run")
+    assert run.status == 0, run.err
+    found = cli("export", run.out.strip(), tmp_path / "out", "--to", "onnx")
+    assert (found.status, "holds an adapter; write it with --to adapter" in found.err) == (2, True)
+    assert not (tmp_path / "out").exists()
