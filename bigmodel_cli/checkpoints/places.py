@@ -21,3 +21,11 @@ def give(name: str, tensor: Tensor, target: Tensor, complete: Complete) -> None:
         complete(name, tensor.to(target.dtype))
     else:
         target.copy_(tensor)
+
+
+def is_same(target: Tensor, tensor: Tensor) -> bool:
+    """Whether a target is the memory that was read into."""
+    return not target.is_meta and (target.device, target.data_ptr()) == (
+        tensor.device,
+        tensor.data_ptr(),
+    )

@@ -18,7 +18,7 @@ from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.checkpoints.contents import MANIFEST, TIED
 from bigmodel_cli.checkpoints.files import ANOTHER, CHUNK, check_size, clipped, opened
 from bigmodel_cli.checkpoints.manifest import MOST_SIZE, Manifest
-from bigmodel_cli.checkpoints.places import Complete, give, refused
+from bigmodel_cli.checkpoints.places import Complete, give, is_same, refused
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -199,21 +199,13 @@ class StoredTensors(Tensors):
             for file in self.files:
                 for stored, tensor in file.read(place):
                     for name in self.names[stored]:
-                        if name in targets and not _is(targets[name], tensor):
+                        if name in targets and not is_same(targets[name], tensor):
                             give(name, tensor, targets[name], complete)
                     del tensor  # before the next is read
 
     def glance(self, name: str) -> Tensor:
         """A tensor as the files have it now, not verified: only to refuse something early."""
         return next(file for file in self.files if name in file.tensors).glance(name)
-
-
-def _is(target: Tensor, tensor: Tensor) -> bool:
-    """Whether a target is the memory that was read into."""
-    return not target.is_meta and (target.device, target.data_ptr()) == (
-        tensor.device,
-        tensor.data_ptr(),
-    )
 
 
 def _takes_bytes(target: Tensor, described: Tensor) -> bool:

@@ -38,9 +38,8 @@ def test_the_script_writes_as_predict_does(
             [sys.executable, "run.py", text], cwd=out, capture_output=True, text=True, check=False
         )
         assert ran.returncode == 0, ran.stderr
-        ours = cli("predict", folder, text, "--beams", "1", "--max-tokens", "64", "--device", "cpu")
+        ours = cli("predict", folder, text, "--beams", "1", "--max-tokens", "70", "--device", "cpu")
         assert ours.status == 0, ours.err
         found, expected = ran.stdout.split(), json.loads(ours.out)["text"].split()
         assert found
-        assert found == expected[: len(found)]
-        assert len(found) >= min(len(expected), 9)
+        assert found == expected

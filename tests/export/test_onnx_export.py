@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import DECODER
 from pictures import png
 from tones import packed, riff, tone
 
@@ -175,12 +176,10 @@ def test_what_is_refused_as_in_other_forms(cli: Cli, tmp_path: Path) -> None:
         found = cli("export", CHECKPOINTS / "sentiment", tmp_path / "a" / "b", "--to", form)
         assert (found.status, "does not exist; make it" in found.err) == (5, True)
     assert [path.name for path in taken.iterdir()] == ["mine.txt"]
-    adapter = "adapter={type: lora, rank: 2, targets: ['*.qkv'], modules_to_save: [head]}"
-    data = tmp_path / "texts.tsv"
-    data.write_text("text\tlabel\n" + "a good film\tpositive\na bad film\tnegative\n" * 12)
-    table = f"data={{type: table, train: [{data}], text: text, label: label, context: 16}}"
-    words = ["--from", CHECKPOINTS / "sentiment", "--set", table, "--set", adapter]
-    run = cli("finetune", *words, "--set", "train={steps: 1}", "--out", tmp_path / "run")
+    Path("text.txt").write_text("a rose is a rose is a rose. " * 40)
+    Path("base.yaml").write_text(DECODER.replace("steps: 12", "steps: 1"))
+    adapter = "adapter={type: lora, rank: 2, targets: ['*.qkv']}"
+    run = cli("pretrain", "base.yaml", "--set", adapter, "--out", tmp_path / "run")
     assert run.status == 0, run.err
     found = cli("export", run.out.strip(), tmp_path / "out", "--to", "onnx")
     assert (found.status, "holds an adapter; write it with --to adapter" in found.err) == (2, True)
