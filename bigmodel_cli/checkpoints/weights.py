@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bigmodel_cli.checkpoints.places import Complete, refused
 from bigmodel_cli.checkpoints.stored import Tensors, copy_tensors
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -27,16 +28,18 @@ def load_weights(
     *,
     fresh: Sequence[str] = (),
     spare: Sequence[str] = (),
+    complete: Complete = refused,
 ) -> LoadReport:
     """Copy the tensors into the model's parameters and buffers.
 
     Names below a prefix in `fresh` stay as they are; for those below one in `spare` the model may
-    have no place. Raises `CheckpointError` as `check_weights`, and the model is then unchanged; or
-    naming a file that is damaged.
+    have no place; those of the model on the meta device are given to `complete`, one by one.
+    Raises `CheckpointError` as `check_weights`, and the model is then unchanged; or naming a file
+    that is damaged.
     """
     report = check_weights(model, tensors, fresh=fresh, spare=spare)
     own = model.state_dict()
-    copy_tensors(tensors, {name: own[name] for name in report.loaded})
+    copy_tensors(tensors, {name: own[name] for name in report.loaded}, complete)
     return report
 
 

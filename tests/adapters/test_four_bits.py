@@ -238,3 +238,20 @@ def test_without_torchao(cli: Cli, base: Path, monkeypatch: pytest.MonkeyPatch) 
         "adapter.base: nf4 needs torchao, which is not installed: pip install 'bigmodel[quant]'\n"
     )
     assert "step 1/" not in found.err
+
+
+def test_a_weight_moves_with_its_values_and_its_dtype() -> None:
+    from bigmodel_cli.adapters import moved
+    from bigmodel_cli.adapters.four_bits import on_device, values
+
+    layers = nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 64)).bfloat16().requires_grad_(False)
+    quantize(layers)
+    kept: Any = layers[0].weight
+    again = on_device(kept, torch.device("cpu"))
+    assert is_quantized(again)
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(values(again), values(kept))
+    before = values(kept)
+    moved(layers.to(memory_format=torch.channels_last), torch.device("cpu"))
+    assert is_quantized(layers[0].weight)
+    assert torch.equal(values(layers[0].weight), before)
