@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -50,7 +51,8 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
             )
         if int(number or 0) >= torch.cuda.device_count():
             raise ResourceError(
-                f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)"
+                f"--device {wanted}: this machine has"
+                f" {counted(torch.cuda.device_count(), 'CUDA device')}"
             )
         device = torch.device("cuda", int(number or torch.cuda.current_device()))
     elif kind == "mps":

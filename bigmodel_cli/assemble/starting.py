@@ -12,7 +12,7 @@ from bigmodel_cli.assemble.building import build_for, build_model, without_downl
 from bigmodel_cli.assemble.outlines import check_memory
 from bigmodel_cli.assemble.sizes import numbers_per_weight, state_bytes
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say, say_once
+from bigmodel_cli.console import counted, say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
@@ -164,7 +164,7 @@ def _from_checkpoint(
         raise CheckpointError(
             f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
         )
-    say_once(f"weights: {len(report.loaded)} tensors from {source}")
+    say_once(f"weights: {counted(len(report.loaded), 'tensor')} from {source}")
     if report.fresh:
         say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
     if report.ignored:

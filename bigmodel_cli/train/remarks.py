@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import counted, say
 from bigmodel_cli.data import Split
 from bigmodel_cli.depths import rated, said
 from bigmodel_cli.models import Model
@@ -20,7 +20,7 @@ def say_start(spec: Spec, model: Model, train: Split) -> None:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     count = sum(p.numel() for p in model.parameters())
     frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
-    say(f"model: {count:,} parameters{frozen}; data: {len(train):,} training samples")
+    say(f"model: {count:,} parameters{frozen}; data: {counted(len(train), 'training sample')}")
     with spec.placing():
         weights = rated(model, named_weights(model), spec.train)
     described = describe_weights(spec.train.optimizer, weights)

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.chat.messages import KNOWN, Conversation
@@ -175,13 +176,13 @@ def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
         )
     if turns.divided:
         say(
-            f"{turns.divided:,} conversations are several samples, one for each answer: the"
+            f"{counted(turns.divided, 'conversation')} as several samples, one for each answer: the"
             " template, or the tokenizer, writes earlier turns differently when more follow"
         )
     ends = " or ".join(sorted(turns.special[end] for end in turns.ends))
     say(
-        f"conversations: {len(kept):,} training samples; {learnt:,} of {total:,} tokens are learnt"
-        f" ({100 * learnt / total:.1f} %), each answer with {ends} at its end"
+        f"conversations: {counted(len(kept), 'training sample')}; {learnt:,} of {total:,} tokens"
+        f" are learnt ({100 * learnt / total:.1f} %), each answer with {ends} at its end"
     )
 
 
