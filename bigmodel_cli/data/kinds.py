@@ -42,6 +42,11 @@ class Input:
         return 0
 
     @property
+    def picture(self) -> str:
+        """What an item is called where it is one tensor (C, H, W)."""
+        return "an image"
+
+    @property
     def axes(self) -> tuple[str, str] | None:
         """Labels of an image's vertical and horizontal axes; None for an ordinary picture."""
         return None
@@ -88,6 +93,10 @@ class ImageInput(Input):
     @property
     def pixels(self) -> int:
         return math.prod((self.info.image_shape or ())[1:])
+
+    @property
+    def picture(self) -> str:
+        return "an image" if self.info.sound is None else "a spectrogram"
 
     @property
     def axes(self) -> tuple[str, str] | None:
