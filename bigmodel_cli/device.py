@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bigmodel_cli.console import counted
 from bigmodel_cli.errors import ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -51,8 +50,8 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
             )
         if int(number or 0) >= torch.cuda.device_count():
             raise ResourceError(
-                f"--device {wanted}: this machine has"
-                f" {counted(torch.cuda.device_count(), 'CUDA device')}"
+                f"--device {wanted}: the last CUDA device of this machine is"
+                f" cuda:{torch.cuda.device_count() - 1}"
             )
         device = torch.device("cuda", int(number or torch.cuda.current_device()))
     elif kind == "mps":

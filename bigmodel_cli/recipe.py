@@ -70,8 +70,8 @@ class TrainOptions(Options):
     micro_batch_size: Count | None = Field(
         None,
         description=(
-            "samples (with batch_tokens: tokens) that pass through the model at once; all when"
-            " left out"
+            "samples (with batch_tokens: tokens) that pass through the model at once; all when left"
+            " out; results differ only by batch normalisation and the draws of dropout"
         ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from bigmodel_cli.adapters import ADAPTERS
@@ -85,6 +85,7 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
             meant |= found
         else:
             whole += ours
+    _check_targets(config, folder, places, names)
     check_saved(config, layout, whole)
     values: dict[str, object] = {
         "rank": ranks.rank,
@@ -97,6 +98,26 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     }
     kind = "dora" if dora else "rslora" if stabilized else "lora"
     return ADAPTERS[kind].model_validate(values).low_rank()
+
+
+def _check_targets(
+    config: Config, folder: Path, places: Collection[str], there: Collection[str]
+) -> None:
+    """Raise `CheckpointError` for a module of a block that is named as adapted, without tensors.
+
+    Where only some layers are meant, or a pattern names them, the tensors say which.
+    """
+    wanted = config.values.get("target_modules")
+    some = any(config.values.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    if some or not isinstance(wanted, list):
+        return
+    for module in sorted(set(places) - set(there)):
+        within = any(piece.isdigit() for piece in module.split("."))
+        if within and any(f".{module}".endswith(f".{name}") for name in wanted):
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: {module}: no tensors, and {CONFIG} names it (target_modules):"
+                " a part of the adapter is missing"
+            )
 
 
 def load_adapter(folder: Path, model: Module, layout: Layout) -> None:

@@ -1,9 +1,7 @@
 """The kinds of inputs and targets of data.
 
-Each answers what upper rooms ask, so that they need not look at the DatasetInfo.
-
-A new kind is a class here, and a line in `input_of` or `target_of`: the only places that tell the
-kinds apart.
+Each answers what upper rooms ask, so that they need not look at the DatasetInfo. A new kind is a
+class here, and a line in `input_of` or `target_of`: the only places that tell the kinds apart.
 """
 
 from __future__ import annotations
