@@ -17,6 +17,8 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import Weight
 
 _FACTOR = re.compile(r"(.*)\.parametrizations\.(\w+)\.0\.parts\.(\w+)\.(.*)")
+_PART = re.compile(r"^(\w+(?:\.\d+)?).*")
+"""A weight's block, or the part that is in none."""
 WHOLE = "whole"  # the part of a weight that is one matrix
 SHOWN = 8
 """Most numbers in a line."""
@@ -152,7 +154,7 @@ def said(
         yield f"trained by depth: from steps {_row([f'{step:,}' for step in steps])}"
     if total is not None and options.unfreeze_every and steps and steps[-1] > total:
         late = [w for w in every if w.get("first_step", 0) > total]
-        names = list(dict.fromkeys(generally(short_name(w["name"])) for w in late))
+        names = list(dict.fromkeys(_PART.sub(r"\1", w["name"]) for w in late))
         enough = (total - 1) // ((steps[-1] - 1) // options.unfreeze_every)
         remedy = f"{enough:,} at most lets all begin" if enough else "more steps are needed"
         yield (

@@ -82,7 +82,7 @@ def _split(path: Path) -> tuple[str, str | None]:
 def _with(folder: Path, name: str, files: list[str]) -> Path:
     """The folder of a commit with these files too, so that all are of one commit.
 
-    Where they are there the hub is not asked: without a network each question takes 13 s.
+    Where they are there the hub is not asked once more.
     """
     if all(os.path.exists(folder / file) for file in files):
         return folder

@@ -57,7 +57,8 @@ def test_parts_that_are_never_unfrozen_are_named(decoder_spec: Path, cli: Cli) -
     assert result.status == 0, result.err
     assert "train.unfreeze_every: 4, and the run has 6 steps" in result.out
     assert "never trained (" in result.out
-    assert "embedding" in result.out.partition("never trained (")[2].partition(")")[0]
+    never = result.out.partition("never trained (")[2].partition(")")[0]
+    assert never.split(", ") == ["embedding", "position", "blocks.0"]
     most = int(result.out.split(" at most lets all begin")[0].split()[-1])
     for every, late in ((most, False), (most + 1, True)):
         shown = cli("pretrain", decoder_spec, "--dry-run", *words(every))
