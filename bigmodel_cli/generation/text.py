@@ -158,8 +158,8 @@ def generate_from_source(
     finally:
         if unfinished:
             say(
-                f"{unfinished:,} of {counted(total, 'text')} not ended after {most:,} tokens,"
-                " the most that are written"
+                f"{unfinished:,} of {counted(total, 'text has', 'texts have')} not ended after"
+                f" {most:,} tokens, the most that are written"
             )
 
 
