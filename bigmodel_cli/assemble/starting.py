@@ -20,7 +20,7 @@ from bigmodel_cli.assemble.outlines import check_memory
 from bigmodel_cli.assemble.sizes import numbers_per_weight, state_bytes
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import listed, say, say_once
+from bigmodel_cli.console import counted, listed, say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
@@ -256,7 +256,7 @@ def _say_loaded(
     report: checkpoints.LoadReport, source: Path, other: str, without: Sequence[str]
 ) -> None:
     """What came from where, and what did not."""
-    say_once(f"weights: {len(report.loaded)} tensors from {source}")
+    say_once(f"weights: {counted(len(report.loaded), 'tensor')} from {source}")
     drawn = [name for name in report.fresh if name not in without]
     if drawn:
         say(f"newly initialised, since the {other}: {', '.join(drawn)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bigmodel_cli.checkpoints.places import Complete, refused
 from bigmodel_cli.checkpoints.stored import Tensors, copy_tensors
+from bigmodel_cli.console import counted
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -101,7 +102,8 @@ def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
     if not counts:
         return ""
     first = next(iter(counts))
-    more = f", and {len(counts) - 1} more tensors have such" if len(counts) > 1 else ""
+    more = counted(len(counts) - 1, "more tensor has", "more tensors have")
+    more = f", and {more} such" if len(counts) > 1 else ""
     return (
         "the weights are not finite: {:,} of {:,} numbers of ".format(*counts[first])
         + f"{first}{more}"

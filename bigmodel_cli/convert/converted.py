@@ -14,6 +14,7 @@ from bigmodel_cli.checkpoints.safe import dtype_name
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import counted
 from bigmodel_cli.convert.family import BODY, CLASSIFICATION, TAGGING, Family, head_of, written_out
 from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
 from bigmodel_cli.convert.weights import FolderTensors, Stored
@@ -227,7 +228,7 @@ def _ignored(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     odd = [n for n in left if not any(re.fullmatch(p, n) for p in foreseen)]
     if odd:
         raise CheckpointError(
-            f"{folder}: {len(odd)} tensors that the model has no place for: "
+            f"{folder}: {counted(len(odd), 'tensor')} that the model has no place for: "
             f"{', '.join(map(clipped, odd[:5]))}"
         )
     counts = Counter(re.sub(r"\d+", "*", name) for name in left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from bigmodel_cli.adapters import ADAPTERS
@@ -52,7 +52,7 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     theirs = _tensors(folder)
     names = _modules(theirs)
     ranks = read_ranks(config, stabilized, [*names])
-    wanted = _stacks(config, layout)
+    wanted = peft_stacks.named(config, layout)
     unset = [key for key, value in config.values.items() if value in (None, False, {}, [])]
     config.finish([*OF_FILES, *unset])
     places = {place.module: place for place in layout.places()}
@@ -79,13 +79,14 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
                 raise CheckpointError(
                     f"{folder / WEIGHTS}: {clipped(module)!r}: adapters of stacks are not read"
                 )
-            called = f"{module}.weight" if _is_parameter(config, module) else module
+            called = f"{module}.weight" if peft_stacks.is_parameter(config, module) else module
             found = _meant(folder, places[module], there, theirs, ranks.of(called), ranks)
             if any(meant.get(name, own) != own for name, own in found.items()):
                 raise CheckpointError(f"{folder / CONFIG}: {clipped(module)}: {OTHERS}")
             meant |= found
         else:
             whole += ours
+    _check_targets(config, folder, places, names)
     check_saved(config, layout, whole)
     values: dict[str, object] = {
         "rank": ranks.rank,
@@ -100,29 +101,24 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     return ADAPTERS[kind].model_validate(values).low_rank()
 
 
-def _is_parameter(config: Config, module: str) -> bool:
-    """Whether a module's matrix is adapted by the parameter's name."""
-    wanted = config.maybe("target_parameters", list) or []
-    return peft_stacks.is_meant(f"{module}.weight", [*map(str, wanted)])
+def _check_targets(
+    config: Config, folder: Path, places: Collection[str], there: Collection[str]
+) -> None:
+    """Raise `CheckpointError` for a module of a block that is named as adapted, without tensors.
 
-
-def _stacks(config: Config, layout: Layout) -> list[tuple[peft_stacks.Stack, str]]:
-    """The stacks that are adapted, each with the beginning of its tensors' names.
-
-    Raises `CheckpointError` where there is none of this name.
+    Where only some layers are meant, or a pattern names them, the tensors say which.
     """
-    wanted = config.maybe("target_parameters", list) or []
-    found: list[tuple[peft_stacks.Stack, str]] = []
-    known = [stack.name for stack in peft_stacks.stacks(layout)]
-    known += [f"{place.module}.weight" for place in layout.places()]
-    for name in map(str, wanted):
-        if not any(peft_stacks.is_meant(one, [name]) for one in known):
+    wanted = config.values.get("target_modules")
+    some = any(config.values.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    if some or not isinstance(wanted, list):
+        return
+    for module in sorted(set(places) - set(there)):
+        within = any(piece.isdigit() for piece in module.split("."))
+        if within and any(f".{module}".endswith(f".{name}") for name in wanted):
             raise CheckpointError(
-                f"{config.file}: target_parameters: {clipped(name)!r}: not a stack of experts of"
-                " this model; an adapter belongs to the model that it was trained on"
+                f"{folder / WEIGHTS}: {module}: no tensors, and {CONFIG} names it (target_modules):"
+                " a part of the adapter is missing"
             )
-    found += peft_stacks.targeted(layout, [str(name) for name in wanted])
-    return found
 
 
 def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
@@ -160,7 +156,7 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
             filled.add(id(part.factors))
     config = Config(read_json(folder, CONFIG), str(folder / CONFIG))
     ranks = read_ranks(config, bool(config.values.get("use_rslora")), [*_modules(theirs)])
-    for stack, stem in _stacks(config, layout):
+    for stack, stem in peft_stacks.named(config, layout):
         rank, _ = ranks.of(stack.name)
         a, b = peft_stacks.read(folder, layout, stack, stem, theirs, rank)
         peft_stacks.fill(stack, own, a, b)

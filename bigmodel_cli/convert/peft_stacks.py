@@ -15,6 +15,8 @@ from pathlib import Path
 
 from bigmodel_cli.adapters.attaching import Adapter
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
+from bigmodel_cli.checkpoints.files import clipped
+from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.peft_layout import CONFIG, EXPERT, PREFIX, WEIGHTS, Layout
 from bigmodel_cli.convert.peft_ranks import Ranks, ranks_of_parts
 from bigmodel_cli.convert.rules import Rule
@@ -146,6 +148,31 @@ def targeted(layout: Layout, patterns: Sequence[str]) -> Iterator[tuple[Stack, s
     """The stacks that `target_parameters` means, as PEFT matches names, and their stems."""
     for module in by_module(s for s in stacks(layout) if is_meant(s.name, patterns)):
         yield from zip(module, stems(module).values(), strict=True)
+
+
+def is_parameter(config: Config, module: str) -> bool:
+    """Whether a module's matrix is adapted by the parameter's name."""
+    wanted = config.maybe("target_parameters", list) or []
+    return is_meant(f"{module}.weight", [*map(str, wanted)])
+
+
+def named(config: Config, layout: Layout) -> list[tuple[Stack, str]]:
+    """The stacks that are adapted, each with the beginning of its tensors' names.
+
+    Raises `CheckpointError` where there is none of this name.
+    """
+    wanted = config.maybe("target_parameters", list) or []
+    found: list[tuple[Stack, str]] = []
+    known = [stack.name for stack in stacks(layout)]
+    known += [f"{place.module}.weight" for place in layout.places()]
+    for name in map(str, wanted):
+        if not any(is_meant(one, [name]) for one in known):
+            raise CheckpointError(
+                f"{config.file}: target_parameters: {clipped(name)!r}: not a stack of experts of"
+                " this model; an adapter belongs to the model that it was trained on"
+            )
+    found += targeted(layout, [str(name) for name in wanted])
+    return found
 
 
 def read(

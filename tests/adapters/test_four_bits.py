@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODER, Result, digests
+from conftest import Result, digests
 from safetensors.torch import load_file
 from torch import nn
 
-from bigmodel_cli import checkpoints
 from bigmodel_cli.adapters import ADAPTERS, attach, bytes_of, is_quantized, quantize
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models import MODELS, build
@@ -144,19 +143,6 @@ def test_what_has_no_scale_stays_and_what_is_not_finite_is_refused() -> None:
     layers.get_submodule("a").weight.data[3, 5] = math.nan
     with pytest.raises(Exception, match="not finite"):
         quantize(layers)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a small decoder."""
-    from bigmodel_cli.__main__ import run
-
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "text.txt").write_text("a rose is a rose is a rose. " * 40)
-    spec = DECODER.replace("text.txt", str(folder / "text.txt")).replace("steps: 12", "steps: 2")
-    (folder / "base.yaml").write_text(spec)
-    assert run(["pretrain", str(folder / "base.yaml"), "--out", str(folder / "base")]) == 0
-    return checkpoints.find(folder / "base")
 
 
 def words(base: Path, kind: str = "lora", **more: object) -> list[object]:
