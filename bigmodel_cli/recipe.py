@@ -99,6 +99,13 @@ class TrainOptions(Options):
     ema: Probability | None = Field(
         None, description="decay of an exponential moving average of the weights, used to evaluate"
     )
+    consistency: Positive | None = Field(
+        None,
+        description=(
+            "each batch passes twice, and this times the mean of both KL divergences between the"
+            " answers under two draws of dropout is added to the loss (R-Drop)"
+        ),
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto measures at the start of the run"
     )

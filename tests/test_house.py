@@ -71,6 +71,7 @@ STOREYS = (
     {"init", "loaded", "options"},
     {"attend", "export", "generation", "imported"},
     {"embed", "evaluation", "merging", "predict"},
+    {"averaging"},
     {"train"},
     {"bench"},
     {"commands"},

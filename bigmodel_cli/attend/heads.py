@@ -1,7 +1,6 @@
 """The attention weights of every head of a model, recorded during one forward pass.
 
-The output still comes from the fused kernel: while a probe is set, each attention part also
-computes its weights.
+The output still comes from the fused kernel: the weights are computed beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from bigmodel_cli.console import columns_of, cut, one_line
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.contract import attending
+from bigmodel_cli.parts.kernels import weights
+from bigmodel_cli.parts.watched import AttentionCall
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,30 @@ def record(model: Module, *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     recorded: dict[str, Tensor] = {}
     try:
         for name, module in found.items():
-            module.probe = lambda weights, name=name: recorded.__setitem__(
-                name, weights[0].float().cpu()
-            )
+            module.watcher = lambda call, name=name: recorded.__setitem__(name, dense(call))
         with torch.inference_mode():
             output: Tensor = model(*inputs)
     finally:
         for module in found.values():
-            module.probe = None
+            module.watcher = None
     return {name: recorded[name] for name in found}, output
+
+
+def dense(call: AttentionCall) -> Tensor:
+    """All weights of a call with one row: (H, T, S) in fp32 on the CPU."""
+    found = weights(
+        call.q,
+        call.k,
+        call.spec,
+        segments=call.segments,
+        key_mask=call.key_mask,
+        bias=call.bias,
+        sinks=call.sinks,
+    )[0]
+    if call.minus is not None:
+        first, second = found.chunk(2)
+        found = first - call.minus * second
+    return found.float().cpu()
 
 
 def label(token: str, most: int) -> str:

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from bigmodel_cli.commands.shared import (
-    Checkpoint,
+    Device,
     Json,
     Plugin,
+    all_of_stdin,
     print_result,
-    resolve_checkpoint,
+    refuse,
 )
 from bigmodel_cli.errors import SpecError
 
@@ -20,7 +21,16 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 
 def merge(
-    checkpoint: Checkpoint,
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CKPT...",
+            help=(
+                "A checkpoint or run directory with an adapter; or several without, to average;"
+                " '-' reads their paths from stdin."
+            ),
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="The new checkpoint, a folder, e.g. --out merged/step-1.")
     ],
@@ -35,14 +45,14 @@ def merge(
         ),
     ] = None,
     dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
             help=(
                 "fp32, bf16 or fp16: what the weights are rounded to, once, e.g. --dtype bf16; they"
-                " are stored as fp32, and exported in it without further loss."
+                " are stored as fp32, and exported in it without further loss. [default: fp32]"
             )
         ),
-    ] = "fp32",
+    ] = None,
     bound: Annotated[
         float | None,
         typer.Option(
@@ -53,22 +63,36 @@ def merge(
             ),
         ),
     ] = None,
+    device: Device = "auto",
     plugin: Plugin = None,
     json: Json = False,
 ) -> None:
-    """Add a checkpoint's adapter to its weights; prints the new checkpoint's path.
+    """Add an adapter to its weights, or average several checkpoints; prints the new one's path.
 
-    Logits before and after are compared, and the result is kept in its state.json.
+    With one: logits before and after are compared, and the result is kept in its state.json. With
+    several, finetuned from the same weights: their mean, measured beside each of them on the
+    validation data.
 
-    Example: bigmodel merge runs/sst2_lora --out runs/sst2_merged
+    Example: bigmodel merge runs/sst2_lora --out runs/sst2_merged, or: bigmodel finetune --from
+    CKPT spec.yaml --seeds 0,1,2,3 | bigmodel merge - --out runs/average
     """
     from bigmodel_cli.console import say
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.merging import merge as merged
 
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise SpecError(f"--dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    loaded = load_checkpoint(resolve_checkpoint(checkpoint), "cpu", tell=lambda _: None)
-    path, certificate = merged(loaded, out, inputs or [], dtype, bound)
+    paths = [Path(name) for name in all_of_stdin(checkpoints)]
+    if len(paths) > 1:
+        from bigmodel_cli.averaging import average
+
+        refuse("an average", {"--input": inputs, "--dtype": dtype, "--bound": bound is not None})
+        path, found = average(paths, out, device)
+        say(found.to_text())
+        print_result({"checkpoint": str(path), **found.to_json()} if json else str(path))
+        return
+    refuse("one checkpoint", {"--device": device != "auto"})
+    loaded = load_checkpoint(paths[0], "cpu", tell=lambda _: None)
+    path, certificate = merged(loaded, out, inputs or [], dtype or DTYPES[0], bound)
     say(certificate.to_text())
     print_result({"checkpoint": str(path), **vars(certificate)} if json else str(path))

@@ -1,15 +1,15 @@
-"""What attention parts share: caches of keys and values, and attention that a probe can look at."""
+"""What attention parts share: caches of keys and values, and attention that can be watched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.contract import States
-from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
+from bigmodel_cli.parts.kernels import AttentionSpec, attend
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.watched import AttentionCall, Watcher
 
 
 @dataclass
@@ -95,15 +95,15 @@ class GrownCache:
 class AttentionPart(OwnMatrices):
     """Base of the parts with attention over heads.
 
-    It is computed by the fused kernels (kernels.py). While `probe` is set, the weights (B, H, T, S)
-    are also computed by the eager formula and passed to it; the output is still the kernel's.
+    It is computed by the fused kernels (kernels.py), also while a `watcher` is set, which is given
+    each call.
     """
 
     needs_max_len = True
     spec: AttentionSpec
     dropout: float = 0.0  # of the weights
     out: nn.Linear
-    probe: Callable[[Tensor], None] | None = None
+    watcher: Watcher | None = None
 
     def states(self) -> States:
         """Keys and values (B, heads, positions, width) by name, without those of no width."""
@@ -133,15 +133,32 @@ class AttentionPart(OwnMatrices):
         sinks: Tensor | None = None,
     ) -> Tensor:
         """(B, H, T, E)   `kernels.attend`, with dropout in training."""
-        if self.probe is not None:
-            self.probe(
-                weights(
-                    q, k, self.spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks
-                )
-            )
         dropped = self.training and self.dropout > 0
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
-        return attend(q, k, v, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
+        y = attend(q, k, v, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
+        if self.watcher is None:
+            return y
+        call = AttentionCall(
+            q, k, v, self.spec, y, segments, key_mask, bias, sinks, minus=self.minus()
+        )
+        changed = self.watcher(call)
+        return y if changed is None else changed
+
+    def minus(self) -> Tensor | None:
+        """What the second half of the maps is multiplied by before it is subtracted, if it is."""
+        return None
+
+    def value_sizes(self, v: Tensor) -> Tensor | None:
+        """(B, H, S)   the length of each head's value v (B, G, S, E) after the last projection.
+
+        What a head adds to the stream at a position is the sum of weights times such vectors, so
+        that |weight| x |v W_O| says what a weight moves (Kobayashi et al. 2020). Gates, which
+        multiply what comes out, are left out.
+        """
+        matrix = self.out.weight.detach().unflatten(1, (-1, v.shape[-1]))  # (C, H, E)
+        gram = torch.einsum("che,chf->hef", matrix, matrix).float()  # (H, E, E)
+        v = v.repeat_interleave(len(gram) // v.shape[1], 1).float()
+        return torch.einsum("bhse,hef,bhsf->bhs", v, gram, v).clamp(min=0).sqrt()
 
     def joined(self, y: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection.

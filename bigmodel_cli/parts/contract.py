@@ -6,12 +6,13 @@ A part, a plugin's too, implements a protocol by having its attributes and metho
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
 from bigmodel_cli.config import Options
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.context import LayerContext
+from bigmodel_cli.parts.watched import Watcher
 
 
 class AnyMixerOptions(Options):
@@ -70,9 +71,12 @@ class CountsSteps(Protocol):
 
 @runtime_checkable
 class Attends(Protocol):
-    """A part that hands its attention weights (B, H, T, S) to a probe while one is set."""
+    """A part that hands each call of attention to a watcher while one is set."""
 
-    probe: Callable[[Tensor], None] | None
+    watcher: Watcher | None
+
+    def value_sizes(self, v: Tensor) -> Tensor | None:
+        """(B, H, S)   how long each value is in the stream; None where that is not defined."""
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.attending import AttentionPart, KVCache
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions
-from bigmodel_cli.parts.kernels import AttentionSpec, attend, weights
+from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
 from bigmodel_cli.roles import Role, fused
 
@@ -90,6 +90,12 @@ class Differential(AttentionPart):
         y: Tensor = (a @ b).exp() - (c @ d).exp() + self.lambda_init
         return y
 
+    def minus(self) -> Tensor:
+        return self.factor()
+
+    def value_sizes(self, v: Tensor) -> None:
+        """Not defined: what a head adds is normalised after its maps are subtracted."""
+
     def forward(
         self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None
     ) -> Tensor:
@@ -106,11 +112,8 @@ class Differential(AttentionPart):
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)
         factor = self.factor()
-        if self.probe is not None:
-            first, second = weights(q, k, self.spec, segments=sequence.segment_ids).chunk(2, 1)
-            self.probe(first - factor * second)
         # (B, 2H, T, 2D)
-        y = attend(q, k, torch.cat((v, v), 1), self.spec, segments=sequence.segment_ids)
+        y = self.attend(q, k, torch.cat((v, v), 1), segments=sequence.segment_ids)
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)

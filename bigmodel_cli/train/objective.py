@@ -1,4 +1,4 @@
-"""What a step minimises: the task's loss, or a mix of it and the distance to a teacher."""
+"""What a step minimises: the task's loss, also with a teacher or with two draws of dropout."""
 
 from __future__ import annotations
 
@@ -33,6 +33,37 @@ class Objective:
         task = self.task
         loss, n = task.loss(task.forward(model, batch), batch)  # named in messages about plugins
         return loss, n
+
+
+class Consistency(Objective):
+    """The mean loss of two passes, and `weight` times the mean of KL(p || q) and KL(q || p) between
+    their answers p and q, which differ by the draws of dropout (Liang et al. 2021, R-Drop).
+
+    Each target counts in all terms as much as in the loss. Masks and augmentation are drawn by row,
+    and are the same in both passes. Raises `SpecError` where nothing differs.
+    """
+
+    def __init__(self, task: Task, weight: float) -> None:
+        super().__init__(task)
+        self.weight = weight
+        self.drawn = False  # whether two passes have differed
+
+    def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        task = self.task
+        passes = [task.forward(model, batch) for _ in range(2)]
+        losses = [task.loss(outputs, batch) for outputs in passes]
+        p, q = (F.log_softmax(task.target_logits(y, batch).float(), -1) for y in passes)
+        if not self.drawn:
+            self.drawn = not torch.equal(p, q)
+            if not self.drawn and len(p):
+                raise SpecError(
+                    "train.consistency: two passes of a batch give the same answers, since nothing"
+                    " is drawn in the network; give it dropout (model.dropout), or leave it out"
+                )
+        each = ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2  # (N,)
+        weights = task.target_weights(batch)
+        apart = each.sum() if weights is None else (each * weights).sum()
+        return (losses[0][0] + losses[1][0]) / 2 + self.weight * apart, losses[0][1]
 
 
 class Distillation(Objective):
@@ -141,9 +172,16 @@ def objective_of(
 
     Raises `SpecError` where the teacher cannot teach this student.
     """
-    options = spec.distill
+    options, consistency = spec.distill, spec.train.consistency
+    if consistency is not None and options is not None:
+        raise SpecError("train.consistency has no effect beside distill; leave one of them out")
+    if consistency is not None and not task.teachable:
+        raise SpecError(
+            f"train.consistency: task.type: {task.name} has no probabilities that two passes could"
+            " differ in; leave it out"
+        )
     if options is None:
-        return Objective(task)
+        return Objective(task) if consistency is None else Consistency(task, consistency)
     if not task.teachable:
         raise SpecError(
             f"distill: task.type: {task.name} has no probabilities to learn from a teacher"

@@ -30,6 +30,7 @@ from bigmodel_cli.parts.norm import LayerNormOptions, RMSNormOptions
 from bigmodel_cli.parts.position import RotaryOptions, SinusoidalOptions
 from bigmodel_cli.parts.rotary import NTKScaling
 from bigmodel_cli.parts.score_bias import alibi_slopes
+from bigmodel_cli.parts.watched import AttentionCall
 
 few = settings(max_examples=25, deadline=None)
 
@@ -126,19 +127,47 @@ def test_captured_attention_weights_give_the_output(gate: Any) -> None:
     options = AttentionOptions(num_heads=4, kv_heads=2, bias=False, gate=gate)
     part = options.build(LayerContext(16, 32)).eval()
     x = torch.randn(1, 7, 16)
-    seen: list[Tensor] = []
-    part.probe = seen.append
+    seen: list[AttentionCall] = []
+    part.watcher = seen.append
     y = part(x)
-    (weights,) = seen
+    (call,) = seen
+    scores = call.q @ call.k.repeat_interleave(2, 1).transpose(-1, -2) * call.scale
+    weights = scores.masked_fill(torch.ones(7, 7).triu(1) > 0, -math.inf).softmax(-1)
+    torch.testing.assert_close(weights @ call.v.repeat_interleave(2, 1), call.output)
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 4, 7))
     assert bool((weights.triu(1) == 0).all())
     rows = part.qkv(x)
     values = rows[..., 24:32].unflatten(-1, (2, 4)).transpose(1, 2).repeat_interleave(2, dim=1)
-    heads = (weights @ values).transpose(1, 2)  # the probe's weights are those before the gate
+    heads = (weights @ values).transpose(1, 2)  # before the gate
     if gate != "none":
         heads = heads * rows[..., 32:].unflatten(-1, (4, -1)).sigmoid()
     again = part.out(heads.flatten(2))
     torch.testing.assert_close(again, y, rtol=1e-5, atol=1e-6)
+    lengths = torch.stack(
+        [
+            (call.v.repeat_interleave(2, 1)[0, h] @ part.out.weight[:, 4 * h : 4 * h + 4].T).norm(
+                dim=-1
+            )
+            for h in range(4)
+        ]
+    )
+    sizes = part.value_sizes(call.v)
+    assert sizes is not None
+    torch.testing.assert_close(sizes[0], lengths)
+
+
+def test_what_a_watcher_returns_takes_the_place_of_the_output() -> None:
+    torch.manual_seed(2)
+    part = AttentionOptions(num_heads=3, bias=False).build(LayerContext(12, 32)).eval()
+    x = torch.randn(2, 5, 12)
+    part.watcher = lambda call: call.output * torch.tensor([1.0, 0.0, 1.0])[:, None, None]
+    without = part(x)
+    part.watcher = None
+    whole = part(x)
+    values = (part.qkv(x)[..., 28:32], part.out.weight[:, 4:8])  # head 1's
+    q, k = (part.qkv(x)[..., i : i + 4] for i in (4, 16))
+    scores = (q @ k.transpose(1, 2) / 2).masked_fill(torch.ones(5, 5).triu(1) > 0, -math.inf)
+    torch.testing.assert_close(whole - without, scores.softmax(-1) @ values[0] @ values[1].T)
 
 
 def test_dropout_of_attention_acts_in_training_only() -> None:

@@ -1,0 +1,42 @@
+"""What a part hands to whoever watches it: the arguments of its attention, and what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.parts.fused import AttentionSpec
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call of attention, after positions and norms: nothing is copied.
+
+    q (B, H, T, D), k (B, G, S, D), v (B, G, S, E); `segments`, `key_mask`, `bias` and `sinks` are
+    those of `kernels.attend`. `output` (B, H, T, E) is what the kernel returned. Where `minus` is
+    given (differential attention), the second half of the heads counts that much less than nothing:
+    the weights of head h are those of map h minus `minus` times those of map h + H / 2, and so is
+    the output.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    spec: AttentionSpec
+    output: Tensor
+    segments: Tensor | None = None
+    key_mask: Tensor | None = None
+    bias: Tensor | None = None
+    sinks: Tensor | None = None
+    minus: Tensor | None = None
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by."""
+        return self.spec.scale or 1 / math.sqrt(self.q.shape[-1])
+
+
+Watcher = Callable[[AttentionCall], Tensor | None]
+"""Is given each call; a tensor that it returns takes the place of the output (a head cut out)."""
