@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from bigmodel_cli.adapters import adapters, attach, count_trained
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, say
-from bigmodel_cli.convert.peft import Layout
+from bigmodel_cli.convert.peft_layout import Layout
 from bigmodel_cli.convert.peft_reading import described, load_adapter
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.models import Model
 from bigmodel_cli.spec import Spec
 
@@ -49,18 +51,25 @@ def check_files(spec: Spec, info: DatasetInfo, model: Model) -> None:
 
 
 def adapt(
-    spec: Spec, info: DatasetInfo, model: Model, fresh: Sequence[str] = (), *, fill: bool = True
+    spec: Spec,
+    info: DatasetInfo,
+    model: Model,
+    fresh: Sequence[str] = (),
+    measured: Mapping[str, Tensor] = MappingProxyType({}),
+    *,
+    fill: bool = True,
 ) -> None:
     """Attach the spec's adapter, unless the weights came with it, and report what is trained.
 
-    With `fill` its factors get their first values, drawn or from PEFT's files. Raises `SpecError`
+    With `fill` its factors get their first values, drawn or from PEFT's files; `measured` is what
+    they need of matrices that were made 4 bits. Raises `SpecError`
     where one of the `fresh` weights, which are not those of a checkpoint, would not be trained.
     """
     assert spec.adapter is not None
     options, came = spec.adapter.low_rank(), bool(adapters(model))
     if not came:
         with spec.placing():
-            small = attach(model, options, fill=fill and options.path is None)
+            small = attach(model, options, fill=fill and options.path is None, measured=measured)
         if small:
             say(f"adapter.rank: more than these have, which are not adapted: {listed(small, 8)}")
         if fill and options.path is not None:

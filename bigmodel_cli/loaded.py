@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.adapters import quantize
+from bigmodel_cli.adapters import Hollow, is_quantized, moved, quantize
 from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
 from bigmodel_cli.assemble import build_for, build_on_meta
+from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say, say_once
 from bigmodel_cli.convert import opening
@@ -121,19 +122,28 @@ def load_checkpoint(
         return Loaded(path, spec, info, task, model.eval(), torch.device("meta"), contents.assets)
     if _used_as_stored(spec, chosen):
         contents.model.hold_as_stored(model)
-    report = checkpoints.load_weights(model, contents.model, fresh=absent, spare=spare)
-    names = report.loaded
     if added:
         spec = with_files_read(spec, info, build_on_meta)
-        adapt(spec, info, model)
+    hollow = Hollow(model, spec.adapter, [n for n in model.state_dict() if below(n, absent)])
+    report = checkpoints.load_weights(
+        model, contents.model, fresh=absent, spare=spare, complete=hollow.keep
+    )
+    names = report.loaded
+    if added:
+        adapt(spec, info, model, measured=hollow.measured)
         names = list(model.state_dict())
-    held = model.state_dict()
-    if note := checkpoints.not_finite((name, held[name]) for name in names):
-        say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
-    model.to(chosen).eval()
+    _warn_of_not_finite(path, model, names)
+    moved(model, chosen).eval()
     if spec.adapter is not None and spec.adapter.base is not None:
         quantize(model)
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
+
+
+def _warn_of_not_finite(path: Path, model: Model, names: Sequence[str]) -> None:
+    held = model.state_dict()
+    exact = ((name, held[name]) for name in names if not is_quantized(held[name]))
+    if note := checkpoints.not_finite(exact):
+        say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
 
 
 def _built(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoint, *, read: bool) -> Model:

@@ -70,8 +70,8 @@ class TrainOptions(Options):
     micro_batch_size: Count | None = Field(
         None,
         description=(
-            "samples (with batch_tokens: tokens) that pass through the model at once; all when"
-            " left out"
+            "samples (with batch_tokens: tokens) at once; all when left out. Results differ only by"
+            " batch normalisation, dropout's draws and (batch_tokens) which samples a step has"
         ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")

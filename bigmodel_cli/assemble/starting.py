@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.adapters import Hollow, is_quantized, moved
 from bigmodel_cli.adapting import adapt, check_files, without_adapter
 from bigmodel_cli.assemble.building import (
     build_for,
@@ -17,8 +18,9 @@ from bigmodel_cli.assemble.building import (
 from bigmodel_cli.assemble.misfits import of_another_model, why_new_head
 from bigmodel_cli.assemble.outlines import check_memory
 from bigmodel_cli.assemble.sizes import numbers_per_weight, state_bytes
+from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import listed, say, say_once
+from bigmodel_cli.console import counted, listed, say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
@@ -56,30 +58,38 @@ def assemble(
     """
     torch.manual_seed(spec.train.seed)
     fresh: Sequence[str] = ()
+    measured: Mapping[str, Tensor] = {}
     if source is None:
         model = _drawn(spec if download else without_download(spec), info, device)
     else:
-        model, fresh = _from_checkpoint(spec, info, device, source)
-    _choose_trained(spec, info, model, fresh, fill=download)
-    return model.to(device)
+        model, fresh, measured = _from_checkpoint(spec, info, device, source)
+    _choose_trained(spec, info, model, fresh, measured, fill=download)
+    moved(model, device)
+    return model
 
 
 def check_start(spec: Spec, info: DatasetInfo, source: Path) -> Model:
     """The same without storage, of the checkpoint `source`: raises what `assemble` would, by the
     names and shapes of the weights, which are not read.
     """
-    model, fresh = _from_checkpoint(spec, info, None, source)
-    _choose_trained(spec, info, model, fresh, fill=False)
+    model, fresh, measured = _from_checkpoint(spec, info, None, source)
+    _choose_trained(spec, info, model, fresh, measured, fill=False)
     check_files(spec, info, model)
     return model
 
 
 def _choose_trained(
-    spec: Spec, info: DatasetInfo, model: Model, fresh: Sequence[str], *, fill: bool
+    spec: Spec,
+    info: DatasetInfo,
+    model: Model,
+    fresh: Sequence[str],
+    measured: Mapping[str, Tensor],
+    *,
+    fill: bool,
 ) -> None:
     """Freeze or adapt. Raises `SpecError` where what is drawn anew would stay so."""
     if spec.adapter is not None:
-        adapt(spec, info, model, fresh, fill=fill)
+        adapt(spec, info, model, fresh, measured, fill=fill)
         return
     freeze(model, spec.init)
     if not spec.init.leave_out:
@@ -163,24 +173,27 @@ def _largest(values: Any) -> int:
 
 def _from_checkpoint(
     spec: Spec, info: DatasetInfo, device: torch.device | None, source: Path
-) -> tuple[Model, list[str]]:
-    """The model with the checkpoint's weights, and the names of those that are not its own: newly
-    drawn, or changed. Without a device it has no storage, and no weight is read.
+) -> tuple[Model, list[str], Mapping[str, Tensor]]:
+    """The model with the checkpoint's weights, the names of those that are not its own: newly
+    drawn, or changed; and what its adapter needs of matrices that are in 4 bits. Without a device
+    it has no storage, and no weight is read.
     """
     contents = opening.read(source)
     for note in contents.notes:
         say_once(note)
     stored = of_checkpoint(contents.spec, source)
-    spec = _adapted_as(stored, spec, source)
+    adapter, spec = spec.adapter, _adapted_as(stored, spec, source)
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
     same_task = stored.task.head() == spec.task.head()
     other = why_new_head(info, contents, same_task=same_task)
     taken = take(spec, stored, contents.model, source)
+    four = adapter is not None and adapter.base is not None
     if device is None:
         model = build_on_meta(without_download(spec), info)
     else:
         drawn = bool(other or spec.init.leave_out)
-        model = build_for(spec, info, contents.model, info.outputs, draw=drawn)
+        alone = _head_shapes(spec, info) if four and other and not spec.init.leave_out else None
+        model = build_for(spec, info, contents.model, info.outputs, draw=drawn, alone=alone)
         if state_bytes(spec, named_weights(model)) > total_memory(device):
             check_memory(spec, info, device)
     before = DatasetInfo.from_json(contents.info)
@@ -196,20 +209,32 @@ def _from_checkpoint(
     try:
         spare = contents.model.spare
         fresh = [name for name in model.output_layers() if other and name not in spare]
-        load = checkpoints.check_weights if device is None else checkpoints.load_weights
-        report = load(model, weights, fresh=[*fresh, *without], spare=spare)
+        newly = [*fresh, *without]
+        hollow = Hollow(model, adapter, [n for n in model.state_dict() if below(n, newly)])
+        if device is None:
+            report = checkpoints.check_weights(model, weights, fresh=newly, spare=spare)
+        else:
+            report = checkpoints.load_weights(
+                model, weights, fresh=newly, spare=spare, complete=hollow.keep
+            )
     except CheckpointError as error:
         fault = of_another_model(spec, stored, str(error))
         raise CheckpointError(f"{source}: {fault}") from None
     own = model.state_dict()
-    if device is not None and (
-        note := checkpoints.not_finite((name, own[name]) for name in report.loaded)
-    ):
+    exact = ((name, own[name]) for name in report.loaded if not is_quantized(own[name]))
+    if device is not None and (note := checkpoints.not_finite(exact)):
         raise CheckpointError(
             f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
         )
     _say_loaded(report, source, other, without)
-    return model, [*report.fresh, *rows]
+    return model, [*report.fresh, *rows], hollow.measured
+
+
+def _head_shapes(spec: Spec, info: DatasetInfo) -> set[torch.Size]:
+    """Those of a new head's weights: all that is to be drawn where the rest is to be loaded."""
+    outline = build_on_meta(without_download(spec), info)
+    heads = outline.output_layers()
+    return {p.shape for name, p in outline.named_parameters() if below(name, heads)}
 
 
 def _resized(
@@ -231,7 +256,7 @@ def _say_loaded(
     report: checkpoints.LoadReport, source: Path, other: str, without: Sequence[str]
 ) -> None:
     """What came from where, and what did not."""
-    say_once(f"weights: {len(report.loaded)} tensors from {source}")
+    say_once(f"weights: {counted(len(report.loaded), 'tensor')} from {source}")
     drawn = [name for name in report.fresh if name not in without]
     if drawn:
         say(f"newly initialised, since the {other}: {', '.join(drawn)}")

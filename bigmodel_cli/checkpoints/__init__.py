@@ -8,7 +8,7 @@ tensor with its shape and dtype. Tensors are written and read one after the othe
 absolute path, and reading it never runs code.
 """
 
-from bigmodel_cli.checkpoints.contents import Contents
+from bigmodel_cli.checkpoints.contents import Contents, step_name
 from bigmodel_cli.checkpoints.layers import Taken, TakenLayers
 from bigmodel_cli.checkpoints.reading import (
     Checkpoint,
@@ -62,6 +62,7 @@ __all__ = [
     "read_assets",
     "read_spec",
     "save",
+    "step_name",
     "steps",
     "tidy",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from bigmodel_cli.checkpoints.places import Complete, is_same, refused
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -33,18 +34,22 @@ class TakenLayers(Tensors):
             ours: of for ours, of in tied.items() if ours != of and self.stored[ours] in known
         }
 
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        first: dict[str, Tensor] = {}
-        again: list[tuple[Tensor, Tensor]] = []
-        for ours, target in targets.items():
-            known = first.setdefault(self.stored[ours], target)
-            if known is not target:
-                again.append((target, known))
-        self.tensors.copy_to(first)
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
+        wanted: dict[str, list[str]] = {}
+        for ours in targets:
+            wanted.setdefault(self.stored[ours], []).append(ours)
+
+        def completed(name: str, tensor: Tensor) -> None:
+            for ours in wanted[name]:
+                complete(ours, tensor)
+
+        self.tensors.copy_to({n: targets[ours[0]] for n, ours in wanted.items()}, completed)
         with torch.no_grad():
-            for target, known in again:
-                if (target.device, target.data_ptr()) != (known.device, known.data_ptr()):
-                    target.copy_(known)
+            for first, *others in wanted.values():
+                known = targets[first]
+                for target in (targets[ours] for ours in others):
+                    if not known.is_meta and not is_same(target, known):
+                        target.copy_(known)
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
         wanted: dict[str, list[str]] = {}

@@ -290,7 +290,7 @@ def _gains(path: Path, device: str, signals: Signals) -> Gains | None:
     finally:
         signals.end()
     if found is not None:
-        sys.stderr.write(f"{found.to_text()}\n")
+        say(found.to_text())
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from bigmodel_cli.checkpoints import Checkpoint, TakenLayers
 from bigmodel_cli.checkpoints.contents import MANIFEST
 from bigmodel_cli.checkpoints.files import MOST_JSON, clipped, read_file
+from bigmodel_cli.checkpoints.places import Complete, refused
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.convert import folder as folders
 from bigmodel_cli.convert.weights import open_tensors
@@ -138,10 +139,13 @@ class OnBase(Tensors):
     def __len__(self) -> int:
         return len(self.own) + len(self.names)
 
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        self.own.copy_to({name: t for name, t in targets.items() if name not in self.names})
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
+        own = {name: t for name, t in targets.items() if name not in self.names}
+        self.own.copy_to(own, complete)
+        ours = {theirs: name for name, theirs in self.names.items()}
         self.base.copy_to(
-            {self.names[name]: t for name, t in targets.items() if name in self.names}
+            {self.names[name]: t for name, t in targets.items() if name in self.names},
+            lambda name, tensor: complete(ours[name], tensor),
         )
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ import numpy as np
 from bigmodel_cli import checkpoints
 from bigmodel_cli.assemble import Outline, outline
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import quantity
+from bigmodel_cli.console import counted, quantity
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import DataError, SpecError
@@ -34,7 +34,7 @@ def check_enough(spec: Spec, train: Split) -> None:
     """Raise `DataError` where the training split does not fill a batch."""
     if spec.train.batch_tokens is None and len(train) < spec.train.batch_size:
         raise DataError(
-            f"the train split has {len(train)} samples, fewer than train.batch_size"
+            f"the train split has {counted(len(train), 'sample')}, fewer than train.batch_size"
             f" {spec.train.batch_size}; use more data or a smaller batch"
         )
 

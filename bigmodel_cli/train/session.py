@@ -118,7 +118,8 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     with without_collection(), batch_norm_explained():
         outlined = check_memory(spec, data.info, chosen)
         found = plan(spec, data.info, split, outlined)
-    say_length(spec.train, found.steps)
+    per_epoch = micro_batches(split, spec.train).per_epoch if len(split) else None
+    say_length(spec, found.steps, per_epoch)
     show(found)
     check_fits(spec, chosen, found.memory, max(split.longest_rows(), default=1))
     check_listed(spec, outlined)
@@ -165,7 +166,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         and (result := finished(directory, previous, spec, total)) is not None
     ):
         return result  # the data decides how many steps an epoch has
-    say_length(spec.train, total)
+    say_length(spec, total, loader.batches.per_epoch)
     if previous is not None:
         _go_on(previous, state, loader, total, directory)
     with signals.deferred():
@@ -209,7 +210,7 @@ def set_up(
     check_enough(spec, split)
     check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
-    say_start(spec, model, split)
+    say_start(spec, model, split, spec.train.total_steps(micro.per_epoch))
     kept_elsewhere = left_out(opened, saved, model)
     spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device), kept_elsewhere)
     check_readable(state)

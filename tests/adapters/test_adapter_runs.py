@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODER, Result, digests
+from conftest import Result, digests
 from safetensors.torch import load_file
 from tampered import sign
 
@@ -41,19 +41,6 @@ adapter:
   targets: ["*.qkv.q", "*.qkv.v", "*.ffn", embedding]
   modules_to_save: [norm]
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a small decoder."""
-    from bigmodel_cli.__main__ import run
-
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "text.txt").write_text("a rose is a rose is a rose. " * 40)
-    spec = DECODER.replace("text.txt", str(folder / "text.txt")).replace("steps: 12", "steps: 2")
-    (folder / "base.yaml").write_text(spec)
-    assert run(["pretrain", str(folder / "base.yaml"), "--out", str(folder / "base")]) == 0
-    return checkpoints.find(folder / "base")
 
 
 @pytest.fixture
