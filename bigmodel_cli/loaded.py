@@ -125,10 +125,9 @@ def load_checkpoint(
     if added:
         spec = with_files_read(spec, info, build_on_meta)
     hollow = Hollow(model, spec.adapter, [n for n in model.state_dict() if below(n, absent)])
-    report = checkpoints.load_weights(
+    names = checkpoints.load_weights(
         model, contents.model, fresh=absent, spare=spare, complete=hollow.keep
-    )
-    names = report.loaded
+    ).loaded
     if added:
         adapt(spec, info, model, measured=hollow.measured)
         names = list(model.state_dict())
