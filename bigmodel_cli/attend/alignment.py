@@ -9,12 +9,12 @@ Weights are those of |weight| x |v W_O| (Kobayashi et al. 2020), as shares, head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.attend.words import Word
-from bigmodel_cli.console import one_line, padded
+from bigmodel_cli.console import columns_of, cut, one_line, padded
 from bigmodel_cli.lazy import Tensor, torch
 
 WRITES, READS = "while it is written", "once it is read"
@@ -152,25 +152,25 @@ def _sharpness(weights: Tensor) -> float:
     return float(torch.special.xlogy(weights, weights).sum(1).mean())
 
 
-def shown(alignment: Alignment, width: int = 100, most: int = 12) -> list[str]:
-    """Lines for a terminal: `target <- source (weight), ...`, at most so many rows.
+def shown(table: Mapping[str, Any], width: int = 100, most: int = 12) -> list[str]:
+    """Lines for a terminal of what `Alignment.to_json` gives: `target <- source weight, ...`.
 
-    Rows go down in as many columns as fit beside one another.
+    Rows go down, in as many columns as fit and are needed for at most so many rows.
     """
     rows = []
-    for target, sources in alignment.pairs():
-        named = ", ".join(f"{one_line(word)} {share:.2f}" for word, share, _ in sources)
-        rows.append((one_line(target), named or "-"))
-    left = min(16, max((len(word) for word, _ in rows), default=0))
-    texts = [f"{padded(word, left)} <- {named}" for word, named in rows]
-    wide = max((len(text) for text in texts), default=0) + 3
-    columns = max(1, min(width // max(1, wide), -(-len(texts) // max(1, most))))
+    for pair in table["pairs"]:
+        named = ", ".join(f"{one_line(s['word'])} {s['weight']:.2f}" for s in pair["source"])
+        rows.append((one_line(pair["target"]), named or "-"))
+    left = min(16, max((columns_of(word) for word, _ in rows), default=0))
+    texts = [f"{padded(word, left, right=False)} <- {named}" for word, named in rows]
+    wide = max(map(columns_of, texts), default=0)
+    columns = max(1, min((width + 3) // (wide + 3), -(-len(texts) // max(1, most))))
     height = min(most, -(-len(texts) // columns))
-    head = f"alignment ({alignment.layer}, what a word reads {alignment.when})"
-    lines = [head]
+    lines = [f"alignment: what each word reads {table['reading']}, in {table['layer']}"]
     for line in range(height):
         parts = [texts[n] for n in range(line, min(len(texts), columns * height), height)]
-        lines.append("   ".join(padded(text, wide - 3) for text in parts).rstrip()[:width])
+        row = "   ".join(padded(text, wide, right=False) for text in parts)
+        lines.append(cut(row, width).rstrip())
     if (left_out := len(texts) - columns * height) > 0:
         lines.append(f"({left_out} more words: --json)")
     return lines

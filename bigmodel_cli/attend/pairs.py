@@ -11,7 +11,7 @@ from bigmodel_cli.attend.layers import sizes_of
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.tiles import ROWS, Tiled, spans
 from bigmodel_cli.attend.words import Word, words_of
-from bigmodel_cli.data import Reader, Tokenizer, clean, load_source_tokenizer, load_tokenizer
+from bigmodel_cli.data import Reader, Sources, Tokenizer, load_source_tokenizer, load_tokenizer
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
@@ -48,6 +48,8 @@ class Pair:
     nats: float | None
     how: str
     cut: str = ""
+    heard: float | None = None
+    """Seconds of the recording, without silence that is added behind it."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -101,7 +103,8 @@ def read_pair(
     reader: Reader = source_reader(loaded)
     content, cut = reader.read(given, place)
     batch = {name: x.to(loaded.device) for name, x in reader.batch([content]).items()}
-    tokenizer, first = load_tokenizer(loaded.assets), target_begins(loaded, load_tokenizer(loaded.assets))
+    tokenizer, sound = load_tokenizer(loaded.assets), loaded.info.sound
+    first = target_begins(loaded, tokenizer)
     with torch.no_grad(), autocast(loaded.device, loaded.precision):
         source = loaded.model.source(batch)
         writer = Excluding(loaded.model.generator(*source), tokenizer.never, tokenizer.never_first)
@@ -118,19 +121,17 @@ def read_pair(
     row = [*start[0].tolist(), *tokens, tokenizer.end_of_text]
     batch["target"] = torch.tensor([row], device=loaded.device)
     note = f"the source is cut: the model reads {reader.most}" if cut else ""
-    return Pair(loaded, batch, len(first), tokens, ended, nats, said, note)
+    heard = None if sound is None else len(content.values) / sound.rate
+    return Pair(loaded, batch, len(first), tokens, ended, nats, said, note, heard)
 
 
 def _given(tokenizer: Tokenizer, target: str, most: int) -> list[int]:
-    tokens = tokenizer.encode(clean(target))
-    if not tokens:
-        raise DataError("--target: the text is empty; give at least one word")
-    if len(tokens) + 1 > most:
+    tokens, cut = Sources(tokenizer, most).read(target, "--target")
+    if cut:
         raise DataError(
-            f"--target: {len(tokens)} tokens and the end, and the model writes up to {most}; give"
-            " a shorter text"
+            f"--target: the model writes up to {most} tokens with the end; give a shorter text"
         )
-    return tokens
+    return tokens[:-1]
 
 
 def token_nats(pair: Pair, logits: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from bigmodel_cli.attend.times import (
     standing_out,
     word_times,
 )
+from bigmodel_cli.console import columns_of, cut, one_line
 from bigmodel_cli.convert.generation import alignment_heads
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -61,10 +64,11 @@ def times_of(pair: Pair) -> Times | None:
         return None
     published = alignment_heads(pair.loaded.assets)
     best: list[tuple[float, tuple[int, int], Tensor]] = []
-    frames, positions = pair.batch["frames"].shape[1], 1
+    frames, seconds = pair.batch["frames"].shape[1], 1.0
     for layer, (_, weights, _) in enumerate(crossings(pair)):
-        positions = weights.shape[-1]
-        rows = weights[:, pair.begins - 1 : pair.begins + count, : _real(pair, positions)]
+        seconds = seconds_of(pair.loaded, frames, weights.shape[-1])
+        real = max(1, math.ceil((pair.heard or 0.0) / seconds))  # without silence behind it
+        rows = weights[:, pair.begins - 1 : pair.begins + count, :real]
         for head, share in enumerate(monotone_share(rows).tolist()):
             if published is None or (layer, head) in published:
                 best.append((share, (layer, head), rows[head]))
@@ -75,7 +79,6 @@ def times_of(pair: Pair) -> Times | None:
     if published is None:
         heads = aligning_heads([(head, share) for share, head, _ in best])
         rule = "the heads that read the sound most in order"
-    seconds = seconds_of(pair.loaded, frames, positions)
     chosen = torch.stack([rows for _, head, rows in best if head in heads])
     return Times(word_times(standing_out(chosen, seconds), words, seconds), rule, seconds, heads)
 
@@ -89,18 +92,13 @@ def ctc_times(loaded: Loaded, logits: Tensor, lengths: Tensor, frames: int) -> T
     return Times(words, "the likeliest unit of each position", seconds, [])
 
 
-def _real(pair: Pair, positions: int) -> int:
-    """How many of the encoder's positions are of the recording, not of the silence behind it."""
-    return positions
-
-
-def shown(times: Times, width: int = 100) -> list[str]:
-    """Lines for a terminal: `0.42-0.80 word`, as many to a line as fit."""
-    lines, parts = [f"words and their seconds ({times.rule})"], list[str]()
-    for word in times.words:
-        part = f"{word.start:.2f}-{word.end:.2f} {word.text}"
-        if parts and len("   ".join([*parts, part])) > width:
-            lines.append("   ".join(parts))
-            parts = []
-        parts.append(part)
-    return [*lines, "   ".join(parts)] if parts else lines
+def shown(table: Mapping[str, Any], width: int = 100) -> list[str]:
+    """Lines for a terminal of what `Times.to_json` gives: `0.42-0.80 word`, many to a line."""
+    lines, row = [f"words and their seconds, by {table['rule']}"], ""
+    for word in table["words"]:
+        part = f"{word['start']:.2f}-{word['end']:.2f} {one_line(word['word'])}"
+        if row and columns_of(f"{row}   {part}") > width:
+            lines.append(row)
+            row = ""
+        row = f"{row}   {part}" if row else part
+    return [*lines, cut(row, width)] if row else lines

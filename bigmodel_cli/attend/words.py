@@ -122,9 +122,7 @@ def _alone(character: str) -> bool:
     return code >= ALONE[0][0] and any(low <= code <= high for low, high in ALONE)
 
 
-def _runs(
-    tokenizer: Tokenizer, tokens: Sequence[int]
-) -> Iterator[tuple[int, int, str | None]]:
+def _runs(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[int, int, str | None]]:
     """(first, stop, None) of tokens of text, (place, place + 1, its name) of a special one."""
     special, first = tokenizer.special, 0
     for place, token in enumerate(tokens):
