@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.attend.look import Layer, Look, Side
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import F, Tensor, torch
 
 SINK = 0.3
 """A first key that takes more than this share is left out of shades and maps, and said."""
-CANDIDATES = 24
-"""Heads whose maps are compared with one another."""
-RULE = "weight outside the sink x low entropy x unlike the others shown"
+CANDIDATES = 6
+"""Heads of each class whose maps are compared with one another: the best ones."""
+RULE = "(1 - sink) x (1 - entropy) x difference"
 SIDE = 24
 """Rows and columns of the maps that are compared."""
 
@@ -54,7 +55,7 @@ def readings(look: Look) -> list[Reading]:
     groups: dict[tuple[bool, str, int], list[Layer]] = {}
     for layer in look.layers:
         if layer.queries.name == asking.name and len(layer.queries) == len(asking):
-            key = (layer.kind == "mixing", layer.keys.name, len(layer.keys))
+            key = (layer.signed, layer.keys.name, len(layer.keys))
             groups.setdefault(key, []).append(layer)
     if any(not signed for signed, _, _ in groups):  # shares say more than signed parts
         groups = {key: layers for key, layers in groups.items() if not key[0]}
@@ -67,11 +68,7 @@ def _reading(layers: Sequence[Layer], signed: bool) -> Reading:
     heads, counted = 0, 0
     sinks_only = all(set(layer.letters) == {"s"} for layer in layers)
     for layer in layers:
-        chosen = [
-            h
-            for h in range(layer.heads)
-            if sinks_only or layer.letters[h : h + 1] != "s"
-        ]
+        chosen = [h for h in range(layer.heads) if sinks_only or layer.letters[h : h + 1] != "s"]
         heads += layer.heads
         if not chosen:
             continue
@@ -88,8 +85,8 @@ def _reading(layers: Sequence[Layer], signed: bool) -> Reading:
     if left_out:
         weights = weights.clone()
         weights[0] = 0
-    which = f"{counted} heads" if counted == heads else f"{counted} of {heads} heads, no sinks"
-    what = f"mean of {which}, weighted by |w| x |v W_O|" if by_norm else f"mean of {which}"
+    which = "heads" if counted == heads else f"of {heads} heads, no sinks"
+    what = f"mean of {counted} {which}{', by |w| |v W_O|' if by_norm else ''}"
     return Reading(
         keys=layers[0].keys,
         kind=layers[0].kind,
@@ -116,14 +113,15 @@ def without_sink(layer: Layer, head: int, which: str = "most") -> Tensor:
 def left_out(layer: Layer, head: int) -> bool:
     """Whether the first key is a sink that a map of this head is shown without."""
     sink = float(layer.statistics.sink[head])
-    return layer.kind != "mixing" and sink > SINK and layer.blocks.most.shape[-1] > 1
+    return not layer.signed and sink > SINK and layer.blocks.most.shape[-1] > 1
 
 
 def telling(look: Look, most: int = 4) -> list[Head]:
-    """The heads that tell most (`RULE`), best first; greedily, so that they are unlike each other.
+    """The heads that tell most, best first: chosen one after the other by `RULE`.
 
-    Unlike is 1 - the cosine of the maps without their sinks, scaled to `SIDE` x `SIDE`; heads that
-    look at different sides are unlike.
+    The entropy is the part of that of equal weights; the difference is the least one from those
+    chosen before, 1 - the cosine of the maps without their sinks, scaled to `SIDE` x `SIDE`; heads
+    that look at different sides differ by 1.
     """
     heads = [
         Head(place, head, _score(layer, head))
@@ -131,7 +129,14 @@ def telling(look: Look, most: int = 4) -> list[Head]:
         for head in range(layer.heads)
     ]
     heads.sort(key=lambda one: (-one.score, one.layer, one.head))
-    left = heads[:CANDIDATES]
+    of_class: Counter[tuple[str, str]] = Counter()
+    left = []
+    for one in heads:
+        layer = look.layers[one.layer]
+        kind = (layer.kind, layer.letters[one.head : one.head + 1])
+        of_class[kind] += 1
+        if of_class[kind] <= CANDIDATES:
+            left.append(one)
     maps = {(one.layer, one.head): _outline(look.layers[one.layer], one.head) for one in left}
     chosen: list[Head] = []
     while left and len(chosen) < most:
@@ -144,7 +149,7 @@ def telling(look: Look, most: int = 4) -> list[Head]:
 def _score(layer: Layer, head: int) -> float:
     statistics = layer.statistics
     sink, uniform = (float(values[head]) for values in (statistics.sink, statistics.uniform))
-    if layer.kind == "mixing" or math.isnan(uniform):
+    if layer.signed or math.isnan(uniform):
         shown = layer.blocks.mean[head].detach().double().abs().nan_to_num()
         parts = shown.flatten() / shown.sum().clamp_min(1e-30)
         entropy = float(-(parts * parts.clamp_min(1e-30).log()).sum())
@@ -153,7 +158,9 @@ def _score(layer: Layer, head: int) -> float:
 
 
 def _outline(layer: Layer, head: int) -> Tensor:
-    return pooled(without_sink(layer, head), SIDE, SIDE).nan_to_num().flatten()
+    shown = without_sink(layer, head, "mean").nan_to_num()
+    size = min(SIDE, shown.shape[0]), min(SIDE, shown.shape[1])
+    return F.adaptive_avg_pool2d(shown[None], size).flatten()
 
 
 def _unlike(
@@ -164,7 +171,8 @@ def _unlike(
     for other in others:
         mine, theirs = look.layers[one.layer], look.layers[other.layer]
         there = maps[other.layer, other.head]
-        if own.shape != there.shape or (mine.kind, mine.keys.name) != (theirs.kind, theirs.keys.name):
+        sides = (mine.kind, mine.keys.name) == (theirs.kind, theirs.keys.name)
+        if not sides or own.shape != there.shape:
             continue
         length = own.norm() * there.norm()
         alike = float(own @ there / length) if length > 0 else 1.0

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bigmodel_cli.attend.look import CAUTION, Look, Side
-from bigmodel_cli.attend.telling import RULE, Reading, readings, telling
+from bigmodel_cli.attend.telling import RULE, Head, Reading, readings, telling
 from bigmodel_cli.attend.terminal.grid import grid
-from bigmodel_cli.attend.terminal.maps import CAPTIONS, is_signed, scale_line, small_maps
+from bigmodel_cli.attend.terminal.maps import CAPTIONS, scale_line, small_maps
 from bigmodel_cli.attend.terminal.reading import apart, heading, patches, shaded
 from bigmodel_cli.attend.terminal.style import (
+    BOLD,
     Line,
     Span,
     Style,
@@ -26,9 +27,11 @@ from bigmodel_cli.attend.terminal.style import (
 from bigmodel_cli.attend.terminal.words import label, safe, width_of, wrapped
 
 __all__ = ["Style", "show", "style_of"]
-FEW = 12
-"""Lines below which a view has no maps."""
-MOST_TEXT, MOST_MAP = 10, 14
+NARROW, FEW = 90, 12
+"""Columns below which a scale is short, and lines below which a view has no maps."""
+MOST_MAP = 16
+TEXT_PART = 0.4
+"""Of the lines below the grid: those of the text, where it is long."""
 LEAST_MAP = CAPTIONS + 1 + 4
 """Lines of the maps of heads: a heading, the captions, and some of the map itself."""
 
@@ -51,12 +54,12 @@ def show(look: Look, width: int, height: int, style: Style) -> str:
 def _facts(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
     """What was looked at, what came out, and what is to be known about it."""
     parts = [safe(look.model, style.unicode), *_sizes(look, style)]
-    sinks = [layer.statistics.sink for layer in look.layers if not is_signed(layer)]
+    sinks = [layer.statistics.sink for layer in look.layers if not layer.signed]
     shares = [float(x) for values in sinks for x in values if float(x) == float(x)]
     if shares:
-        parts.append(f"sinks take {100 * sum(shares) / len(shares):.0f} %")
+        parts.append(f"sinks {100 * sum(shares) / len(shares):.0f} %")
     if look.layers:
-        parts.append(f"|P v - kernel| <= {look.difference:.1e} of the output")
+        parts.append(f"P v = kernel to {look.difference:.0e}")
     dot = style.sign(" · ", ", ")
     most = 2 if lines >= FEW else 1
     texts = wrapped(dot.join(parts), columns)[:most]
@@ -79,7 +82,7 @@ def _sizes(look: Look, style: Style) -> list[str]:
     parts = [_size(side, style) for side in list(sides.values())[:3]]
     counts = [layer.heads for layer in look.layers]
     if len(set(counts)) == 1:
-        parts.append(f"{len(counts)} {'layers' if len(counts) > 1 else 'layer'} x {counts[0]} heads")
+        parts.append(f"{len(counts)} layer{'s'[: len(counts) - 1]} x {counts[0]} heads")
     elif counts:
         parts.append(f"{len(counts)} layers, {sum(counts)} heads")
     return parts
@@ -88,9 +91,9 @@ def _sizes(look: Look, style: Style) -> list[str]:
 def _size(side: Side, style: Style) -> str:
     name = label(side.name, 16, style.unicode)
     if side.grid is None:
-        return f"{name}: {len(side):,} {'positions' if side.seconds else 'tokens'}"
+        return f"{name} {len(side):,} {'positions' if side.seconds else 'tokens'}"
     also = f" + {side.first}" if side.first else ""
-    return f"{name}: {side.grid[0]} x {side.grid[1]}{also} patches"
+    return f"{name} {side.grid[0]} x {side.grid[1]}{also} patches"
 
 
 def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
@@ -106,7 +109,8 @@ def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     left -= 3 * len(space)
     if images:
         return [*heads, *space, *_image(look, found[0], columns, left, style), *space]
-    text_room = left if left < least + LEAST_MAP else min(MOST_TEXT, left - LEAST_MAP)
+    small = left < least + LEAST_MAP
+    text_room = left if small else min(max(least, round(TEXT_PART * left)), left - LEAST_MAP)
     text = _texts(look, found, columns, text_room, style)
     maps = _maps(look, columns, left - len(text), style)
     return [*heads, *space, *text, *space, *maps, *space]
@@ -118,7 +122,7 @@ def _texts(
     lines: list[Line] = []
     for number, reading in enumerate(found):
         each = (room - len(lines)) // (len(found) - number)
-        head = heading(reading, _query(look, reading, style), columns, style)
+        head = heading(reading, _query(look, reading, style), columns, style, len(found) > 1)
         text = shaded(reading, columns, each - len(head), style)
         if text:
             lines += [*head, *text]
@@ -144,17 +148,16 @@ def _maps(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     return [_telling(look, heads, columns, style), *body] if body else []
 
 
-def _telling(look: Look, heads: Sequence, columns: int, style: Style) -> Line:
+def _telling(look: Look, heads: Sequence[Head], columns: int, style: Style) -> Line:
     """How the maps were chosen and what their colours mean."""
-    scale = scale_line(look, list(heads), style)
+    scale = scale_line(look, heads, style, 2 if columns > NARROW else 1)
     blocks = [look.layers[head.layer].blocks for head in heads]
     what = "block maximum" if any(b.rows > 1 or b.columns > 1 for b in blocks) else "weight"
-    text = f"telling heads ({RULE}); query down, key across; {what}"
-    short = f"telling heads: {RULE}; {what}"
-    for words in (text, short, "telling heads"):
+    text = f"telling heads by {RULE}"
+    for words in (f"{text}, query down, {what}:", f"{text}, {what}:", text, "telling heads"):
         if width_of(words) + width_of_line(scale) <= columns:
-            return [Span(words), *scale]
-    return [Span(label(short, columns, style.unicode))]
+            return [Span(words, stress=BOLD), *scale]
+    return [Span(label(text, columns, style.unicode))]
 
 
 def _image(look: Look, reading: Reading, columns: int, room: int, style: Style) -> list[Line]:

@@ -1,4 +1,4 @@
-"""The grid of all heads: layers down, heads across, a letter and a colour for the class of each."""
+"""The grid of all heads, layers down, heads across: a letter and a colour for each class."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.look import Layer, Look
-from bigmodel_cli.attend.terminal import paint as colours
-from bigmodel_cli.attend.terminal.style import Line, Span, Style, beside, width_of_line
-from bigmodel_cli.attend.terminal.words import label
 from bigmodel_cli.attend.terminal.paint import LEGEND
+from bigmodel_cli.attend.terminal.style import BOLD, Line, Span, Style, beside, width_of_line
+from bigmodel_cli.attend.terminal.words import label
 
 NO_CLASS = "?"
 GAP = 3
@@ -39,7 +39,9 @@ def panels(look: Look) -> list[Panel]:
     for number, layer in enumerate(look.layers):
         key = (layer.kind, layer.queries.name, layer.keys.name)
         groups.setdefault(key, []).append((number, letters_of(layer)))
-    return [Panel(KINDS[kind].format(one, other), rows) for (kind, one, other), rows in groups.items()]
+    return [
+        Panel(KINDS[kind].format(one, other), rows) for (kind, one, other), rows in groups.items()
+    ]
 
 
 def letters_of(layer: Layer) -> str:
@@ -66,8 +68,8 @@ def grid(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
         if cells is None:
             continue
         side = columns - max(map(width_of_line, cells)) - GAP
-        if side >= LEAST_LEGEND and room >= len(LEGEND) + 1:
-            return [*note, *beside([cells, legend(look, side, style)], GAP)]
+        if side >= LEAST_LEGEND and room >= len(LEGEND):
+            return [*note, *beside([cells, legend(look, side, room, style)], GAP)]
         compact = _compact(look, columns, style)
         if len(cells) + len(compact) <= room:
             return [*note, *cells, *compact]
@@ -121,7 +123,7 @@ def _blocks(
             if titles:
                 wide = max(map(width_of_line, block))
                 text = panel.title if not begin else ""
-                block.insert(0, [Span(label(text, wide, style.unicode), strong=bool(text))])
+                block.insert(0, [Span(label(text, wide, style.unicode), stress=BOLD)])
             yield block
 
 
@@ -149,16 +151,22 @@ def letter_of(letter: str, style: Style, text: str | None = None) -> Span:
     return Span(text or letter, colours.ink_on(ground), ground)
 
 
-def legend(look: Look, columns: int, style: Style) -> list[Line]:
-    """A line for each class: its letter, name, how many heads are of it, and from where on."""
+def legend(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
+    """Each class: its letter, name, how many heads are of it, and from where on; on two lines each
+    where the columns are few and the lines are not.
+    """
     counts = Counter(letter for layer in look.layers for letter in letters_of(layer))
-    total = sum(counts.values())
-    lines: list[Line] = [[Span(label(f"class      heads of {total}", columns, style.unicode))]]
-    digits = len(str(total))
+    digits = max(5, len(str(sum(counts.values()))))
+    longest = max(len(rule) for _, rule in LEGEND.values())
+    two = columns < 15 + digits + longest and lines > 2 * len(LEGEND)
+    rows: list[Line] = [[Span(label(f"class        {'heads':>{digits}}", columns, style.unicode))]]
     for letter, (name, rule) in LEGEND.items():
-        text = f" {name:<9} {counts[letter]:>{digits}}  {rule}"
-        lines.append([letter_of(letter, style, f" {letter} "), Span(label(text, columns - 3, style.unicode))])
-    return lines
+        text = f" {name:<9} {counts[letter]:>{digits}}{'' if two else '  ' + rule}"
+        shown = Span(label(text, columns - 3, style.unicode))
+        rows.append([letter_of(letter, style, f" {letter} "), shown])
+        if two:
+            rows.append([Span(label(f"    {rule}", columns, style.unicode))])
+    return rows[-lines:] if len(rows) > lines else rows
 
 
 def _compact(look: Look, columns: int, style: Style) -> list[Line]:

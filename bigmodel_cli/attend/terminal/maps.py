@@ -1,53 +1,59 @@
-"""Small maps of heads: queries down, keys across, in half blocks or characters of rising density."""
+"""Small maps of heads, queries down, keys across: in half blocks, or in characters."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.look import Layer, Look
 from bigmodel_cli.attend.telling import Head, left_out, pooled, without_sink
-from bigmodel_cli.attend.terminal import paint as colours
 from bigmodel_cli.attend.terminal.grid import letter_of, letters_of
 from bigmodel_cli.attend.terminal.paint import LEGEND
-from bigmodel_cli.attend.terminal.style import Line, Span, Style, beside, mark, shade
+from bigmodel_cli.attend.terminal.style import BOLD, Line, Span, Style, beside, mark, ramp, shade
 from bigmodel_cli.attend.terminal.words import fitted, label
-from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.lazy import Tensor, torch
 
 HALF = "▀"
+STRETCH = 1.6
 LARGEST = 6
 """Rows and columns that a weight is drawn large at most."""
 CAPTIONS = 2
 
 
 def drawn(
-    picture: Tensor, columns: int, lines: int, style: Style, signed: bool = False
+    picture: Tensor,
+    columns: int,
+    lines: int,
+    style: Style,
+    signed: bool = False,
+    stretch: float = 1.0,
 ) -> list[Line]:
     """A matrix (R, C) of 0 to 1 (signed: -1 to 1) in so much room; NaN is left blank.
 
     A value is as wide as high where half blocks or two characters make it so; matrices that are too
-    large are drawn in blocks, of each the value that is farthest from zero.
+    large are drawn in blocks, of each the value that is farthest from zero, up to `stretch` times
+    as wide as high where there is room for it.
     """
     rows, across = picture.shape
     if columns < 1 or lines < 1 or not rows or not across:
         return []
     tall = lines * style.per_line
-    square = 1 if style.per_line == 2 or across * 2 > columns else 2
+    aspect = 3 - style.per_line  # characters are twice as high as wide, half blocks are square
+    square = aspect if across * aspect <= columns else 1
     size = min(columns // (across * square), tall // rows, LARGEST)
     if size >= 1:
         picture = picture.repeat_interleave(size, 0).repeat_interleave(size * square, 1)
     else:
-        scale = max(rows / tall, across / columns)
-        if not style.per_line == 2:  # a character is about twice as high as wide
-            scale = max(rows / tall, across / (2 * columns))
-            picture = pooled(picture, max(1, round(rows / scale)), min(columns, max(1, round(2 * across / scale))))
-        else:
-            picture = pooled(picture, max(1, round(rows / scale)), max(1, round(across / scale)))
-        picture = pooled(picture, tall, columns)
+        scale = max(rows / tall, across / (columns * stretch / aspect))
+        wide = min(columns, across * aspect, round(across / scale * aspect * stretch))
+        picture = pooled(picture, min(tall, max(1, round(rows / scale))), max(1, wide))
     cells = picture.tolist()
     if style.per_line == 1:
         return [[_cell(x, style, signed) for x in row] for row in cells]
-    blank = [math.nan] * len(cells[0])
-    pairs = [(cells[k], cells[k + 1] if k + 1 < len(cells) else blank) for k in range(0, len(cells), 2)]
+    if len(cells) % 2:
+        cells.append([math.nan] * len(cells[0]))
+    pairs = zip(cells[::2], cells[1::2], strict=True)
     return [[_half(a, b, style, signed) for a, b in zip(*pair, strict=True)] for pair in pairs]
 
 
@@ -65,7 +71,9 @@ def _half(upper: float, lower: float, style: Style, signed: bool) -> Span:
     return Span(HALF, shade(upper, style, signed).ground, ground)
 
 
-def small_maps(look: Look, heads: list[Head], columns: int, lines: int, style: Style) -> list[Line]:
+def small_maps(
+    look: Look, heads: Sequence[Head], columns: int, lines: int, style: Style
+) -> list[Line]:
     """The heads beside one another, each with its number, class and heaviest pair above its map."""
     if not heads or lines <= CAPTIONS:
         return []
@@ -86,20 +94,15 @@ def _one(look: Look, which: Head, wide: int, lines: int, style: Style) -> list[L
     head = f"{which.layer}.{which.head} "
     sink = float(layer.statistics.sink[which.head])
     also = f", sink {100 * sink:.0f} %" if left_out(layer, which.head) else ""
-    title = [Span(head, strong=bool(style.colours)), letter_of(letter, style, f" {letter} ")]
+    title = [Span(head, stress=BOLD), letter_of(letter, style, f" {letter} ")]
     rest = wide - len(head) - 3
     title.append(Span(label(f" {name}{also}", rest, style.unicode)))
-    signed = is_signed(layer)
+    signed = layer.signed
     picture = scaled(without_sink(layer, which.head), signed, len(layer.keys))
     if layer.keys.grid is not None and layer.keys.grid == layer.queries.grid:
         picture = _patches(layer, which.head, signed)
-    body = drawn(picture, wide, lines - CAPTIONS, style, signed)
+    body = drawn(picture, wide, lines - CAPTIONS, style, signed, STRETCH)
     return [title, [Span(fitted(heaviest(layer, which.head, style), wide, style.unicode))], *body]
-
-
-def is_signed(layer: Layer) -> bool:
-    """Whether weights may be below zero, and are no shares."""
-    return layer.kind == "mixing"
 
 
 def _patches(layer: Layer, head: int, signed: bool) -> Tensor:
@@ -125,9 +128,13 @@ def heaviest(layer: Layer, head: int, style: Style) -> str:
     if layer.keys.grid is not None:
         read = layer.read[head].detach().double().cpu()[layer.keys.first :]
         place, across = int(read.abs().argmax()), layer.keys.grid[1]
-        return f"most: patch {place // across},{place % across} {_amount(layer, float(read[place]))}"
+        value = _amount(layer, float(read[place]))
+        return f"patch {place // across},{place % across} {value}"
     shown = without_sink(layer, head).nan_to_num()
-    row, column = divmod(int(shown.abs().argmax()), shown.shape[1])
+    # a query that sees few keys must read them much
+    choice = 1 + torch.arange(len(shown)) if layer.causal else torch.ones(len(shown))
+    far = shown.abs() * choice.log1p()[:, None]
+    row, column = divmod(int(far.argmax()), shown.shape[1])
     value = _amount(layer, float(shown[row, column]))
     blocks = layer.blocks
     arrow = style.sign("←", "<-")
@@ -139,23 +146,19 @@ def heaviest(layer: Layer, head: int, style: Style) -> str:
 
 
 def _amount(layer: Layer, value: float) -> str:
-    return f"{value:+.2g}" if is_signed(layer) else f"{100 * value:.0f} %"
+    return f"{value:+.2g}" if layer.signed else f"{100 * value:.0f} %"
 
 
-def scale_line(look: Look, heads: list[Head], style: Style) -> Line:
+def scale_line(look: Look, heads: Sequence[Head], style: Style, swatch: int = 2) -> Line:
     """What the colours of the maps mean, with ticks on the scale."""
     layers = [look.layers[head.layer] for head in heads]
-    if any(is_signed(layer) for layer in layers):
-        return [Span("-max "), *ramp_of(style, 1, signed=True), Span(" max (signed: no shares)")]
+    if any(layer.signed for layer in layers):
+        return [Span(" -max "), *ramp(style, 9, signed=True), Span(" max (signed, no shares)")]
     keys = max(len(layer.keys) for layer in layers)
     line: Line = []
     for text, weight in (("0", 0.0), ("1/T", 1 / keys), (".01", 0.01), (".1", 0.1), ("1", 1.0)):
         level = colours.level(weight, keys)
         cell = shade(level, style)
-        line += [Span(f" {text}"), Span("  ", cell.ink, cell.ground) if style.colours else Span(mark(level, style) * 2)]
+        shown = cell.text if style.colours else mark(level, style)
+        line += [Span(f" {text}"), Span(shown * swatch, cell.ink, cell.ground)]
     return line
-
-
-def ramp_of(style: Style, keys: int, signed: bool = False) -> Line:
-    """Nine steps of the scale."""
-    return [shade((2 * k / 8 - 1) if signed else k / 8, style, signed) for k in range(9)]

@@ -6,34 +6,47 @@ from collections.abc import Sequence
 
 from bigmodel_cli.attend.telling import Reading
 from bigmodel_cli.attend.terminal.maps import drawn
-from bigmodel_cli.attend.terminal.style import Line, Span, Style, mark, ramp, shade
+from bigmodel_cli.attend.terminal.style import (
+    BOLD,
+    MARKED,
+    Line,
+    Span,
+    Style,
+    mark,
+    ramp,
+    shade,
+    width_of_line,
+)
 from bigmodel_cli.attend.terminal.words import joint, label, width_of
 from bigmodel_cli.lazy import torch
 
 AROUND = 3
 """Tokens that are shown before and after one that is read much."""
+FAINT = 0.02
+"""Parts of the largest weight that are not shaded."""
 FEWEST = 6
 """Fewest columns that a long token is cut to."""
 
 
-def heading(reading: Reading, name: str, columns: int, style: Style) -> list[Line]:
+def heading(
+    reading: Reading, name: str, columns: int, style: Style, several: bool = False
+) -> list[Line]:
     """Who reads what, what is left out, and the scale: one line, or two where it is long."""
     peak = float(reading.weights.abs().max()) if len(reading.weights) else 0.0
-    first = f"{name} reads of the {reading.keys.name}"
+    words = f"{name} reads{f' of the {reading.keys.name}' if several else ''}"
+    sink = ""
     if reading.left_out:
-        sink = label(reading.keys.labels[0], 12, style.unicode)
-        first += f", beside {100 * reading.first:.0f} % on the first, {sink!r}, which is not shaded"
-    scale: Line = (
-        [Span("-1 "), *ramp(style, 9, signed=True), Span(" 1 (parts of the largest, no shares)")]
-        if reading.signed
-        else [Span("0 "), *ramp(style, 8), Span(f" {100 * peak:.2g} %")]
-    )
-    how = f"  ({reading.what})"
-    size = sum(width_of(span.text) for span in scale)
-    head = [Span(label(first + ":", columns, style.unicode), strong=bool(style.colours))]
-    if len(first) + 1 + len(how) + size + 2 <= columns:
-        return [[*head, Span(how + "  "), *scale]]
-    return [head, [*scale, Span(label(how, columns - size, style.unicode))]]
+        first = label(reading.keys.labels[0], 12, style.unicode)
+        sink = f"; {100 * reading.first:.0f} % on {first!r}, not shaded"
+    scale: Line = [Span(" 0 "), *ramp(style, 8), Span(f" {100 * peak:.2g} %")]
+    if reading.signed:
+        scale = [Span(" -1 "), *ramp(style, 9, signed=True), Span(" 1 of the largest, signed")]
+    how = f" ({reading.what}{sink})"
+    room = columns - width_of_line(scale)
+    if len(words) + len(how) <= room:
+        return [[Span(words, stress=BOLD), Span(how), *scale]]
+    head = [Span(label(words, columns, style.unicode), stress=BOLD)]
+    return [head, [Span(label(how.strip(), room, style.unicode)), *scale]]
 
 
 def shaded(reading: Reading, columns: int, lines: int, style: Style) -> list[Line]:
@@ -137,22 +150,25 @@ def _rows(reading: Reading, where: list[int], columns: int, style: Style) -> lis
 def _drawn(row: list[Cell], style: Style) -> list[Line]:
     if style.colours:
         return [[_token(cell, style, signed=any(x < 0 for _, x, _ in row)) for cell in row]]
+    signed = any(x < 0 for _, x, _ in row)
     below = "".join(
-        ("^" if own else mark(_lifted(x), style, x < 0)) * width_of(text) for text, x, own in row
+        ("^" if own else mark(_lifted(x), style, signed)) * width_of(text) for text, x, own in row
     )
     return [[Span(text) for text, _, _ in row], [Span(below)]]
 
 
 def _token(cell: Cell, style: Style, signed: bool) -> Span:
     text, x, own = cell
-    if x == 0 or not text:
-        return Span(text, strong=own)
+    if not _lifted(x):
+        return Span(text, stress=MARKED if own else "")
     span = shade(_lifted(x), style, signed, text)
-    return Span(text, span.ink, span.ground, strong=own)
+    return Span(text, span.ink, span.ground, stress=MARKED if own else "")
 
 
 def _lifted(x: float) -> float:
-    """The root, by which small weights are seen; the sign is kept."""
+    """The root, by which small weights are seen, with the sign; 0 of what is faint."""
+    if abs(x) < FAINT:
+        return 0.0
     return abs(x) ** 0.5 * (1 if x > 0 else -1)
 
 
@@ -177,7 +193,7 @@ def apart(reading: Reading, columns: int, style: Style) -> Line:
         weight = float(reading.weights[place])
         text = f" {label(reading.keys.labels[place], 12, style.unicode)} {100 * weight:.0f} % "
         if reading.left_out and not place:
-            text = f" {label(reading.keys.labels[0], 12, style.unicode)} {100 * reading.first:.0f} %, not shaded "
+            text = f"{text.rstrip().rsplit(' ', 2)[0]} {100 * reading.first:.0f} %, not shaded "
         if sum(width_of(s.text) for s in line) + width_of(text) + 1 > columns:
             break
         line += [_token((text, weight / peak, False), style, reading.signed), Span(" ")]

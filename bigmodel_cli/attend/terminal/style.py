@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from bigmodel_cli.attend.terminal import paint as colours
+from bigmodel_cli.attend import colours
+from bigmodel_cli.attend.perceived import lab_of
 from bigmodel_cli.attend.terminal.words import cut_to, width_of
 from bigmodel_cli.console import has_colour
 
@@ -18,6 +21,10 @@ DIRECT = ("xterm-kitty", "xterm-ghostty", "alacritty", "foot", "wezterm", "conto
 """Terminals that show any colour without saying so in COLORTERM."""
 LIGHT = ("7", "15")
 """Grounds in COLORFGBG, which some terminals set, that are light."""
+LIGHTNESS = 3
+"""What a difference of lightness counts more than one of colour where only 256 colours are: so that
+a scale keeps its order.
+"""
 STEPS = (0, 95, 135, 175, 215, 255)
 """Levels of each of red, green, blue among the 256 colours."""
 
@@ -76,9 +83,11 @@ class Span:
     text: str
     ink: RGB | None = None
     ground: RGB | None = None
-    strong: bool = False
+    stress: str = ""
 
 
+BOLD, MARKED = "1", "1;4"
+"""Codes of `Span.stress`: of a heading, and of the token that asks."""
 Line = list[Span]
 
 
@@ -93,7 +102,7 @@ def clipped(line: Line, columns: int) -> Line:
     for span in line:
         size = width_of(span.text)
         if size > room:
-            kept.append(Span(cut_to(span.text, room), span.ink, span.ground, span.strong))
+            kept.append(Span(cut_to(span.text, room), span.ink, span.ground, span.stress))
             break
         kept.append(span)
         room -= size
@@ -134,7 +143,7 @@ def _line(line: Line, style: Style) -> str:
 
 
 def _code(span: Span, colours_: int) -> str:
-    parts = ["1;4"] if span.strong else []
+    parts = [span.stress] if span.stress else []
     for kind, colour in (("38", span.ink), ("48", span.ground)):
         if colour is not None:
             many = ";".join(map(str, colour)) if colours_ == TRUE else str(nearest(colour))
@@ -142,20 +151,25 @@ def _code(span: Span, colours_: int) -> str:
     return f"\x1b[{';'.join(parts)}m" if parts else ""
 
 
+@functools.cache
 def nearest(colour: RGB) -> int:
-    """The number of the closest of xterm's 256 colours (the first 16 depend on the user's theme,
-    and are not used).
+    """The number of the closest of xterm's 256 colours in CIELAB (the first 16 depend on the user's
+    theme, and are not used).
     """
-    steps = [min(range(6), key=lambda k: abs(STEPS[k] - part)) for part in colour]
-    grey = min(23, max(0, round((sum(colour) / 3 - 8) / 10)))
-    cube = tuple(STEPS[k] for k in steps)
-    apart = [
-        sum((a - b) ** 2 for a, b in zip(colour, other, strict=True))
-        for other in (cube, (8 + 10 * grey,) * 3)
-    ]
-    if apart[1] < apart[0]:
-        return 232 + grey
-    return 16 + 36 * steps[0] + 6 * steps[1] + steps[2]
+    own = lab_of(colour)
+
+    def far(other: tuple[float, float, float]) -> float:
+        return math.hypot(LIGHTNESS * (own[0] - other[0]), own[1] - other[1], own[2] - other[2])
+
+    return min(_palette(), key=lambda k: far(_palette()[k]))
+
+
+@functools.cache
+def _palette() -> dict[int, tuple[float, float, float]]:
+    """The colours in CIELAB by number: a cube of 6 x 6 x 6, and 24 greys."""
+    cube = [(red, green, blue) for red in STEPS for green in STEPS for blue in STEPS]
+    greys = [(8 + 10 * k,) * 3 for k in range(24)]
+    return {16 + k: lab_of(colour) for k, colour in enumerate((*cube, *greys))}
 
 
 def ramp(style: Style, columns: int = 10, signed: bool = False) -> Line:

@@ -11,6 +11,8 @@ MOST_MARKS = 2
 """Combining marks that a letter keeps; more would be drawn over the lines above and below."""
 FLAGS = 0x1F1E6
 """The first of the letters that two by two make a flag: how wide they are differs by terminal."""
+BREAKS = {"\n": ("↵", "\\n"), "\t": ("⇥", "\\t")}
+"""Breaks that are common in texts, as one sign each."""
 MODIFIERS = range(0x1F3FB, 0x1F400)
 SELECTORS = (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
 
@@ -26,6 +28,9 @@ def safe(text: str, unicode: bool = True) -> str:
 
     Without `unicode` everything beyond ASCII is an escape.
     """
+    for character, (wide, narrow) in BREAKS.items():
+        if character in text:
+            text = text.replace(character, wide if unicode else narrow)
     shown = one_line(text)
     if shown.isascii():
         return shown
@@ -38,7 +43,7 @@ def safe(text: str, unicode: bool = True) -> str:
         if code in MODIFIERS or any(code in span for span in SELECTORS):
             continue
         if FLAGS <= code < FLAGS + 26:
-            character = chr(ord("A") + code - FLAGS)  # noqa: PLW2901  # the letter of a flag
+            character = chr(ord("A") + code - FLAGS)  # the letter of a flag
         if unicodedata.category(character) in ("Mn", "Me", "Mc") or not columns_of(character):
             if not kept:
                 kept.append("◌")
@@ -99,6 +104,6 @@ def wrapped(text: str, columns: int) -> list[str]:
         while width_of(word) > columns:
             piece = cut_to(word, columns) or word[0]
             lines.append(piece)
-            word = word[len(piece) :]  # noqa: PLW2901  # what is left of it
+            word = word[len(piece) :]  # what is left of it
         line = word
     return [*lines, line] if line else lines
