@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from bigmodel_cli.adapters import adapters, attach, count_trained
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, say
-from bigmodel_cli.convert.peft import Layout
+from bigmodel_cli.convert.peft_layout import Layout
 from bigmodel_cli.convert.peft_reading import described, load_adapter
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.models import Model
 from bigmodel_cli.spec import Spec
 
@@ -37,19 +40,36 @@ def with_files_read(
     return spec.model_copy(update={"adapter": options})
 
 
+def check_files(spec: Spec, info: DatasetInfo, model: Model) -> None:
+    """Raise `CheckpointError` where the tensors of PEFT's files do not fit an adapted model without
+    storage.
+    """
+    options = spec.adapter.low_rank() if spec.adapter is not None else None
+    if options is not None and options.path is not None:
+        layout = Layout(model, spec.model, info, spec.task.head())
+        load_adapter(Path(options.path).expanduser(), model, layout)
+
+
 def adapt(
-    spec: Spec, info: DatasetInfo, model: Model, fresh: Sequence[str] = (), *, fill: bool = True
+    spec: Spec,
+    info: DatasetInfo,
+    model: Model,
+    fresh: Sequence[str] = (),
+    measured: Mapping[str, Tensor] = MappingProxyType({}),
+    *,
+    fill: bool = True,
 ) -> None:
     """Attach the spec's adapter, unless the weights came with it, and report what is trained.
 
-    With `fill` its factors get their first values, drawn or from PEFT's files. Raises `SpecError`
+    With `fill` its factors get their first values, drawn or from PEFT's files; `measured` is what
+    they need of matrices that were made 4 bits. Raises `SpecError`
     where one of the `fresh` weights, which are not those of a checkpoint, would not be trained.
     """
     assert spec.adapter is not None
-    options = spec.adapter.low_rank()
-    if not adapters(model):
+    options, came = spec.adapter.low_rank(), bool(adapters(model))
+    if not came:
         with spec.placing():
-            small = attach(model, options, fill=fill and options.path is None)
+            small = attach(model, options, fill=fill and options.path is None, measured=measured)
         if small:
             say(f"adapter.rank: more than these have, which are not adapted: {listed(small, 8)}")
         if fill and options.path is not None:
@@ -59,6 +79,13 @@ def adapt(
     left = [name for name in fresh if name not in trained]
     if left:
         modules = sorted({name.rpartition(".")[0] for name in left})
+        if came:
+            source = shlex.quote(str(spec.init.checkpoint))
+            raise SpecError(
+                f"adapter: {', '.join(left)} would stay as drawn or scaled for this data, since the"
+                f" checkpoint's adapter freezes them; merge it first: bigmodel merge {source} --out"
+                " FOLDER"
+            )
         raise SpecError(
             f"adapter: {', '.join(left)} would stay as drawn or scaled for this data, since an"
             " adapter freezes them; train them whole: adapter.modules_to_save:"

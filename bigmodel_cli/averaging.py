@@ -30,8 +30,8 @@ from bigmodel_cli.evaluation.report import evaluate_items
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.metrics import shown
 from bigmodel_cli.metrics.intervals import Estimate
-from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.spec import of_checkpoint
+from bigmodel_cli.start_options import InitOptions
 
 VALIDATION = "val"
 RUNNING = "running_mean"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from bigmodel_cli.checkpoints.weights import below
-from bigmodel_cli.console import listed
+from bigmodel_cli.console import counted, listed
 from bigmodel_cli.errors import OptionError, did_you_mean
 from bigmodel_cli.models import Model
 from bigmodel_cli.names import generally, matches
@@ -17,6 +17,8 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import Weight
 
 _FACTOR = re.compile(r"(.*)\.parametrizations\.(\w+)\.0\.parts\.(\w+)\.(.*)")
+_PART = re.compile(r"^(\w+(?:\.\d+)?).*")
+"""A weight's block, or the part that is in none."""
 WHOLE = "whole"  # the part of a weight that is one matrix
 SHOWN = 8
 """Most numbers in a line."""
@@ -132,8 +134,12 @@ def _block(model: Model, name: str) -> tuple[int, int] | None:
     return (model.stacks.index(stack), int(number)) if inside else None
 
 
-def said(described: Iterable[Mapping[str, Any]], options: TrainOptions) -> Iterator[str]:
-    """`describe_weights`' result in lines: what differs by depth, the head first, or by name."""
+def said(
+    described: Iterable[Mapping[str, Any]], options: TrainOptions, total: int | None = None
+) -> Iterator[str]:
+    """`describe_weights`' result in lines: what differs by depth, the head first, or by name, and
+    what a run of `total` steps never comes to train.
+    """
     every = list(described)
     rates = sorted({w["rate"] for w in every if "rate" in w}, reverse=True)
     if rates and not options.lr_scale:
@@ -142,10 +148,20 @@ def said(described: Iterable[Mapping[str, Any]], options: TrainOptions) -> Itera
         those = [w for w in every if w.get("rate") == rate]
         names = list(dict.fromkeys(generally(short_name(w["name"])) for w in those))
         count = sum(math.prod(w["shape"]) for w in those)
-        size = f"{len(those)} tensor{'s' * (len(those) > 1)} ({count:,} numbers)"
+        size = f"{counted(len(those), 'tensor')} ({count:,} numbers)"
         yield f"learning rate times {rate:.3g}: {size}: {listed(names, 4)}"
     if steps := sorted({w["first_step"] for w in every if "first_step" in w}):
         yield f"trained by depth: from steps {_row([f'{step:,}' for step in steps])}"
+    if total is not None and options.unfreeze_every and steps and steps[-1] > total:
+        late = [w for w in every if w.get("first_step", 0) > total]
+        names = list(dict.fromkeys(_PART.sub(r"\1", w["name"]) for w in late))
+        enough = (total - 1) // ((steps[-1] - 1) // options.unfreeze_every)
+        remedy = f"{enough:,} at most lets all begin" if enough else "more steps are needed"
+        yield (
+            f"train.unfreeze_every: {options.unfreeze_every:,}, and the run has"
+            f" {counted(total, 'step')}: {counted(len(late), 'tensor is', 'tensors are')} never"
+            f" trained ({listed(names, 4)}); {remedy}"
+        )
 
 
 def _row(numbers: list[str]) -> str:

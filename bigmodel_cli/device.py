@@ -50,7 +50,8 @@ def pick_device(wanted: str, say: Callable[[str], None]) -> torch.device:
             )
         if int(number or 0) >= torch.cuda.device_count():
             raise ResourceError(
-                f"--device {wanted}: this machine has {torch.cuda.device_count()} CUDA device(s)"
+                f"--device {wanted}: the last CUDA device of this machine is"
+                f" cuda:{torch.cuda.device_count() - 1}"
             )
         device = torch.device("cuda", int(number or torch.cuda.current_device()))
     elif kind == "mps":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import Model
 from bigmodel_cli.names import matches
-from bigmodel_cli.recipe import InitOptions
+from bigmodel_cli.start_options import InitOptions
 
 
 def freeze(model: Model, init: InitOptions) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.adapters import quantize
+from bigmodel_cli.adapters import Hollow, is_quantized, moved, quantize
 from bigmodel_cli.adapting import adapt, with_files_read, without_adapter
 from bigmodel_cli.assemble import build_for, build_on_meta
+from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say, say_once
 from bigmodel_cli.convert import opening
@@ -82,12 +83,14 @@ def load_checkpoint(
     *,
     tell: Callable[[str], None] = say,
     body: bool = False,
+    read: bool = True,
 ) -> Loaded:
     """Read and verify a checkpoint and build its model, in evaluation mode; `tell` receives the
     device.
 
     `path` may name a run: its last checkpoint is taken. With `body` the output layers are not
-    needed: where there are none, they have no content.
+    needed: where there are none, they have no content. Without `read` the model has no storage, and
+    names and shapes of its weights alone are checked.
     """
     load_torch()
     chosen = pick_device(device, tell)
@@ -104,34 +107,49 @@ def load_checkpoint(
             f"adapter: {path} has one of its own; merge it first: bigmodel merge {path}"
         )
     try:
-        model = build_for(
-            without_adapter(spec) if added else spec, info, contents.model, draw=False
-        )
-        task = build_task(spec.task, info)
+        own = without_adapter(spec) if added else spec
+        model, task = _built(own, info, contents, read=read), build_task(spec.task, info)
     except (SpecError, ValueError, ArithmeticError) as error:
         if overrides and isinstance(error, SpecError):
             raise
         raise CheckpointError(
             f"{path}: its spec and its info do not fit one another: {error}"
         ) from None
+    absent = model.output_layers() if contents.headless else ()
+    spare = contents.model.spare
+    if not read:
+        checkpoints.check_weights(model, contents.model, fresh=absent, spare=spare)
+        return Loaded(path, spec, info, task, model.eval(), torch.device("meta"), contents.assets)
     if _used_as_stored(spec, chosen):
         contents.model.hold_as_stored(model)
-    absent = model.output_layers() if contents.headless else ()
-    report = checkpoints.load_weights(
-        model, contents.model, fresh=absent, spare=contents.model.spare
-    )
-    names = report.loaded
     if added:
         spec = with_files_read(spec, info, build_on_meta)
-        adapt(spec, info, model)
+    hollow = Hollow(model, spec.adapter, [n for n in model.state_dict() if below(n, absent)])
+    names = checkpoints.load_weights(
+        model, contents.model, fresh=absent, spare=spare, complete=hollow.keep
+    ).loaded
+    if added:
+        adapt(spec, info, model, measured=hollow.measured)
         names = list(model.state_dict())
-    own = model.state_dict()
-    if note := checkpoints.not_finite((name, own[name]) for name in names):
-        say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
-    model.to(chosen).eval()
+    _warn_of_not_finite(path, model, names)
+    moved(model, chosen).eval()
     if spec.adapter is not None and spec.adapter.base is not None:
         quantize(model)
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
+
+
+def _warn_of_not_finite(path: Path, model: Model, names: Sequence[str]) -> None:
+    held = model.state_dict()
+    exact = ((name, held[name]) for name in names if not is_quantized(held[name]))
+    if note := checkpoints.not_finite(exact):
+        say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
+
+
+def _built(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoint, *, read: bool) -> Model:
+    """The model for the checkpoint's weights; without `read` it has no storage."""
+    if read:
+        return build_for(spec, info, contents.model, draw=False)
+    return build_on_meta(spec.model_copy(update={"model": spec.model.without_download()}), info)
 
 
 def _contents(path: Path, body: bool) -> checkpoints.Checkpoint:

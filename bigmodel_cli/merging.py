@@ -23,9 +23,10 @@ from bigmodel_cli.errors import CheckpointError, DataError, SpecError
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.metrics import shown
 from bigmodel_cli.models import Model
-from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import ORIGINAL, plain_name
+from bigmodel_cli.start_options import InitOptions
 
 BOUNDS = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 5e-3}
 """Largest difference of logits, as a part of the largest logit, by the dtype that sums are rounded
@@ -65,11 +66,8 @@ class Certificate:
     def to_text(self) -> str:
         """For people, in one line."""
         drawn = "given" if self.given else "random"
-        also = (
-            f", KL {self.kl:.1e} nats, greedy agreement {100 * (self.greedy_agreement or 0):.2f} %"
-            if self.kl is not None
-            else ""
-        )
+        same = shown(self.greedy_agreement or 0, percent=True)
+        also = f", KL {self.kl:.1e} nats, greedy agreement {same}" if self.kl is not None else ""
         return (
             f"sums in fp32, rounded once to {self.dtype}: on {self.inputs:,} {drawn} inputs"
             f" ({self.positions:,} positions) logits differ by at most"

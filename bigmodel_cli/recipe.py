@@ -1,4 +1,4 @@
-"""The `train` and `init` sections of a spec: how a model is trained, and what it starts from."""
+"""The `train` and `distill` sections of a spec: how a model is trained, and who teaches it."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class TrainOptions(Options):
     micro_batch_size: Count | None = Field(
         None,
         description=(
-            "samples (with batch_tokens: tokens) that pass through the model at once; all when"
-            " left out"
+            "samples (with batch_tokens: tokens) at once; all when left out. Results differ only by"
+            " batch normalisation, dropout's draws and (batch_tokens) which samples a step has"
         ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
@@ -284,24 +284,7 @@ class DistillOptions(Options):
         0.0,
         description=(
             "weight of the mean squared difference of the residual streams, of one width (Romero et"
-            " al. 2015)"
-        ),
-    )
-
-
-class InitOptions(Options):
-    """What the weights start from; `bigmodel finetune --from` fills in `checkpoint`."""
-
-    checkpoint: str | None = Field(
-        None, description="a checkpoint of bigmodel whose weights are the start"
-    )
-    train: Literal["all", "head"] = Field(
-        "all", description="which weights are trained: all, or only the output head"
-    )
-    freeze: list[str] = Field(
-        [],
-        description=(
-            "names or patterns (blocks.0.*) of weights that are not trained; modules with no other"
-            " weight evaluate"
+            " al. 2015); of a deeper teacher after every second, third ... layer, the last with the"
+            " last"
         ),
     )

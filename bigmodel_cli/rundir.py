@@ -211,6 +211,11 @@ class RunDirectory:
             )
 
 
+def is_taken(path: Path) -> bool:
+    """Whether a run cannot begin in a folder, since other files are there."""
+    return os.path.isdir(path) and not _vacant(path)
+
+
 def _vacant(path: Path) -> bool:
     """Whether a folder is empty, up to what a run leaves that was killed before it began."""
     try:

@@ -28,7 +28,8 @@ from bigmodel_cli.models import ModelOptions, learners
 from bigmodel_cli.old_names import with_present_names
 from bigmodel_cli.overrides import Change, apply_overrides, key_of
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
-from bigmodel_cli.recipe import DistillOptions, InitOptions, TrainOptions
+from bigmodel_cli.recipe import DistillOptions, TrainOptions
+from bigmodel_cli.start_options import InitOptions
 from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
 from bigmodel_cli.yaml_scalars import dump_yaml
@@ -46,12 +47,13 @@ NUMBER = re.compile("[0-9]{1,9}")
 
 @dataclass(frozen=True)
 class Source:
-    """The tree that a spec was read from.
+    """The tree that a spec was read from; `recorded` are the places of what a checkpoint says.
 
     Specs are equal whatever they were read from.
     """
 
     root: Node | None = field(default=None, compare=False)
+    recorded: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 class Spec(Options):
@@ -80,6 +82,12 @@ class Spec(Options):
             raise ValueError(
                 f"data.isolate is for task.type: causal_lm, and task.type is {self.task.type}"
             )
+        if self.init.checkpoint is None and (self.init.layers or self.init.leave_out):
+            name = "layers" if self.init.layers else "leave_out"
+            raise ValueError(
+                f"init.{name}: there is no checkpoint to take weights from; leave it out, or name"
+                " one: bigmodel finetune --from CKPT SPEC"
+            )
         if self.adapter is not None and (self.init.freeze or self.init.train != "all"):
             raise ValueError(
                 "init.freeze and init.train have no effect with an adapter, which freezes all"
@@ -107,6 +115,19 @@ class Spec(Options):
             raise (
                 error if self._source.root is None else SpecError(placed(self._source.root, error))
             ) from None
+
+    def says_depth(self, stack: str) -> bool:
+        """Whether the file or --set says how many blocks a stack of the model has, and not a
+        checkpoint.
+        """
+        root = self._source.root
+        model = root.value["model"].value if root is not None else {}
+        blocks = model.get(stack) if isinstance(model, dict) else None
+        if blocks is None or not isinstance(blocks.value, list):
+            return False
+        items = [node.value for node in blocks.value if isinstance(node.value, dict)]
+        places = {blocks.where} | {item["repeat"].where for item in items if "repeat" in item}
+        return not places <= self._source.recorded
 
     def to_dict(self) -> dict[str, Any]:
         """Every option with its value, as plain YAML types: the resolved spec that a checkpoint
@@ -141,8 +162,9 @@ def load(
         raise SpecError(f"{path}: empty; `bigmodel init NAME` writes a sample spec")
     if isinstance(root.value, dict):
         recorded = with_present_names(base or {})
+        places = {name: f"{name} of the checkpoint" for name in recorded}
         for name in recorded.keys() - root.value.keys():
-            root.value[name] = tree_of(recorded[name], f"{name} of the checkpoint")
+            root.value[name] = tree_of(recorded[name], places[name])
         _carry_tokenizers(root.value.get("data"), recorded.get("data", {}))
         changes = list(overrides)
         if BASE in map(key_of, changes):
@@ -153,7 +175,8 @@ def load(
         apply_overrides(root, changes, Spec)
         for name in recorded:
             if root.value[name].value is None and Spec.model_fields[name].is_required():
-                root.value[name] = tree_of(recorded[name], f"{name} of the checkpoint")
+                root.value[name] = tree_of(recorded[name], places[name])
+        return check(root, places.values())
     return check(root)
 
 
@@ -181,7 +204,7 @@ def from_dict(
     """
     root = tree_of(with_present_names(values), name)
     apply_overrides(root, overrides, Spec)
-    return check(root)
+    return check(root, [name])
 
 
 def load_recorded(path: Path) -> Spec:
@@ -211,8 +234,9 @@ def of_checkpoint(values: Mapping[str, Any], path: Path, overrides: Iterable[Cha
     return from_dict(values, overrides, name) if overrides else spec
 
 
-def check(root: Node) -> Spec:
-    """Type the tree; keys at its top that begin with x- are left out.
+def check(root: Node, recorded: Iterable[str] = ()) -> Spec:
+    """Type the tree; keys at its top that begin with x- are left out. `recorded` are the places of
+    what a checkpoint says.
 
     Raises `SpecError` with one line per fault.
     """
@@ -241,7 +265,7 @@ def check(root: Node) -> Spec:
             f"{root.where}: {count:,} values once resolved, and at most {MAX_RESOLVED_NODES:,} are"
             " read; use `repeat`"
         )
-    spec._source = Source(root)
+    spec._source = Source(root, frozenset(recorded))
     return spec
 
 

@@ -18,6 +18,7 @@ import pytest
 import typer.main
 from zygote import Zygote, mark_curve
 
+from bigmodel_cli import checkpoints
 from bigmodel_cli.__main__ import run
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.train.observers import curve
@@ -264,3 +265,14 @@ def cnn_spec(tmp_path: Path) -> Path:
     path = tmp_path / "cnn.yaml"
     path.write_text(CNN, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small decoder, to start from; only to be read."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "text.txt").write_text("a rose is a rose is a rose. " * 40)
+    spec = DECODER.replace("text.txt", str(folder / "text.txt")).replace("steps: 12", "steps: 2")
+    (folder / "base.yaml").write_text(spec)
+    assert run(["pretrain", str(folder / "base.yaml"), "--out", str(folder / "base")]) == 0
+    return checkpoints.find(folder / "base")

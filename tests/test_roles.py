@@ -350,6 +350,6 @@ def test_the_optimizer_of_each_weight_is_described() -> None:
     }
     assert (
         summary(described)
-        == "adamw 4 tensors (72 numbers), muon 1 tensors (72 numbers); weight decay on 1 of 5"
-        " tensors; 1 tensors frozen"
+        == "adamw 4 tensors (72 numbers), muon 1 tensor (72 numbers); weight decay on 1 of 5"
+        " tensors; 1 tensor frozen"
     )

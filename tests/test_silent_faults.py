@@ -117,6 +117,12 @@ def prompt_of_another_form(base: Path) -> list[str]:
                      "{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}")]  # fmt: skip
 
 
+def questions_left_out(base: Path) -> list[str]:
+    return [template("{% for m in messages if m.role == 'assistant' %}[A]{{ m.content }}"
+                     "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}"
+                     "[A]{% endif %}")]  # fmt: skip
+
+
 def markup_in_messages(base: Path) -> list[str]:
     return [rows({"prompt": "a<|endoftext|>", "completion": "b"})]
 
@@ -220,9 +226,10 @@ def replay_of_nothing(base: Path) -> list[str]:
 
 FAULTS: dict[Callable[[Path], list[str]], tuple[int, str]] = {
     no_answer: (3, "bad.jsonl:19: no message of the assistant"),
-    every_token_learnt: (3, "every token is learnt"),
+    every_token_learnt: (3, "the question is not in the text"),
     no_end_of_answers: (3, "no special token ends an answer"),
     prompt_of_another_form: (3, "the answer cannot be found"),
+    questions_left_out: (3, "the question is not in the text that it writes"),
     markup_in_messages: (3, "bad.jsonl:19: a message has <|endoftext|> in it"),
     cut_answers: (3, "answers would be cut"),
     tool_calls: (3, "bad.jsonl:19: a message has tool_calls"),
@@ -263,6 +270,43 @@ def test_a_silent_fault_is_refused_before_the_first_step(
     assert (result.status, message in result.err) == (status, True), result.err
     assert not Path("run/checkpoints").exists()
     assert not Path("run/metrics.jsonl").exists()
+
+
+def test_an_adapter_without_a_part_that_it_names_is_refused(base: Path, cli: Cli) -> None:
+    lora = "adapter={type: lora, rank: 2, targets: ['*.qkv.q']}"
+    made = cli("finetune", "--from", base, "spec.yaml", "--out", "lora", *sets(lora))
+    assert made.status == 0, made.err
+    assert cli("export", "lora", "peft", "--to", "adapter").status == 0
+    config = json.loads(Path("peft/adapter_config.json").read_text())
+    config["target_modules"] = ["q_proj", "v_proj"]
+    Path("peft/adapter_config.json").write_text(json.dumps(config))
+    words = ("spec.yaml", "--out", "run", *sets("adapter={type: peft, path: peft}"))
+    result = cli("finetune", "--from", base, *words)
+    assert result.status == 4
+    assert "layers.0.self_attn.v_proj: no tensors, and adapter_config.json names it" in result.err
+    assert not Path("run/checkpoints").exists()
+    config["layers_to_transform"] = [0]  # the tensors say what is adapted
+    Path("peft/adapter_config.json").write_text(json.dumps(config))
+    assert cli("finetune", "--from", base, *words).status == 0
+
+
+def test_what_is_learnt_of_nothing_or_without_its_system_message_is_said(
+    base: Path, cli: Cli
+) -> None:
+    told = {"role": "system", "content": "be brief"}
+    asked = {"role": "user", "content": "hello"}
+    empty = {"role": "assistant", "content": " "}
+    changes = [
+        rows({"messages": [told, asked, empty]}, {"prompt": "b", "completion": ""}),
+        template(
+            "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}"
+            "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        ),
+    ]
+    result = cli("finetune", "--from", base, "spec.yaml", "--out", "run", *sets(*changes))
+    assert result.status == 0, result.err
+    assert "2 answers are learnt that say nothing, the first in bad.jsonl:19" in result.err
+    assert "the chat template leaves out messages of system" in result.err
 
 
 def test_without_a_fault_it_trains(base: Path, cli: Cli) -> None:

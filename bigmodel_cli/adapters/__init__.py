@@ -12,7 +12,7 @@ from bigmodel_cli.adapters.lora import LoRAOptions, RsLoRAOptions
 from bigmodel_cli.adapters.owners import owners, with_roles
 from bigmodel_cli.adapters.peft import PEFTOptions
 from bigmodel_cli.adapters.pissa import PiSSAOptions
-from bigmodel_cli.adapters.quantizing import quantize
+from bigmodel_cli.adapters.quantizing import Hollow, moved, quantize
 from bigmodel_cli.config import Table
 
 ADAPTERS = Table(
@@ -30,12 +30,14 @@ __all__ = [
     "ADAPTERS",
     "AdapterOptions",
     "AnyAdapterOptions",
+    "Hollow",
     "adapters",
     "attach",
     "bytes_of",
     "count_trained",
     "is_quantized",
     "merged",
+    "moved",
     "owners",
     "quantize",
     "stored_as",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
-from bigmodel_cli.adapters.four_bits import library, values
+from bigmodel_cli.adapters.four_bits import is_quantized, library, values
 from bigmodel_cli.adapters.product import LowRank, adapted, summed
 from bigmodel_cli.adapters.targets import WHOLE, Target, chosen, grouped, targets, unmatched
 from bigmodel_cli.errors import under
@@ -63,13 +64,20 @@ class Adapter(Module):
         return {name: part for name, part in self.parts.items() if isinstance(part, Factors)}
 
 
-def attach(model: Module, options: LowRankOptions, *, fill: bool) -> list[str]:
+def attach(
+    model: Module,
+    options: LowRankOptions,
+    *,
+    fill: bool,
+    measured: Mapping[str, Tensor] = MappingProxyType({}),
+) -> list[str]:
     """Freeze the model, adapt the weights that the options mean, and train only the adapter and
     `modules_to_save`.
 
     With `fill` the factors get their first values, from the weights; else they are zeros until a
-    checkpoint's are loaded. Returns the names of what is not adapted, since it has less than the
-    rank. Raises `OptionError` for a pattern that means nothing, or nothing of this rank.
+    checkpoint's are loaded; `measured` is what they need of those that are in 4 bits. Returns the
+    names of what is not adapted, since it has less than the rank. Raises `OptionError` for a
+    pattern that means nothing, or nothing of this rank.
     """
     if options.base is not None:
         library()
@@ -84,11 +92,15 @@ def attach(model: Module, options: LowRankOptions, *, fill: bool) -> list[str]:
             continue
         parts = {}
         for name in wanted[target.name]:
-            matrix = target.matrix(name)
             own = options.of(target.called(name))
-            parts[name] = own.build(matrix.shape, target.role, target.lookup)
-            if fill:
-                parts[name].fill(matrix)
+            parts[name] = own.build(target.shape(name), target.role, target.lookup)
+            if fill and is_quantized(target.tensor):
+                first, count = target.parts[name]
+                found = measured.get(target.name)
+                gone = torch.empty(target.shape(name), device="meta")
+                parts[name].fill(gone, None if found is None else found[first : first + count])
+            elif fill:
+                parts[name].fill(target.matrix(name))
         adapter = Adapter(options, target, parts).to(target.tensor.device)
         for owner, name in target.owners:  # of a tied weight: one adapter for all
             nn.utils.parametrize.register_parametrization(owner, name, adapter, unsafe=True)

@@ -90,6 +90,10 @@ class LowRankOptions(AnyAdapterOptions):
         }
         return self.model_copy(update={key: v for key, v in found.items() if v is not None})
 
+    def measured(self, matrix: Tensor) -> Tensor | None:
+        """What `Factors.fill` needs of a matrix (M, N) that is not kept: a number for each row."""
+        return None
+
     def build(self, shape: torch.Size, role: Role, lookup: bool) -> Factors:
         """The factors of a matrix (M, N), or of E of them (E, M, N), not filled yet.
 
@@ -140,8 +144,10 @@ class Factors(Module):
             for name, _ in self.named_parameters(recurse=False)
         }
 
-    def fill(self, matrix: Tensor) -> None:
-        """Draw the first values of the factors of this matrix."""
+    def fill(self, matrix: Tensor, measured: Tensor | None = None) -> None:
+        """Draw the first values of the factors of this matrix; of one that is not kept, it has no
+        numbers (on the meta device), and `measured` is what the options found in it.
+        """
         with torch.no_grad():
             if self.lookup:
                 self.lora_A.normal_()

@@ -18,6 +18,10 @@ class DoRAOptions(LowRankOptions):
 
     type: Literal["dora"] = "dora"
 
+    def measured(self, matrix: Tensor) -> Tensor:
+        """The length of each row: that of the sum before the first step."""
+        return torch.cat([_length(_square(part.float())) for part in matrix.detach().split(256)])
+
     def build(self, shape: torch.Size, role: Role, lookup: bool) -> Factors:
         return Directions(self, shape, role, lookup)
 
@@ -39,10 +43,10 @@ class Directions(Factors):
         *stack, m, n = shape
         self.magnitude = nn.Parameter(torch.ones(*stack, n if lookup else m))
 
-    def fill(self, matrix: Tensor) -> None:
+    def fill(self, matrix: Tensor, measured: Tensor | None = None) -> None:
         super().fill(matrix)
         with torch.no_grad():
-            self.magnitude.copy_(self.lengths(matrix))
+            self.magnitude.copy_(self.lengths(matrix) if measured is None else measured)
 
     def lengths(self, matrix: Tensor) -> Tensor:
         """The length of each row w + b A of the sum (of each column, where rows are looked up).
@@ -55,14 +59,22 @@ class Directions(Factors):
             if self.lookup:  # columns: as rows of the transposed sum
                 matrix, a, b = matrix.transpose(-2, -1), b.transpose(-2, -1), a.transpose(-2, -1)
             weight = matrix.to(a.dtype)
-            own = torch.linalg.vector_norm(weight, dim=-1).square()
             both = 2 * weight @ a.transpose(-2, -1) + b @ (a @ a.transpose(-2, -1))
-            square: Tensor = own + (b * both).sum(-1)
-            # a row of zeros has length 0
-            return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
+            return _length(_square(weight) + (b * both).sum(-1))
 
     def magnitudes(self) -> nn.Parameter:
         return self.magnitude
 
     def gain(self, matrix: Tensor) -> Tensor:
         return self.magnitude / self.lengths(matrix)
+
+
+def _square(matrix: Tensor) -> Tensor:
+    """The squared length of each row, (..., N) -> (...)."""
+    square: Tensor = torch.linalg.vector_norm(matrix, dim=-1).square()
+    return square
+
+
+def _length(square: Tensor) -> Tensor:
+    """Its root, which a row of zeros has too."""
+    return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()

@@ -76,6 +76,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias.to(y.dtype)
 
 
+def largest(tensor: Tensor) -> Tensor:
+    """The largest magnitude of each block of a contiguous tensor, in fp32, without a copy of it."""
+    parts = tensor.detach().flatten().split(CHUNK)
+    return torch.cat([part.float().view(-1, BLOCK).abs().amax(1) for part in parts])
+
+
+def on_device(weight: Any, device: torch.device) -> Any:
+    """A weight of 4 bits on another device."""
+    nf4, q = library(), weight.stored
+    shape = (q.size(), q.stride(), 0, q.dtype, device, False)
+    stored = nf4.NF4Tensor(
+        nf4.SubclassTensorArgs(*shape),
+        *(q.block_size, q.n_blocks, q.scaler_block_size),
+        *(t.to(device) for t in (q.quantized_scalers, q.quantization_factor, q.scaler_mean)),
+        q.quantized_data.to(device),
+        nf4=q.nf4.to(device),
+    )
+    return _class()(stored, weight.dtype)
+
+
 def in_four_bits(tensor: Tensor) -> Tensor:
     """A matrix (M, N), of a multiple of 64 numbers, in 4 bits, as torchao's `to_nf4` does.
 
@@ -83,16 +103,19 @@ def in_four_bits(tensor: Tensor) -> Tensor:
     all else does not. So the bits are the same wherever the weights are read.
     """
     nf4 = library()
-    exact = tensor.float().contiguous()
-    blocks = exact.numel() // BLOCK
+    exact = tensor.contiguous()
+    blocks, device = exact.numel() // BLOCK, exact.device
     scales = math.gcd(SCALES, blocks)
     with torch.no_grad(), one_thread():
-        scalers = nf4.NF4Tensor.double_quantize_scalers(exact.flatten().cpu(), BLOCK, scales)
-    table = nf4.to_nf4(exact.new_ones(1, BLOCK), BLOCK, 1).nf4
-    shape = (exact.size(), exact.stride(), 0, exact.dtype, exact.device, False)
+        # of blocks of one number each, which are their own largest
+        scalers = nf4.NF4Tensor.double_quantize_scalers(largest(exact).cpu(), 1, scales)
+    table = nf4.to_nf4(torch.ones(1, BLOCK, device=device), BLOCK, 1).nf4
+    shape = (exact.size(), exact.stride(), 0, torch.float32, device, False)
     with torch.no_grad():
         codes = [
-            nf4.NF4Tensor.convert_to_norm_float_weight(part, part.numel() // BLOCK, BLOCK, table)
+            nf4.NF4Tensor.convert_to_norm_float_weight(
+                part.float(), part.numel() // BLOCK, BLOCK, table
+            )
             for part in exact.flatten().split(CHUNK)
         ]
         stored = nf4.NF4Tensor(
@@ -100,7 +123,7 @@ def in_four_bits(tensor: Tensor) -> Tensor:
             BLOCK,
             blocks,
             scales,
-            *(t.to(exact.device) for t in scalers),
+            *(t.to(device) for t in scalers),
             torch.cat(codes),
             nf4=table,
         )
@@ -149,6 +172,9 @@ def _class() -> Any:
             if function in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
                 with torch.inference_mode(False):
                     return cls(args[0].stored, args[0].dtype)
+            if function is torch.ops.aten.set_.source_Tensor and args[0].device == args[1].device:
+                args[0].stored = args[1].stored  # Module.to gives a parameter what it has already
+                return args[0]
             written = zip(function._schema.arguments, args, strict=False)
             if any(a.alias_info and a.alias_info.is_write and type(v) is cls for a, v in written):
                 raise RuntimeError(f"{function}: a weight of 4 bits cannot be written")

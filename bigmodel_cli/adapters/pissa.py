@@ -50,7 +50,7 @@ class Principal(Factors):
         self.register_buffer("first_A", torch.zeros_like(self.lora_A))
         self.register_buffer("first_B", torch.zeros_like(self.lora_B))
 
-    def fill(self, matrix: Tensor) -> None:
+    def fill(self, matrix: Tensor, measured: Tensor | None = None) -> None:
         with torch.no_grad():
             u, s, v = torch.linalg.svd(matrix.float(), full_matrices=False)
             root = (s[..., : self.rank] / self.scale).sqrt()

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from bigmodel_cli.adapters.four_bits import BLOCK, bytes_of, in_four_bits
-from bigmodel_cli.adapters.owners import owners, with_roles
+from bigmodel_cli.adapters.base import AnyAdapterOptions
+from bigmodel_cli.adapters.four_bits import (
+    BLOCK,
+    bytes_of,
+    in_four_bits,
+    is_quantized,
+    largest,
+    library,
+    on_device,
+)
+from bigmodel_cli.adapters.owners import Owner, owners, with_roles
 from bigmodel_cli.errors import CheckpointError
-from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.names import matches
 from bigmodel_cli.roles import plain_name
 
 
@@ -49,23 +60,94 @@ def quantize(model: Module) -> Quantized:
         if tensor.requires_grad or not role.matrix or tensor.dim() < 2:
             continue
         places = of_weights[id(tensor)]
-        linear = tensor.dim() == 2 and all(isinstance(at.layer, nn.Linear) for at in places)
-        if not linear or tensor.numel() % BLOCK or _has_empty_block(tensor, weight.name):
-            whole.append(weight.name)
-            continue
-        stored = nn.Parameter(in_four_bits(tensor.detach()), False)
-        numbers, size = numbers + tensor.numel(), size + bytes_of(stored)
+        if not is_quantized(tensor):
+            if not _fits(tensor, places) or _has_empty_block(tensor, weight.name):
+                whole.append(weight.name)
+                continue
+            _put(places, in_four_bits(tensor.detach()))
+        numbers += tensor.numel()
+        size += bytes_of(getattr(places[0].module, places[0].name))
         held.add(weight.name)
-        for at in places:
-            at.module._parameters[at.name] = stored
     return Quantized(frozenset(held), numbers, size, whole)
+
+
+def _fits(tensor: Tensor, places: Sequence[Owner]) -> bool:
+    """Whether it is a matrix of linear layers alone, of whole blocks."""
+    linear = tensor.dim() == 2 and all(isinstance(at.layer, nn.Linear) for at in places)
+    return linear and not tensor.numel() % BLOCK
+
+
+def _put(places: Sequence[Owner], tensor: Tensor) -> None:
+    """Give a frozen weight another tensor."""
+    frozen = nn.Parameter(tensor, False)
+    for at in places:
+        at.module._parameters[at.name] = frozen
 
 
 def _has_empty_block(tensor: Tensor, name: str) -> bool:
     """Whether all numbers of a block are 0: it has no scale."""
-    largest = tensor.detach().reshape(-1, BLOCK).abs().amax(1)
-    if not bool(largest.isfinite().all()):
+    most = largest(tensor)
+    if not bool(most.isfinite().all()):
         raise CheckpointError(
             f"adapter.base: {name} has numbers that are not finite: start from another checkpoint"
         )
-    return bool((largest == 0).any())
+    return bool((most == 0).any())
+
+
+class Hollow:
+    """A model before its weights are loaded, whose frozen matrices become 4 bits one by one.
+
+    Until then they are on the meta device, so that no more than one of them is in memory whole.
+    `measured` has what the adapter's first values need of the exact matrices, by name.
+    """
+
+    def __init__(
+        self, model: Module, adapter: AnyAdapterOptions | None, drawn: Collection[str] = ()
+    ) -> None:
+        """With an adapter whose base is not of 4 bits, or without any, the model stays as it is.
+
+        `drawn`: names of weights that will not be loaded. Raises `MissingPackage`.
+        """
+        self.measured: dict[str, Tensor] = {}
+        self._places: dict[str, list[Owner]] = {}
+        if adapter is None or adapter.base is None:
+            return
+        library()
+        options = adapter.low_rank()
+        self._measure = options.measured
+        named = dict(model.named_parameters(remove_duplicate=False))
+        trained = {
+            id(p)
+            for name, p in named.items()
+            if any(matches(plain_name(name), pattern) for pattern in options.modules_to_save)
+        }
+        of_weights = owners(model)
+        for weight, role in with_roles(model):
+            tensor, places = weight.tensor, of_weights[id(weight.tensor)]
+            names = [name for name, p in named.items() if p is tensor]
+            kept = id(tensor) in trained or any(name in drawn for name in names)
+            if kept or not role.matrix or not _fits(tensor, places):
+                continue
+            _put(places, tensor.detach().to("meta"))
+            self._places |= dict.fromkeys(names, places)
+
+    def keep(self, name: str, exact: Tensor) -> None:
+        """Hold a matrix that has been read; where 4 bits cannot, as it is."""
+        places = self._places[name]
+        held = places[0].module._parameters[places[0].name]
+        if held is None or not held.is_meta:  # a tied one comes once for each name
+            return
+        if (found := self._measure(exact)) is not None:
+            self.measured[plain_name(name)] = found
+        most = largest(exact)
+        fits = bool((most.isfinite() & (most > 0)).all())
+        _put(places, in_four_bits(exact) if fits else exact)
+
+
+def moved(model: Module, device: torch.device) -> Module:
+    """The model on a device, with what it holds in 4 bits."""
+    of_weights = owners(model)
+    for p in list(model.parameters()):
+        if is_quantized(p) and p.device != device:
+            _put(of_weights[id(p)], on_device(p, device))
+    return model.to(device)

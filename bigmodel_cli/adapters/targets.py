@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bigmodel_cli.adapters.base import LowRankOptions
 from bigmodel_cli.errors import did_you_mean
-from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.names import generally, matches
 from bigmodel_cli.roles import Role, named_weights
 
@@ -46,9 +47,16 @@ class Target:
         first, count = self.parts[part]
         return tensor[first : first + count].flatten(1)
 
+    def shape(self, part: str) -> torch.Size:
+        """The shape of that matrix."""
+        whole = self.tensor.shape
+        if self.role.stacked:
+            return whole
+        return torch.Size((self.parts[part][1], math.prod(whole[1:])))
+
     def rank(self, part: str) -> int:
         """The most that a part can have."""
-        return min(self.matrix(part).shape[-2:])
+        return min(self.shape(part)[-2:])
 
 
 def targets(model: Module) -> list[Target]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from bigmodel_cli.adapters import attach
 from bigmodel_cli.assemble.sizes import numbers_per_weight
@@ -37,14 +37,16 @@ def build_for(
     new_outputs: int = 0,
     *,
     draw: bool = True,
+    alone: Collection[torch.Size] | None = None,
 ) -> Model:
     """The model that these weights belong to, up to a new head.
 
-    Without `draw` its own weights are undefined, for these to replace all of them. Raises
+    Without `draw` its own weights are undefined, for these to replace all of them; with `alone`
+    those of other shapes than these. Raises
     `CheckpointError` before it becomes far larger than they are.
     """
     # not on the meta device: position tables are not among the weights
-    with within(weights, new_outputs, draw=draw):
+    with within(weights, new_outputs, draw=draw, alone=alone):
         return build_model(without_download(spec), info)
 
 

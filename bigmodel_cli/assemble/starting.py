@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.adapting import adapt, without_adapter
-from bigmodel_cli.assemble.building import build_for, build_model, without_download
+from bigmodel_cli.adapters import Hollow, is_quantized, moved
+from bigmodel_cli.adapting import adapt, check_files, without_adapter
+from bigmodel_cli.assemble.building import (
+    build_for,
+    build_model,
+    build_on_meta,
+    without_download,
+)
+from bigmodel_cli.assemble.misfits import of_another_model, why_new_head
 from bigmodel_cli.assemble.outlines import check_memory
 from bigmodel_cli.assemble.sizes import numbers_per_weight, state_bytes
+from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say, say_once
+from bigmodel_cli.console import counted, listed, say, say_once
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.device import total_memory
@@ -23,11 +31,11 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.numbers import kept_numbers
-from bigmodel_cli.recipe import InitOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec, of_checkpoint
+from bigmodel_cli.taken_layers import left_out, take
 
-LEAVE = "leave it out, or --set model=null, to take the checkpoint's"
+SHOWN = 8
 ABSURD = 1 << 17
 """A number in a model's options from which on its weights are counted before any is allocated."""
 
@@ -50,15 +58,51 @@ def assemble(
     """
     torch.manual_seed(spec.train.seed)
     fresh: Sequence[str] = ()
+    measured: Mapping[str, Tensor] = {}
     if source is None:
         model = _drawn(spec if download else without_download(spec), info, device)
     else:
-        model, fresh = _from_checkpoint(spec, info, device, source)
-    if spec.adapter is None:
-        freeze(model, spec.init)
-    else:
-        adapt(spec, info, model, fresh, fill=download)
-    return model.to(device)
+        model, fresh, measured = _from_checkpoint(spec, info, device, source)
+    _choose_trained(spec, info, model, fresh, measured, fill=download)
+    moved(model, device)
+    return model
+
+
+def check_start(spec: Spec, info: DatasetInfo, source: Path) -> Model:
+    """The same without storage, of the checkpoint `source`: raises what `assemble` would, by the
+    names and shapes of the weights, which are not read.
+    """
+    model, fresh, measured = _from_checkpoint(spec, info, None, source)
+    _choose_trained(spec, info, model, fresh, measured, fill=False)
+    check_files(spec, info, model)
+    return model
+
+
+def _choose_trained(
+    spec: Spec,
+    info: DatasetInfo,
+    model: Model,
+    fresh: Sequence[str],
+    measured: Mapping[str, Tensor],
+    *,
+    fill: bool,
+) -> None:
+    """Freeze or adapt. Raises `SpecError` where what is drawn anew would stay so."""
+    if spec.adapter is not None:
+        adapt(spec, info, model, fresh, measured, fill=fill)
+        return
+    freeze(model, spec.init)
+    if not spec.init.leave_out:
+        return
+    trained = {
+        name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad
+    }
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if left := [name for name in fresh if name in learned and name not in trained]:
+        raise SpecError(
+            f"init.leave_out: {listed(left, 3)} would stay as drawn, since init.freeze or"
+            " init.train: head freezes them; train them, or take them from the checkpoint"
+        )
 
 
 def source_of(spec: Spec) -> Path | None:
@@ -67,8 +111,8 @@ def source_of(spec: Spec) -> Path | None:
     return opening.find(expand(named, Path(), "init.checkpoint")) if named else None
 
 
-def reference_of(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
-    """The model of `spec.init.checkpoint`, which this spec's is compared with, not to be trained.
+def reference_source(spec: Spec) -> Path:
+    """The checkpoint that this spec's model is compared with.
 
     Raises `SpecError` where there is none.
     """
@@ -78,7 +122,17 @@ def reference_of(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
             f"task.type: {spec.task.type} compares the model with the checkpoint that it starts"
             " from, and there is none: bigmodel finetune --from CKPT SPEC"
         )
-    plain = spec.model_copy(update={"init": InitOptions()})
+    return source
+
+
+def reference_of(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
+    """The model of `spec.init.checkpoint`, which this spec's is compared with, not to be trained.
+
+    Raises `SpecError` where there is none.
+    """
+    source = reference_source(spec)
+    taken = spec.init.model_copy(update={"train": "all", "freeze": []})
+    plain = spec.model_copy(update={"init": taken})
     return assemble(plain, info, device, source).requires_grad_(False).eval()
 
 
@@ -118,33 +172,32 @@ def _largest(values: Any) -> int:
 
 
 def _from_checkpoint(
-    spec: Spec, info: DatasetInfo, device: torch.device, source: Path
-) -> tuple[Model, list[str]]:
-    """The model with the checkpoint's weights, and the names of those that are not its own: newly
-    drawn, or changed.
+    spec: Spec, info: DatasetInfo, device: torch.device | None, source: Path
+) -> tuple[Model, list[str], Mapping[str, Tensor]]:
+    """The model with the checkpoint's weights, the names of those that are not its own: newly
+    drawn, or changed; and what its adapter needs of matrices that are in 4 bits. Without a device
+    it has no storage, and no weight is read.
     """
     contents = opening.read(source)
     for note in contents.notes:
         say_once(note)
     stored = of_checkpoint(contents.spec, source)
-    spec = _adapted_as(stored, spec, source)
+    adapter, spec = spec.adapter, _adapted_as(stored, spec, source)
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
     same_task = stored.task.head() == spec.task.head()
-    other = _why_new_head(info, contents, same_task=same_task)
-    model = build_for(spec, info, contents.model, info.outputs, draw=bool(other))
-    if state_bytes(spec, named_weights(model)) > total_memory(device):
-        check_memory(spec, info, device)
-    weights: checkpoints.Tensors = contents.model
+    other = why_new_head(info, contents, same_task=same_task)
+    taken = take(spec, stored, contents.model, source)
+    four = adapter is not None and adapter.base is not None
+    if device is None:
+        model = build_on_meta(without_download(spec), info)
+    else:
+        drawn = bool(other or spec.init.leave_out)
+        alone = _head_shapes(spec, info) if four and other and not spec.init.leave_out else None
+        model = build_for(spec, info, contents.model, info.outputs, draw=drawn, alone=alone)
+        if state_bytes(spec, named_weights(model)) > total_memory(device):
+            check_memory(spec, info, device)
     before = DatasetInfo.from_json(contents.info)
-    if changes := model.resizing(before):
-        weights = checkpoints.ChangedTensors(weights, changes)
-        sizes = (
-            "{1} x {2}".format(*shape or ()) for shape in (before.image_shape, info.image_shape)
-        )
-        say(
-            f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
-            f" {', '.join(changes)}"
-        )
+    weights = _resized(model, before, info, taken)
     rows: Mapping[str, Callable[[Tensor], Tensor]] = {}
     if same_task and other == "classes differ":
         rows = kept_rows(model, info, before, weights)
@@ -152,24 +205,65 @@ def _from_checkpoint(
         rows = kept_numbers(model, info, before, weights)
     if rows:
         weights, other = checkpoints.ChangedTensors(weights, rows), ""
+    without = left_out(spec, model, weights)
     try:
         spare = contents.model.spare
         fresh = [name for name in model.output_layers() if other and name not in spare]
-        report = checkpoints.load_weights(model, weights, fresh=fresh, spare=spare)
+        newly = [*fresh, *without]
+        hollow = Hollow(model, adapter, [n for n in model.state_dict() if below(n, newly)])
+        if device is None:
+            report = checkpoints.check_weights(model, weights, fresh=newly, spare=spare)
+        else:
+            report = checkpoints.load_weights(
+                model, weights, fresh=newly, spare=spare, complete=hollow.keep
+            )
     except CheckpointError as error:
-        fault = _of_another_model(spec, contents.spec, str(error))
+        fault = of_another_model(spec, stored, str(error))
         raise CheckpointError(f"{source}: {fault}") from None
     own = model.state_dict()
-    if note := checkpoints.not_finite((name, own[name]) for name in report.loaded):
+    exact = ((name, own[name]) for name in report.loaded if not is_quantized(own[name]))
+    if device is not None and (note := checkpoints.not_finite(exact)):
         raise CheckpointError(
             f"{source}: {note}; nothing can be learnt from there: start from another checkpoint"
         )
-    say_once(f"weights: {len(report.loaded)} tensors from {source}")
-    if report.fresh:
-        say(f"newly initialised, since the {other}: {', '.join(report.fresh)}")
-    if report.ignored:
-        say(f"ignored of the checkpoint: {', '.join(report.ignored)}")
-    return model, [*report.fresh, *rows]
+    _say_loaded(report, source, other, without)
+    return model, [*report.fresh, *rows], hollow.measured
+
+
+def _head_shapes(spec: Spec, info: DatasetInfo) -> set[torch.Size]:
+    """Those of a new head's weights: all that is to be drawn where the rest is to be loaded."""
+    outline = build_on_meta(without_download(spec), info)
+    heads = outline.output_layers()
+    return {p.shape for name, p in outline.named_parameters() if below(name, heads)}
+
+
+def _resized(
+    model: Model, before: DatasetInfo, info: DatasetInfo, weights: checkpoints.Tensors
+) -> checkpoints.Tensors:
+    """The weights, of which some follow the images' size; which ones is said."""
+    changes = model.resizing(before)
+    if not changes:
+        return weights
+    sizes = ("{1} x {2}".format(*shape or ()) for shape in (before.image_shape, info.image_shape))
+    say(
+        f"positions interpolated (bicubic), from images of {' to '.join(sizes)}:"
+        f" {', '.join(changes)}"
+    )
+    return checkpoints.ChangedTensors(weights, changes)
+
+
+def _say_loaded(
+    report: checkpoints.LoadReport, source: Path, other: str, without: Sequence[str]
+) -> None:
+    """What came from where, and what did not."""
+    say_once(f"weights: {counted(len(report.loaded), 'tensor')} from {source}")
+    drawn = [name for name in report.fresh if name not in without]
+    if drawn:
+        say(f"newly initialised, since the {other}: {', '.join(drawn)}")
+    if without:
+        say(f"init.leave_out: not the checkpoint's: {listed(without, SHOWN)}")
+    if ignored := [name for name in report.ignored if name not in without]:
+        say(f"ignored of the checkpoint: {', '.join(ignored)}")
 
 
 def _adapted_as(stored: Spec, spec: Spec, source: Path) -> Spec:
@@ -185,39 +279,3 @@ def _adapted_as(stored: Spec, spec: Spec, source: Path) -> Spec:
             f" out to go on with it, or merge it first: bigmodel merge {source} --out FOLDER"
         )
     return spec
-
-
-def _why_new_head(info: DatasetInfo, contents: checkpoints.Checkpoint, *, same_task: bool) -> str:
-    """Why the output layers are not taken from the checkpoint; '' where they are."""
-    before = DatasetInfo.from_json(contents.info)
-    if contents.headless:
-        return "checkpoint has no head"
-    if before.classes != info.classes:
-        return "classes differ"
-    if before.targets != info.targets:
-        return "targets differ"
-    if (before.target_mean, before.target_std) != (info.target_mean, info.target_std):
-        return "numbers are scaled otherwise"
-    return "" if same_task else "task differs"
-
-
-def _of_another_model(spec: Spec, before: Mapping[str, Any], misfit: str) -> str:
-    """What is said where weights are a `misfit`: in what the spec's model is not the checkpoint's,
-    where that can be told, and the tensors.
-    """
-    tensors = misfit.partition("\n")[2]
-    if not tensors:  # a file is damaged
-        return misfit
-    options = spec.to_dict()["model"]
-    old = before["model"]
-    changed = [name for name in options if name != "classes" and options[name] != old.get(name)]
-    if options["type"] != old.get("type"):
-        return f"a model of type {old.get('type')}, and the spec's is {options['type']}; {LEAVE}"
-    length, known = spec.model.longest() or spec.data.longest(), before["data"].get("context")
-    if length and known and length > (old.get("max_len") or known):
-        lengths = f"its texts have {known} tokens at most, and the spec's {length} (data.context)"
-        return f"{lengths}\n{tensors}"
-    if not changed:
-        return misfit
-    names = ", ".join(f"model.{name}" for name in changed[:3])
-    return f"the spec's model differs in {names}; {LEAVE}\n{tensors}"

@@ -10,7 +10,7 @@ from typing import Any
 from bigmodel_cli.assemble import assemble, check_memory, source_of
 from bigmodel_cli.bench.peak import peak_flops, peak_memory
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import quantity, rate, say, seconds_of, table
+from bigmodel_cli.console import quantity, rate, say, seconds_of, sentence, table
 from bigmodel_cli.convert.based import frozen_weights
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import describe_device, pick_device, synchronize
@@ -51,8 +51,12 @@ class Timing:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        share = self.flops_per_second / self.peak_flops_per_second
-        return {**vars(self), "memory": self.memory.to_json(), "mfu": share}
+        return {**vars(self), "memory": self.memory.to_json(), "mfu": self.share}
+
+    @property
+    def share(self) -> float:
+        """The FLOP/s as a part of the machine's peak (MFU); above 1 where its speed changed."""
+        return self.flops_per_second / self.peak_flops_per_second
 
     def ratio(self, first: Timing) -> float | None:
         """The rate relative to the first one's; None where the units differ."""
@@ -94,7 +98,7 @@ class BenchReport:
                 rate(t.per_second, t.unit),
                 "-" if ratio is None else f"{ratio:.2f} x",
                 quantity(t.flops_per_second, "FLOP/s"),
-                f"{100 * t.flops_per_second / t.peak_flops_per_second:.0f} %",
+                f"{100 * t.share:.0f} %",
                 f"{t.parameters:,}",
             ]
             for t, ratio in zip(self.timings, ratios, strict=True)
@@ -106,10 +110,20 @@ class BenchReport:
             [t.name, *t.memory.to_text().values(), quantity(t.peak_memory_bytes, "B")]
             for t in self.timings
         ]
+        of_memory = table(["network", *parts, "peak measured"], memory)
         return (
-            f"training steps on {self.device}\n{table(columns, rows)}\n\nmemory of training,"
-            " foreseen in fp32 and without the data, and the peak of a"
-            f" step\n{table(['network', *parts, 'peak measured'], memory)}"
+            f"training steps on {self.device}\n{table(columns, rows)}{self._doubt()}\n\nmemory of"
+            " training, foreseen in fp32 and without the data, and the peak of a"
+            f" step\n{of_memory}"
+        )
+
+    def _doubt(self) -> str:
+        """What is said where a share of the peak is impossible."""
+        if all(t.share <= 1 for t in self.timings):
+            return ""
+        return "\n" + sentence(
+            "MFU above 100 %: the machine was faster in the steps than in the matrix products that"
+            " measure its peak, before them and after; other work slowed it: run it again alone"
         )
 
 
@@ -145,6 +159,7 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
     def step() -> StepResult:
         return train_step(state, Objective(task), options, batches, device, options.optimizer.lr)
 
+    peak = peak_flops(device, options.precision)
     times: list[float] = []
     deadline = 0.0
     while len(times) < WARMUP + 5 or time.perf_counter() < deadline:
@@ -173,7 +188,7 @@ def _time(name: str, spec: Spec, info: DatasetInfo, device: torch.device, second
         parameters=sum(p.numel() for p in model.parameters()),
         step_flops=step_flops,
         flops_per_second=step_flops / median,
-        peak_flops_per_second=peak_flops(device, options.precision),
+        peak_flops_per_second=max(peak, peak_flops(device, options.precision)),
         memory=memory,
         peak_memory_bytes=peak_memory(
             state, step, [t for b in batches for t in b.values()], device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -39,9 +38,12 @@ def peak_memory(
     return sum(storages.values()) + added
 
 
-@functools.cache
 def peak_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s of a square matrix product in that precision: the best of several, after a warm-up."""
+    """FLOP/s of a square matrix product in that precision: the best of several, after a warm-up.
+
+    As fast as the machine is now: a share of it is honest where it is measured beside what it is a
+    share of.
+    """
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device).to(dtype_of(precision))
     b = torch.randn(size, size, device=device).to(dtype_of(precision))

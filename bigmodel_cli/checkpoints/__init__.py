@@ -8,7 +8,8 @@ tensor with its shape and dtype. Tensors are written and read one after the othe
 absolute path, and reading it never runs code.
 """
 
-from bigmodel_cli.checkpoints.contents import Contents
+from bigmodel_cli.checkpoints.contents import Contents, step_name
+from bigmodel_cli.checkpoints.layers import Taken, TakenLayers
 from bigmodel_cli.checkpoints.reading import (
     Checkpoint,
     find,
@@ -28,7 +29,13 @@ from bigmodel_cli.checkpoints.stored import (
     copy_tensors,
     glance,
 )
-from bigmodel_cli.checkpoints.weights import LoadReport, load_weights, mean_weights, not_finite
+from bigmodel_cli.checkpoints.weights import (
+    LoadReport,
+    check_weights,
+    load_weights,
+    mean_weights,
+    not_finite,
+)
 
 __all__ = [
     "ChangedTensors",
@@ -36,8 +43,11 @@ __all__ = [
     "Contents",
     "LoadReport",
     "StoredTensors",
+    "Taken",
+    "TakenLayers",
     "Tensors",
     "can_list",
+    "check_weights",
     "copy_tensors",
     "drop_after",
     "find",
@@ -52,6 +62,7 @@ __all__ = [
     "read_assets",
     "read_spec",
     "save",
+    "step_name",
     "steps",
     "tidy",
 ]

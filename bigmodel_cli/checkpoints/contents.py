@@ -29,6 +29,11 @@ TIED = "tied_to"
 STEP = re.compile(r"step-[0-9]{8,}\Z")
 
 
+def step_name(step: int) -> str:
+    """The folder of the checkpoint of a step, within a run's."""
+    return f"step-{step:08d}"
+
+
 @dataclass
 class Contents:
     """What a checkpoint is to hold.

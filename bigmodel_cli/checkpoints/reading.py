@@ -24,6 +24,7 @@ from bigmodel_cli.checkpoints.files import ANOTHER, clipped, parse_json, read_fi
 from bigmodel_cli.checkpoints.manifest import Manifest, is_asset, read_manifest, shard_of
 from bigmodel_cli.checkpoints.stored import StoredTensors, Tensors, open_tensors
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import counted
 from bigmodel_cli.errors import CheckpointError, SpecError, did_you_mean
 from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
 
@@ -157,7 +158,8 @@ def newest(
                 say(f"falling back to the checkpoint before {path.name}")
     if found:
         raise CheckpointError(
-            f"{checkpoints}: none of its {len(found)} checkpoint(s) can be used; start a new run"
+            f"{checkpoints}: none of its {counted(len(found), 'checkpoint')} can be used;"
+            " start a new run"
         )
     return None
 

@@ -28,6 +28,7 @@ from bigmodel_cli.checkpoints.contents import (
     STATE,
     TRAIN,
     Contents,
+    step_name,
 )
 from bigmodel_cli.checkpoints.files import read_file
 from bigmodel_cli.checkpoints.reading import read, steps
@@ -47,7 +48,7 @@ def save(checkpoints: Path, contents: Contents, name: str | None = None) -> Path
     are by `tidy`.
     Raises `ResourceError`; then nothing of it is left.
     """
-    target = checkpoints / (name or f"step-{contents.step:08d}")
+    target = checkpoints / (name or step_name(contents.step))
     draft = draft_of(checkpoints / (name or f"step-{contents.step}"))
     tensors = [*shards(MODEL, contents.model), *shards(TRAIN, contents.train)]
     small = {

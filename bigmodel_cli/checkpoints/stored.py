@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +18,7 @@ from bigmodel_cli.checkpoints import safe
 from bigmodel_cli.checkpoints.contents import MANIFEST, TIED
 from bigmodel_cli.checkpoints.files import ANOTHER, CHUNK, check_size, clipped, opened
 from bigmodel_cli.checkpoints.manifest import MOST_SIZE, Manifest
+from bigmodel_cli.checkpoints.places import Complete, give, is_same, refused
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -96,9 +97,15 @@ class Tensors(Mapping[str, Tensor]):
         Their content is undefined then.
         """
 
+    taken: Mapping[str, Sequence[int]] = {}
+    """Stack -> the numbers of the layers that these are of, where they are not of all."""
+
     @abstractmethod
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        """Copy into the targets, by name; after an error their content is undefined."""
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
+        """Copy into the targets, by name; after an error their content is undefined.
+
+        One on the meta device is made when it is read, given to `complete`, and not kept.
+        """
 
     @abstractmethod
     def stream(self) -> Iterator[tuple[str, Tensor]]:
@@ -120,15 +127,15 @@ class ChangedTensors(Tensors):
             for name, tensor in tensors.items()
         }
 
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
         whole = {
             name: torch.empty_like(self.tensors[name], device="cpu")
             for name in self.changes.keys() & targets.keys()
         }
-        self.tensors.copy_to({**targets, **whole})
+        self.tensors.copy_to({**targets, **whole}, complete)
         with torch.no_grad():
             for name, tensor in whole.items():
-                targets[name].copy_(self.changes[name](tensor))
+                give(name, self.changes[name](tensor), targets[name], complete)
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self.tensors.stream():
@@ -178,7 +185,7 @@ class StoredTensors(Tensors):
         """All tensors, verified, on the CPU."""
         return dict(self.stream())
 
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
         """Copy into the targets, by name; after an error their content is undefined.
 
         What has no target is verified all the same.
@@ -194,9 +201,10 @@ class StoredTensors(Tensors):
         with torch.no_grad():
             for file in self.files:
                 for stored, tensor in file.read(place):
-                    for target in (targets[name] for name in self.names[stored] if name in targets):
-                        if (target.device, target.data_ptr()) != (tensor.device, tensor.data_ptr()):
-                            target.copy_(tensor)
+                    for name in self.names[stored]:
+                        if name in targets and not is_same(targets[name], tensor):
+                            give(name, tensor, targets[name], complete)
+                    del tensor  # before the next is read
 
     def glance(self, name: str) -> Tensor:
         """A tensor as the files have it now, not verified: only to refuse something early."""
@@ -274,11 +282,16 @@ def glance(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return tensors.glance(name) if isinstance(tensors, Tensors) else tensors[name]
 
 
-def copy_tensors(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-    """Copy tensors, of a checkpoint or in memory, into the targets; all of those must exist."""
+def copy_tensors(
+    tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor], complete: Complete = refused
+) -> None:
+    """Copy tensors, of a checkpoint or in memory, into the targets; all of those must exist.
+
+    For those on the meta device see `Tensors.copy_to`.
+    """
     if isinstance(tensors, Tensors):
-        tensors.copy_to(targets)
+        tensors.copy_to(targets, complete)
         return
     with torch.no_grad():
         for name, target in targets.items():
-            target.copy_(tensors[name])
+            give(name, tensors[name], target, complete)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bigmodel_cli.checkpoints.places import Complete, refused
 from bigmodel_cli.checkpoints.stored import Tensors, copy_tensors
+from bigmodel_cli.console import counted
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
 
@@ -27,13 +29,31 @@ def load_weights(
     *,
     fresh: Sequence[str] = (),
     spare: Sequence[str] = (),
+    complete: Complete = refused,
 ) -> LoadReport:
     """Copy the tensors into the model's parameters and buffers.
 
     Names below a prefix in `fresh` stay as they are; for those below one in `spare` the model may
-    have no place. Raises `CheckpointError` listing what is
-    missing, unexpected, or of another shape or dtype, and the model is then unchanged; or naming a
-    file that is damaged.
+    have no place; those of the model on the meta device are given to `complete`, one by one.
+    Raises `CheckpointError` as `check_weights`, and the model is then unchanged; or naming a file
+    that is damaged.
+    """
+    report = check_weights(model, tensors, fresh=fresh, spare=spare)
+    own = model.state_dict()
+    copy_tensors(tensors, {name: own[name] for name in report.loaded}, complete)
+    return report
+
+
+def check_weights(
+    model: Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    fresh: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> LoadReport:
+    """What `load_weights` would do, by names, shapes and dtypes alone.
+
+    Raises `CheckpointError` listing what is missing, unexpected, or of another shape or dtype.
     """
     own = model.state_dict()
     new = [name for name in own if below(name, fresh)]
@@ -60,7 +80,6 @@ def load_weights(
             " an earlier version of bigmodel, whose parts had other weights (then train anew)?\n "
             f" {lines}"
         )
-    copy_tensors(tensors, wanted)
     return LoadReport(list(wanted), new, sorted(tensors.keys() - wanted.keys() - set(new)))
 
 
@@ -83,7 +102,8 @@ def not_finite(weights: Iterable[tuple[str, Tensor]]) -> str:
     if not counts:
         return ""
     first = next(iter(counts))
-    more = f", and {len(counts) - 1} more tensors have such" if len(counts) > 1 else ""
+    more = counted(len(counts) - 1, "more tensor has", "more tensors have")
+    more = f", and {more} such" if len(counts) > 1 else ""
     return (
         "the weights are not finite: {:,} of {:,} numbers of ".format(*counts[first])
         + f"{first}{more}"

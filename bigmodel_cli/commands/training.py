@@ -82,7 +82,11 @@ class TrainingOptions:
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Show shapes, parameters, FLOPs, memory and steps; train nothing."
+            "--dry-run",
+            help=(
+                "Show shapes, parameters, FLOPs, memory and steps, and refuse what the start would;"
+                " train nothing."
+            ),
         ),
     ] = False
     json: Json = False
@@ -163,6 +167,7 @@ def finetune(
     from bigmodel_cli.convert import hub, opening
     from bigmodel_cli.overrides import Override
     from bigmodel_cli.spec import from_dict, load, of_checkpoint
+    from bigmodel_cli.taken_layers import with_depth
 
     if source is None:
         _resume_recorded(options, "finetune", "--from CKPT", spec)
@@ -170,7 +175,7 @@ def finetune(
     given = resolve_checkpoint(source)
     path = opening.find(given)
     base = opening.read_spec(path)
-    of_checkpoint(base, path)
+    stored = of_checkpoint(base, path)
     # Each run begins anew: its own start, and its own measurement of how to compute.
     measured = dict.fromkeys(("precision", "memory_format", "compile"), "auto")
     base = {**base, "init": {}, "train": {**base["train"], **measured}}
@@ -179,8 +184,10 @@ def finetune(
         started = Override("init.checkpoint", hub.recorded(given, path), "--from")
         changes = [*options.overrides, started, *more]
         if spec is None:
-            return from_dict(base, changes, f"{path}/spec.yaml")
-        return load(spec, changes, base)
+            found = from_dict(base, changes, f"{path}/spec.yaml")
+        else:
+            found = load(spec, changes, base)
+        return with_depth(found, stored, path)
 
     name = spec.stem if spec is not None else f"{opening.title(path)}-finetuned"
     _train_spec(loaded, options, "finetune", name)
@@ -243,6 +250,7 @@ def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str)
         from bigmodel_cli.train.session import dry_run, train
 
         if options.dry_run and spec is not None:
+            _say_taken(options.out)
             dry_run(
                 spec,
                 options.device,
@@ -253,6 +261,15 @@ def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str)
         bought = _gains(path, options.device, signals) if command == "finetune" else None
         measured = {"gains": bought.to_json()} if bought is not None else {}
         print_result({"checkpoint": str(path), **measured} if options.json else str(path))
+
+
+def _say_taken(out: Path | None) -> None:
+    """Say where a training could not begin in the folder that --out names."""
+    from bigmodel_cli.console import say
+    from bigmodel_cli.rundir import is_taken
+
+    if out is not None and is_taken(out):
+        say(f"{out}: holds a run (or other files) already: a training needs another --out")
 
 
 def _gains(path: Path, device: str, signals: Signals) -> Gains | None:
@@ -273,7 +290,7 @@ def _gains(path: Path, device: str, signals: Signals) -> Gains | None:
     finally:
         signals.end()
     if found is not None:
-        sys.stderr.write(f"{found.to_text()}\n")
+        say(found.to_text())
     return found
 
 

@@ -6,7 +6,7 @@ Every class of options is declared beside the code that it configures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -49,6 +49,10 @@ class Options(BaseModel):
         An option that says what is so anyway is as if it were left out.
         """
         return {}
+
+    def placed(self, index: int) -> Self:
+        """The same options, with what follows from the number of their layer written out."""
+        return self
 
     @model_validator(mode="before")
     @classmethod

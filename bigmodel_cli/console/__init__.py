@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from bigmodel_cli.console.tables import columns_of, cut, named_values, padded, sentence, table
 from bigmodel_cli.console.text import (
+    counted,
     escape,
     listed,
     one_line,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "columns_of",
+    "counted",
     "cut",
     "escape",
     "has_colour",

@@ -44,6 +44,15 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.0f} {unit}".rstrip()
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """How many of something: '1 file', '1,234 files'.
+
+    `one` and `many` may go on with the verb: (1, 'file is left out', 'files are left out').
+    Without `many` it is `one` and an s.
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def rate(value: float, unit: str) -> str:
     """A rate for people: '12,345 tokens/s', '0.42 samples/s'."""
     return f"{value:,.0f} {unit}/s" if value >= 100 else f"{value:.3g} {unit}/s"

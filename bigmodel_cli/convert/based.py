@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.checkpoints import Checkpoint
+from bigmodel_cli.checkpoints import Checkpoint, TakenLayers
 from bigmodel_cli.checkpoints.contents import MANIFEST
 from bigmodel_cli.checkpoints.files import MOST_JSON, clipped, read_file
+from bigmodel_cli.checkpoints.places import Complete, refused
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.convert import folder as folders
 from bigmodel_cli.convert.weights import open_tensors
@@ -35,15 +36,18 @@ def frozen_weights(model: Module) -> frozenset[str]:
     return frozenset(name for name, p in named if not p.requires_grad)
 
 
-def record(source: Path, weights: Mapping[str, Tensor], folder: Path, model: Module) -> Any:
+def record(source: Path, weights: Tensors, folder: Path, model: Module) -> Any:
     """What state.json says of the checkpoint `source`, whose frozen weights a run's checkpoints
-    below `folder` leave out: where it is, what it is, and which of its `weights` are not used.
+    below `folder` leave out: where it is, what it is, which of its `weights` are not used, and
+    which layers were taken, where not all are.
     """
+    taken = {"layers": weights.taken} if weights.taken else {}
     used = {plain_name(name) for name in model.state_dict()}
     return {
         "path": os.path.relpath(os.path.realpath(source), os.path.realpath(folder)),
         "sha256": identity(source),
         "unused": sorted(name for name in weights if plain_name(name) not in used),
+        **taken,
     }
 
 
@@ -71,10 +75,21 @@ def whole(found: Checkpoint, path: Path, read: Callable[[Path], Checkpoint]) -> 
         return found
     noted = found.state[BASE]
     fields = {"path": str, "sha256": str, "unused": list}
-    if not isinstance(noted, dict) or {k: type(v) for k, v in noted.items()} != fields:
+    layers = noted.get("layers", {}) if isinstance(noted, dict) else None
+    if not _are_layers(layers) or {k: type(noted[k]) for k in noted if k != "layers"} != fields:
         raise CheckpointError(f"{path / 'state.json'}: {BASE}: damaged; use another checkpoint")
-    base = _located(found, noted, path)
-    return replace(found, model=OnBase(found.model, read(base).model, noted["unused"]))
+    weights = read(_located(found, noted, path)).model
+    if layers:
+        weights = TakenLayers(weights, layers)
+    return replace(found, model=OnBase(found.model, weights, noted["unused"]))
+
+
+def _are_layers(noted: Any) -> bool:
+    """Whether this is a list of numbers for each stack."""
+    return isinstance(noted, dict) and all(
+        isinstance(numbers, list) and all(type(n) is int for n in numbers)
+        for numbers in noted.values()
+    )
 
 
 def _located(found: Checkpoint, noted: dict[str, Any], path: Path) -> Path:
@@ -124,10 +139,13 @@ class OnBase(Tensors):
     def __len__(self) -> int:
         return len(self.own) + len(self.names)
 
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        self.own.copy_to({name: t for name, t in targets.items() if name not in self.names})
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
+        own = {name: t for name, t in targets.items() if name not in self.names}
+        self.own.copy_to(own, complete)
+        ours = {theirs: name for name, theirs in self.names.items()}
         self.base.copy_to(
-            {self.names[name]: t for name, t in targets.items() if name in self.names}
+            {self.names[name]: t for name, t in targets.items() if name in self.names},
+            lambda name, tensor: complete(ours[name], tensor),
         )
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bigmodel_cli.checkpoints.files import clipped
+from bigmodel_cli.checkpoints.places import Complete, refused
 from bigmodel_cli.checkpoints.safe import dtype_name
 from bigmodel_cli.checkpoints.stored import Tensors
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import counted
 from bigmodel_cli.convert.family import BODY, CLASSIFICATION, TAGGING, Family, head_of, written_out
 from bigmodel_cli.convert.rules import Rule, check_complete, check_fit
 from bigmodel_cli.convert.weights import FolderTensors, Stored
@@ -50,6 +52,7 @@ class ConvertedTensors(Tensors):
         self.described = {
             name: tensor for name, tensor in built.state_dict().items() if not below(name, absent)
         }
+        self.tied = {n: of for n, of in _tied(built).items() if n in self.described}
         learned = [name for name, _ in built.named_parameters() if name in self.described]
         rules = list(family.rules(written_out(options), info, task))
         check_complete(rules, self.described, learned)
@@ -92,11 +95,24 @@ class ConvertedTensors(Tensors):
         held = model.state_dict()
         self.described = {n: t.to(held[n].dtype) for n, t in self.described.items() if n in held}
 
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        jobs = [(r, t) for name, t in targets.items() for r in self.rules.get(name, ())]
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
+        there = {name: t for name, t in targets.items() if not t.is_meta}
+        self._copy([(r, t) for name, t in there.items() for r in self.rules.get(name, ())])
+        alone = [name for name in targets.keys() - there.keys() if name in self.rules]
+        # each by itself, whichever files it is in
+        for name in sorted(alone, key=lambda name: min(map(self._place, self.rules[name]))):
+            tensor = torch.empty_like(targets[name], device="cpu")
+            self._copy([(rule, tensor) for rule in self.rules[name]])
+            complete(name, tensor)
+            del tensor  # before the next is read
+
+    def _copy(self, jobs: Iterable[tuple[Rule, Tensor]]) -> None:
         with torch.no_grad():
-            for rule, target in sorted(jobs, key=lambda job: self.stored[job[0].theirs].place):
+            for rule, target in sorted(jobs, key=lambda job: self._place(job[0])):
                 _copy(rule, target, self.stored[rule.theirs])
+
+    def _place(self, rule: Rule) -> tuple[Path, int]:
+        return self.stored[rule.theirs].place
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.rules:
@@ -106,6 +122,14 @@ class ConvertedTensors(Tensors):
         tensor = torch.zeros_like(self.described[name], device="cpu")
         self.copy_to({name: tensor})
         return tensor
+
+
+def _tied(model: Module) -> dict[str, str]:
+    """Further names of a weight -> its first one."""
+    first: dict[int, str] = {}
+    every = model.named_parameters(remove_duplicate=False)
+    named = [(name, first.setdefault(id(weight), name)) for name, weight in every]
+    return {name: of for name, of in named if name != of}
 
 
 def _check_equal(name: str, of: str, stored: Mapping[str, Stored], folder: Path) -> None:
@@ -204,7 +228,7 @@ def _ignored(left: list[str], foreseen: Iterable[str], folder: Path) -> str:
     odd = [n for n in left if not any(re.fullmatch(p, n) for p in foreseen)]
     if odd:
         raise CheckpointError(
-            f"{folder}: {len(odd)} tensors that the model has no place for: "
+            f"{folder}: {counted(len(odd), 'tensor')} that the model has no place for: "
             f"{', '.join(map(clipped, odd[:5]))}"
         )
     counts = Counter(re.sub(r"\d+", "*", name) for name in left)

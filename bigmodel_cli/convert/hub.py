@@ -50,7 +50,7 @@ def fetched(path: Path) -> Path:
         raise _missing(name, revision, CONFIG)
     if has(folder, sentences.MODULES):
         more = [f"{path}/{CONFIG}" for path in sentences.module_folders(folder) if path]
-        folder = _snapshot(name, folder.name, more)
+        folder = _with(folder, name, more)
         if absent := [n for n in more if not os.path.exists(folder / n)]:
             raise _missing(name, revision, absent[0])
     for index, single in ((INDEX, WEIGHTS), (PICKLE_INDEX, PICKLE)):
@@ -59,8 +59,7 @@ def fetched(path: Path) -> Path:
             mapped = read_json(folder, index).get("weight_map")
             named = mapped.values() if isinstance(mapped, dict) else ()
             wanted = sorted({n for n in named if isinstance(n, str)})
-        # a commit, so that all files are of one
-        folder = _snapshot(name, folder.name, wanted)
+        folder = _with(folder, name, wanted)
         absent = [n for n in wanted if not os.path.exists(folder / n)]
         if wanted and not absent:
             return folder
@@ -78,6 +77,16 @@ def _split(path: Path) -> tuple[str, str | None]:
             " hf://organisation/name@revision"
         )
     return found[1], found[2]
+
+
+def _with(folder: Path, name: str, files: list[str]) -> Path:
+    """The folder of a commit with these files too, so that all are of one commit.
+
+    Where they are there the hub is not asked once more.
+    """
+    if all(os.path.exists(folder / file) for file in files):
+        return folder
+    return _snapshot(name, folder.name, files)
 
 
 def _snapshot(name: str, revision: str | None, files: list[str]) -> Path:

@@ -9,23 +9,19 @@ written for both of its modules.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.adapters.attaching import Adapter, adapters
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
-from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.convert.exporting import express
-from bigmodel_cli.convert.family import head_of, written_out
+from bigmodel_cli.convert.peft_layout import CONFIG, EXPERT, PREFIX, WEIGHTS, Layout, Place
 from bigmodel_cli.convert.peft_ranks import patterns, plain
+from bigmodel_cli.convert.peft_stacks import check, written
 from bigmodel_cli.convert.rules import Rule, exported
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.models.base import AnyModelOptions
 from bigmodel_cli.roles import plain_name
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
 TASKS = {
     "causal_lm": "CAUSAL_LM",
     "classification": "SEQ_CLS",
@@ -35,87 +31,6 @@ TASKS = {
     "seq2seq": "SEQ_2_SEQ_LM",
 }
 """`task.type` -> PEFT's `task_type`; others have none."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the rows of a matrix of theirs lie in ours: for each the weight's name and its row.
-
-    The name is "" for a row that only theirs has.
-    """
-
-    module: str
-    rows: list[tuple[str, int]]
-
-    @property
-    def ours(self) -> list[str]:
-        """The weights of ours, in the order of theirs."""
-        return list(dict.fromkeys(name for name, _ in self.rows if name))
-
-    def of_part(self, name: str, first: int, count: int) -> dict[int, int]:
-        """For each row that lies in these rows of a weight, its number among them."""
-        last = first + count
-        return {
-            i: row - first
-            for i, (own, row) in enumerate(self.rows)
-            if own == name and first <= row < last
-        }
-
-
-def place_of(module: str, rules: Sequence[Rule], weights: Mapping[str, Tensor]) -> Place:
-    """By its rules, which are asked where they put each row's number."""
-    rows: list[tuple[str, int]] = []
-    for rule in rules:
-        ours = weights[rule.ours]
-        numbers = torch.arange(ours.shape[0]).view(-1, *[1] * (ours.dim() - 1)).expand(ours.shape)
-        try:
-            view = rule.view(numbers)
-        except RuntimeError:  # one with other axes, of numbers that must lie in memory
-            view = rule.view(numbers.contiguous())
-        flat = view.reshape(view.shape[0], -1)
-        turned = bool((flat[:1] != flat[:1, :1]).any())  # (in, out)
-        own = (flat[0] if turned else flat[:, 0]).tolist()
-        own = own if rule.order is None else [own[i] for i in rule.order]
-        rows = [*rows, *[("", 0)] * (rule.skip - len(rows)), *((rule.ours, row) for row in own)]
-    return Place(module, rows)
-
-
-class Layout:
-    """Where the weights of a Hugging Face model lie in a model of ours.
-
-    Raises `SpecError` where no published family has this model.
-    """
-
-    def __init__(
-        self, model: Module, options: AnyModelOptions, info: DatasetInfo, task: str
-    ) -> None:
-        family, task = express(options, info, task).family, head_of(task)
-        self.reads_texts = info.frame_width is None  # PEFT's task types name input_ids
-        values = written_out(options)
-        self.weights = {
-            plain_name(name): p for name, p in model.named_parameters(remove_duplicate=False)
-        }
-        rules = list(family.rules(values, info, task))
-        untied = {**values, "tie_embeddings": False}
-        tied = self.weights.get("head.weight") is self.weights.get("embedding.weight")
-        if tied and values.get("tie_embeddings"):
-            rules += [r for r in family.rules(untied, info, task) if r.ours == "head.weight"]
-        self.rules = rules
-
-    def is_trained(self, name: str) -> bool:
-        """Whether a weight of ours is trained whole."""
-        return name in self.weights and self.weights[name].requires_grad
-
-    def places(self) -> Iterator[Place]:
-        """Every matrix of theirs, but for stacks of them."""
-        shared: dict[str, list[Rule]] = {}
-        for rule in self.rules:
-            ours = self.weights.get(rule.ours)  # None: a buffer, such as a table of sines
-            if rule.theirs.endswith(".weight") and ours is not None and ours.dim() > 1:
-                shared.setdefault(rule.theirs.removesuffix(".weight"), []).append(rule)
-        for module, rules in shared.items():
-            if all(rule.half is None for rule in rules):
-                yield place_of(module, rules, self.weights)
 
 
 def adapter_files(
@@ -140,10 +55,19 @@ def adapter_files(
         tensors |= _theirs(place, parts, layout.weights)
         whole = sum(len(part.factors.portable()[0]) for part in parts)
         said[place.module] = whole, parts[0].factors.scale * whole**power
+        if layout.as_parameter(place.module):
+            check(place.ours[0], (part.factors for part in parts), options)
         reached |= set(place.ours)
+    of_stacks = written(layout, own, options, power)
+    reached |= of_stacks.ours
     if left := sorted(own.keys() - reached):
         raise SpecError(f"adapter: PEFT has no module for {left[0]}; leave it out, or merge")
-    saved = _whole(layout, tensors, [*said], TASKS.get(task))
+    modules = [module for module in said if not layout.as_parameter(module)]
+    alone = {f"{module}.weight": both for module, both in said.items() if module not in modules}
+    parameters = {**alone, **of_stacks.said}
+    adapted = [*said, *of_stacks.said]
+    tensors |= of_stacks.tensors
+    saved = _whole(layout, tensors, adapted, TASKS.get(task))
     rank, alpha = options.rank * times, options.alpha * times**power
     config = {
         "peft_type": "LORA",
@@ -152,13 +76,14 @@ def adapter_files(
         "r": rank,
         "lora_alpha": plain(alpha),
         "lora_dropout": options.dropout,
-        "target_modules": [*said],
+        "target_modules": modules,
+        "target_parameters": [*parameters] or None,
         "modules_to_save": saved or None,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        **patterns(said, rank, alpha),
+        **patterns({m: said[m] for m in modules} | parameters, rank, alpha),
         **kind,
     }
     return {
@@ -194,15 +119,10 @@ class Part:
 
 
 def adapted_parts(own: Mapping[str, Adapter], place: Place) -> list[Part]:
-    """The factors for rows of a module of theirs, in the order of ours.
-
-    Raises `SpecError` for stacks of matrices.
-    """
+    """The factors for rows of a module of theirs, in the order of ours."""
     parts = []
     for name in place.ours:
         for part, factors in own[name].factors().items() if name in own else ():
-            if factors.role.stacked:
-                raise SpecError(f"adapter: {name}: PEFT's files for stacks are not written")
             at = place.of_part(name, *own[name].rows[part])
             if at:
                 parts.append(Part(factors, at, name, own[name].lookup))
@@ -280,6 +200,11 @@ def _whole(
         if module in heads or any(layout.is_trained(rule.ours) for rule in rules)
     ]
     for module in found:
+        if one := next((r for r in modules[module] if EXPERT.fullmatch(r.theirs)), None):
+            raise SpecError(
+                f"adapter.modules_to_save: {one.ours}: PEFT saves no expert of this family whole;"
+                " adapt it (adapter.targets), or merge"
+            )
         if any(f"{target}.".startswith(f"{module}.") for target in targets):
             raise SpecError(
                 f"adapter: {module} of PEFT is both adapted and trained whole; leave it out of"

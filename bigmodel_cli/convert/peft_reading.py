@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from bigmodel_cli.adapters import ADAPTERS
@@ -11,18 +11,11 @@ from bigmodel_cli.adapters.base import LowRankOptions
 from bigmodel_cli.adapters.targets import Target, targets
 from bigmodel_cli.checkpoints import not_finite
 from bigmodel_cli.checkpoints.files import clipped
+from bigmodel_cli.convert import peft_stacks
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.folder import read_json
-from bigmodel_cli.convert.peft import (
-    CONFIG,
-    PREFIX,
-    WEIGHTS,
-    Layout,
-    Part,
-    Place,
-    adapted_parts,
-    by_every_name,
-)
+from bigmodel_cli.convert.peft import Part, adapted_parts, by_every_name
+from bigmodel_cli.convert.peft_layout import CONFIG, PREFIX, WEIGHTS, Layout, Place
 from bigmodel_cli.convert.peft_ranks import Ranks, ranks_of_parts, read_ranks
 from bigmodel_cli.convert.peft_whole import BASE, check_base, check_saved, fill_whole
 from bigmodel_cli.convert.weights import FolderTensors, open_file
@@ -59,14 +52,21 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     theirs = _tensors(folder)
     names = _modules(theirs)
     ranks = read_ranks(config, stabilized, [*names])
+    wanted = peft_stacks.named(config, layout)
     unset = [key for key, value in config.values.items() if value in (None, False, {}, [])]
     config.finish([*OF_FILES, *unset])
     places = {place.module: place for place in layout.places()}
     there = targets(model)
     meant: dict[str, tuple[int, float]] = {}
     whole: list[str] = []
+    of_stacks = set()
+    for stack, stem in wanted:
+        rank, _ = ranks.of(stack.name)
+        _, b = peft_stacks.read(folder, layout, stack, stem, theirs, rank)
+        meant |= peft_stacks.meant(stack, b, ranks)
+        of_stacks.add(stem.removeprefix(PREFIX).rstrip("."))
     for module, own in names.items():
-        if module.endswith(BASE):
+        if module in of_stacks or (module.endswith(BASE) and not own & {*LINEAR}):
             continue
         ours = [rule.ours for rule in layout.rules if rule.theirs.rpartition(".")[0] == module]
         if not ours:
@@ -79,12 +79,14 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
                 raise CheckpointError(
                     f"{folder / WEIGHTS}: {clipped(module)!r}: adapters of stacks are not read"
                 )
-            found = _meant(folder, places[module], there, theirs, ranks)
+            called = f"{module}.weight" if peft_stacks.is_parameter(config, module) else module
+            found = _meant(folder, places[module], there, theirs, ranks.of(called), ranks)
             if any(meant.get(name, own) != own for name, own in found.items()):
                 raise CheckpointError(f"{folder / CONFIG}: {clipped(module)}: {OTHERS}")
             meant |= found
         else:
             whole += ours
+    _check_targets(config, folder, places, names)
     check_saved(config, layout, whole)
     values: dict[str, object] = {
         "rank": ranks.rank,
@@ -97,6 +99,26 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     }
     kind = "dora" if dora else "rslora" if stabilized else "lora"
     return ADAPTERS[kind].model_validate(values).low_rank()
+
+
+def _check_targets(
+    config: Config, folder: Path, places: Collection[str], there: Collection[str]
+) -> None:
+    """Raise `CheckpointError` for a module of a block that is named as adapted, without tensors.
+
+    Where only some layers are meant, or a pattern names them, the tensors say which.
+    """
+    wanted = config.values.get("target_modules")
+    some = any(config.values.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    if some or not isinstance(wanted, list):
+        return
+    for module in sorted(set(places) - set(there)):
+        within = any(piece.isdigit() for piece in module.split("."))
+        if within and any(f".{module}".endswith(f".{name}") for name in wanted):
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: {module}: no tensors, and {CONFIG} names it (target_modules):"
+                " a part of the adapter is missing"
+            )
 
 
 def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
@@ -132,6 +154,13 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
             again = id(part.factors) in filled
             _fill(folder, place, part, narrow, wide, lengths, again=again)
             filled.add(id(part.factors))
+    config = Config(read_json(folder, CONFIG), str(folder / CONFIG))
+    ranks = read_ranks(config, bool(config.values.get("use_rslora")), [*_modules(theirs)])
+    for stack, stem in peft_stacks.named(config, layout):
+        rank, _ = ranks.of(stack.name)
+        a, b = peft_stacks.read(folder, layout, stack, stem, theirs, rank)
+        peft_stacks.fill(stack, own, a, b)
+        used |= {stem + name for name in LINEAR}
     used |= fill_whole(folder, layout, theirs) | check_base(folder, layout, theirs)
     if left := sorted(theirs.keys() - used):
         raise CheckpointError(
@@ -150,6 +179,7 @@ def _blocks(
     stacked = len(parts) > 1 and len(a) == sum(own)
     first = 0
     for part, rank in zip(parts, own, strict=True):
+        _check_rows(folder, place.module, part.order, b)
         wide = b[part.order]
         if stacked:
             block = slice(first, first + rank)
@@ -164,6 +194,15 @@ def _blocks(
             yield part, a[block], wide[:, block]
         else:
             yield part, a, wide
+
+
+def _check_rows(folder: Path, module: str, at: Sequence[int], b: Tensor) -> None:
+    """Raise `CheckpointError` where a B has fewer rows than the module of the model."""
+    if max(at, default=0) >= len(b):
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: {clipped(module)}: {list(b.shape)}, where the model has"
+            f" {max(at) + 1} outputs or more; it is of another model"
+        )
 
 
 def _fill(
@@ -181,6 +220,8 @@ def _fill(
     pairs = [(factors.lora_A, a), (factors.lora_B, b)]
     if magnitudes is not None and lengths is not None:
         flat = lengths.flatten()
+        if not part.lookup:
+            _check_rows(folder, place.module, [*part.at], flat)
         pairs.append(
             (magnitudes, flat if part.lookup else flat[sorted(part.at, key=part.at.__getitem__)])
         )
@@ -221,7 +262,12 @@ def _modules(theirs: FolderTensors) -> dict[str, set[str]]:
 
 
 def _meant(
-    folder: Path, place: Place, there: Sequence[Target], theirs: FolderTensors, ranks: Ranks
+    folder: Path,
+    place: Place,
+    there: Sequence[Target],
+    theirs: FolderTensors,
+    said: tuple[int, float],
+    ranks: Ranks,
 ) -> dict[str, tuple[int, float]]:
     """Name -> rank and alpha of the parts of ours that a module of theirs covers, and changes.
 
@@ -236,7 +282,7 @@ def _meant(
             if len(at) == rows[1]:
                 parts.append((target.called(part)[0], list(at)))
     stem = f"{PREFIX}{place.module}."
-    rank, alpha = ranks.of(place.module)
+    rank, alpha = said
     for name in (LINEAR[0], EMBEDDING[0]):
         if stem + name in theirs and theirs[stem + name].shape[0] != rank:
             raise CheckpointError(
@@ -246,6 +292,8 @@ def _meant(
     if len(parts) == 1 or stem + LINEAR[1] not in theirs:
         return {name: (rank, alpha) for name, _ in parts}
     b = theirs.read(stem + LINEAR[1])
+    for _, rows_of_ours in parts:
+        _check_rows(folder, place.module, rows_of_ours, b)
     if stem + MAGNITUDE not in theirs:
         parts = [(name, at) for name, at in parts if bool(b[at].any())] or parts
     own = ranks_of_parts(b.flatten(1), [at for _, at in parts], ranks.rank)

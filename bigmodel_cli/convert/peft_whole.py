@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.config import Config
-from bigmodel_cli.convert.peft import PREFIX, WEIGHTS, Layout
+from bigmodel_cli.convert.peft_layout import PREFIX, WEIGHTS, Layout
 from bigmodel_cli.convert.rules import Rule, exported
 from bigmodel_cli.convert.weights import FolderTensors
 from bigmodel_cli.errors import CheckpointError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bigmodel_cli.checkpoints.files import clipped
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.errors import CheckpointError
 
@@ -31,6 +32,12 @@ _KEYS = {
     },
 }
 """Kinds of scaling: keys in config.json -> options of ours."""
+_CHANGING = (
+    ": its angles change with the longest text at hand, so that what a text gives would depend on"
+    " its neighbours, and on what was cached before it grew; use another checkpoint"
+)
+_WHY = dict.fromkeys(("dynamic", "longrope", "su"), _CHANGING)
+"""Why kinds of scaling are not built: transformers follows them, and is not exact there."""
 _USUAL = {"fast": 32.0, "slow": 1.0, "truncate": True, "mscale": 1.0, "mscale_all_dim": 0.0}
 """What options mean whose keys are not there; the others are None."""
 
@@ -109,7 +116,9 @@ def _position(
     if kind in _KEYS:
         found["scaling"] = _scaling(config, kind, left)
     elif kind != "default":
-        raise CheckpointError(f"{config.file}: rope_parameters: {kind!r} is not built")
+        raise CheckpointError(
+            f"{config.file}: rope_parameters: {clipped(kind)!r} is not built{_WHY.get(kind, '')}"
+        )
     if unknown := left.values.keys() - left.asked:
         raise CheckpointError(
             f"{config.file}: rope_parameters: {', '.join(sorted(unknown))}: not known for {kind}"

@@ -90,10 +90,10 @@ class _Timm(VisionFamily):
             classes=self.classes(config) if task else NO_HEAD,
         )
         config.note(normalised(info))
-        how = given.get("interpolation", "bilinear")
+        how = given.get("interpolation", "bicubic")
         if how != "bilinear" and isinstance(how, str):
             config.note(f"timm resizes images by {clipped(how)} interpolation; here it is bilinear")
-        if given.get("crop_pct", 1.0) != 1.0:
+        if given.get("crop_pct", 0.875) != 1.0:
             config.note("timm cuts out the middle of an image; here the whole image is resized")
         return info
 

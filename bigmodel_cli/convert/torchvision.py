@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from bigmodel_cli.checkpoints import Checkpoint, StoredTensors
-from bigmodel_cli.checkpoints.stored import Tensors
+from bigmodel_cli.checkpoints.places import Complete, refused
+from bigmodel_cli.checkpoints.stored import Tensors, copy_tensors
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert.family import CLASSIFICATION
 from bigmodel_cli.convert.files import open_file
@@ -87,10 +88,8 @@ class HeldTensors(Tensors):
             for name, t in tensors.items()
         }
 
-    def copy_to(self, targets: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, target in targets.items():
-                target.copy_(self.tensors[name])
+    def copy_to(self, targets: Mapping[str, Tensor], complete: Complete = refused) -> None:
+        copy_tensors(self.tensors, targets, complete)
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
         for name in self.tensors:

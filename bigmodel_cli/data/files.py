@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import counted, say
 from bigmodel_cli.data.folders import passed_over, status_of, walk
 from bigmodel_cli.errors import BigmodelError, DataError, MissingData, SpecError
 
@@ -58,7 +58,8 @@ def find_named(
             twice += key in files
             files.setdefault(key, (path, known_as))
     if twice:
-        say(f"{option}: {twice:,} file(s) are named or linked more than once, and are taken once")
+        again = counted(twice, "file is", "files are")
+        say(f"{option}: {again} named or linked more than once, and taken once")
     return list(files.values())
 
 
@@ -122,7 +123,8 @@ def _matches(
     if others:
         kinds = Counter(path.suffix.lower() or "no ending" for path in others)
         shown = ", ".join(f"{count:,} {ending}" for ending, count in kinds.most_common(5))
-        say(f"{option}: {name}: {len(others):,} file(s) that end otherwise are left out ({shown})")
+        out = counted(len(others), "file that ends otherwise is", "files that end otherwise are")
+        say(f"{option}: {name}: {out} left out ({shown})")
     start = len(str(place)) + 1 if str(place) != "." else 0
     return [(path, str(path)[start:]) for path in paths]
 
@@ -160,8 +162,8 @@ def _of_glob(place: Path, pattern: tuple[str, ...], named: str) -> list[Path]:
         )
     if folders:
         say(
-            f"{named}: {len(folders):,} folder(s) that it matches are left out, the first"
-            f" {folders[0]}"
+            f"{named}: {counted(len(folders), 'folder is', 'folders are')} matched too and left"
+            f" out, the first {folders[0]}"
         )
     return files
 

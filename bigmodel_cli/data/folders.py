@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import counted, say
 from bigmodel_cli.errors import DataError, MissingData
 
 LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
@@ -56,7 +56,8 @@ def walk(folder: Path, endings: tuple[str, ...] = ()) -> list[Path]:
                 again += own in seen
                 real.add(own)
     if again:
-        say(f"{folder}: {again:,} link(s) to what is below it already, or above it, are skipped")
+        skipped = counted(again, "link")
+        say(f"{folder}: skipped {skipped} to what is below it already, or above it")
     return [Path(path) for path in sorted(files, key=lambda path: path.split(os.sep))]
 
 

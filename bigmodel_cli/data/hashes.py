@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bigmodel_cli.cache_home import cache_directory
-from bigmodel_cli.console import quantity, say
+from bigmodel_cli.console import counted, quantity, say
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.progress import Progress, progress
 
@@ -53,7 +53,8 @@ def content_hashes(paths: Sequence[Path], known_as: Sequence[Path] | None = None
     size = sum(stats[index].st_size for index in unknown)
     if size >= WORTH_SAYING:
         say(
-            f"hashing {len(unknown):,} file(s), {quantity(size, 'B')}, to know their content (once)"
+            f"hashing {counted(len(unknown), 'file')}, {quantity(size, 'B')}, to know the content"
+            " (once)"
         )
     fresh: dict[bytes, bytes] = {}
     try:

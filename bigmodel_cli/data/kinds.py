@@ -1,9 +1,7 @@
 """The kinds of inputs and targets of data.
 
-Each answers what upper rooms ask, so that they need not look at the DatasetInfo.
-
-A new kind is a class here, and a line in `input_of` or `target_of`: the only places that tell the
-kinds apart.
+Each answers what upper rooms ask, so that they need not look at the DatasetInfo. A new kind is a
+class here, and a line in `input_of` or `target_of`: the only places that tell the kinds apart.
 """
 
 from __future__ import annotations
@@ -40,6 +38,11 @@ class Input:
     def pixels(self) -> int:
         """Pixels of an image; 0 where items are rows."""
         return 0
+
+    @property
+    def picture(self) -> str:
+        """What an item is called where it is one tensor (C, H, W)."""
+        return "an image"
 
     @property
     def axes(self) -> tuple[str, str] | None:
@@ -88,6 +91,10 @@ class ImageInput(Input):
     @property
     def pixels(self) -> int:
         return math.prod((self.info.image_shape or ())[1:])
+
+    @property
+    def picture(self) -> str:
+        return "an image" if self.info.sound is None else "a spectrogram"
 
     @property
     def axes(self) -> tuple[str, str] | None:

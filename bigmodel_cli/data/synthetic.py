@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import DatasetInfo, Seed
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.classes import count_classes
@@ -216,8 +217,8 @@ def _divided(options: SyntheticOptions, wanted: dict[str, int]) -> dict[str, tup
             total > space and any(n < least[s] for s, n in shares.items())
         ):
             raise SpecError(
-                f"data.length: {options.problem} has {space} different sample(s) of length"
-                f" {length}, and splits share none; make data.length, data.min_length or"
+                f"data.length: {options.problem} has {counted(space, 'different sample')} of"
+                f" length {length}, and splits share none; make data.length, data.min_length or"
                 " data.symbols larger"
             )
         ends = np.cumsum([0, *shares.values()]).tolist()

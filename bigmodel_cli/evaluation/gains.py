@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.console import sentence, table
+from bigmodel_cli.checkpoints import step_name
+from bigmodel_cli.console import counted, sentence, table
 from bigmodel_cli.convert import opening
 from bigmodel_cli.data import TOKENIZERS
 from bigmodel_cli.data.base import info_of
@@ -22,10 +23,12 @@ from bigmodel_cli.evaluation.shared import SharedClasses
 from bigmodel_cli.metrics import shown, shown_p
 from bigmodel_cli.metrics.intervals import Difference, Estimate
 from bigmodel_cli.overrides import Override
+from bigmodel_cli.runs.record import RunRecord, read_run
 from bigmodel_cli.spec import of_checkpoint
 
 TASK, OLD = "task", "old domain"
-COLUMNS = ["", "metric", "before", "after", "difference", "95 % from", "to", "p", ""]
+PAIRED = ["", "metric", "before", "after", "difference", "95 % from", "to", "p", ""]
+ALONE = ["", "metric", "after", "95 % from", "to"]
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,22 @@ class Domain:
     note: str = ""  # why there is nothing, or no difference
     lower: frozenset[str] = frozenset()  # metrics that are better when lower
 
-    def rows(self) -> list[list[str]]:
-        """The lines of the table."""
+    def paired(self) -> list[list[str]]:
+        """The lines of the table of differences."""
         rows = []
-        for name, found in self.estimates.items():
-            d = self.differences.get(name)
-            numbers = (
-                [None, found.value, None, None, None]
-                if d is None
-                else [d.first, d.second, d.difference, d.low, d.high]
-            )
-            cells = ["" if x is None else shown(x, found.percent) for x in numbers]
-            p = "" if d is None else shown_p(d.p)
-            rows.append([self.name, name, *cells, p, self.verdict(name)])
+        for name, d in self.differences.items():
+            numbers = d.first, d.second, d.difference, d.low, d.high
+            cells = [shown(x, self.estimates[name].percent) for x in numbers]
+            rows.append([self.name, name, *cells, shown_p(d.p), self.verdict(name)])
         return rows
+
+    def alone(self) -> list[list[str]]:
+        """The lines of the table of what has no difference, each with its own interval."""
+        return [
+            [self.name, name, *(shown(x, e.percent) for x in (e.value, e.low, e.high))]
+            for name, e in self.estimates.items()
+            if name not in self.differences
+        ]
 
     def verdict(self, name: str) -> str:
         """The word better, or worse, where the interval of the metric's difference excludes 0."""
@@ -78,24 +83,55 @@ class Domain:
 
 @dataclass(frozen=True)
 class Gains:
-    """What a finetuning bought, domain by domain."""
+    """What a finetuning bought, domain by domain, by the `result` of its `run`."""
 
     source: Path
     domains: list[Domain]
+    result: Path
+    run: RunRecord
 
     def to_text(self) -> str:
-        """A table for people."""
-        counted = ", ".join(f"{d.count:,} items of the {d.name}" for d in self.domains if d.count)
-        how = f" (validation data: {counted}; paired, p by swapping the two)" if counted else ""
-        lines = [sentence(f"what the finetuning bought, since {self.source}{how}")]
-        if rows := [row for domain in self.domains for row in domain.rows()]:
-            lines.append(table(COLUMNS, rows))
-        return "\n".join([*lines, *(f"{d.name}: {d.note}" for d in self.domains if d.note)])
+        """Tables for people: of what can be compared, and of the result alone."""
+        counts = [f"{counted(d.count, 'item')} of the {d.name}" for d in self.domains if d.count]
+        of = f" (validation data: {', '.join(counts)})" if counts else ""
+        lines = [sentence(f"what the finetuning bought, since {self.source}{of}")]
+        paired = [row for domain in self.domains for row in domain.paired()]
+        alone = [row for domain in self.domains for row in domain.alone()]
+        if paired or alone:
+            lines.append(sentence(self._after()))
+        if paired:
+            lines += [table(PAIRED, paired), "(paired over the items; p by swapping the two)"]
+        if alone:
+            lines.append(table(ALONE, alone))
+        return "\n".join(
+            [*lines, *(sentence(f"{d.name}: {d.note}") for d in self.domains if d.note)]
+        )
+
+    def _after(self) -> str:
+        """Which checkpoint is measured, and whether another one is the run's best."""
+        after = f"after: {self.result}"
+        metric, best = self.run.metric, self.run.best()
+        values = {step_name(v.step): v.values.get(metric.name) for v in self.run.validations}
+        if best is None or self.result.name not in values:
+            return after
+        step, value = best
+        if values[self.result.name] == value:
+            return f"{after}, the best by {metric.name}"
+        other = self.result.parent / step_name(step)
+        kept = f" ({other})" if other.is_dir() else ""
+        return (
+            f"{after}; by {metric.name} step {step:,} was better, with"
+            f" {metric.shown(metric.name, value)}{kept}; with train.patience a run's result is its"
+            " best checkpoint"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The same for programs."""
+        best = self.run.best()
         return {
             "since": str(self.source),
+            "after": str(self.result),
+            "best_step": None if best is None else best[0],
             **{d.name.replace(" ", "_"): d.to_json() for d in self.domains},
         }
 
@@ -117,6 +153,9 @@ def gains(result: Path, device: str) -> Gains | None:
         # what the old task compared with is where the start itself began
         began = asked.get("init", {}).get("checkpoint") or str(source)
         changes += [precision, Override("init.checkpoint", began, "--from")]
+        if path == source:  # which is compared with itself, not with layers of it
+            changes += [Override("init.layers", None, "--from")]
+            changes += [Override("init.leave_out", [], "--from")]
         return evaluate_items(
             path, changes, "val", device, _nothing, _nothing, generate=False, shared=shared
         )
@@ -130,7 +169,7 @@ def gains(result: Path, device: str) -> Gains | None:
         if left is not None and found.count:
             found = replace(found, note="; ".join(filter(None, (left.note(), found.note))))
         domains.append(found)
-    return Gains(source, domains)
+    return Gains(source, domains, result, read_run(result.parent.parent))
 
 
 def _left(source: Path, result: Path) -> SharedClasses | None:

@@ -96,10 +96,7 @@ class Report:
             columns, rows = columns[:-1], [row[:-1] for row in rows]
         text = f"{sentence(f'{self.source}: {self.task}{how}')}\n{table(columns, rows)}"
         for records in filter(None, self.tables.values()):
-            cells = [
-                [f"{x:.4f}" if isinstance(x, float) else str(x) for x in record.values()]
-                for record in records
-            ]
+            cells = [[self._cell(*item) for item in record.items()] for record in records]
             text += "\n\n" + table(list(records[0]), cells)
         if not self.differences:
             return text
@@ -115,6 +112,12 @@ class Report:
         columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
         how = "paired over the same items; p by swapping the two models' results"
         return f"{text}\n\n{sentence(f'second: {self.second} ({how})')}\n{table(columns, rows)}"
+
+    def _cell(self, name: str, value: Any) -> str:
+        """A figure of a table, printed as the metric of that name is."""
+        metric = self.metrics.get(name)
+        percent = metric is not None and metric.percent
+        return shown(value, percent) if isinstance(value, float) else str(value)
 
 
 def evaluate_checkpoint(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bigmodel_cli.console import say
-from bigmodel_cli.convert.peft import Layout, adapter_files
+from bigmodel_cli.convert.peft import adapter_files
+from bigmodel_cli.convert.peft_layout import Layout
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.source import Source
 from bigmodel_cli.export.target import Target

@@ -214,7 +214,9 @@ class StepGraph(Graph):
         """The logits after `past` positions, and the caches of these slots."""
         caches = self.caches.of(tensors, len(self.model.decoder))
         memory = given.get("encoder_hidden_states")
-        read = SequenceInfo(memory=memory, memory_mask=given["encoder_attention_mask"] > 0)
+        real = given["encoder_attention_mask"] > 0
+        # a row of padding alone, as fills up a batch, reads it: a softmax of nothing is no number
+        read = SequenceInfo(memory=memory, memory_mask=real | ~real.any(1, keepdim=True))
         logits = self.model.decode(given["input_ids"], read, Cache(caches, past))
         return {"logits": logits, **self.caches.tensors(caches, slots)}
 

@@ -63,7 +63,7 @@ def generate(
     own = own_lengths(prompt, real).clamp(max=model.limit)
     tokens, filled = prompt, 0
     ended = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
-    seen = Seen(prompt, real, stop) if sampling.repetition_penalty != 1 else None
+    seen = Seen(prompt, real) if sampling.repetition_penalty != 1 else None
     cache: Cache | None = None
     for number in range(max_new_tokens):
         with torch.no_grad():  # not inference mode, in which autocast casts every weight again
@@ -118,12 +118,12 @@ def last_tokens(tokens: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
 class Seen:
     """Which tokens each row has had, prompt included, for the repetition penalty.
 
-    `stop` is not counted: in a prompt it begins a text or ends the previous one, and a penalty on
-    it would only make texts longer.
+    As in transformers, the token that ends texts counts too, also where it begins the prompt: a
+    penalty then makes texts longer. Padding, which transformers counts, does not: what a row gets
+    does not depend on its neighbours.
     """
 
-    def __init__(self, prompt: Tensor, real: Tensor | None, stop: Stop = None) -> None:
-        self.stop = stop
+    def __init__(self, prompt: Tensor, real: Tensor | None) -> None:
         # The last one is never padding.
         self.tokens = prompt if real is None else torch.where(real, prompt, prompt[:, -1:])
 
@@ -138,8 +138,6 @@ class Seen:
         """
         old = logits.gather(1, self.tokens)
         changed = torch.where(old > 0, old / penalty, old * penalty)
-        if self.stop is not None:
-            changed = torch.where(stops_at(self.tokens, self.stop), old, changed)
         return logits.scatter(1, self.tokens, changed)
 
 

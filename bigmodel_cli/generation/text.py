@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import counted, say
 from bigmodel_cli.data import (
     BUILT_IN,
     AnyDataOptions,
@@ -158,8 +158,8 @@ def generate_from_source(
     finally:
         if unfinished:
             say(
-                f"{unfinished:,} of {total:,} texts have not ended after {most:,} tokens, the most"
-                " that are written"
+                f"{unfinished:,} of {counted(total, 'text has', 'texts have')} not ended after"
+                f" {most:,} tokens, the most that are written"
             )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.console import one_line
+from bigmodel_cli.console import counted, one_line
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.metrics import SHARE, Limits, Measure
+from bigmodel_cli.metrics import SHARE, Limits, Measure, shown
 from bigmodel_cli.pictures import new_figure, plain, save_figure
 
 NUMBERED = 20  # classes up to which each cell shows its number
@@ -94,10 +94,10 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> Non
     bar.set_label("of the true class")
     bar.outline.set_visible(False)
     total, right = int(counts.sum()), int(counts.diagonal().sum())
-    score = (
-        f"{total:,} items: accuracy {100 * right / max(1, total):.1f} %, macro-F1"
-        f" {float(macro_f1(counts)):.3f}"
+    accuracy, f1 = (
+        shown(x, percent=True) for x in (right / max(1, total), float(macro_f1(counts)))
     )
+    score = f"{counted(total, 'item')}: accuracy {accuracy}, macro-F1 {f1}"
     axes.set_title(score, fontsize=10, loc="left")
     save_figure(figure, path, dpi=150, tight=True)
 

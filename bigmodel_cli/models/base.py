@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.errors import SpecError
@@ -111,6 +111,8 @@ class AnyModelOptions(Options):
     """What models of this type can compute, in the words of the tasks' `output`."""
     two_sided: ClassVar[str | None] = None
     """The path below which attention is bidirectional."""
+    stacks: ClassVar[tuple[str, ...]] = ()
+    """Options that are lists of blocks around one residual stream, which may be any number."""
 
     @abstractmethod
     def build(self, info: DatasetInfo) -> Model:
@@ -130,6 +132,17 @@ class AnyModelOptions(Options):
         """The same with this `max_len` where it is left open."""
         is_open = "max_len" in type(self).model_fields and self.longest() is None
         return self.model_copy(update={"max_len": length}) if is_open else self
+
+    def one_by_one(self, stack: str) -> list[dict[str, Any]]:
+        """Each block of one of the `stacks` as plain values, with what follows from its place."""
+        raise NotImplementedError
+
+    def with_layers(self, taken: Mapping[str, Sequence[int]]) -> AnyModelOptions:
+        """The same network of these blocks of each stack, by number, in this order.
+
+        Raises `ValueError` where that is no network of this type.
+        """
+        raise NotImplementedError
 
     def width(self) -> int | None:
         """The width of the residual stream; None for a network without one."""

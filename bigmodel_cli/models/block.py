@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Annotated, Any, Literal
+from collections.abc import Hashable, Sequence
+from itertools import groupby
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -78,6 +79,12 @@ class BlockOptions(Options):
         norms = {f"{slot}_norm": getattr(self, f"{slot}_norm") for slot in SLOTS}
         return {name: None for name, own in norms.items() if own == self.norm}
 
+    def placed(self, index: int) -> Self:
+        if self.mixer is None:
+            return self
+        mixer = self.mixer.placed(index)
+        return self if mixer == self.mixer else self.model_copy(update={"mixer": mixer})
+
     def norm_of(self, slot: str) -> tuple[str, AnyNormOptions]:
         """The option that says a slot's norm, and the norm."""
         own = getattr(self, f"{slot}_norm")
@@ -151,6 +158,20 @@ class Block(Module):
             kept = torch.rand(len(y), *[1] * (y.dim() - 1), device=y.device) >= options.drop_path
             y = y * (kept / (1 - options.drop_path)).to(y.dtype)
         return norm(x + y) if options.placement == "post" else x + y
+
+
+def written_out(blocks: Sequence[BlockOptions]) -> list[BlockOptions]:
+    """The blocks one by one, each with what follows from its place."""
+    every = [
+        block.model_copy(update={"repeat": 1}) for block in blocks for _ in range(block.repeat)
+    ]
+    return [block.placed(index) for index, block in enumerate(every)]
+
+
+def joined(blocks: Sequence[BlockOptions]) -> list[BlockOptions]:
+    """Single blocks with equal ones in a row as one that is repeated."""
+    groups = [list(group) for _, group in groupby(blocks)]
+    return [group[0].model_copy(update={"repeat": len(group)}) for group in groups]
 
 
 def build_blocks(

@@ -40,6 +40,7 @@ class Seq2SeqOptions(SkeletonOptions):
     """An encoder, and a decoder that reads it through cross-attention; post-norm by default."""
 
     type: Literal["seq2seq"] = "seq2seq"
+    stacks: ClassVar[tuple[str, ...]] = ("encoder", "decoder")
     outputs: ClassVar = ("target",)
     two_sided = "model.encoder"
     frontend: ConvFrontendOptions | None = Field(

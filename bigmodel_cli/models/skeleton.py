@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -11,7 +12,7 @@ from bigmodel_cli.config import Count, DatasetInfo
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model
-from bigmodel_cli.models.block import MOST_BLOCKS, BlockOptions
+from bigmodel_cli.models.block import MOST_BLOCKS, BlockOptions, joined, written_out
 from bigmodel_cli.models.init import UNLIMITED, Cache
 from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.contract import is_limited, looks_ahead
@@ -33,7 +34,20 @@ Blocks = Annotated[list[BlockOptions], Field(min_length=1), AfterValidator(_boun
 class SkeletonOptions(AnyModelOptions):
     """Options of a model made of blocks of parts around one residual stream."""
 
+    stacks: ClassVar[tuple[str, ...]] = ("blocks",)
     dim: Count = Field(description="width of the residual stream (C)")
+
+    def one_by_one(self, stack: str) -> list[dict[str, Any]]:
+        return [block.model_dump(mode="json") for block in written_out(dict(self)[stack])]
+
+    def with_layers(self, taken: Mapping[str, Sequence[int]]) -> AnyModelOptions:
+        chosen = {}
+        for stack, numbers in taken.items():
+            every = written_out(dict(self)[stack])
+            chosen[stack] = joined([every[number] for number in numbers])
+        found = self.model_copy(update=chosen)
+        type(self).model_validate(found.model_dump(mode="json"))
+        return found
 
     def width(self) -> int:
         return self.dim

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from bigmodel_cli.errors import CheckpointError
@@ -29,11 +29,18 @@ DRAWS = {
 
 
 @contextlib.contextmanager
-def within(weights: Mapping[str, Tensor], classes: int = 0, *, draw: bool = True) -> Iterator[None]:
+def within(
+    weights: Mapping[str, Tensor],
+    classes: int = 0,
+    *,
+    draw: bool = True,
+    alone: Collection[torch.Size] | None = None,
+) -> Iterator[None]:
     """Inside, no more modules and tensors are made than fit `weights` and a new head of `classes`.
 
     Without `draw`, what is made is not filled with random numbers: the weights replace all of it,
-    and memory that nobody writes to is not taken. Raises `CheckpointError` before the tensor that
+    and memory that nobody writes to is not taken. With `alone` only tensors of these shapes are
+    drawn. Raises `CheckpointError` before the tensor that
     is too large is made.
     """
     from torch.nn.modules import module as hooks
@@ -42,6 +49,7 @@ def within(weights: Mapping[str, Tensor], classes: int = 0, *, draw: bool = True
     widest = max((size for t in weights.values() for size in t.shape), default=1)
     held = sum(t.numel() for t in weights.values())
     most = SPARE + TIMES * held + (classes + 1) * widest
+    some = not draw or alone is not None
     budget = Budget(most, SPARE_MODULES + MODULES * len(weights), held)
 
     class Watching(TorchFunctionMode):
@@ -51,8 +59,10 @@ def within(weights: Mapping[str, Tensor], classes: int = 0, *, draw: bool = True
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             kwargs = kwargs or {}
-            if not draw and function.__name__ in DRAWS:
-                return args[0] if args else kwargs["tensor"]
+            if some and function.__name__ in DRAWS:
+                filled = args[0] if args else kwargs["tensor"]
+                if not draw or alone is None or filled.shape not in alone:
+                    return filled
             if str(kwargs.get("device", "")) != "meta":
                 budget.allow(asked(function.__name__, args))
             return function(*args, **kwargs)

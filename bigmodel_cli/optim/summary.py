@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.optim.base import AnyOptimizerOptions
 from bigmodel_cli.roles import Weight
 
@@ -41,10 +42,12 @@ def summary(described: list[dict[str, Any]]) -> str:
     parts = []
     for optimizer in dict.fromkeys(w["optimizer"] for w in trained):
         moved = [math.prod(w["shape"]) for w in trained if w["optimizer"] == optimizer]
-        parts.append(f"{optimizer} {len(moved)} tensors ({sum(moved):,} numbers)")
+        parts.append(f"{optimizer} {counted(len(moved), 'tensor')} ({sum(moved):,} numbers)")
     decayed = sum(w["decayed"] for w in trained)
     frozen = (
-        f"; {len(described) - len(trained)} tensors frozen" if len(trained) < len(described) else ""
+        f"; {counted(len(described) - len(trained), 'tensor')} frozen"
+        if len(trained) < len(described)
+        else ""
     )
     decay = (
         f"weight decay on {decayed} of {len(trained)} tensors"

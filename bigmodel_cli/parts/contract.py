@@ -57,7 +57,7 @@ class AnyPositionOptions(Options):
 class CountsSteps(Protocol):
     """A part that counts within a step, such as the load of each expert."""
 
-    auxiliary: Tensor | None  # added to the mean loss of the current micro-batch
+    auxiliary: Tensor | None  # added to the mean loss of the current micro-batch, see CountsAhead
 
     def after_step(self) -> None:
         """Called after the weights were updated."""
@@ -67,6 +67,24 @@ class CountsSteps(Protocol):
 
     def statistics(self) -> dict[str, float]:
         """Metrics of the current step, by name."""
+
+
+@runtime_checkable
+class CountsAhead(CountsSteps, Protocol):
+    """A part whose auxiliary loss is of counts over all samples of a step.
+
+    Where a step has several micro-batches, these pass through once without gradients, the part is
+    asked what it counted, and told that before they pass again. `auxiliary` is then the part of
+    the micro-batch in the step's, and is added to the mean loss of the step.
+    """
+
+    needs_counts: bool
+
+    def counts(self) -> Tensor:
+        """What was counted since the step began."""
+
+    def foresee(self, counts: Tensor) -> None:
+        """The counts of the whole step, until it is over or forgotten."""
 
 
 @runtime_checkable
@@ -129,6 +147,11 @@ def counting_steps(model: Module, still: Collection[str] = ()) -> list[CountsSte
     return [
         m for name, m in model.named_modules() if name not in still and isinstance(m, CountsSteps)
     ]
+
+
+def counting_ahead(parts: Collection[CountsSteps]) -> list[CountsAhead]:
+    """Those of them whose auxiliary losses need the counts of the whole step."""
+    return [part for part in parts if isinstance(part, CountsAhead) and part.needs_counts]
 
 
 def attending(model: Module) -> dict[str, Attends]:

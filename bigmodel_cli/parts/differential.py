@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -35,6 +35,14 @@ class DifferentialOptions(AnyMixerOptions):
         None, description="the factor's start; left out: the paper's 0.8 - 0.6 exp(-0.3 depth)"
     )
 
+    def start(self, index: int) -> float:
+        """The factor's start in the layer of this index."""
+        start = 0.8 - 0.6 * math.exp(-0.3 * index)
+        return start if self.lambda_init is None else self.lambda_init
+
+    def placed(self, index: int) -> Self:
+        return self.model_copy(update={"lambda_init": self.start(index)})
+
     def build(self, layer: LayerContext) -> Differential:
         """The module. Raises `ValueError` for a width that the heads do not divide."""
         if self.head_dim is None and layer.dim % (2 * self.num_heads):
@@ -62,8 +70,7 @@ class Differential(AttentionPart):
         inner = 2 * self.heads * self.width
         self.qkv = nn.Linear(layer.dim, 3 * inner, bias=False)
         self.out = nn.Linear(inner, layer.dim, bias=False)
-        start = 0.8 - 0.6 * math.exp(-0.3 * layer.layer_index)
-        self.lambda_init = start if options.lambda_init is None else options.lambda_init
+        self.lambda_init = options.start(layer.layer_index)
         self.factors = nn.Parameter(torch.randn(4, self.width) * 0.1)
         self.rotary = options.position.turning(self.width, layer)
         self.spec = AttentionSpec(layer.causal if options.causal is None else options.causal)

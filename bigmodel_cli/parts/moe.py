@@ -67,8 +67,8 @@ class MoEOptions(AnyFFNOptions):
     balance: Literal["loss", "bias", "none"] = Field(
         "loss",
         description=(
-            "loss: as in Switch; bias: added to the scores for choosing alone, moved towards equal"
-            " load"
+            "loss: as in Switch, over all tokens of a step (micro-batches pass once more, to be"
+            " counted); bias: added to the scores for choosing alone, moved towards equal load"
         ),
     )
     balance_weight: NonNegative = Field(
@@ -149,6 +149,8 @@ class MixtureOfExperts(OwnMatrices):
         )
         self.register_buffer("bias", torch.zeros(options.experts))
         self.register_buffer("load", torch.zeros(options.experts), persistent=False)
+        self.needs_counts = options.balance == "loss" and options.balance_weight > 0
+        self.foreseen: Tensor | None = None  # (E,): the load of the whole step
 
     def weight_roles(self) -> dict[str, Role]:
         """Each expert has matrices of its own; the router is an output layer, as is a gate."""
@@ -184,8 +186,9 @@ class MixtureOfExperts(OwnMatrices):
             self.load += load
             if options.balance == "loss":
                 shares = (scores / scores.sum(-1, keepdim=True)) * counted[:, None]  # (N, E)
-                fraction = load / load.sum().clamp(min=1)
-                mean = shares.sum(0) / counted.sum().clamp(min=1)
+                whole = load if self.foreseen is None else self.foreseen
+                fraction = whole / whole.sum().clamp(min=1)
+                mean = shares.sum(0) / (whole.sum() / options.top_k).clamp(min=1)
                 self.auxiliary = options.balance_weight * options.experts * (fraction * mean).sum()
         picked = scores.gather(1, chosen)
         if options.normalize:
@@ -276,7 +279,16 @@ class MixtureOfExperts(OwnMatrices):
     def forget_step(self) -> None:
         """Reset the load and leave the bias."""
         self.load.zero_()
-        self.auxiliary = None
+        self.auxiliary = self.foreseen = None
+
+    def counts(self) -> Tensor:
+        """(E,)   the load."""
+        load: Tensor = self.load
+        return load.clone()
+
+    def foresee(self, counts: Tensor) -> None:
+        """The balance loss is of this load, (E,)."""
+        self.foreseen = counts
 
     def statistics(self) -> dict[str, float]:
         """The busiest expert's load as a multiple of its share, and the share of idle experts."""

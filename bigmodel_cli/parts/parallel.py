@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,10 @@ class ParallelOptions(AnyMixerOptions):
                 "mixers: causal: false is what attention in an encoder does; leave it out"
             )
         return self
+
+    def placed(self, index: int) -> Self:
+        mixers = [mixer.placed(index) for mixer in self.mixers]
+        return self if mixers == self.mixers else self.model_copy(update={"mixers": mixers})
 
     def build(self, layer: LayerContext) -> Parallel:
         """The module. Raises `OptionError` naming the mixers that do not fit."""

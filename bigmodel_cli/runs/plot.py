@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.pictures import (
     MARKED,
     log_where_wide,
@@ -62,7 +63,7 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
             if metric.name != "loss":
                 _line(right, _validated(run, "loss"), color, style)
         left.set_title(
-            f"{plain(task)}, {len(members)} run(s)" if len(drawn) > 1 else "",
+            f"{plain(task)}, {counted(len(members), 'run')}" if len(drawn) > 1 else "",
             loc="left",
             fontsize="medium",
         )

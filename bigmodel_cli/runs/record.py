@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.differences import leaves
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.metrics import shown
@@ -228,7 +229,7 @@ def _figures(
                 validations.append(Validation(record["step"], finite, "averaged" in record))
             damaged += not isinstance(values, dict)
         if damaged:
-            warnings.append(f"{path / METRICS}: {damaged} damaged line(s) are left out")
+            warnings.append(f"{path / METRICS}: left out {counted(damaged, 'damaged line')}")
         last = _record(
             content[content.rfind(b"\n", 0, content.rfind(b'"elapsed"')) + 1 :].partition(b"\n")[0]
         )

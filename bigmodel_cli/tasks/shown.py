@@ -10,8 +10,21 @@ from bigmodel_cli.lazy import Module, Tensor
 
 MOST = 200
 """Characters from which on a text is shortened."""
-Spell = Callable[[str, list[int]], str]
-"""A batch key and some of its tokens -> their text, special tokens spelled out."""
+
+
+@dataclass(frozen=True)
+class Spell:
+    """How what is in a batch is written for people.
+
+    `tokens` takes a batch key and some of its tokens, and gives their text, special tokens spelled
+    out; `picture` is what an item of "image" is called.
+    """
+
+    tokens: Callable[[str, list[int]], str]
+    picture: str = "an image"
+
+    def __call__(self, name: str, tokens: list[int]) -> str:
+        return self.tokens(name, tokens)
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ def of_input(batch: Mapping[str, Tensor], spell: Spell) -> str:
     if "image" in batch:
         image = batch["image"][0]
         size, ends = " x ".join(map(str, image.shape)), (float(image.min()), float(image.max()))
-        return f"an image of {size}, values {ends[0]:.3g} to {ends[1]:.3g}"
+        return f"{spell.picture} of {size}, values {ends[0]:.3g} to {ends[1]:.3g}"
     if "frames" in batch:
         frames = batch["frames"][0]
         count = int(batch["lengths"][0]) if "lengths" in batch else len(frames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigmodel_cli.checkpoints import Checkpoint
+from bigmodel_cli.checkpoints import Checkpoint, TakenLayers
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.based import BASE, frozen_weights, record
@@ -33,4 +33,6 @@ def based_on(
     assert opened.source is not None, "that is what left_out asks"
     say(f"checkpoints hold the adapter alone; the frozen weights stay in {opened.source}")
     weights = opening.read(opened.source).model
+    if opened.spec.init.layers is not None:
+        weights = TakenLayers(weights, opened.spec.init.layers)
     return {BASE: record(opened.source, weights, directory.checkpoints, state.model)}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from bigmodel_cli.console import say
-from bigmodel_cli.data import TOKENIZER, DataSet, load_source_tokenizer, load_tokenizer
+from bigmodel_cli.data import (
+    TOKENIZER,
+    DataSet,
+    input_of,
+    load_source_tokenizer,
+    load_tokenizer,
+)
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.tasks.shown import Spell
@@ -25,7 +31,7 @@ def say_first(task: Task, data: DataSet, seed: int) -> None:
     split = data.split("train")
     count = min(ROWS, len(split))
     batch = split.batch(np.arange(count), 0, seed, True)
-    found = task.shown(batch, _speller(data.assets()))
+    found = task.shown(batch, Spell(_speller(data.assets()), input_of(data.info).picture))
     rows = f"the first {count:,} samples" if count > 1 else "the first sample"
     if not found.count:
         raise DataError(
@@ -49,7 +55,7 @@ def _own_lines(text: str) -> str:
     return "\n" + text.strip("\n") if "\n" in text else f" {text}"
 
 
-def _speller(assets: Mapping[str, bytes]) -> Spell:
+def _speller(assets: Mapping[str, bytes]) -> Callable[[str, list[int]], str]:
     """How tokens are spelled: by the data's tokenizers, else as numbers."""
     if TOKENIZER not in assets:
         return lambda name, tokens: " ".join(map(str, tokens))

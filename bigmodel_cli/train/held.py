@@ -24,11 +24,7 @@ def hold(
     """
     held: frozenset[str] = frozenset()
     if options is not None and options.base is not None:
-        if not frozen:
-            raise SpecError(
-                f"adapter.base: {options.base} is for weights of a checkpoint, which keeps the"
-                " exact ones: bigmodel finetune --from CKPT SPEC"
-            )
+        check_held(options, started=bool(frozen))
         quantized = quantize(model)
         if not quantized.names:
             raise SpecError(
@@ -38,6 +34,15 @@ def hold(
         say(f"adapter.base: {quantized.to_text()}")
         held = quantized.names
     return held | hold_in_precision(model, frozen, precision)
+
+
+def check_held(options: AnyAdapterOptions, *, started: bool) -> None:
+    """Raise `SpecError` where 4 bits are asked for in a run that no checkpoint `started`."""
+    if options.base is not None and not started:
+        raise SpecError(
+            f"adapter.base: {options.base} is for weights of a checkpoint, which keeps the"
+            " exact ones: bigmodel finetune --from CKPT SPEC"
+        )
 
 
 def hold_in_precision(model: Model, frozen: Collection[str], precision: str) -> frozenset[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import say
+from bigmodel_cli.console import listed, say
 from bigmodel_cli.data import TOKENIZER
 from bigmodel_cli.data.files import expand
 from bigmodel_cli.errors import SpecError
@@ -17,6 +17,8 @@ from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 
+MOST = 12
+"""Most layers that are listed."""
 Batch = dict[str, Tensor]
 
 
@@ -89,7 +91,7 @@ class Distillation(Objective):
     def _watch(self, model: Model, count: int) -> None:
         """Keep the outputs of `count` blocks of each forward pass, and what is not padding."""
         layers = model.stream_layers()
-        chosen = [layers[(i + 1) * len(layers) // count - 1] for i in range(count)]
+        chosen = [layers[i] for i in compared(len(layers), count)]
         kept = self.streams.setdefault(id(model), [])
 
         def keep(module: Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -149,6 +151,13 @@ class Distillation(Objective):
         return (error[rows] * weights).sum()
 
 
+def compared(layers: int, count: int) -> list[int]:
+    """The numbers of the teacher's layers after which its stream is compared with that after each
+    of the student's `count`: every k-th, the last one with the last (Sun et al. 2019, PKD-skip).
+    """
+    return [(i + 1) * layers // count - 1 for i in range(count)]
+
+
 def objective_of(
     spec: Spec,
     task: Task,
@@ -156,8 +165,13 @@ def objective_of(
     assets: dict[str, bytes],
     model: Model,
     device: torch.device,
+    *,
+    read: bool = True,
 ) -> Objective:
-    """What the run minimises. Raises `SpecError` where the teacher cannot teach this student."""
+    """What the run minimises; without `read` the teacher has no storage, as the model has none.
+
+    Raises `SpecError` where the teacher cannot teach this student.
+    """
     options, consistency = spec.distill, spec.train.consistency
     if consistency is not None and options is not None:
         raise SpecError("train.consistency has no effect beside distill; leave one of them out")
@@ -173,13 +187,23 @@ def objective_of(
             f"distill: task.type: {task.name} has no probabilities to learn from a teacher"
         )
     teacher = load_checkpoint(
-        expand(options.teacher, Path(), "distill.teacher"), str(device), tell=lambda _: None
+        expand(options.teacher, Path(), "distill.teacher"),
+        str(device) if read else "cpu",
+        tell=lambda _: None,
+        read=read,
     )
     _check(teacher, task, info, assets)
+    parameters = sum(p.numel() for p in teacher.model.parameters())
+    said = f"teacher: {teacher.path}, {parameters:,} parameters"
     if options.hidden:
         _check_streams(teacher, spec, model)
-    parameters = sum(p.numel() for p in teacher.model.parameters())
-    say(f"teacher: {teacher.path}, {parameters:,} parameters")
+        deep = len(teacher.model.stream_layers())
+        layers = compared(deep, len(model.stream_layers()))
+        said += (
+            f"; the streams after its layers {listed([str(i) for i in layers], MOST)} of {deep} are"
+            " compared with those after the model's"
+        )
+    say(said)
     return Distillation(task, teacher, options, model)
 
 

@@ -200,6 +200,9 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
     with spec.placing():
         moved = rated(found.short, found.weights, spec.train)
     weights = describe_weights(spec.train.optimizer, moved)
+    steps = spec.train.steps
+    if len(train):
+        steps = spec.train.total_steps(micro_batches(train, spec.train).per_epoch)
     return Plan(
         layers=in_whole(
             found.stacks,
@@ -211,15 +214,11 @@ def plan(spec: Spec, info: DatasetInfo, train: Split, found: Outline) -> Plan:
         flops_per_sample=flops_per_sample(flops, spec, info, found),
         training_flops_per_sample=flops_per_sample(training_flops, spec, info, found),
         memory=memory_of(spec, info, found, train.longest_rows()),
-        steps=(
-            spec.train.total_steps(micro_batches(train, spec.train).per_epoch)
-            if len(train)
-            else spec.train.steps
-        ),
+        steps=steps,
         minutes=spec.train.minutes,
         samples=len(train) or None,
         weights=weights,
-        rates=list(said(weights, spec.train)),
+        rates=list(said(weights, spec.train, steps)),
         adapter=count_trained(found.short, spec.adapter.type) if spec.adapter is not None else [],
     )
 

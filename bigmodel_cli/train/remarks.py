@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import counted, say
 from bigmodel_cli.data import Split
 from bigmodel_cli.depths import rated, said
 from bigmodel_cli.models import Model
@@ -13,31 +14,42 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.unreached import idle_teacher, unreached
 
 
-def say_start(spec: Spec, model: Model, train: Split) -> None:
-    """Report the sizes of model and data, and the optimizer."""
+def say_start(spec: Spec, model: Model, train: Split, total: int | None) -> None:
+    """Report the sizes of model and data, and the optimizer of a run of `total` steps."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     count = sum(p.numel() for p in model.parameters())
     frozen = f", {count - trainable:,} of them frozen" if trainable < count else ""
-    say(f"model: {count:,} parameters{frozen}; data: {len(train):,} training samples")
+    say(f"model: {count:,} parameters{frozen}; data: {counted(len(train), 'training sample')}")
     with spec.placing():
         weights = rated(model, named_weights(model), spec.train)
     described = describe_weights(spec.train.optimizer, weights)
     say(f"optimizer: {summary(described)}")
-    for line in said(described, spec.train):
+    for line in said(described, spec.train, total):
         say(line)
 
 
-def say_length(options: TrainOptions, total: int | None) -> None:
-    """Report what is worth knowing about a run of `total` steps; None: by the clock."""
+def say_length(spec: Spec, total: int | None, per_epoch: Fraction | None) -> None:
+    """Report what is worth knowing about a run of `total` steps (None: by the clock), with so many
+    micro-batches an epoch (None: not known).
+    """
+    options = spec.train
     if options.minutes is not None:
         say(
             f"train.minutes: {options.minutes:g} minutes of training, without validations and"
             " saving; how many steps that is the machine decides, so that the run is not exactly"
             " repeatable"
         )
-    for remark in options.remarks(total) if total is not None else ():
+    for remark in idle_teacher(spec.distill):
+        say(remark)
+    if total is None:
+        return
+    validating = options.validate_every
+    if per_epoch is not None:
+        validating = options.validation_interval(per_epoch)
+    for remark in (*options.remarks(total), *unreached(options, total, validating)):
         say(remark)
 
 

@@ -55,7 +55,7 @@ def previous_run(directory: RunDirectory) -> Previous | None:
     contents = checkpoints.newest(directory.checkpoints, say)
     recorded = directory.path / SPEC
     if contents is not None:
-        path = directory.checkpoints / f"step-{contents.step:08d}"
+        path = directory.checkpoints / checkpoints.step_name(contents.step)
         spec = of_checkpoint(contents.spec, path)
         return Previous(spec, path, opening.whole(contents, path))
     if not os.path.exists(recorded):
@@ -82,7 +82,7 @@ def mark_again(checkpoints_folder: Path, path: Path, contents: checkpoints.Check
     scores, best = contents.state["scores"], contents.state["best"]
     checkpoints.mark(checkpoints_folder, "last", path)
     reached = [int(step) for step, score in scores.items() if score is not None and score == best]
-    first = checkpoints_folder / f"step-{min(reached):08d}" if reached else None
+    first = checkpoints_folder / checkpoints.step_name(min(reached)) if reached else None
     if first is not None and os.path.isdir(first):
         checkpoints.mark(checkpoints_folder, "best", first)
 

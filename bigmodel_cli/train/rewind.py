@@ -70,7 +70,7 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
         f"{what}; going back to step {state.step}, and past {count:,} batches ({state.rewinds} of"
         f" {options.most} times)"
     )
-    base = folder / f"step-{state.step:08d}"
+    base = folder / checkpoints.step_name(state.step)
     checkpoints.mark(folder, "last", base)
     checkpoints.drop_after(folder, base)
     run.observers.cut(state.step, rewinds)

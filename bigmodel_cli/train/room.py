@@ -9,13 +9,14 @@ import math
 import numpy as np
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.assemble import outline
+from bigmodel_cli.assemble import Outline, outline
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import quantity
+from bigmodel_cli.console import counted, quantity
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Module, torch
+from bigmodel_cli.models.stacks import in_whole
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.plan import Memory, memory_of
 from bigmodel_cli.train.state import TrainState
@@ -33,7 +34,7 @@ def check_enough(spec: Spec, train: Split) -> None:
     """Raise `DataError` where the training split does not fill a batch."""
     if spec.train.batch_tokens is None and len(train) < spec.train.batch_size:
         raise DataError(
-            f"the train split has {len(train)} samples, fewer than train.batch_size"
+            f"the train split has {counted(len(train), 'sample')}, fewer than train.batch_size"
             f" {spec.train.batch_size}; use more data or a smaller batch"
         )
 
@@ -91,6 +92,21 @@ def check_readable(state: TrainState) -> None:
     weights = [t.dim() for t in state.model.state_dict().values()]
     resuming = [t.dim() for t in state.optimizer.state_dict().values()]
     resuming += [p.dim() for p in state.model.parameters()] if state.ema else []
+    _check_listed(weights, resuming)
+
+
+def check_listed(spec: Spec, found: Outline) -> None:
+    """The same for a model without storage."""
+    held = [(name, t.dim()) for name, t in found.short.state_dict().items()]
+    weights = in_whole(found.stacks, held, lambda x: x[0], lambda x, name: (name, x[1]))
+    copies = spec.train.optimizer.state_copies
+    moved = [w for w in found.weights if w.tensor.requires_grad]
+    resuming = [w.tensor.dim() for w in moved for _ in range(copies(w.role))]
+    resuming += [w.tensor.dim() for w in found.weights] if spec.train.ema is not None else []
+    _check_listed([axes for _, axes in weights], resuming)
+
+
+def _check_listed(weights: list[int], resuming: list[int]) -> None:
     if not checkpoints.can_list(weights, resuming):
         raise SpecError(
             f"model: a checkpoint would hold {len(weights) + len(resuming):,} tensors, with the"

@@ -27,6 +27,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
 from bigmodel_cli.train.objective import objective_of
@@ -42,7 +43,13 @@ from bigmodel_cli.train.resume import (
     previous_run,
 )
 from bigmodel_cli.train.resumed_spec import Previous, resumed_spec
-from bigmodel_cli.train.room import check_enough, check_fits, check_readable, check_step
+from bigmodel_cli.train.room import (
+    check_enough,
+    check_fits,
+    check_listed,
+    check_readable,
+    check_step,
+)
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
 from bigmodel_cli.train.signals import Interrupted, Signals
@@ -102,14 +109,20 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     chosen = pick_device(device, say)
     opened = open_run(spec, expect=True)
     spec, data, split = opened.spec, opened.data, opened.data.split("train")
-    open_task(spec, data, first=True)
+    for tracker in spec.train.trackers:
+        tracker.check()
+    task = open_task(spec, data, first=True)
+    check_weights(opened, task)
     if len(split):
         check_enough(spec, split)
     with without_collection(), batch_norm_explained():
-        found = plan(spec, data.info, split, check_memory(spec, data.info, chosen))
-    say_length(spec.train, found.steps)
+        outlined = check_memory(spec, data.info, chosen)
+        found = plan(spec, data.info, split, outlined)
+    per_epoch = micro_batches(split, spec.train).per_epoch if len(split) else None
+    say_length(spec, found.steps, per_epoch)
     show(found)
     check_fits(spec, chosen, found.memory, max(split.longest_rows(), default=1))
+    check_listed(spec, outlined)
     return found
 
 
@@ -153,7 +166,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         and (result := finished(directory, previous, spec, total)) is not None
     ):
         return result  # the data decides how many steps an epoch has
-    say_length(spec.train, total)
+    say_length(spec, total, loader.batches.per_epoch)
     if previous is not None:
         _go_on(previous, state, loader, total, directory)
     with signals.deferred():
@@ -197,7 +210,7 @@ def set_up(
     check_enough(spec, split)
     check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
-    say_start(spec, model, split)
+    say_start(spec, model, split, spec.train.total_steps(micro.per_epoch))
     kept_elsewhere = left_out(opened, saved, model)
     spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device), kept_elsewhere)
     check_readable(state)

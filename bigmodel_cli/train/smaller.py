@@ -1,9 +1,9 @@
 """Dividing micro-batches that do not fit into memory, and repeating the step from the same state.
 
 The samples of a step stay the same, and so do its sums and counts, which are divided once: the loss
-and the gradient are those of the whole batch, within rounding. What looks at a micro-batch as a
-whole differs by nature: BatchNorm's statistics, dropout's draws and the experts' balance are of the
-smaller pieces.
+and the gradient are those of the whole batch, within rounding, and so is the experts' balance. What
+looks at a micro-batch as a whole differs by nature: BatchNorm's statistics and dropout's draws are
+of the smaller pieces.
 
 A `Division` records from which batch on there are how many pieces, in the run's directory at once
 and in each checkpoint, so that a resumed run changes where the first one did, bit for bit.

@@ -12,7 +12,7 @@ from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
-from bigmodel_cli.parts.contract import counting_steps
+from bigmodel_cli.parts.contract import counting_ahead, counting_steps
 from bigmodel_cli.train.recorded import ANOTHER, Recorded, check_fits
 from bigmodel_cli.train.smaller import Division
 
@@ -95,6 +95,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
+        self.ahead = counting_ahead(self.balanced)
         recorded = self.model.state_dict().keys()
         # statistics
         self.buffers = [tensor for name, tensor in self.model.named_buffers() if name in recorded]
@@ -119,11 +120,6 @@ class TrainState:
         if share >= 1:
             return self.step
         return max(self.step + 1, round(self.step / share)) if self.step and share else UNKNOWN
-
-    def auxiliary(self) -> Tensor | None:
-        """The sum of the parts' auxiliary losses (load balance of experts), if any."""
-        losses = [m.auxiliary for m in self.balanced if m.auxiliary is not None]
-        return torch.stack(losses).sum() if losses else None
 
     def after_step(self) -> None:
         """Tell parts that count steps that one is over."""

@@ -13,7 +13,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.objective import Objective
-from bigmodel_cli.train.state import TrainState
+from bigmodel_cli.train.state import Before, TrainState
 
 REMEDY = "set a smaller train.micro_batch_size, or a smaller train.batch_size"
 IN_UPDATE = (
@@ -69,10 +69,11 @@ def train_step(
 ) -> StepResult:
     """Sum the gradients of the micro-batches and update by their mean over all targets.
 
-    Losses are sums, so that the division by the global count makes accumulation equal to one large
-    batch. Under fp16 the backward pass starts from the loss scale times roughly the mean: the sum
-    divided by a power of two near the step's count, which is exact and undone at the end, so that
-    the batch size changes neither overflows nor the result.
+    Losses are sums, so that the division by the global count makes accumulation equal to one
+    large batch; where parts count within a step (the load of experts) micro-batches pass twice.
+    Under fp16 the backward pass starts from the loss scale times roughly the mean: the sum
+    divided by a power of two near the step's count, which is exact and undone at the end, so
+    that the batch size changes neither overflows nor the result.
 
     Where the loss or the gradient is not finite, weights, averages and the optimizer stay; under
     fp16, where training goes on, so do the statistics of normalisation and of experts, and the loss
@@ -86,7 +87,8 @@ def train_step(
     state.optimizer.wake()
     try:
         with memory_remedy(REMEDY):
-            sums = _passes(state, objective, options, micro_batches, device)
+            whole = _counted(state, objective, options, micro_batches, device, before)
+            sums = _passes(state, objective, options, micro_batches, device, whole)
     except OutOfMemory:
         state.undo(before, random=True)
         raise
@@ -106,14 +108,43 @@ def train_step(
     return result
 
 
+def _counted(
+    state: TrainState,
+    objective: Objective,
+    options: TrainOptions,
+    micro_batches: list[dict[str, Tensor]],
+    device: torch.device,
+    before: Before,
+) -> Tensor | None:
+    """Let parts count the whole step ahead, with the random numbers of the passes that follow; the
+    number of its targets. None where one pass counts it, or nothing does.
+    """
+    if len(micro_batches) == 1 or not state.ahead:
+        return None
+    targets = []
+    with torch.no_grad():
+        for batch in micro_batches:
+            with autocast(device, options.precision):
+                targets.append(objective(state.model, batch)[1])
+    counts = [part.counts() for part in state.ahead]
+    state.undo(before, random=True)
+    for part, found in zip(state.ahead, counts, strict=True):
+        part.foresee(found)
+    return torch.stack(targets).sum()
+
+
 def _passes(
     state: TrainState,
     objective: Objective,
     options: TrainOptions,
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
+    whole: Tensor | None,
 ) -> tuple[float, float, float, float]:
-    """Sum gradients over micro-batches; (sum of losses, count, gradient norm, divisor)."""
+    """Sum gradients over micro-batches; (sum of losses, count, gradient norm, divisor).
+
+    `whole` is the number of the step's targets, where parts were told its counts.
+    """
     scale, unit = state.loss_scale, 1.0
     loss_sum: Tensor | None = None
     count: Tensor | None = None
@@ -122,8 +153,7 @@ def _passes(
             loss, n = objective(state.model, batch)
         if n < 0:
             raise ValueError(f"loss: a negative number of targets: {float(n):g}")
-        auxiliary = state.auxiliary()
-        total = loss if auxiliary is None else loss + auxiliary * n  # a sum, as the loss is
+        total = loss + _auxiliary(state, n, whole)
         if scale.dynamic and count is None:
             unit = power_above(float(n) * len(micro_batches))
         (total * (scale.value / unit) if scale.dynamic else total).backward()
@@ -136,6 +166,18 @@ def _passes(
     divisor = (float(count) or 1.0) * (scale.value / unit)
     norm = float(total_norm(state.optimizer.gradients())) / divisor
     return float(loss_sum), float(count), norm, divisor
+
+
+def _auxiliary(state: TrainState, count: Tensor, whole: Tensor | None) -> Tensor | float:
+    """The parts' auxiliary losses (load balance of experts) as a sum, as the loss is: times the
+    number of targets of the micro-batch, or of the step where parts were told its counts.
+    """
+    losses = [
+        part.auxiliary * (count if whole is None or part not in state.ahead else whole)
+        for part in state.balanced
+        if part.auxiliary is not None
+    ]
+    return torch.stack(losses).sum() if losses else 0.0
 
 
 def power_above(count: float) -> float:

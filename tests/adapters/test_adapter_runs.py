@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODER, Result, digests
+from conftest import Result, digests
 from safetensors.torch import load_file
 from tampered import sign
 
@@ -41,19 +41,6 @@ adapter:
   targets: ["*.qkv.q", "*.qkv.v", "*.ffn", embedding]
   modules_to_save: [norm]
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a small decoder."""
-    from bigmodel_cli.__main__ import run
-
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "text.txt").write_text("a rose is a rose is a rose. " * 40)
-    spec = DECODER.replace("text.txt", str(folder / "text.txt")).replace("steps: 12", "steps: 2")
-    (folder / "base.yaml").write_text(spec)
-    assert run(["pretrain", str(folder / "base.yaml"), "--out", str(folder / "base")]) == 0
-    return checkpoints.find(folder / "base")
 
 
 @pytest.fixture
@@ -340,3 +327,35 @@ def test_a_record_of_the_base_that_is_damaged(
         result = cli("eval", path)
         assert result.status == 4
         assert "base: damaged" in result.err
+
+
+LABELS = """\
+model: {type: encoder, dim: 12, blocks: [{mixer: {type: attention, num_heads: 2}, ffn: gelu}]}
+data: {type: table, train: [one.csv], text: [text], label: label, context: 12, tokenizer: bytes}
+task: {type: classification}
+train: {steps: 2, batch_size: 4, precision: fp32, compile: "off"}
+"""
+
+
+def test_other_classes_after_an_adapter_without_a_head(cli: Cli) -> None:
+    """The head of the classes that it knew is in the weights below it; a new one needs training,
+    which the adapter's options do not give: refused with a way that works.
+    """
+    for name, labels in (("one", "ab"), ("other", "xyz")):
+        rows = [f"text {i},{labels[i % len(labels)]}" for i in range(24)]
+        Path(f"{name}.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    Path("labels.yaml").write_text(LABELS)
+    assert cli("pretrain", "labels.yaml", "--out", "whole").status == 0
+    lora = ("--set", "adapter={type: lora, rank: 2, targets: ['*.out']}")
+    assert cli("finetune", "--from", "whole", "--out", "tuned", *lora).status == 0
+    other = ("--set", "data.train=[other.csv]")
+    for extra in ((), ("--dry-run",)):
+        result = cli("finetune", "--from", "tuned", "--out", "new", *other, *extra)
+        assert result.status == 2
+        assert "head.weight" in result.err
+        assert "merge it first: bigmodel merge" in result.err
+        assert not Path("new").exists()
+    assert cli("merge", "tuned", "--out", "merged").status == 0
+    result = cli("finetune", "--from", "merged", "--out", "new", *other)
+    assert result.status == 0, result.err
+    assert "newly initialised, since the classes differ: head.weight" in result.err

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DECODER, Result, digests
+from conftest import Result, digests
 from safetensors.torch import load_file
 from torch import nn
 
-from bigmodel_cli import checkpoints
 from bigmodel_cli.adapters import ADAPTERS, attach, bytes_of, is_quantized, quantize
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models import MODELS, build
@@ -146,19 +145,6 @@ def test_what_has_no_scale_stays_and_what_is_not_finite_is_refused() -> None:
         quantize(layers)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a small decoder."""
-    from bigmodel_cli.__main__ import run
-
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "text.txt").write_text("a rose is a rose is a rose. " * 40)
-    spec = DECODER.replace("text.txt", str(folder / "text.txt")).replace("steps: 12", "steps: 2")
-    (folder / "base.yaml").write_text(spec)
-    assert run(["pretrain", str(folder / "base.yaml"), "--out", str(folder / "base")]) == 0
-    return checkpoints.find(folder / "base")
-
-
 def words(base: Path, kind: str = "lora", **more: object) -> list[object]:
     adapter = f"{{type: {kind}, rank: 2, targets: ['*.qkv.q', '*.ffn'], base: nf4}}"
     options = {"adapter": adapter, "train.validate_every": 2, "train.optimizer.lr": 0.05, **more}
@@ -238,3 +224,20 @@ def test_without_torchao(cli: Cli, base: Path, monkeypatch: pytest.MonkeyPatch) 
         "adapter.base: nf4 needs torchao, which is not installed: pip install 'bigmodel[quant]'\n"
     )
     assert "step 1/" not in found.err
+
+
+def test_a_weight_moves_with_its_values_and_its_dtype() -> None:
+    from bigmodel_cli.adapters import moved
+    from bigmodel_cli.adapters.four_bits import on_device, values
+
+    layers = nn.Sequential(nn.Linear(64, 48), nn.Linear(48, 64)).bfloat16().requires_grad_(False)
+    quantize(layers)
+    kept: Any = layers[0].weight
+    again = on_device(kept, torch.device("cpu"))
+    assert is_quantized(again)
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(values(again), values(kept))
+    before = values(kept)
+    moved(layers.to(memory_format=torch.channels_last), torch.device("cpu"))
+    assert is_quantized(layers[0].weight)
+    assert torch.equal(values(layers[0].weight), before)

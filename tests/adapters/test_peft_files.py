@@ -20,7 +20,8 @@ from bigmodel_cli.adapting import adapt, with_files_read
 from bigmodel_cli.assemble import build_for, build_on_meta
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert import opening
-from bigmodel_cli.convert.peft import CONFIG, WEIGHTS, Layout, adapter_files
+from bigmodel_cli.convert.peft import adapter_files
+from bigmodel_cli.convert.peft_layout import CONFIG, WEIGHTS, Layout
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.spec import of_checkpoint
 

@@ -12,7 +12,8 @@ import torch
 from test_peft_files import TOKENS, llama, published, read, saved, written
 
 from bigmodel_cli.adapters import ADAPTERS, attach
-from bigmodel_cli.convert.peft import CONFIG, Layout, adapter_files
+from bigmodel_cli.convert.peft import adapter_files
+from bigmodel_cli.convert.peft_layout import CONFIG, Layout
 from bigmodel_cli.errors import CheckpointError
 
 transformers = pytest.importorskip("transformers")

@@ -112,3 +112,27 @@ def test_equal_blocks_are_one_row_of_a_dry_run(decoder_spec: Path) -> None:
     two = dry_run(load(decoder_spec), "cpu").to_text()
     assert "blocks.1.ffn.down" in two
     assert "alike" not in two
+
+
+def test_a_share_above_the_peak_is_explained() -> None:
+    memory = Memory(1000, 1000, 2000, 6000, "4 samples")
+    usual = Timing(
+        "a", "fp32", "contiguous", 4, 0.5, 0.6, 9, 8.0, "samples", 7, 10, 39.0, 40.0, memory, 11000
+    )
+    assert "MFU above" not in BenchReport("cpu", [usual]).to_text()
+    faster = replace(usual, flops_per_second=50.0)
+    text = BenchReport("cpu", [usual, faster]).to_text()
+    assert "125 %" in text
+    assert "MFU above 100 %: the machine was faster in the steps" in text
+    assert faster.to_json()["mfu"] == 1.25
+
+
+def test_the_peak_is_measured_before_and_after_the_steps(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([3e15, 5e15])
+    monkeypatch.setattr("bigmodel_cli.bench.peak_flops", lambda *_: next(measured))
+    result = cli("bench", decoder_spec, "--seconds", "0.1", "--json")
+    assert result.status == 0, result.err
+    assert json.loads(result.out)["benchmarks"][0]["peak_flops_per_second"] == 5e15
+    assert next(measured, None) is None

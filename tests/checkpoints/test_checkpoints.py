@@ -115,7 +115,7 @@ def test_resume_fails_where_every_checkpoint_is_damaged(
         "pretrain", decoder_spec, "--out", "run", "--set", "train.validate_every=6", "--resume"
     )
     assert result.status == 4
-    assert "none of its 2 checkpoint(s) can be used" in result.err
+    assert "none of its 2 checkpoints can be used" in result.err
 
 
 def container(header: Any, data: bytes = b"", length: int | None = None) -> bytes:

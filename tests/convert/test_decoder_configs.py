@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from transformers import (
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.families import BY_TYPE
@@ -135,6 +137,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"hidden_act": "gelu"}, "hidden_act: 'gelu' is not built; what is: silu"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5, and heads"),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic' is not"),
+    (
+        "llama",
+        {"rope_parameters": GONE, "rope_scaling": {"type": "su", "long_factor": [2.0]}},
+        "'su' is not built: its angles change",
+    ),
     ("llama", {"rope_parameters": {"rope_type": "linear"}}, "factor: missing"),
     ("llama", {"rope_parameters": {"rope_type": "linear", "factor": "2"}}, "'2' is not a number"),
     ("llama", {"rope_parameters": {"rope_theta": 9.0, "factor": 2.0}}, "factor: not known for def"),
@@ -157,6 +164,28 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"rope_theta": 5.0}, "beside older keys"),
     ("qwen3.5", {"attn_output_gate": False}, "attn_output_gate: 'False' is not built"),
 ]
+
+
+BUILT = {"linear", "yarn", "llama3"}
+"""Kinds of rotary scaling; `CASES` hold them to transformers'."""
+
+
+@pytest.mark.parametrize("kind", [*ROPE_INIT_FUNCTIONS])
+def test_every_kind_of_scaling_is_built_or_refused_by_name(
+    kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """For all layers, and for those of one type."""
+    scaling = {"rope_type": kind, "factor": 2.0, "rope_theta": 1e4}
+    more = {"long_factor": [2.0] * 3, "short_factor": [1.0] * 3}
+    given = {**scaling, **(more if kind == "longrope" else {})}
+    for name, values in (("llama", given), ("gemma3", {FULL: given, SLIDING: {}})):
+        shutil.copytree(folders[name], tmp_path / name)
+        changed(tmp_path / name, {"rope_parameters": values})
+        if kind in BUILT:
+            opening.describe(tmp_path / name)
+            continue
+        with pytest.raises(CheckpointError, match=f"rope_parameters: '{kind}' is not built"):
+            opening.describe(tmp_path / name)
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,34 @@ def test_greedy_text_is_that_of_transformers(values: dict[str, Any], cli: Cli) -
     assert json.loads(found.out)["text"] == text
 
 
+@pytest.mark.parametrize("penalty", [1.6, 0.6])
+def test_a_stop_token_of_the_prompt_is_penalised_as_in_transformers(
+    penalty: float, cli: Cli
+) -> None:
+    """By generation_config.json and by the option: the same text, that of transformers."""
+    transformers = pytest.importorskip("transformers")
+    stops = [256, 32, 44]  # the end, and two characters of the prompt
+    folder = llama_folder(Path("a"), eos_token_id=stops)
+    values = {"max_new_tokens": 14, "eos_token_id": stops}
+    penalised = {**values, "repetition_penalty": penalty}
+    (folder / "generation_config.json").write_text(json.dumps(penalised))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.tensor([[*b"ab, ba "]])
+    with torch.no_grad():
+        written = theirs.generate(tokens, attention_mask=torch.ones_like(tokens), pad_token_id=256)
+    text = bytes(t for t in written[0, 7:].tolist() if t < 256 and t not in stops).decode(
+        errors="replace"
+    )
+    by_file = cli("predict", "a", "ab, ba ", "--device", "cpu", "--json")
+    (folder / "generation_config.json").write_text(json.dumps(values))
+    plain = cli("predict", "a", "ab, ba ", "--device", "cpu", "--json")
+    words = ("--repetition-penalty", penalty, "--temperature", 0)
+    by_option = cli("predict", "a", "ab, ba ", "--device", "cpu", "--json", *words)
+    assert by_file.status == by_option.status == plain.status == 0, by_option.err
+    assert json.loads(by_file.out)["text"] == text
+    assert json.loads(by_option.out)["text"] == text
+
+
 VALUES: dict[str, list[float]] = {
     "temperature": [0.3, 0.7, 1.3, 2.0],
     "top_k": [0, 1, 5, 40, 90],

@@ -105,6 +105,27 @@ def test_what_the_file_cannot_say_is_refused(
     assert not Path("out").exists()
 
 
+def test_a_token_beyond_the_vocabulary_is_refused(cli: Cli, tmp_path: Path) -> None:
+    """As a folder may have it: tokens added to its tokenizer, and no rows for them."""
+    pytest.importorskip("gguf")
+    trained(cli, LLAMA, "")
+    result = cli("export", "run", "hf", "--to", "hf")
+    assert result.status == 0, result.err
+    path = tmp_path / "hf" / "tokenizer.json"
+    values = json.loads(path.read_text())
+    last = json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"]
+    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    values["added_tokens"] = [
+        *values["added_tokens"],
+        {"id": last + 5, "content": "<extra>", "special": True, **added},
+    ]
+    path.write_text(json.dumps(values))
+    result = cli("export", "hf", "out", "--to", "gguf")
+    assert result.status == 2, result.err
+    assert f"it has a token {last + 5}, and the model {last} tokens; --to hf has" in result.err
+    assert not Path("out").exists()
+
+
 def fields(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The keys and the tensors of a file, as the gguf package reads them."""
     gguf = pytest.importorskip("gguf")

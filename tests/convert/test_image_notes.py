@@ -36,3 +36,36 @@ def test_another_way_to_prepare_images_is_said(
     notes = " ".join(opening.describe(folder).notes)
     assert said in notes
     assert said or "here" not in notes
+
+
+TIMM = {
+    "architecture": "vit_tiny_patch16_224",
+    "num_classes": 2,
+    "pretrained_cfg": {
+        "input_size": [3, 32, 32],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, ""),
+        ({"interpolation": "bicubic"}, "timm resizes images by bicubic interpolation; here it is"),
+        ({"interpolation": None}, "timm resizes images by bicubic interpolation; here it is"),
+        ({"crop_pct": 0.9}, "timm cuts out the middle of an image; here the whole image is"),
+        ({"crop_pct": None}, "timm cuts out the middle of an image; here the whole image is"),
+    ],
+)
+def test_so_is_that_of_timm(values: dict[str, object], said: str, tmp_path: Path) -> None:
+    """What a config leaves out (None here) is as timm has it: bicubic, and a crop of 0.875."""
+    given = {**TIMM["pretrained_cfg"], **values}  # type: ignore[dict-item]
+    given = {name: value for name, value in given.items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps({**TIMM, "pretrained_cfg": given}))
+    notes = " ".join(opening.describe(tmp_path).notes)
+    assert said in notes
+    assert said or "timm" not in notes

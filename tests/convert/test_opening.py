@@ -96,7 +96,7 @@ def test_a_folder_is_used_and_says_what_it_ignores(cli: Cli) -> None:
     assert found.status == 0
     assert "a: ignored: model.layers.*.self_attn.rotary_emb.inv_freq (2)" in found.err
     llama_folder(Path("b"), {**llama_tensors(), "extra": torch.ones(3)})
-    assert "1 tensors that the model has no place for: extra" in cli("predict", "b", "ab").err
+    assert "1 tensor that the model has no place for: extra" in cli("predict", "b", "ab").err
 
 
 def test_a_folder_may_be_called_as_a_value_of_its_spec(cli: Cli) -> None:

@@ -166,7 +166,7 @@ def test_images_without_an_ending_are_counted(capfd: pytest.CaptureFixture[str])
     images("plain", (".png", ""))
     Path("plain/a/notes").write_text("no image")
     assert len(opened(FolderOptions(root="plain", val_fraction=0))[0].split("train")) == 12
-    assert "12 image(s) are left out, since their names have no ending" in capfd.readouterr().err
+    assert "12 images are left out without an ending" in capfd.readouterr().err
 
 
 def test_pair_files_in_different_order_are_reported() -> None:
@@ -192,7 +192,7 @@ def test_skipped_files_and_files_of_another_format_are_reported(
     given = {"context": 8, "val_fraction": 0}
     opened(TextOptions.model_validate({"files": ["mixed"], **given}))
     assert (
-        "data.files: mixed: 3 file(s) that end otherwise are left out (2 .json, 1 no ending)"
+        "data.files: mixed: 3 files that end otherwise are left out (2 .json, 1 no ending)"
         in capfd.readouterr().err
     )
     said = opened(TextOptions.model_validate({"files": ["mixed/b.json"], **given}))[1]

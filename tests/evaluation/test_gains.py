@@ -66,13 +66,31 @@ def test_a_new_head_has_nothing_to_compare_with(cnn_spec: Path, cli: Cli) -> Non
         "data: {type: image_folder, root: pets, channels: 1, val_fraction: 0.4}\n"
         "train: {steps: 2, batch_size: 4}\n"
     )
-    result = cli("finetune", "--from", base, "pets.yaml", "--json")
-    gains = json.loads(result.out)["gains"]
+    words = sets(
+        "train.steps=6", "train.validate_every=1", "train.optimizer={type: adamw, lr: 0.3}"
+    )
+    result = cli("finetune", "--from", base, "pets.yaml", "--json", *words)
+    printed = json.loads(result.out)
+    gains = printed["gains"]
     assert gains["task"]["items"] > 2
     assert "gain" not in gains["task"]["metrics"]["accuracy"]
     assert "nothing to compare with" in gains["task"]["note"]
     assert "not measured" in gains["old_domain"]["note"]
-    assert re.search("^task +accuracy", result.err, re.MULTILINE)
+    said = result.err[result.err.index("what the finetuning bought") :]
+    assert "before" not in said.partition("nothing to compare")[0]  # no empty columns
+    assert re.search("^ +metric +after +95 % from +to$", said, re.MULTILINE)
+    records = [
+        json.loads(line) for line in Path("runs/pets/metrics.jsonl").read_text().splitlines()
+    ]
+    by_step = {r["step"]: r["val"]["accuracy"] for r in records if "val" in r}
+    best = min(by_step, key=lambda step: (-by_step[step], step))
+    assert gains["best_step"] == best
+    assert gains["after"] == printed["checkpoint"]
+    found = evaluated(cli, printed["checkpoint"])["metrics"]["accuracy"]
+    row = next(line.split() for line in said.splitlines() if re.match("task +accuracy", line))
+    assert row[2::2] == [f"{100 * found[end]:.2f}" for end in ("value", "low", "high")]
+    assert (f"step {best} was better" in said) == (by_step[6] < by_step[best])
+    assert (", the best by accuracy" in said) == (by_step[6] == by_step[best])
 
 
 @pytest.mark.parametrize("kind", ["images", "rows"])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import DECODER
 from pictures import png
 from tones import packed, riff, tone
 
@@ -162,3 +163,24 @@ def test_without_onnxruntime_it_is_written_and_said(
     assert result.status == 0
     assert "model.onnx: not compared, since onnxruntime is not installed" in result.err
     assert Path("out/model.onnx").exists()
+
+
+def test_what_is_refused_as_in_other_forms(cli: Cli, tmp_path: Path) -> None:
+    """A folder that is there, one without a parent, and a checkpoint with an adapter."""
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "mine.txt").write_text("mine")
+    for form in ("onnx", "hf"):
+        found = cli("export", CHECKPOINTS / "sentiment", taken, "--to", form)
+        assert (found.status, "is there already; name a new folder" in found.err) == (2, True)
+        found = cli("export", CHECKPOINTS / "sentiment", tmp_path / "a" / "b", "--to", form)
+        assert (found.status, "does not exist; make it" in found.err) == (5, True)
+    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
+    Path("text.txt").write_text("a rose is a rose is a rose. " * 40)
+    Path("base.yaml").write_text(DECODER.replace("steps: 12", "steps: 1"))
+    adapter = "adapter={type: lora, rank: 2, targets: ['*.qkv']}"
+    run = cli("pretrain", "base.yaml", "--set", adapter, "--out", tmp_path / "run")
+    assert run.status == 0, run.err
+    found = cli("export", run.out.strip(), tmp_path / "out", "--to", "onnx")
+    assert (found.status, "holds an adapter; write it with --to adapter" in found.err) == (2, True)
+    assert not (tmp_path / "out").exists()

@@ -266,7 +266,11 @@ def test_an_encoder_decoder_in_three_graphs(tmp_path: Path) -> None:
         "encoder_attention_mask": mask,
     }
     new = torch.tensor([[1], [1]])
+    empty = {**read, "encoder_attention_mask": mask * torch.tensor([[1], [0]])}
+    filled = run(found["decoder_model.onnx"], input_ids=new, **empty)
+    assert all(bool(t.isfinite().all()) for t in filled.values())  # a row of padding alone
     outputs = run(found["decoder_model.onnx"], input_ids=new, **read)
+    close(filled["logits"][:1], outputs["logits"][:1])
     states = {n.replace("present", "past_key_values"): t for n, t in outputs.items() if "." in n}
     del read["encoder_hidden_states"]
     target = new

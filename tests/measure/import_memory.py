@@ -1,6 +1,7 @@
 """What importing a published model takes beside its weights: peak memory, and time.
 
     python tests/measure/import_memory.py [--gigabytes 2] [--folder FOLDER] [--rounds 3]
+        [--ways loaded assembled four_bits transformers]
 
 A Llama in fp32, in files of a fifth of it each, is written into the folder. Each measurement is a
 process of its own. Peak memory is above what the process holds when its packages are loaded, as a
@@ -91,6 +92,21 @@ def loaded(folder: Path) -> None:
 
 def assembled(folder: Path) -> None:
     """As finetuning imports it, with the same head."""
+    _assembled(folder)
+
+
+def four_bits(folder: Path) -> None:
+    """As finetuning a LoRA on a base of 4 bits imports it, up to the first step."""
+    from bigmodel_cli.adapters import ADAPTERS
+    from bigmodel_cli.train.held import hold
+
+    low = {"type": "lora", "rank": 4, "targets": ["*.qkv.q", "*.qkv.v"], "base": "nf4"}
+    model = _assembled(folder, ADAPTERS["lora"].model_validate(low))
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    hold(model, frozen, ADAPTERS["lora"].model_validate(low), "bf16")
+
+
+def _assembled(folder: Path, adapter: Any = None) -> Any:
     import torch
 
     from bigmodel_cli.assemble import assemble
@@ -99,8 +115,9 @@ def assembled(folder: Path) -> None:
     from bigmodel_cli.spec import of_checkpoint
 
     spec = of_checkpoint(opening.read_spec(folder), folder)
+    spec = spec.model_copy(update={"adapter": adapter})
     info = DatasetInfo.from_json(opening.read(folder).info)
-    assemble(spec, info, torch.device("cpu"), folder)
+    return assemble(spec, info, torch.device("cpu"), folder)
 
 
 def transformers(folder: Path) -> None:
@@ -112,7 +129,7 @@ def transformers(folder: Path) -> None:
         weight.sum()
 
 
-WAYS = {f.__name__: f for f in (read, loaded, assembled, transformers)}
+WAYS = {f.__name__: f for f in (read, loaded, assembled, four_bits, transformers)}
 
 
 def measured(way: str, folder: Path) -> None:
@@ -153,25 +170,27 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--folder", type=Path, help="where to write")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="*", default=[*WAYS], choices=WAYS)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.way:
         measured(chosen.way, chosen.folder)
         return
     root = Path(tempfile.mkdtemp(prefix="import-", dir=chosen.folder))
-    from folders import llama_folder
+    from folders import LLAMA, drawn_folder
 
     try:
         folder = root / "model"
         make(folder, int(chosen.gigabytes * 1e9))
-        llama_folder(root / "small", tokenizer=False)
+        drawn_folder(root / "small", LLAMA | {"intermediate_size": 32})
         run("read", folder)  # into the system's cache
         size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-        rounds = [{way: run(way, folder) for way in WAYS} for _ in range(chosen.rounds)]
+        ways = ["read", *(way for way in chosen.ways if way != "read")]
+        rounds = [{way: run(way, folder) for way in ways} for _ in range(chosen.rounds)]
         print(f"{size / 1e9:.2f} GB of weights in fp32; the best of {chosen.rounds} rounds")
         print("way            memory / weights   time / reading   seconds")
         least = min(r["read"]["seconds"] for r in rounds)
-        for way in WAYS:
+        for way in ways:
             best = min(r[way]["seconds"] for r in rounds)
             most = max(r[way]["bytes"] for r in rounds)
             print(f"{way:14} {most / size:16.3f} {best / least:16.2f} {best:9.2f}")

@@ -305,18 +305,6 @@ def test_repetition_is_penalised_as_in_transformers() -> None:
     torch.testing.assert_close(Seen(padded, real).penalised(logits, 1.7), want)
 
 
-def test_the_mark_that_ends_a_text_is_not_a_repetition() -> None:
-    logits, prompt = torch.randn(2, 9), torch.tensor([[8, 1, 8, 3], [2, 2, 8, 5]])
-    got = Seen(prompt, None, 8).penalised(logits, 2.0)
-    want = logits.clone()
-    for row, tokens in enumerate(((1, 3), (2, 5))):
-        for token in tokens:
-            want[row, token] = (
-                logits[row, token] / 2 if logits[row, token] > 0 else logits[row, token] * 2
-            )
-    assert torch.equal(got, want)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -218,3 +218,34 @@ def test_the_head_of_the_language_model_is_kept(cli: Cli) -> None:
     assert all("newly initialised" not in result.err for result in found)
     for tensors in heads[1:]:
         assert torch.equal(tensors["head.weight"], heads[0]["head.weight"])
+
+
+def test_a_smaller_network_is_compared_with_the_layers_that_it_begins_with(cli: Cli) -> None:
+    rows = [{"prompt": f"a {i}", "chosen": "no", "rejected": "yes"} for i in range(8)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chats = [{"prompt": f"a {i}", "completion": "no"} for i in range(8)]
+    Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    Path("a.yaml").write_text(
+        "model: {type: decoder, dim: 8, blocks: [{repeat: 3, mixer: {type: attention,"
+        " num_heads: 2}, ffn: swiglu}]}\n"
+        "data: {type: chat, train: [chats.jsonl], context: 48, tokenizer: bytes}\n"
+        "task: causal_lm\n"
+        "train: {steps: 2, batch_size: 4, precision: fp32, compile: 'off'}\n"
+    )
+    Path("b.yaml").write_text(
+        "data: {type: preferences, train: [pairs.jsonl], context: 48, tokenizer: bytes}\n"
+        "task: dpo\ninit: {layers: [2, 0]}\n"
+        "train: {steps: 1, batch_size: 4, precision: fp32, compile: 'off',"
+        " optimizer: {type: sgd, lr: 1e-12, momentum: 0}}\n"
+    )
+    assert cli("pretrain", "a.yaml", "--out", "a").status == 0
+    result = cli("finetune", "--from", "a", "b.yaml", "--out", "b", "--json")
+    assert result.status == 0, result.err
+    loss = json.loads(result.out)["gains"]["task"]["metrics"]["loss"]
+    # nothing moved: both answers are as likely as they were, and the loss is log 2
+    assert loss["after"]["value"] == pytest.approx(math.log(2), abs=1e-6)
+    # and again, from what began so
+    Path("c.yaml").write_text(Path("b.yaml").read_text().replace("init: {layers: [2, 0]}\n", ""))
+    result = cli("finetune", "--from", "b", "c.yaml", "--out", "c", "--json")
+    assert result.status == 0, result.err
+    assert "gain" in json.loads(result.out)["gains"]["task"]["metrics"]["loss"], result.err

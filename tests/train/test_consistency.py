@@ -71,12 +71,13 @@ def test_without_dropout_nothing_could_differ() -> None:
     ],
 )
 def test_what_cannot_agree_is_refused(cli: Cli, tmp_path: Path, task: str, said: str) -> None:
-    rows = "".join(f"some words,{i % 3}\n" for i in range(40))
+    rows = "".join(f"some words,{i % 3}\n" for i in range(400))
     (tmp_path / "rows.csv").write_text(f"text,value\n{rows}")
     answer = "targets: [value]" if "regression" in task else "label: value"
     (tmp_path / "spec.yaml").write_text(
         "model: {type: encoder, dim: 8, blocks: [{mixer: {type: attention, num_heads: 2}}]}\n"
-        f"data: {{type: table, train: [rows.csv], text: [text], {answer}, context: 8, tokenizer: chars}}\n"
+        f"data: {{type: table, train: [rows.csv], text: [text], {answer}, context: 8,"
+        " tokenizer: characters}\n"
         f"task: {task}\ntrain: {{steps: 2, consistency: 1}}\n"
     )
     done = cli("pretrain", tmp_path / "spec.yaml", "--out", tmp_path / "run")

@@ -199,3 +199,30 @@ def test_teachers_that_cannot_teach_are_refused(
         assert result.status == 2, result.err
         assert message in result.err
     assert json.loads(Path("teacher/status.json").read_text())["state"] == "done"
+
+
+def test_what_dpo_made_teaches_a_language_model(cli: Cli) -> None:
+    """It has the head of one; what it is taught to prefer has no probabilities of its own."""
+    rows = [{"prompt": f"a {i}", "chosen": "no", "rejected": "yes"} for i in range(8)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    chats = [{"prompt": f"a {i}", "completion": "no"} for i in range(8)]
+    Path("chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    train = "train: {steps: 2, batch_size: 4, precision: fp32, compile: 'off'}\n"
+    chat = "data: {type: chat, train: [chats.jsonl], context: 48, tokenizer: bytes}\n"
+    pairs = "data: {type: preferences, train: [pairs.jsonl], context: 48, tokenizer: bytes}\n"
+    model = (
+        "model: {type: decoder, dim: 8, blocks: [{repeat: 2, mixer: {type: attention,"
+        " num_heads: 2}, ffn: swiglu}]}\n"
+    )
+    Path("a.yaml").write_text(f"{model}{chat}task: causal_lm\n{train}")
+    Path("b.yaml").write_text(f"{pairs}task: dpo\n{train}")
+    assert cli("pretrain", "a.yaml", "--out", "a").status == 0
+    assert cli("finetune", "--from", "a", "b.yaml", "--out", "b").status == 0
+    taught = sets("distill={teacher: b, hidden: 0.5}", "model.blocks.0.repeat=1")
+    result = cli("pretrain", "a.yaml", "--out", "c", *taught)
+    assert result.status == 0, result.err
+    assert "teacher: b" in result.err
+    for extra in ((), ("--dry-run",)):
+        result = cli("finetune", "--from", "a", "b.yaml", *sets("distill={teacher: a}"), *extra)
+        assert result.status == 2
+        assert "task.type: dpo has no probabilities to learn from a teacher" in result.err

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.config.dataset import MelConfig
 from bigmodel_cli.data.base import DataSet, Split
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.tasks import TASKS
+from bigmodel_cli.tasks.shown import Spell
 from bigmodel_cli.train.first import say_first
 
 Cli = Callable[..., Any]
@@ -30,6 +32,7 @@ def tokens(*texts: str, ends: bool = True) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
+SOUND = MelConfig(1000, 40, 20, 2, 0.0, 500.0, 40)
 IMAGE = torch.tensor([[[[-1.0, 0.5], [0.25, 2.0]]]])
 TEXTS = {"tokens": tokens("a\nb", "abcdef")}
 MASKS = torch.tensor([[False, False, True, True, True, True, True], [False] * 7])
@@ -45,6 +48,8 @@ CASES: dict[str, tuple[str, DatasetInfo, dict[str, torch.Tensor], list[str]]] = 
              ["a\\nb<|endoftext|> -> dog"]),
     "image": ("classification", NAMES, {"image": IMAGE, "label": torch.tensor([0])},
               ["an image of 1 x 2 x 2, values -1 to 2 -> cat"]),
+    "spectrogram": ("classification", DatasetInfo(classes=("cat", "dog"), image_shape=(1, 2, 2),
+        sound=SOUND), {"image": IMAGE, "label": torch.tensor([0])}, ["a spectrogram of 1 x 2 x 2"]),
     "sound": ("classification", NAMES, {**FRAMES, "label": torch.tensor([1, 1])},
               ["3 frames of 4 numbers -> dog"]),
     "tagging": ("tagging", NAMES, {"tokens": tokens("ab", "c"), "tags": torch.tensor(
@@ -99,7 +104,9 @@ def test_what_is_learnt_is_shown(case: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_of_a_preference_both_answers_are_shown() -> None:
     kind, info, batch, wanted = CASES["dpo"]
-    found = task_of(kind, info).shown(batch, lambda name, row: ByteTokenizer().decode_marked(row))
+    found = task_of(kind, info).shown(
+        batch, Spell(lambda name, row: ByteTokenizer().decode_marked(row))
+    )
     assert f"\n{found.first}" == wanted[0]
     assert (found.count, found.of) == (10, 10)  # each side's answers and their ends
 

@@ -18,8 +18,9 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.frozen import freeze, still_modules
 from bigmodel_cli.models import ModelOptions, build
 from bigmodel_cli.modes import evaluating, training_mode
-from bigmodel_cli.recipe import InitOptions, TrainOptions
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
+from bigmodel_cli.start_options import InitOptions
 from bigmodel_cli.tasks import CausalLMOptions, ClassificationOptions
 from bigmodel_cli.train.autotune import ComputeMode, _one_pass, measure
 from bigmodel_cli.train.objective import Objective

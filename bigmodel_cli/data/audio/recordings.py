@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.audio.sound import ENDINGS, Samples, decode, notes_said
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import cached_folder, key_of
@@ -117,13 +118,14 @@ def _reports(index: dict[str, Any]) -> list[str]:
     if index["others"]:
         reports.insert(
             0,
-            f"{index['others']:,} recording(s) are left out: data.pattern is not found in their"
-            " names",
+            f"{counted(index['others'], 'recording is', 'recordings are')} left out: data.pattern"
+            " is not found in the name",
         )
     if index["bad"]:
         reports.insert(
             0,
-            f"warning: skipped {len(index['bad'])} recording(s) that cannot be decoded, the first:"
+            f"warning: skipped {counted(len(index['bad']), 'recording')} that cannot be decoded,"
+            " the first:"
             f" {index['bad'][0]}",
         )
     return reports

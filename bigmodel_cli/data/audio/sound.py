@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.audio.wav import REMEDY, Channels, check_size, read_wav
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.packages import need
@@ -48,12 +49,10 @@ CHUNK, BLOCK = 1 << 14, 1 << 20
 INTEGER, CANCELLING = "integer", "cancelling"
 NOTES = {
     INTEGER: (
-        "recording(s) of float samples that are integers of 16, 24 or 32 bits, divided by that full"
-        " scale"
+        "of float samples that are integers of 16, 24 or 32 bits, divided by that full scale"
     ),
     CANCELLING: (
-        "recording(s) whose channels cancel one another: their mean, which is read, is all but"
-        " silence"
+        "whose channels cancel one another: their mean, which is read, is all but silence"
     ),
 }
 """What is worth reporting about a recording, by the notes of `Wave`."""
@@ -109,7 +108,7 @@ def notes_said(notes: Iterable[tuple[str, str]]) -> list[str]:
     for note, name in notes:
         named.setdefault(note, []).append(name)
     return [
-        f"warning: {len(names):,} {NOTES[note]}; the first: {names[0]}"
+        f"warning: {counted(len(names), 'recording')} {NOTES[note]}; the first: {names[0]}"
         for note, names in named.items()
     ]
 

@@ -46,6 +46,14 @@ class Conversation(NamedTuple):
     cut: int = 0
     unread: frozenset[str] = frozenset()
 
+    def learns_nothing(self) -> bool:
+        """Whether an answer is learnt that is empty."""
+        return any(
+            message["role"] == "assistant" and not message["content"].strip()
+            for index, message in enumerate(self.messages)
+            if index not in self.passed
+        )
+
 
 def conversations(path: Path) -> Iterator[Conversation]:
     """The conversations of a .jsonl file, or of a list in a .json file; plain or .gz.

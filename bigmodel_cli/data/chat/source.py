@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.chat.messages import KNOWN, Conversation
@@ -175,13 +176,19 @@ def _tell(kept: Sequence[Samples], turns: Turns, say: Say) -> None:
         )
     if turns.divided:
         say(
-            f"{turns.divided:,} conversations are several samples, one for each answer: the"
-            " template, or the tokenizer, writes earlier turns differently when more follow"
+            f"{counted(turns.divided, 'conversation is', 'conversations are')} several samples,"
+            " one for each answer: the template, or the tokenizer, writes earlier turns differently"
+            " when more follow"
+        )
+    if lost := [role for role, written in turns.roles.items() if not written]:
+        say(
+            f"warning: the chat template leaves out messages of {', '.join(sorted(lost))}: answers"
+            " are learnt without them; use another template (data.template), or take them out"
         )
     ends = " or ".join(sorted(turns.special[end] for end in turns.ends))
     say(
-        f"conversations: {len(kept):,} training samples; {learnt:,} of {total:,} tokens are learnt"
-        f" ({100 * learnt / total:.1f} %), each answer with {ends} at its end"
+        f"conversations: {counted(len(kept), 'training sample')}; {learnt:,} of {total:,} tokens"
+        f" are learnt ({100 * learnt / total:.1f} %), each answer with {ends} at its end"
     )
 
 
@@ -190,14 +197,21 @@ def _tell_left_out(found: Mapping[str, Sequence[Item]], say: Say) -> None:
     for name, items in found.items():
         every = [c for item in items for c in item]
         roles = {m["role"] for c in every for m in c.messages} - {*KNOWN}
-        counts = {
-            "messages after the last answer are left out": sum(c.cut for c in every),
-            "answers are read and not learnt (weight 0)": sum(len(c.passed) for c in every),
-            f"roles are read and not learnt: {', '.join(sorted(roles))}": len(roles),
-        }
-        for what, count in counts.items():
+        cut, passed = sum(c.cut for c in every), sum(len(c.passed) for c in every)
+        of_roles = f"read and not learnt: {', '.join(sorted(roles))}"
+        for count, what, rest in (
+            (cut, "message", "after the last answer left out"),
+            (passed, "answer", "read and not learnt (weight 0)"),
+            (len(roles), "role", of_roles),
+        ):
             if count:
-                say(f"data.{name}: {count:,} {what}")
+                say(f"data.{name}: {counted(count, what)} {rest}")
+        if empty := [c.place for c in every if c.learns_nothing()]:
+            say(
+                f"warning: data.{name}: {counted(len(empty), 'answer is', 'answers are')} learnt"
+                f" that say nothing, the first in {empty[0]}: give them the weight 0, or take them"
+                " out"
+            )
         if unread := sorted({key for c in every for key in c.unread}):
             more = f" and {len(unread) - SHOWN} more" if len(unread) > SHOWN else ""
             say(f"data.{name}: not read of the rows: {', '.join(unread[:SHOWN])}{more}")

@@ -37,6 +37,7 @@ class Turns:
         self.tokenizer, self.template = tokenizer, template
         self.special = tokenizer.special
         self.ends: set[int] = set()
+        self.roles: dict[str, bool] = {}  # whether the template writes their messages
         self.divided = 0  # conversations whose earlier turns are other tokens later on
 
     def __call__(self, conversation: Conversation) -> list[Sample]:
@@ -46,8 +47,7 @@ class Turns:
         Raises `DataError` where the template does not render it, or an answer has no end.
         """
         place, messages = conversation.place, conversation.messages
-        for message in messages:
-            self.check(message, place)
+        self.check_all(messages, place)
         samples: list[Sample] = []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
@@ -62,8 +62,7 @@ class Turns:
     def last_answer(self, conversation: Conversation) -> Sample:
         """A conversation of which only the last answer is learnt. Raises `DataError`."""
         place, messages = conversation.place, conversation.messages
-        for message in messages:
-            self.check(message, place)
+        self.check_all(messages, place)
         return self.to(messages, place, [], True)
 
     def to(
@@ -147,6 +146,28 @@ class Turns:
             )
         self.ends.add(tokens[special[0]])
         return special[0]
+
+    def check_all(self, messages: Sequence[Message], place: str) -> None:
+        """Check the messages of a conversation, and the first ones of each role that asks: whether
+        the template writes them at all. Raises `DataError` where it leaves out questions.
+        """
+        for message in messages:
+            self.check(message, place)
+        for role in {message["role"] for message in messages} - {"assistant", *self.roles}:
+            other = [
+                {**m, "content": f"{m['content']} again"} if m["role"] == role else m
+                for m in messages
+            ]
+            try:
+                both = {self.parts(asked, place)[0] for asked in (messages, other)}
+            except DataError:  # it reads more of the message, or says its fault when it is rendered
+                continue
+            self.roles[role] = len(both) > 1
+        if not self.roles.get("user", True):
+            raise DataError(
+                f"{place}: {self.template.name}: the question is not in the text that it writes, so"
+                " that answers would be learnt without it; use another template (data.template)"
+            )
 
     def check(self, message: Message, place: str) -> None:
         """Raise `DataError` where a message spells a special token: it would be one."""

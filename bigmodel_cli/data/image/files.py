@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.files import SKIP, check_plain
 from bigmodel_cli.errors import DataError
 
@@ -109,8 +110,8 @@ def left_out(paths: Sequence[Path]) -> str:
     endings = Counter(path.suffix.lower() for path in paths)
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(5))
     return (
-        f"warning: {len(paths):,} file(s) are left out, since their formats are not read ({kinds}),"
-        f" the first: {paths[0]}; convert them to PNG"
+        f"warning: {counted(len(paths), 'file is', 'files are')} left out, in formats that are not"
+        f" read ({kinds}), the first: {paths[0]}; convert to PNG"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bigmodel_cli.console import say
+from bigmodel_cli.console import counted, say
 from bigmodel_cli.data.folders import folders_in, passed_over, walk
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.image.files import ENDINGS, OTHER_ENDINGS, begins_as_image, left_out
@@ -43,7 +43,7 @@ def read_folder(
     loose = [image for folder in dict.fromkeys(flat) for image in _images_in(folder)]
     if loose:
         say(
-            f"warning: {len(loose):,} image(s) beside the folders of classes are left out, the"
+            f"warning: {counted(len(loose), 'image')} beside the folders of classes left out, the"
             f" first: {loose[0]}"
         )
     splits = {}
@@ -65,8 +65,8 @@ def read_folder(
         say(left_out(others))
     if bare:
         say(
-            f"warning: {len(bare):,} image(s) are left out, since their names have no ending, the"
-            f" first: {bare[0]}; name them .png or as they are"
+            f"warning: {counted(len(bare), 'image is', 'images are')} left out without an ending in"
+            f" the name, the first: {bare[0]}; name it .png or as it is"
         )
     return RawImages(splits, classes)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.base import Say
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.image.files import open_image, read_header
@@ -115,9 +116,11 @@ def _surveyed(
         index, reason = found.bad[0]
         first = f"{split.names[index]}: {reason}"
         if len(found.bad) == len(split.encoded):
-            raise DataError(f"none of {len(found.bad)} images can be decoded, the first: {first}")
+            count = counted(len(found.bad), "image")
+            raise DataError(f"none of {count} can be decoded, the first: {first}")
         say(
-            f"warning: skipped {len(found.bad)} image(s) that cannot be decoded, the first: {first}"
+            f"warning: skipped {counted(len(found.bad), 'image')} that cannot be decoded, the"
+            f" first: {first}"
         )
         bad = {index for index, _ in found.bad}
         split = split.part([i for i in range(len(split.encoded)) if i not in bad])
@@ -185,9 +188,9 @@ def _say_depth(name: str, found: Survey, white: float | None, say: Say) -> None:
             f"set data.white_level: {2**bits - 1}" if kind == "grey" else "convert them to 8 bits"
         )
         say(
-            f"warning: {count:,} {kind} image(s) of 16 bits in the {name} split: the brightest"
-            f" value in {decoded:,} of them is {peak:,}, as if they held {bits} bits, and white is"
-            f" 65,535, so that they are nearly black; {remedy} if it is not"
+            f"warning: {counted(count, f'{kind} image')} of 16 bits in the {name} split:"
+            f" the brightest value in {decoded:,} of them is {peak:,}, as if they held {bits} bits,"
+            f" and white is 65,535, so that they are nearly black; {remedy} if it is not"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.base import Assets, DataSet, Piece, Say, Split, info_of
 from bigmodel_cli.data.cache import key_of
 from bigmodel_cli.data.classes import numbers_of
@@ -181,8 +182,8 @@ class CoNLLOptions(FilesOptions):
         """Add a word, from the fields of its line."""
         if len(fields) != width:
             raise DataError(
-                f"{place}: {len(fields)} column(s), and the lines before have {width}; tabs allow"
-                " blanks in words"
+                f"{place}: {counted(len(fields), 'column')}, and the lines before have {width};"
+                " tabs allow blanks in words"
             )
         wanted = (0 if self.words is None else self.words, -1 if self.tags is None else self.tags)
         at: list[int] = []
@@ -196,8 +197,8 @@ class CoNLLOptions(FilesOptions):
                 )
             if not -width <= column < width or width < 2:
                 raise DataError(
-                    f"{place}: {width} column(s), and data.{option} is column {column}; words need"
-                    " their tags"
+                    f"{place}: {counted(width, 'column')}, and data.{option} is column {column};"
+                    " words need their tags"
                 )
             if not fields[column].strip():
                 raise DataError(f"{place}: column {column} (data.{option}) is empty")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli.console import counted
 from bigmodel_cli.data.reading import (
     LONGEST_LINE,
     checked_text,
@@ -205,7 +206,7 @@ def _index(
 
 
 def _count(row: Sequence[Any]) -> str:
-    return f"{len(row)} column{'' if len(row) == 1 else 's'}"
+    return counted(len(row), "column")
 
 
 def _listed(names: Sequence[str]) -> str:

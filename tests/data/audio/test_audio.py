@@ -217,9 +217,9 @@ def test_loud_quiet_and_unusual_recordings_are_read_as_they_sound(cli: Cli) -> N
         data = opened(said, normalize="none", seconds=0.2)
         warnings = [line for line in said if "warning" in line]
         assert len(warnings) == 2, attempt
-        assert "1 recording(s) of float samples that are integers" in warnings[0]
+        assert "1 recording of float samples that are integers" in warnings[0]
         assert "low_cat_3.wav" in warnings[0]
-        assert "1 recording(s) whose channels cancel one another" in warnings[1]
+        assert "1 recording whose channels cancel one another" in warnings[1]
     rows = batch(data, "train")["image"]
     names = sorted(p.name for p in Path("sounds").iterdir())
     assert data.info.sound is not None
@@ -529,7 +529,7 @@ def test_recordings_that_cannot_be_decoded(
     skipped = pretrain(cli, *changes, "train.batch_size=4", "data.on_bad=skip", out="run2")
     assert skipped.status == 0, skipped.err
     assert (
-        f"warning: skipped 1 recording(s) that cannot be decoded, the first: {place}: {message}"
+        f"warning: skipped 1 recording that cannot be decoded, the first: {place}: {message}"
         in skipped.err
     )
     assert "7 training samples" in skipped.err
@@ -595,7 +595,7 @@ def test_a_class_missing_in_an_audio_split_is_reported() -> None:
     assert "warning: the test split has no recording of class high" in said
     some: list[str] = []
     opened(some, pattern=r"(?P<label>low|high)_ann")
-    assert "6 recording(s) are left out: data.pattern is not found in their names" in some
+    assert "6 recordings are left out: data.pattern is not found in the name" in some
 
 
 def test_a_recording_to_predict_from(cli: Cli) -> None:

@@ -71,7 +71,7 @@ def test_channels_that_cancel_are_reported() -> None:
     )
     assert turned.notes == ("cancelling",)
     assert notes_said([("cancelling", "a.wav"), ("cancelling", "b.wav")]) == [
-        "warning: 2 recording(s) whose channels cancel one another: their mean, which is read, is"
+        "warning: 2 recordings whose channels cancel one another: their mean, which is read, is"
         " all but silence; the first: a.wav"
     ]
 

@@ -144,7 +144,7 @@ def test_turns_that_a_template_changes_later_are_samples_of_their_own(tokenizer_
     data, said = opened([{"messages": talk}], tokenizer_file, template=DROPS_THOUGHTS)
     rows = rows_of(data.split("train"))
     assert len(rows) == 2
-    assert "1 conversations are several samples" in " ".join(said)
+    assert "1 conversation is several samples" in " ".join(said)
     from tokenizers import Tokenizer
 
     library = Tokenizer.from_file(str(tokenizer_file))

@@ -131,7 +131,7 @@ def test_answers_without_weight_are_read_and_not_learnt() -> None:
     data, said = opened([*rows, {"messages": [ASKED, {**ANSWER, "weight": 1}]}])
     assert learnt(data) == [b"b|", b"b|", b"b|", b"an owl|"]
     assert all(text.count("an owl") == 1 for text in texts(data))
-    assert "data.train: 3 answers are read and not learnt" in said
+    assert "data.train: 3 answers read and not learnt" in said
     others, _ = opened([{"messages": [ASKED, ANSWER]}])
     assert others.fingerprint != data.fingerprint
     with pytest.raises(DataError, match=r"talks.jsonl:1: no message of the assistant"):
@@ -146,7 +146,7 @@ def test_roles_in_any_case_and_others_that_are_said() -> None:
     rows[1] += [{"from": "critic", "value": "so?"}, {"from": "ChatGPT", "value": "an owl"}]
     data, said = opened([{"conversations": row} for row in rows])
     assert learnt(data) == [b"an owl|", b"an owl|"]
-    assert "data.train: 1 roles are read and not learnt: critic" in said
+    assert "data.train: 1 role read and not learnt: critic" in said
     with pytest.raises(DataError, match=r"has <\|endoftext\|> in it"):
         opened([{"messages": [{"role": "a<|endoftext|>", "content": ""}, ANSWER]}])
 
@@ -178,7 +178,7 @@ def test_what_is_not_read_is_said() -> None:
     data, said = opened(rows)
     assert learnt(data) == [b"an owl|", b"an owl|"]
     assert "data.train: not read of the rows: context, id" in said
-    assert "data.train: 2 messages after the last answer are left out" in said
+    assert "data.train: 2 messages after the last answer left out" in said
 
 
 def test_a_key_that_stands_twice_is_refused_in_lists_too() -> None:

@@ -158,7 +158,7 @@ def test_files_of_other_formats_are_left_out_and_said(capfd: pytest.CaptureFixtu
     assert len(data.split("train")) == 6
     said = capfd.readouterr().err
     assert (
-        "warning: 3 file(s) are left out, since their formats are not read (2 .heic, 1 .eps), the"
+        "warning: 3 files are left out, in formats that are not read (2 .heic, 1 .eps), the"
         " first: " in said
     )
 

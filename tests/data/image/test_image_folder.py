@@ -110,7 +110,7 @@ def test_a_class_called_train_is_read_where_it_is_one_of_several(
     )
     assert read_folder(Path("r"), True).classes == ("car", "test", "train")
     assert (
-        "2 image(s) beside the folders of classes are left out, the first: r/notes.png"
+        "2 images beside the folders of classes left out, the first: r/notes.png"
         in capsys.readouterr().err
     )
 

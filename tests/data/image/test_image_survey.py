@@ -152,7 +152,7 @@ def test_16_bit_images_with_few_used_bits_are_reported(bits: int) -> None:
         assert bool(deep) == (bits < 16)
         if deep:
             assert (
-                "4 grey image(s) of 16 bits in the train split: the brightest value in 4 of them"
+                "4 grey images of 16 bits in the train split: the brightest value in 4 of them"
                 f" is {2**bits - 1:,}" in deep[0]
             )
             assert f"set data.white_level: {2**bits - 1} if it is not" in deep[0]
@@ -197,7 +197,7 @@ def test_pixels_beyond_white_are_found_when_the_data_is_opened(
     data = opened(said, on_bad="skip", **options)
     assert len(data.split("train")) == 3
     assert any(
-        "skipped 1 image(s) that cannot be decoded, the first: " in line
+        "skipped 1 image that cannot be decoded, the first: " in line
         and "set/a/3.tif: floating" in line
         for line in said
     )

@@ -189,7 +189,7 @@ def test_images_that_cannot_be_decoded(
     skipped = cli(*words, "--out", "run2", "--set", "data.on_bad=skip")
     assert skipped.status == 0, skipped.err
     assert (
-        "warning: skipped 1 image(s) that cannot be decoded, the first: pictures/cat/17.png"
+        "warning: skipped 1 image that cannot be decoded, the first: pictures/cat/17.png"
         in skipped.err
     )
     assert "399 training samples" in skipped.err
