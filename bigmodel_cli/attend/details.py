@@ -13,7 +13,7 @@ from bigmodel_cli.parts.watched import AttentionCall
 
 MOST_ENTRIES = 1536 * 1536
 """Most weights of a head that are kept one by one."""
-FEW_ENTRIES = 256 * 256
+FEW_ENTRIES = 200 * 200
 """So few are kept one by one without a trial of their factors."""
 
 
@@ -87,7 +87,7 @@ def of_matrix(matrix: Tensor, causal: bool) -> Detail:
     codes = _signed_codes(matrix / peak) if signed else _codes(matrix / peak)
     if causal:
         codes = codes[torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)]
-    facts = {"queries": queries, "keys": keys, "causal": causal, "window": None}
+    facts: dict[str, Any] = {"queries": queries, "keys": keys, "causal": causal, "window": None}
     facts |= {"signed": signed, "peak": peak}
     return Detail("map", facts, {"codes": deflated(codes)})
 

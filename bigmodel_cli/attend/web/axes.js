@@ -1,8 +1,20 @@
 // What stands beside the matrix, and what follows the pointer.
 
-function frameMap(pen, layer) {
+function extent(layer) {
   const wide = Math.min(size.width - LEFT, keysOf(layer).labels.length * view.scale);
   const tall = Math.min(size.height - TOP, queriesOf(layer).labels.length * view.scale);
+  return [wide, tall];
+}
+
+// The ground of the matrix: what no query sees stays so.
+function drawBlank(pen, layer) {
+  const [wide, tall] = extent(layer);
+  pen.fillStyle = variable("--blank");
+  pen.fillRect(LEFT, TOP, wide, tall);
+}
+
+function frameMap(pen, layer) {
+  const [wide, tall] = extent(layer);
   pen.strokeStyle = variable("--line");
   pen.strokeRect(LEFT - 0.5, TOP - 0.5, wide + 1, tall + 1);
 }
@@ -16,7 +28,7 @@ function stride(least) {
 
 function drawAxes(pen, layer) {
   const { a, b, c, d } = seen(layer);
-  const every = stride(13 / view.scale);
+  const every = stride(view.scale < NAMED ? 18 / view.scale : 1);
   const named = every <= 1;
   pen.fillStyle = variable("--text");
   pen.font = "12px system-ui, sans-serif";
@@ -54,15 +66,16 @@ async function drawHover() {
   const [layer, turn] = [layerOf(), drawn];
   const x = LEFT + (state.key - view.x) * view.scale;
   const y = TOP + (state.query - view.y) * view.scale;
-  const thick = Math.max(1, view.scale);
+  const thick = Math.max(2, view.scale);
+  const [wide, tall] = extent(layer);
   pen.save();
   pen.beginPath();
-  pen.rect(LEFT, TOP, size.width - LEFT, size.height - TOP);
+  pen.rect(LEFT - 2, TOP - 2, wide + 4, tall + 4);
   pen.clip();
   pen.strokeStyle = variable("--accent");
   pen.lineWidth = 1.5;
-  pen.strokeRect(LEFT, y, size.width - LEFT, thick);
-  pen.strokeRect(x, TOP, thick, size.height - TOP);
+  pen.strokeRect(LEFT, y, wide, thick);
+  pen.strokeRect(x, TOP, thick, tall);
   pen.restore();
   const weights = await weightsOf(state.layer, state.head);
   if (turn !== drawn || !weights) return;

@@ -5,8 +5,8 @@ for (const theme of ["light", "dark"]) {
   scales[theme] = {};
   for (const kind of ["sequential", "diverging"]) {
     const bytes = bytesOf(facts.scales[theme][kind]);
-    const table = new Uint32Array(256);
-    for (let i = 0; i < 256; i++) {
+    const table = new Uint32Array(bytes.length / 3);
+    for (let i = 0; i < table.length; i++) {
       const [red, green, blue] = bytes.subarray(3 * i, 3 * i + 3);
       table[i] = ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
     }
@@ -23,28 +23,28 @@ function tableOf(signed) {
   return scales[dark() ? "dark" : "light"][signed ? "diverging" : "sequential"];
 }
 
-// A weight's place 0..1: logarithmic from a tenth of equal weights on; of signed ones by the root.
+// A weight's place 0..1: logarithmic above equal weights, as in colours.py; of signed ones by the root.
 function levelOf(weight, keys, signed, peak) {
   if (signed) {
     const root = Math.sqrt(Math.min(1, Math.abs(weight) / peak));
     return 0.5 + 0.5 * Math.sign(weight) * root;
   }
-  const most = 10 * Math.max(2, keys);
-  return Math.log1p(Math.min(1, Math.max(0, weight)) * most) / Math.log1p(most);
+  return Math.log1p(Math.min(1, Math.max(0, weight)) * keys) / Math.log1p(keys);
 }
 
-function entry(level) {
-  return Math.min(255, Math.max(0, Math.round(level * 255)));
+function entry(table, level) {
+  const last = table.length - 1;
+  return Math.min(last, Math.max(0, Math.round(level * last)));
 }
 
 function css(table, level) {
-  const colour = table[entry(level)];
+  const colour = table[entry(table, level)];
   return `rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})`;
 }
 
 // Black or white, whichever is easier to read on the colour (WCAG 2.2, relative luminance).
 function inkOn(table, level) {
-  const colour = table[entry(level)];
+  const colour = table[entry(table, level)];
   const [red, green, blue] = [0, 8, 16].map((shift) => {
     const part = ((colour >> shift) & 255) / 255;
     return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
@@ -66,7 +66,7 @@ function shown(weight) {
 // The bar of the scale with its ticks, beside the tools.
 function drawBar(keys, signed, peak) {
   const canvas = $("bar");
-  const [width, height, ratio] = [300, 36, devicePixelRatio || 1];
+  const [width, height, ratio] = [260, 34, devicePixelRatio || 1];
   canvas.width = width * ratio;
   canvas.height = height * ratio;
   canvas.style.width = width + "px";

@@ -177,4 +177,5 @@ function start() {
   drawThumbnails();
 }
 
+globalThis.attend = { facts, state, choose, weights: weightsOf, view }; // for a console
 start();

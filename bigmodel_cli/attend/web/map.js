@@ -1,7 +1,8 @@
 // One head's matrix on one canvas: queries down, keys across; zoom, pan, hover.
 
-const LEFT = 118;
-const TOP = 96;
+const NAMED = 13; // CSS pixels of a weight from which on its token is named
+let LEFT = 48; // room for names of queries, and above for those of keys
+let TOP = 40;
 const AT_ONCE = 5e7; // multiplications that are done before the first drawing
 const IN_ALL = 3e9; // those that are done piece by piece; beyond, the map shows blocks
 const view = { x: 0, y: 0, scale: 0 }; // the key and query at the corner; CSS pixels of a weight
@@ -27,6 +28,19 @@ function fitStage(canvas) {
   pen.textBaseline = "middle";
   pen.direction = "ltr";
   return pen;
+}
+
+// Room for numbers, or for the names of the tokens that are seen where they are named.
+function margins(pen, layer) {
+  [LEFT, TOP] = [48, 40];
+  const scale = whole_ ? Math.min(smallest(layer), 40) : view.scale;
+  if (scale < NAMED) return;
+  pen.font = "12px system-ui, sans-serif";
+  const { a, b, c, d } = seen(layer);
+  const widest = (side, from, to) => Math.max(...side.labels.slice(from, Math.min(to, from + 200))
+    .map((label) => pen.measureText(label.slice(0, 40) + "\u2423").width), 20);
+  LEFT = clamp(widest(queriesOf(layer), a, b) + 16, 48, 150);
+  TOP = clamp(widest(keysOf(layer), c, d) + 16, 40, 130);
 }
 
 function smallest(layer) {
@@ -79,7 +93,9 @@ function seen(layer) {
 async function drawMap(turn) {
   const layer = layerOf();
   const pen = fitStage($("map"));
+  margins(pen, layer);
   kept(layer);
+  drawBlank(pen, layer);
   drawAxes(pen, layer);
   const weights = await weightsOf(state.layer, state.head);
   if (turn !== drawn) return;

@@ -107,7 +107,7 @@ function paint(canvas, values, rows, columns, layer) {
   for (let i = 0; i < pixels.length; i++) {
     const value = values[i];
     if (!Number.isNaN(value)) {
-      pixels[i] = table[entry(levelOf(value, keys, layer.signed, layer.peak))];
+      pixels[i] = table[entry(table, levelOf(value, keys, layer.signed, layer.peak))];
     }
   }
   canvas.getContext("2d").putImageData(image, 0, 0);

@@ -34,7 +34,7 @@ function tokenOf(side, place) {
 }
 
 const isolated = (text) => "\u2068" + text + "\u2069";
-const quoted = (side, place) => `${place} ${isolated(side.labels[place] ?? "")}`;
+const quoted = (side, place) => `${place} \u201c${isolated(side.labels[place] ?? "")}\u201d`;
 
 function choose(change, spoken = false) {
   const before = { ...state };

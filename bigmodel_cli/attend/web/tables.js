@@ -100,7 +100,8 @@ function statisticsRow(columns, values) {
     const value = values[name];
     const holder = make("td");
     if (name === "letter" && facts.classes[value]) {
-      holder.append(badge(value), " " + facts.classes[value].name);
+      holder.append(badge(value), make("span", " " + facts.classes[value].name, { class: "unseen" }));
+      holder.title = facts.classes[value].name;
     } else if (value === null) holder.textContent = "–";
     else holder.textContent = Number.isInteger(value) ? String(value) : value.toPrecision(3);
     row.append(holder);
