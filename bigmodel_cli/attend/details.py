@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bigmodel_cli.attend.look import Kept, Look
 from bigmodel_cli.attend.scores import Factors, Scores, factored
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.parts.watched import AttentionCall
@@ -71,6 +72,32 @@ class Details:
             else:
                 found[head] = whole
         self.found[name] = found
+
+    @classmethod
+    def of(cls, look: Look) -> Details:
+        """Those of the heads whose tensors a look has kept."""
+        details = cls()
+        for layer in look.layers:
+            if layer.kept is not None:
+                details._add_kept(layer.name, layer.kept)
+        return details
+
+    def _add_kept(self, name: str, kept: Kept) -> None:
+        groups: list[list[int]] = []
+        for number in range(len(kept.heads)):
+            same = (g for g in groups if torch.equal(kept.k[g[0]], kept.k[number]))
+            group = next(same, None)
+            if group is None:
+                groups.append([number])
+            else:
+                group.append(number)
+        for group in groups:
+            made = _detailed([Scores.kept(kept, number) for number in group])
+            for number, detail in zip(group, made, strict=True):
+                if detail is None:
+                    self.left_out += 1
+                else:
+                    self.found.setdefault(name, {})[kept.heads[number]] = detail
 
     def add_matrix(self, name: str, head: int, matrix: Tensor, causal: bool) -> None:
         """Keep a matrix (T, S) that another mixer implies; it may be signed."""

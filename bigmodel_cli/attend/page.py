@@ -73,10 +73,14 @@ class PageOptions:
 
 
 def page(look: Look, details: Details | None = None, options: PageOptions | None = None) -> str:
-    """The page, to be written as UTF-8. Heads without `details` are shown as blocks."""
+    """The page, to be written as UTF-8.
+
+    Without `details` they are made of what the look has kept; heads that have none are shown as
+    blocks.
+    """
     options = options or PageOptions()
     arrays = _Arrays()
-    facts = _facts(look, details or Details(), options, arrays)
+    facts = _facts(look, details or Details.of(look), options, arrays)
     room = files("bigmodel_cli.attend") / "web"
     style = (room / "style.css").read_text(encoding="utf-8")
     parts = [(room / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
@@ -191,7 +195,7 @@ def _layer(
         next(i for i, known in enumerate(sides) if known is side)
         for side in (layer.queries, layer.keys)
     )
-    signed = layer.kind == "mixing" or bool((layer.blocks.most < 0).any())
+    signed = layer.signed
     peak = float(layer.blocks.most.nan_to_num(0).abs().max()) or 1.0 if signed else 1.0
     many = len(layer.queries) * len(layer.keys) > FEW_WEIGHTS
     bare = len(details) < layer.heads

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from bigmodel_cli.attend.look import Kept
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.parts.fused import AttentionSpec
 from bigmodel_cli.parts.watched import AttentionCall
@@ -51,6 +52,19 @@ class Scores:
             one[1],
             None if bias is None else bias.detach().float().cpu(),
             None if call.sinks is None else float(call.sinks[head]),
+        )
+
+    @classmethod
+    def kept(cls, kept: Kept, number: int) -> Scores:
+        """Those of one of the heads that a look has kept, by its place among them."""
+        return cls(
+            kept.q[number].detach().float().cpu() * kept.scale,
+            kept.k[number].detach().float().cpu(),
+            AttentionSpec(kept.causal, kept.window, kept.softcap),
+            None if kept.segments is None else kept.segments.cpu(),
+            None if kept.key_mask is None else kept.key_mask.cpu(),
+            None if kept.bias is None else kept.bias[number].detach().float().cpu(),
+            None if kept.sink is None else float(kept.sink[number]),
         )
 
     @property

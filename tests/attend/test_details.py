@@ -129,7 +129,9 @@ def read_back(detail: Detail) -> Any:
         if facts["softcap"]:
             scores = facts["softcap"] * np.tanh(scores / facts["softcap"])
         if "bias" in detail.arrays:
-            scores = scores + numbers(detail.arrays["bias"], "f4")[tokens - 1 - back + keys - tokens]
+            scores = (
+                scores + numbers(detail.arrays["bias"], "f4")[tokens - 1 - back + keys - tokens]
+            )
         if "segments" in detail.arrays:
             segments = numbers(detail.arrays["segments"], "i4")
             seen &= segments[np.arange(tokens)[:, None] + keys - tokens] == segments

@@ -177,5 +177,6 @@ function start() {
   drawThumbnails();
 }
 
-globalThis.attend = { facts, state, choose, weights: weightsOf, view }; // for a console
+// For a console, and for tests.
+globalThis.attend = { facts, state, choose, weights: weightsOf, view, patches: () => patches };
 start();

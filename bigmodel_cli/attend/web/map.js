@@ -5,7 +5,7 @@ let LEFT = 48; // room for names of queries, and above for those of keys
 let TOP = 40;
 const AT_ONCE = 5e7; // multiplications that are done before the first drawing
 const IN_ALL = 3e9; // those that are done piece by piece; beyond, the map shows blocks
-const view = { x: 0, y: 0, scale: 0 }; // the key and query at the corner; CSS pixels of a weight
+const view = { x: 0, y: 0, scale: 0, corner: () => [LEFT, TOP] }; // the key and query at the corner; CSS pixels of a weight
 let whole_ = true;
 let size = { width: 0, height: 0 };
 const sheet = document.createElement("canvas");

@@ -38,7 +38,7 @@ const pageOf = (side, place) => Math.floor(place / MOST_TOKENS);
 
 function pages(side, row, page) {
   const label = make("label", "Part of the text ");
-  const list = make("select");
+  const list = make("select", null, { id: "part", name: "part" });
   for (let number = 0; number * MOST_TOKENS < side.labels.length; number++) {
     const end = Math.min(side.labels.length, (number + 1) * MOST_TOKENS);
     let share = 0;
