@@ -103,7 +103,8 @@ def _check_targets(
     Where only some layers are meant, or a pattern names them, the tensors say which.
     """
     wanted = config.values.get("target_modules")
-    some = any(config.values.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    keys = ("layers_to_transform", "exclude_modules")
+    some = any(config.values.get(key) not in (None, [], "") for key in keys)  # layer 0 is one
     if some or not isinstance(wanted, list):
         return
     for module in sorted(set(places) - set(there)):
