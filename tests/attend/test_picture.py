@@ -11,8 +11,8 @@ import torch
 
 from bigmodel_cli import pictures
 from bigmodel_cli.attend import name_tokens
-from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads, label
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.picture import plain_maps
 from bigmodel_cli.attend.picture.plain_maps import draw_heads, draw_heat, draw_rows
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
