@@ -44,8 +44,9 @@ class Statistics:
     largest share of the weight of all queries that one key other than the first receives; `uniform`
     the entropy as a part of that of equal weights. `moved` is as `sink`, of |weight| x |v W_O|
     (Kobayashi et al. 2020): how much of what a head moves comes from the sink; None where it is not
-    defined. NaN where a figure has no meaning. `half` are half the 95 % intervals of each, by name,
-    where queries were sampled.
+    defined. NaN where a figure has no meaning. Of signed weights (`Layer.signed`) all are parts of
+    the sum of absolute weights. A score beside the keys counts as one more place in `entropy` and
+    `uniform`. `half` are half the 95 % intervals of each, by name, where queries were sampled.
     """
 
     entropy: Tensor
@@ -76,6 +77,30 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Chosen heads of a layer: weight (i, j) is exp(score - lse[i]), of what query i may see.
+
+    `heads` are their numbers (N). The score is `scale` x q[i] . k[j], through `softcap` where given
+    (softcap x tanh(score / softcap)), plus `bias` (N, T, S). Query i stands at key S - T + i; it
+    sees keys up to its own place where `causal`, nearer than `window` where given, of its own
+    segment (S), and of those that `key_mask` (S) has. `sink` (N) are scores beside the keys.
+    """
+
+    heads: list[int]
+    q: Tensor  # (N, T, D)
+    k: Tensor  # (N, S, D)
+    lse: Tensor  # (N, T)
+    scale: float
+    causal: bool
+    window: int | None = None
+    softcap: float | None = None
+    segments: Tensor | None = None
+    key_mask: Tensor | None = None
+    bias: Tensor | None = None
+    sink: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Layer:
     """What the heads of one part do.
 
@@ -84,7 +109,11 @@ class Layer:
     (H, S) the same times |v W_O|, None where that is not defined. `received` (H, S) is the mean
     weight that each key receives of the queries that see it. `top` are (H, T, K) the heaviest keys
     of each query, and their weights. `difference` is the largest one between weights times values
-    and what the kernel returned, as a part of the largest output.
+    and what the kernel returned, as a part of the largest output. `signed` weights may be negative
+    and are no shares (differential attention, mixing). `sampled` (N) are the queries that the
+    statistics, `received`, `blocks` and `top` are of, where not all were looked at. `key` is a key
+    position that was asked for, and `readers` (H, T) what each query reads of it. `kept` are the
+    tensors of chosen heads, from which any weight can be computed again.
     """
 
     name: str
@@ -101,6 +130,11 @@ class Layer:
     top: tuple[Tensor, Tensor] | None = None
     difference: float = 0.0
     letters: str = ""  # the class of each head, a letter: see classes.py
+    signed: bool = False
+    sampled: Tensor | None = None
+    key: int | None = None
+    readers: Tensor | None = None
+    kept: Kept | None = None
 
     @property
     def heads(self) -> int:
@@ -122,6 +156,8 @@ class Look:
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     """Further tables by name, for `--json`: routing of experts, logit lens, alignment."""
+    title: str = ""
+    """What was looked at, in a few words: the text's beginning, or the file's name."""
 
     @property
     def difference(self) -> float:
