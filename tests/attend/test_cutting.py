@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from looks import made
 from bigmodel_cli.attend.cutting import AblateOptions, ablate, chosen_heads
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.worth import SHOWN, Ablation, Head, Worth
+from bigmodel_cli.data import load_tokenizer
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.models import build
@@ -53,8 +54,6 @@ def decoder(base: Path) -> Callable[[dict[str, Any]], Loaded]:
 
 
 def tokens_of(loaded: Loaded, text: str) -> torch.Tensor:
-    from bigmodel_cli.data import load_tokenizer
-
     return torch.tensor([load_tokenizer(loaded.assets).encode(text)])
 
 
@@ -236,7 +235,7 @@ task: {type: classification}
 """,
     "masked_image": """\
 model: {type: vit, dim: 16, patch: 2, pool: mean, blocks: [{mixer: {type: attention, num_heads:
-    2}}], reconstruct: {blocks: [{mixer: {type: attention, num_heads: 2}}]}}
+    2}}], reconstruct: {dim: 16, blocks: [{mixer: {type: attention, num_heads: 2}}]}}
 data: {type: digits}
 task: {type: masked_image}
 """,
@@ -245,7 +244,7 @@ TRAIN = "train: {steps: 1, batch_size: 4, precision: fp32, validate_every: 1}\n"
 
 
 @pytest.fixture
-def trained(cli: Callable[..., Result]) -> Iterator[Callable[[str], Loaded]]:
+def trained(cli: Callable[..., Result]) -> Callable[[str], Loaded]:
     """A checkpoint of a step, with weights that are larger than those drawn."""
     from PIL import Image
 
@@ -267,7 +266,7 @@ def trained(cli: Callable[..., Result]) -> Iterator[Callable[[str], Loaded]]:
                 parameter.add_(0.3 * torch.randn_like(parameter))
         return loaded
 
-    yield train
+    return train
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -303,9 +302,20 @@ def test_an_encoder_decoder_is_judged_on_a_given_target(
 ) -> None:
     loaded = trained("seq2seq")
     found = ablate(loaded, ["one two"], AblateOptions("1.1", target="two one"))
-    source = torch.tensor([[*b"one two", loaded.info.vocab_size - 1]])
-    del source
+    tokenizer = load_tokenizer(loaded.assets)
+    start, end = tokenizer.target_start, tokenizer.end_of_text
+    source = torch.tensor([[*tokenizer.encode("one two"), end]])
+    target = torch.tensor([[start, *tokenizer.encode("two one"), end]])
+
+    def nats(model: Any) -> float:
+        with torch.no_grad():
+            return float(F.cross_entropy(model(source, target[:, :-1])[0].double(), target[0, 1:]))
+
+    assert found.loss == pytest.approx(nats(loaded.model), abs=5e-6)
+    changed = copy.deepcopy(loaded.model)
+    with torch.no_grad():  # the second part that attends is the decoder's own attention
+        changed.decoder[0].mixer.out.weight[:, 8:] = 0
+    assert found.heads[0].worth == pytest.approx(nats(changed) - found.loss, abs=1e-5)
     assert found.answers == [""]
-    assert found.loss > 0
     with pytest.raises(DataError, match="--target: too long"):
         ablate(loaded, ["one two"], AblateOptions("1.1", target="two one " * 9))
