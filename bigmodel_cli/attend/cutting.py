@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
+from bigmodel_cli.attend.capture import Each, watch
 from bigmodel_cli.attend.judging import Judged, judge_of, judged, nats_of
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.worth import Ablation, Head, Worth, figures_of
@@ -16,7 +15,7 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.distributions import t_quantile
-from bigmodel_cli.parts.contract import attending
+from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.watched import AttentionCall
 from bigmodel_cli.tasks import Task
 
@@ -53,15 +52,14 @@ def ablate(
     task = judge_of(loaded)
     items = judged(loaded, task, inputs, options.target)
     runs = [_Run(loaded, task, item, options.mean) for item in items]
-    heads = runs[0].heads
-    chosen = chosen_heads(options.heads, heads, options.layers)
+    names, counts = zip(*runs[0].heads, strict=True) if runs[0].heads else ((), ())
+    chosen = chosen_heads(options.heads, counts, options.layers)
     cuts: list[tuple[Head, ...]] = [(head,) for head in chosen]
     together = options.heads != "auto" and len(chosen) > 1
     losses = torch.stack(
         [run.losses([*cuts, *([tuple(chosen)] if together else [])]) for run in runs]
     )
     base = torch.tensor([run.base for run in runs], dtype=torch.float64)
-    names = list(heads)
     found = [_worth(cut, names, losses[:, n], base, task, look) for n, cut in enumerate(cuts)]
     whole = _worth(tuple(chosen), names, losses[:, -1], base, task, look) if together else None
     return Ablation(
@@ -88,15 +86,14 @@ def has_probability(task: Task) -> bool:
 
 
 def chosen_heads(
-    given: str, heads: dict[str, int], layers: Sequence[int] | None = None
+    given: str, counts: Sequence[int], layers: Sequence[int] | None = None
 ) -> list[Head]:
     """The heads that LAYER.HEAD,... names, or all (of these layers) where it is "auto".
 
-    `heads` has the number of heads of each layer by name. Raises `SpecError`.
+    `counts` are how many heads each layer has. Raises `SpecError`.
     """
-    if not heads:
+    if not counts:
         raise SpecError("this model has no attention whose heads could be cut out")
-    counts = list(heads.values())
     if given == "auto":
         return [
             Head(layer, head)
@@ -125,11 +122,14 @@ def chosen_heads(
 
 
 class _Run:
-    """One input: the loss without a cut, which layers attend, and the losses with cuts."""
+    """One input: the loss without a cut, and the losses with cuts.
+
+    `heads` are the calls of attention in their order, each with its part's name and its heads.
+    """
 
     def __init__(self, loaded: Loaded, task: Task, item: Judged, mean: bool) -> None:
         self.loaded, self.task, self.item, self.mean = loaded, task, item, mean
-        self.heads: dict[str, int] = {}
+        self.heads: list[tuple[str, int]] = []
         self.positions = 1
         base, counts = self._pass(self._note, 1)
         if not bool(counts):
@@ -141,67 +141,53 @@ class _Run:
         rows = self.item.rows * self.positions
         logits = rows * (self.loaded.info.vocab_size or 1)
         size = max(1, min(AT_ONCE // rows, LOGITS // logits))
-        found = [
-            self._pass(
-                partial(self._cut, cuts[first : first + size]), len(cuts[first : first + size])
-            )[0]
-            for first in range(0, len(cuts), size)
-        ]
+        found = []
+        for first in range(0, len(cuts), size):
+            some = cuts[first : first + size]
+            found.append(self._pass(_Cutting(some, self.item.rows, self.mean), len(some))[0])
         return torch.cat(found)
 
-    def _pass(
-        self, each: Callable[[str, AttentionCall], Tensor | None], times: int
-    ) -> tuple[Tensor, Tensor]:
+    def _pass(self, each: Each, times: int) -> tuple[Tensor, Tensor]:
         """The losses of as many copies of the input, whose attention `each` may change."""
         rows = {
             name: values.repeat(times, *[1] * (values.dim() - 1))
             for name, values in self.item.batch.items()
         }
-        loaded = self.loaded
-        with (
-            watched(loaded, each),
-            torch.inference_mode(),
-            autocast(loaded.device, loaded.precision),
-        ):
-            outputs = self.task.forward(loaded.model, rows, training=False)
+        model, device = self.loaded.model, self.loaded.device
+        with watch(model, each), torch.inference_mode(), autocast(device, self.loaded.precision):
+            outputs = self.task.forward(model, rows, training=False)
             return nats_of(self.task, outputs, rows, times)
 
-    def _note(self, name: str, call: AttentionCall) -> None:
-        self.heads[name] = call.output.shape[1] // (1 if call.minus is None else 2)
+    def _note(self, name: str, part: Attends, call: AttentionCall) -> None:
+        self.heads.append((name, _heads_of(call)))
         self.positions = max(self.positions, call.q.shape[2], call.k.shape[2])
 
-    def _cut(
-        self, cuts: Sequence[tuple[Head, ...]], name: str, call: AttentionCall
-    ) -> Tensor | None:
-        """The output with the heads of this layer cut out of each copy's rows."""
-        layer, rows = list(self.heads).index(name), self.item.rows
-        own = [
-            (place, head) for place, cut in enumerate(cuts) for head in cut if head.layer == layer
-        ]
+
+class _Cutting:
+    """Cuts heads out of the copies of an input, of `rows` each, in one forward pass."""
+
+    def __init__(self, cuts: Sequence[tuple[Head, ...]], rows: int, mean: bool) -> None:
+        self.cuts, self.rows, self.mean, self.calls = cuts, rows, mean, 0
+
+    def __call__(self, name: str, part: Attends, call: AttentionCall) -> Tensor | None:
+        layer, self.calls = self.calls, self.calls + 1
+        own = [(n, h.head) for n, cut in enumerate(self.cuts) for h in cut if h.layer == layer]
         if not own:
             return None
         y = call.output.clone()
-        for place, (_, head) in own:
-            maps = (head,) if call.minus is None else (head, head + self.heads[name])
+        for copy, head in own:
+            maps = (head,) if call.minus is None else (head, head + _heads_of(call))
             for number in maps:
-                part = y[place * rows : (place + 1) * rows, number]  # (rows, T, E)
-                part.copy_(
-                    part.mean(1, keepdim=True).expand_as(part)
-                ) if self.mean else part.zero_()
+                own_rows = y[copy * self.rows : (copy + 1) * self.rows, number]  # (rows, T, E)
+                own_rows.copy_(
+                    own_rows.mean(1, keepdim=True) if self.mean else torch.zeros_like(own_rows)
+                )
         return y
 
 
-@contextmanager
-def watched(loaded: Loaded, each: Callable[[str, AttentionCall], Tensor | None]) -> Iterator[None]:
-    """Inside, `each` is given the calls of attention with their part's name."""
-    found = attending(loaded.model)
-    try:
-        for name, part in found.items():
-            part.watcher = partial(each, name)
-        yield
-    finally:
-        for part in found.values():
-            part.watcher = None
+def _heads_of(call: AttentionCall) -> int:
+    """Heads of a call; differential ones have two maps."""
+    return call.q.shape[1] // (1 if call.minus is None else 2)
 
 
 def _worth(

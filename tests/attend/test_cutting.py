@@ -173,10 +173,10 @@ def test_heads_that_are_not_there_are_refused(
         with pytest.raises(SpecError, match=fault):
             ablate(loaded, [TEXT], AblateOptions(given))
     with pytest.raises(SpecError, match="no attention whose heads"):
-        chosen_heads("auto", {})
+        chosen_heads("auto", [])
     with pytest.raises(DataError, match="nothing in it is foretold"):
         ablate(loaded, ["a"], AblateOptions())
-    assert chosen_heads("auto", {"a": 1, "b": 2}, [1]) == [Head(1, 0), Head(1, 1)]
+    assert chosen_heads("auto", [1, 2], [1]) == [Head(1, 0), Head(1, 1)]
 
 
 def test_letters_and_statistics_of_a_look_stand_beside_the_worth(
