@@ -76,6 +76,12 @@ def judged(
     return found
 
 
+def read_alone(loaded: Loaded, given: str) -> Batch:
+    """An input as a batch of one row, without targets. Raises `DataError`."""
+    reader = _reader(loaded)
+    return dict(reader.batch([reader.read(given, "the input")[0]]))
+
+
 def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Tensor, Tensor]:
     """(items,) float64 twice: the mean loss of each of several inputs, of as many rows each, and
     over how many targets it is.
