@@ -12,17 +12,13 @@ LARGE = 1 << 16
 
 
 class Maps:
-    """Of heads x queries x keys, at most `resolution` blocks to a side; 0: none are kept."""
+    """Of heads x queries x keys, at most `resolution` blocks to a side."""
 
     def __init__(self, size: tuple[int, int, int], resolution: int, signed: bool) -> None:
         heads, queries, keys = size
-        self.wanted, self.signed = resolution > 0, signed
-        most = resolution or max(queries, keys)
-        self.rows, self.columns = -(-queries // most), -(-keys // most)
+        self.signed = signed
+        self.rows, self.columns = -(-queries // resolution), -(-keys // resolution)
         self.whole = self.rows == self.columns == 1
-        if not self.wanted:
-            self.rows = self.columns = 1
-            return
         shape = (heads, -(-queries // self.rows), -(-keys // self.columns))
         half = self.whole and queries * keys > LARGE
         self.most = torch.zeros(shape, dtype=torch.float16 if half else torch.float32)
@@ -32,16 +28,12 @@ class Maps:
 
     def count(self, rows: Tensor, keys: slice, seen: Tensor | None) -> None:
         """Count the cells of a tile that are seen: `seen` (R, C), all when None."""
-        if not self.wanted:
-            return
         cells = torch.ones(len(rows), keys.stop - keys.start) if seen is None else seen.cpu()
         where = torch.div(rows.cpu(), self.rows, rounding_mode="floor")
         self._own(self.counts, keys).index_add_(0, where, self._folded(cells.float()).sum(-1))
 
     def add(self, rows: Tensor, heads: slice, keys: slice, weights: Tensor) -> None:
         """Add a tile (h, R, C)."""
-        if not self.wanted:
-            return
         weights = weights.cpu()
         if self.whole:
             self.most[heads, :, keys][:, rows.cpu()] = weights.to(self.most.dtype)
@@ -55,10 +47,8 @@ class Maps:
         sums = self._own(self.sums[heads, first:last], keys)
         sums.index_add_(1, where, cells.sum(-1).to(sums))
 
-    def blocks(self) -> Blocks | None:
-        """The maps; None where none are wanted."""
-        if not self.wanted:
-            return None
+    def blocks(self) -> Blocks:
+        """The maps, once."""
         hidden = self.counts == 0
         if self.signed and not self.whole:  # of each block what is largest without its sign
             self.most = torch.where(-self.least > self.most, self.least, self.most)

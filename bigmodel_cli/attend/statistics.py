@@ -32,10 +32,13 @@ class Rows:
     @classmethod
     def zeros(cls, heads: int, rows: int, width: int, kind: torch.dtype) -> Rows:
         """Nothing yet."""
-        sums = [torch.zeros(heads, rows, dtype=kind) for _ in range(9)]
+        total, entropy, first, own, previous, distance, induction, duplicate, sized = (
+            torch.zeros(9, heads, rows, dtype=kind)
+        )
         y, seen = torch.zeros(heads, rows, width, dtype=kind), torch.zeros(rows)
         repeated = torch.zeros(2, rows, dtype=torch.bool)
-        return cls(*sums, y=y, seen=seen, repeated=repeated)
+        places = (own, previous, distance, induction, duplicate)
+        return cls(total, entropy, first, *places, sized, y, seen, repeated)
 
 
 class Pass:

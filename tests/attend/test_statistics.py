@@ -192,7 +192,9 @@ def test_all_figures_equal_dense_ones(name: str, row: int) -> None:
             continue
         for head, values in enumerate(by_head):
             mean = sum(values) / len(values) if values else math.nan
-            assert float(value[head]) == pytest.approx(mean, abs=1e-6, rel=1e-6, nan_ok=True), figure
+            assert float(value[head]) == pytest.approx(mean, abs=1e-6, rel=1e-6, nan_ok=True), (
+                figure
+            )
     size = weights.abs()
     received = (size.sum(1) / seen.sum(0)).float()
     torch.testing.assert_close(got.per_key(), received, atol=1e-6, rtol=0, equal_nan=True)
