@@ -125,21 +125,24 @@ def load_checkpoint(
     if added:
         spec = with_files_read(spec, info, build_on_meta)
     hollow = Hollow(model, spec.adapter, [n for n in model.state_dict() if below(n, absent)])
-    report = checkpoints.load_weights(
+    names = checkpoints.load_weights(
         model, contents.model, fresh=absent, spare=spare, complete=hollow.keep
-    )
-    names = report.loaded
+    ).loaded
     if added:
         adapt(spec, info, model, measured=hollow.measured)
         names = list(model.state_dict())
-    held = model.state_dict()
-    exact = ((name, held[name]) for name in names if not is_quantized(held[name]))
-    if note := checkpoints.not_finite(exact):
-        say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
+    _warn_of_not_finite(path, model, names)
     moved(model, chosen).eval()
     if spec.adapter is not None and spec.adapter.base is not None:
         quantize(model)
     return Loaded(path, spec, info, task, model, chosen, contents.assets)
+
+
+def _warn_of_not_finite(path: Path, model: Model, names: Sequence[str]) -> None:
+    held = model.state_dict()
+    exact = ((name, held[name]) for name in names if not is_quantized(held[name]))
+    if note := checkpoints.not_finite(exact):
+        say(f"warning: {path}: {note}; what is computed with them is not to be trusted")
 
 
 def _built(spec: Spec, info: DatasetInfo, contents: checkpoints.Checkpoint, *, read: bool) -> Model:

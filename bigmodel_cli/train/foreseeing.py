@@ -21,7 +21,7 @@ def check_weights(opened: Opened, task: Task) -> None:
         check_held(spec.adapter, started=opened.source is not None)
     if opened.source is not None:
         model = check_start(spec, data.info, opened.source)
-    elif spec.distill is not None:
+    elif spec.distill is not None or spec.train.consistency is not None:
         model = build_on_meta(spec, data.info)
     else:
         return

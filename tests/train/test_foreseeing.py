@@ -98,6 +98,9 @@ CASES: dict[str, tuple[str, tuple[str, ...], int, str]] = {
          "data.targets=[number]", "data.train=[FOLDER/numbers.csv]"), 2,
         "has no probabilities to learn",
     ),
+    "two passes and a teacher": (
+        "decoder", ("distill={teacher: DECODER}", "train.consistency=1.0"), 2, "has no effect",
+    ),
     "nothing to replay": ("", ("data.replay={share: 0.5}",), 2, "no initial checkpoint"),
     "a replay of other data": ("decoder", ("data.replay={share: 0.5, spec: CNN}",), 2, "replay"),
     "no start to compare with": (
