@@ -46,7 +46,8 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
     check_positions(layers, wanted)
     extra = prepared.extra(found.output)
-    return Look(name, layers, prepared.answer(found.output), notes, extra, prepared.title)
+    answer = prepared.answer(found.output)
+    return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
 
 
 def check_choice(found: Found, wanted: Wanted) -> None:
