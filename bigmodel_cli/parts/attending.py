@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
@@ -104,6 +105,8 @@ class AttentionPart(OwnMatrices):
     dropout: float = 0.0  # of the weights
     out: nn.Linear
     watcher: Watcher | None = None
+    reads_memory: ClassVar[bool] = False
+    """Whether keys are of another sequence than queries."""
 
     def states(self) -> States:
         """Keys and values (B, heads, positions, width) by name, without those of no width."""
@@ -139,7 +142,7 @@ class AttentionPart(OwnMatrices):
         if self.watcher is None:
             return y
         call = AttentionCall(
-            q, k, v, self.spec, y, segments, key_mask, bias, sinks, minus=self.minus()
+            q, k, v, self.spec, y, segments, key_mask, bias, sinks, self.minus(), self.reads_memory
         )
         changed = self.watcher(call)
         return y if changed is None else changed
