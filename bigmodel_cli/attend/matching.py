@@ -41,7 +41,8 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     middle = (p + q) / 2
     parts = (torch.special.xlogy(x, x) for x in (p, q))
     nats = sum(parts) / 2 - torch.special.xlogy(middle, middle)
-    return nats.sum(-1).clamp(min=0) / math.log(2)
+    bits: Tensor = nats.sum(-1).clamp(min=0) / math.log(2)
+    return bits
 
 
 def _rows_of(tiled: Tiled, rows: Tensor) -> Tensor:
