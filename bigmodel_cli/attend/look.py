@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.lazy import Tensor
 
 
@@ -17,8 +18,9 @@ class Side:
     """The tokens of one axis: of the source, of the text, of the patches of an image.
 
     `labels` (T) are for people; `ids` (T) tell equal tokens, where they are tokens. `first` special
-    positions (class token, registers) come before the others, of which there are `grid` rows and
-    columns where they are patches of an image; `seconds` is how long a position lasts in a sound.
+    positions (a class token) come before the others, of which there are `grid` rows and columns
+    where they are patches of an image: what comes after those are registers. `seconds` is how long
+    a position lasts in a sound.
     """
 
     name: str
@@ -154,6 +156,8 @@ class Look:
     layers: list[Layer]
     answer: str = ""
     notes: list[str] = field(default_factory=list)
+    heat: Heat | None = None
+    """Of an image: its pixels, and a map of where the answer comes from."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further tables by name, for `--json`: routing of experts, logit lens, alignment."""
     title: str = ""

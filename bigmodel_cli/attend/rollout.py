@@ -1,32 +1,55 @@
-"""Which patches of an image a Vision Transformer's answer comes from."""
+"""Which positions an answer is gathered from, through all layers: attention rollout.
+
+It is a heuristic: it takes the residual stream for half of each layer, all heads for alike, and
+leaves out what values and feed-forward networks do.
+"""
 
 from __future__ import annotations
 
-from bigmodel_cli.attend.gradcam import Heat, heat_over
-from bigmodel_cli.attend.heads import record
-from bigmodel_cli.config import DatasetInfo
+from collections.abc import Sequence
+
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models import Model
-from bigmodel_cli.tasks import Task
+from bigmodel_cli.parts.kernels import weights
+from bigmodel_cli.parts.watched import AttentionCall
+
+ROLLOUT = "attention rollout (a heuristic)"
 
 
-def rollout(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
-    """Attention rollout (Abnar and Zuidema 2020) over one normalised image (1, C, H, W).
+def rolled(calls: Sequence[AttentionCall], start: Tensor, row: int = 0) -> Tensor:
+    """(T,)   the share of each position in what `start` (T,) reads (Abnar and Zuidema 2020).
 
-    The layers' attention, averaged over heads and mixed half and half with the identity (the
-    residual stream), is multiplied; the class token's row (without one, the mean of the patches'
-    rows) is the share of each patch.
+    `calls` are those of self-attention over the same positions, in the order of the layers, whose
+    batch's `row` is taken. Each layer's weights are averaged over heads and mixed half and half
+    with the identity (the residual stream). From the last layer on it is a product of a row and a
+    matrix, so that the layers' matrices are never multiplied.
     """
-    weights, logits = record(model, image)
-    total: Tensor | None = None
-    for layer in weights.values():
-        mixed = 0.5 * layer.mean(0) + 0.5 * torch.eye(layer.shape[-1])  # (T, T)
-        total = mixed if total is None else mixed @ total
-    assert total is not None
-    assert model.grid is not None
-    height, width = model.grid
-    patches = slice(model.first, model.first + height * width)
-    row = total[0] if model.first else total[patches].mean(0)  # (T,)
-    heat = row[patches]
-    heat = (heat - heat.min()).view(1, 1, height, width)
-    return heat_over(image, heat, logits, info, task, "attention rollout")
+    shares = start.double()
+    for call in reversed(calls):
+        shares = 0.5 * shares + 0.5 * _read(call, row, shares)
+    return shares
+
+
+def _read(call: AttentionCall, row: int, shares: Tensor) -> Tensor:
+    """(T,) -> (S,)   what queries with these shares read, as a mean over heads, one at a time."""
+    heads, groups = call.q.shape[1], call.k.shape[1]
+    total = torch.zeros(call.k.shape[2], dtype=torch.float64, device=call.q.device)
+    shares = shares.to(total.device)
+    one = slice(row, row + 1)
+    signs = [1.0] * heads
+    if call.minus is not None:
+        first = heads // 2
+        minus = call.minus.flatten().tolist()
+        signs = [1.0] * first + [-minus[i % len(minus)] for i in range(first)]
+    for head, sign in enumerate(signs):
+        key = head * groups // heads
+        found = weights(
+            call.q[one, head : head + 1],
+            call.k[one, key : key + 1],
+            call.spec,
+            segments=None if call.segments is None else call.segments[one],
+            key_mask=None if call.key_mask is None else call.key_mask[one],
+            bias=None if call.bias is None else call.bias[head : head + 1],
+            sinks=None if call.sinks is None else call.sinks[head : head + 1],
+        )[0, 0]
+        total += sign * (shares @ found.double())
+    return total / (heads if call.minus is None else heads // 2)

@@ -158,10 +158,7 @@ class AttentionPart(OwnMatrices):
         that |weight| x |v W_O| says what a weight moves (Kobayashi et al. 2020). Gates, which
         multiply what comes out, are left out.
         """
-        matrix = self.out.weight.detach().unflatten(1, (-1, v.shape[-1]))  # (C, H, E)
-        gram = torch.einsum("che,chf->hef", matrix, matrix).float()  # (H, E, E)
-        v = v.repeat_interleave(len(gram) // v.shape[1], 1).float()
-        return torch.einsum("bhse,hef,bhsf->bhs", v, gram, v).clamp(min=0).sqrt()
+        return value_sizes(self.out.weight, v)
 
     def joined(self, y: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection.
@@ -173,3 +170,11 @@ class AttentionPart(OwnMatrices):
             y = y * gate.unflatten(-1, (y.shape[2], -1)).sigmoid().to(y.dtype)
         out: Tensor = self.out(y.flatten(2))
         return out
+
+
+def value_sizes(weight: Tensor, v: Tensor) -> Tensor:
+    """(B, H, S)   the length of values v (B, G, S, E) after a projection `weight` (C, H * E)."""
+    matrix = weight.detach().unflatten(1, (-1, v.shape[-1]))  # (C, H, E)
+    gram = torch.einsum("che,chf->hef", matrix, matrix).float()  # (H, E, E)
+    v = v.repeat_interleave(len(gram) // v.shape[1], 1).float()
+    return torch.einsum("bhse,hef,bhsf->bhs", v, gram, v).clamp(min=0).sqrt()

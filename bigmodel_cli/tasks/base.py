@@ -224,8 +224,11 @@ class Task:
         """`predict`'s record of each item where the task `labels`; with the `top` if `has_top`."""
         raise NotImplementedError
 
-    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """The foremost of the outputs (1, K) of one item: its index, its name, and its value."""
+    def foremost(self, outputs: Tensor, chosen: int | None = None) -> tuple[int, str, float]:
+        """The foremost of the outputs (1, K) of one item, or the one `chosen` by its index.
+
+        What is given back is its index, its name, and its value.
+        """
         raise NotImplementedError
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:

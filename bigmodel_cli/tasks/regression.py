@@ -162,9 +162,9 @@ class Regression(Task):
             {"numbers": {name: round(v, digits[name]) for name, v in row.items()}} for row in rows
         ]
 
-    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """The number that is most deviations from its mean."""
-        best = int(outputs.float().abs().argmax(1))
+    def foremost(self, outputs: Tensor, chosen: int | None = None) -> tuple[int, str, float]:
+        """The number that is most deviations from its mean, or the one chosen."""
+        best = int(outputs.float().abs().argmax(1)) if chosen is None else chosen
         return best, self.dataset.targets[best], float(self.unscaled(outputs)[0, best])
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
