@@ -9,6 +9,7 @@ from typing import Any
 
 from bigmodel_cli.attend.layers import Sides
 from bigmodel_cli.attend.look import Side
+from bigmodel_cli.attend.patches import patches
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import (
     Prompts,
@@ -181,12 +182,7 @@ def tokens_side(name: str, tokenizer: Tokenizer, tokens: Tensor) -> Side:
 def _patches(loaded: Loaded, call: AttentionCall) -> Side:
     """Patches of an image: special positions first, then row by row, then registers."""
     assert loaded.model.grid is not None
-    rows, columns = loaded.model.grid
-    first, count = loaded.model.first, call.k.shape[2]
-    labels = [f"[class {i + 1}]" if first > 1 else "[class]" for i in range(first)]
-    labels += [f"{r},{c}" for r in range(rows) for c in range(columns)]
-    labels += [f"[register {i + 1}]" for i in range(count - len(labels))]
-    return Side("patches", labels[:count], None, first, (rows, columns))
+    return patches(call.k.shape[2], loaded.model.first, loaded.model.grid)
 
 
 def _heard(loaded: Loaded, call: AttentionCall) -> Side:
