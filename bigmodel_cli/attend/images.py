@@ -67,7 +67,7 @@ def look_at_image(
 
 
 def _refusals(model: Model, options: ImageOptions) -> list[str]:
-    """Raise `SpecError` for a query where no patches look; why a network's attention is not shown."""
+    """Why a network's attention is not shown. Raises `SpecError` for a query where none look."""
     if model.grid is not None:
         return []
     if options.query is not None or options.key is not None:

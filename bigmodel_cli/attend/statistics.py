@@ -32,8 +32,8 @@ class Rows:
     @classmethod
     def zeros(cls, heads: int, rows: int, width: int, kind: torch.dtype) -> Rows:
         """Nothing yet."""
-        total, entropy, first, own, previous, distance, induction, duplicate, sized = (
-            torch.zeros(9, heads, rows, dtype=kind)
+        total, entropy, first, own, previous, distance, induction, duplicate, sized = torch.zeros(
+            9, heads, rows, dtype=kind
         )
         y, seen = torch.zeros(heads, rows, width, dtype=kind), torch.zeros(rows)
         repeated = torch.zeros(2, rows, dtype=torch.bool)
