@@ -14,16 +14,21 @@ from bigmodel_cli.parts.contract import attending
 
 
 def look_at(
-    loaded: Loaded, given: str, wanted: Wanted | None = None, place: str = "the input"
+    loaded: Loaded,
+    given: str,
+    wanted: Wanted | None = None,
+    place: str = "the input",
+    target: str | None = None,
 ) -> Look:
     """What the model attends to in an input: a text, or the path of an image or a recording.
 
+    Of an encoder-decoder `target` is the text that it is to have written; its own when None.
     Raises `DataError` for an input that cannot be read, and `SpecError` for a layer, head or
     position that is not there, or a model without attention.
     """
     if not attending(loaded.model):
         raise SpecError("this model has no attention to look at")
-    return look_through(loaded, prepare(loaded, given, place), wanted or Wanted())
+    return look_through(loaded, prepare(loaded, given, place, target), wanted or Wanted())
 
 
 def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
@@ -38,9 +43,11 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     assert found is not None
     layers = [layer for layer, _ in found.layers]
     name = f"{loaded.name} ({loaded.spec.model.type})"
-    notes = [*prepared.notes, *_sampled(layers)]
+    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
     check_positions(layers, wanted)
-    return Look(name, layers, prepared.answer(found.output), notes, title=prepared.title)
+    extra = prepared.extra(found.output)
+    answer = prepared.answer(found.output)
+    return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
 
 
 def check_choice(found: Found, wanted: Wanted) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from bigmodel_cli.attend.layers import Sides
 from bigmodel_cli.attend.look import Side
+from bigmodel_cli.attend.pairs import alignment_of, checked, read_pair
 from bigmodel_cli.attend.patches import patches
+from bigmodel_cli.attend.spoken import ctc_times, seconds_of, times_of
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import (
     Prompts,
@@ -21,12 +23,13 @@ from bigmodel_cli.data import (
     target_of,
 )
 from bigmodel_cli.device import autocast
-from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
-from bigmodel_cli.generation.excluding import Excluding
-from bigmodel_cli.generation.text import Decoding, longest_text, write
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.generation.text import Decoding
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.predict import as_published
+from bigmodel_cli.tasks.ctc import text_of
 
 MOST_PARTS = 4
 """Most tokens of one character: the bytes of UTF-8."""
@@ -49,27 +52,40 @@ class Window:
 class Prepared:
     """An input, ready to be run: a text longer than the context in several windows.
 
-    `answer` puts in words what the model returned for the last of them.
+    `answer` puts in words what the model returned for the last of them, `remarks` are notes on it,
+    and `extra` are further tables (`Look.extra`).
     """
 
     title: str
     windows: list[Window]
     answer: Callable[[Any], str]
     notes: list[str] = field(default_factory=list)
+    remarks: Callable[[Any], list[str]] = lambda outputs: []
+    extra: Callable[[Any], dict[str, Any]] = lambda outputs: {}
 
 
-def prepare(loaded: Loaded, given: str, place: str) -> Prepared:
-    """What a model is run on. Raises `DataError`; `place` names the input."""
+def prepare(loaded: Loaded, given: str, place: str, target: str | None = None) -> Prepared:
+    """What a model is run on. Raises `DataError`; `place` names the input.
+
+    `target` is the text that an encoder-decoder is to have written; the one of its own search when
+    None.
+    """
     if loaded.model.is_encoder_decoder:
-        return _pair(loaded, given, place)
+        return _pair(loaded, given, place, target)
+    if target is not None:
+        raise SpecError(
+            "--target is for models that read a source and write a target; leave it out"
+        )
     kind = input_of(loaded.info)
     if not kind.in_files:
         return _text(loaded, given, place)
     reader = kind.reader(loaded.spec.data, loaded.assets)
     content, _ = reader.read(given, place)
     batch = _on(loaded, reader.batch([content]))
-    side = _patches if loaded.model.grid is not None else _heard
-    window = _window(loaded, batch, lambda name, call: (side(loaded, call),) * 2)
+    side = _patches(loaded) if loaded.model.grid is not None else _heard(loaded, batch)
+    window = _window(loaded, batch, lambda name, call: (side(call),) * 2)
+    if _spelled(loaded):
+        return _transcribed(loaded, given, window)
     return Prepared(one_line(Path(given).name), [window], lambda y: _labels(loaded, y, window))
 
 
@@ -100,43 +116,60 @@ def _text(loaded: Loaded, given: str, place: str) -> Prepared:
     return Prepared(_titled(given), windows, answer, notes)
 
 
-def _pair(loaded: Loaded, given: str, place: str) -> Prepared:
+def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepared:
     """A source, and the target that the model writes for it, which is then fed to it as a whole."""
-    tokenizer, model, reader = load_tokenizer(loaded.assets), loaded.model, source_reader(loaded)
-    content, cut = reader.read(given, place)
-    batch = _on(loaded, reader.batch([content]))
-    with torch.no_grad(), autocast(loaded.device, loaded.precision):
-        writer = Excluding(
-            model.generator(*model.source(batch)), tokenizer.never, tokenizer.never_first
-        )
-        first = target_begins(loaded, tokenizer)
-        start = begun(writer.model, first, 1, tokenizer.languages, loaded.device)
-    how, most = Decoding(), longest_text(loaded, Decoding())
-    found = write(loaded, writer, start, how, [0], most, tokenizer.stops, 0.0, None)[0][0]
-    target = torch.cat((start[0], torch.tensor(found.tokens, device=start.device).long()))
-    batch["target"] = target[None]
-    written = tokens_side("target", tokenizer, target)
-    read = "source" in batch and tokens_side(
-        "source", load_source_tokenizer(loaded.assets), batch["source"][0]
-    )
+    how = as_published(loaded, Decoding())
+    pair = read_pair(loaded, given, place, how, target)
+    written = tokens_side("target", pair.tokenizer, pair.batch["target"][0, :-1])
+    spoken = "source" not in pair.batch
+    if spoken:
+        read = _heard(loaded, pair.batch)
+    else:
+        tokens = pair.batch["source"][0]
+        text = tokens_side("source", load_source_tokenizer(loaded.assets), tokens)
+        read = lambda call: text  # noqa: E731
 
     def sides(name: str, call: AttentionCall) -> tuple[Side, Side]:
-        source = read or _heard(loaded, call)
-        if name.split(".")[0] == model.stacks[0]:
+        source = read(call)
+        if name.split(".")[0] == loaded.model.stacks[0]:
             return source, source
         return written, (source if call.memory else written)
 
-    text = one_line(tokenizer.decode(found.tokens))
-    notes = [f"the source is cut: the model reads {reader.most}"] if cut else []
-    window = _window(loaded, batch, sides)
-    return Prepared(_titled(given), [window], lambda y: text, notes)
+    def tables(logits: Tensor) -> dict[str, Any]:
+        found = times_of(pair) if spoken else alignment_of(pair)
+        return {} if found is None else {"times" if spoken else "alignment": found.to_json()}
+
+    window = Window(pair.run, sides, len(written), pair.batch)
+    said, notes = one_line(pair.text), [pair.cut] if pair.cut else []
+    remarks = lambda logits: [checked(pair, logits)]  # noqa: E731
+    return Prepared(_titled(given), [window], lambda y: said, notes, remarks, tables)
+
+
+def _transcribed(loaded: Loaded, given: str, window: Window) -> Prepared:
+    """A recording that a CTC model writes down."""
+
+    def written(outputs: tuple[Tensor, Tensor]) -> str:
+        logits, lengths = outputs
+        return one_line(text_of(logits, lengths, loaded.info.classes, loaded.info.spelling)[0])
+
+    def tables(outputs: tuple[Tensor, Tensor]) -> dict[str, Any]:
+        logits, lengths = outputs
+        return {"times": ctc_times(loaded, logits, lengths, window.length).to_json()}
+
+    return Prepared(one_line(Path(given).name), [window], written, extra=tables)
+
+
+def _spelled(loaded: Loaded) -> bool:
+    """Whether the model writes a transcript down unit by unit."""
+    target = target_of(loaded.info)
+    return target is not None and target.spelled and not loaded.model.can_generate
 
 
 def _window(loaded: Loaded, batch: dict[str, Tensor], sides: Sides) -> Window:
     def run() -> Any:
         labelled = target_of(loaded.info) is not None and loaded.task.labels
         with torch.no_grad(), autocast(loaded.device, loaded.precision):
-            if labelled and not loaded.model.can_generate:
+            if _spelled(loaded) or (labelled and not loaded.model.can_generate):
                 return loaded.task.forward(loaded.model, batch, training=False)
             return loaded.model(*loaded.model.arguments(batch))
 
@@ -179,19 +212,23 @@ def tokens_side(name: str, tokenizer: Tokenizer, tokens: Tensor) -> Side:
     return Side(name, name_tokens(tokenizer, ids), ids)
 
 
-def _patches(loaded: Loaded, call: AttentionCall) -> Side:
+def _patches(loaded: Loaded) -> Callable[[AttentionCall], Side]:
     """Patches of an image: special positions first, then row by row, then registers."""
     assert loaded.model.grid is not None
-    return patches(call.k.shape[2], loaded.model.first, loaded.model.grid)
+    grid, first = loaded.model.grid, loaded.model.first
+    return lambda call: patches(call.k.shape[2], first, grid)
 
 
-def _heard(loaded: Loaded, call: AttentionCall) -> Side:
+def _heard(loaded: Loaded, batch: dict[str, Tensor]) -> Callable[[AttentionCall], Side]:
     """Positions of a recording, named by when they begin."""
-    count, sound = call.k.shape[2], loaded.info.sound
-    whole = loaded.info.context or count
-    assert sound is not None
-    seconds = sound.hop / sound.rate * max(1, round(whole / count))
-    return Side("sound", [f"{i * seconds:.2f} s" for i in range(count)], None, seconds=seconds)
+    frames = batch["frames"].shape[1] if "frames" in batch else batch["image"].shape[-1]
+
+    def side(call: AttentionCall) -> Side:
+        count = call.k.shape[2]
+        seconds = seconds_of(loaded, frames, count)
+        return Side("sound", [f"{i * seconds:.2f} s" for i in range(count)], None, seconds=seconds)
+
+    return side
 
 
 def name_tokens(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:

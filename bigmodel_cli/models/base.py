@@ -84,6 +84,14 @@ class Model(Module):
         """The blocks along the one residual stream, in order; [] where there is none."""
         return []
 
+    def parts(self) -> dict[str, Module]:
+        """The parts in the slots of its blocks, or its layers, by name; {} where it has neither."""
+        return {
+            f"{stack}.{number}": layer
+            for stack in self.stacks
+            for number, layer in enumerate(getattr(self, stack))
+        }
+
     def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
         """How weights that follow the images' size become this model's, by name.
 

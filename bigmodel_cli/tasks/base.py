@@ -202,6 +202,17 @@ class Task:
         """What is learnt of a batch, and its first item for people."""
         return Learnt("", len(next(iter(batch.values()))))
 
+    def asked(self, batch: Batch) -> Batch:
+        """What a reader makes of a user's inputs, as `forward` and `score` take it.
+
+        Where the task draws what it hides, each row stands there several times.
+        """
+        return batch
+
+    def answered(self, outputs: Any, batch: Batch) -> Batch:
+        """The batch with what the model says of it as targets; a text is its own target."""
+        return batch
+
     def size(self, batch: Batch) -> int | Tensor:
         """The batch's size in `unit`, without padding: what the training rate counts.
 

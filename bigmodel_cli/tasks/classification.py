@@ -95,6 +95,10 @@ class Classification(Task):
         count = labels.new_full((), len(labels)) if weight is None else weight[labels].sum()
         return total, count
 
+    def answered(self, outputs: Tensor, batch: Batch) -> Batch:
+        """With the likeliest classes."""
+        return {**batch, "label": outputs.argmax(1)}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first item and its label."""
         labels = batch["label"]

@@ -87,6 +87,11 @@ class Multilabel(Task):
         y: Tensor = model(*inputs_of(batch)).float()
         return y
 
+    def answered(self, outputs: Tensor, batch: Batch) -> Batch:
+        """With the labels from their thresholds on."""
+        probabilities = outputs.double().sigmoid()
+        return {**batch, "labels": probabilities >= probabilities.new_tensor(self.thresholds)}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first item and its labels."""
         labels = batch["labels"]

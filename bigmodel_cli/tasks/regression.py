@@ -92,6 +92,10 @@ class Regression(Task):
         y: Tensor = model(*inputs_of(batch)).float()
         return y
 
+    def answered(self, outputs: Tensor, batch: Batch) -> Batch:
+        """With the predicted numbers."""
+        return {**batch, "numbers": self.unscaled(outputs).to(outputs.device)}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first item and its numbers, in the data's units."""
         first = self.named(batch["numbers"][:1])[0]

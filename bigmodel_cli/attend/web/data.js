@@ -1,0 +1,199 @@
+// What the page carries: values as JSON, arrays as deflated base64 that are unpacked when needed.
+
+const $ = (id) => document.getElementById(id);
+const facts = JSON.parse($("data").textContent);
+const unpacked = new Map();
+const MOST_UNPACKED = 24; // heads whose numbers are kept
+
+function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes;
+}
+
+async function inflated(number) {
+  const packed = bytesOf($("b" + number).textContent);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return new Response(stream).arrayBuffer();
+}
+
+// The weights of a head: `tile` gives those of rows a..b and columns c..d, NaN where a query sees
+// nothing. Query t stands at key position keys - queries + t.
+class Weights {
+  constructor(head) {
+    Object.assign(this, head.facts);
+    this.offset = this.keys - this.queries;
+  }
+
+  // The first key that query t may see by its place, and the end of them.
+  span(t) {
+    const own = t + this.offset;
+    let first = 0;
+    let end = this.keys;
+    if (this.window !== null) {
+      first = Math.max(0, own - this.window + 1);
+      end = Math.min(this.keys, own + this.window);
+    }
+    return [first, this.causal ? own + 1 : end];
+  }
+
+  at(t, key) {
+    return this.tile(t, t + 1, key, key + 1)[0];
+  }
+
+  row(t) {
+    return this.tile(t, t + 1, 0, this.keys);
+  }
+}
+
+class Codes extends Weights {
+  static async of(head) {
+    const made = new Codes(head);
+    made.codes = new Uint8Array(await inflated(head.arrays.codes));
+    made.starts = new Float64Array(made.queries + 1);
+    for (let t = 0; t < made.queries; t++) {
+      const [first, end] = made.span(t);
+      made.starts[t + 1] = made.starts[t] + Math.max(0, end - first);
+    }
+    made.values = new Float32Array(256);
+    for (let code = 0; code < 256; code++) {
+      const root = made.signed ? (code - 128) / 127 : code / 255;
+      made.values[code] = Math.sign(root) * root * root * made.peak;
+    }
+    made.cost = 1;
+    return made;
+  }
+
+  tile(a, b, c, d) {
+    const out = new Float32Array((b - a) * (d - c)).fill(NaN);
+    for (let t = a; t < b; t++) {
+      const [first, end] = this.span(t);
+      const from = Math.max(c, first);
+      const to = Math.min(d, end);
+      const place = this.starts[t] - first;
+      const base = (t - a) * (d - c) - c;
+      for (let key = from; key < to; key++) {
+        out[base + key] = this.values[this.codes[place + key]];
+      }
+    }
+    return out;
+  }
+}
+
+class Scores extends Weights {
+  static async of(head) {
+    const made = new Scores(head);
+    const names = Object.keys(head.arrays);
+    const arrays = await Promise.all(names.map((name) => inflated(head.arrays[name])));
+    const found = Object.fromEntries(names.map((name, i) => [name, arrays[i]]));
+    const steps = new Float32Array(found.steps);
+    made.q = whole(new Uint8Array(found.q), new Uint8Array(found.finer_q), made.channels, steps);
+    made.k = whole(new Uint8Array(found.k), new Uint8Array(found.finer_k), made.channels, null);
+    made.sums = new Float32Array(found.sums);
+    made.bias = found.bias ? new Float32Array(found.bias) : null;
+    made.segments = found.segments ? new Int32Array(found.segments) : null;
+    made.mask = found.key_mask ? new Uint8Array(found.key_mask) : null;
+    made.cost = made.channels;
+    return made;
+  }
+
+  tile(a, b, c, d) {
+    const out = new Float32Array((b - a) * (d - c)).fill(NaN);
+    const { q, k, channels, softcap, segments, mask, bias, offset } = this;
+    for (let t = a; t < b; t++) {
+      const [first, end] = this.span(t);
+      const to = Math.min(d, end);
+      const base = (t - a) * (d - c) - c;
+      const row = q.subarray(t * channels, (t + 1) * channels);
+      const sum = this.sums[t];
+      for (let key = Math.max(c, first); key < to; key++) {
+        if (segments !== null && segments[key] !== segments[t + offset]) continue;
+        if (mask !== null && mask[key] === 0) continue;
+        let score = product(row, k, key * channels, channels);
+        if (softcap !== null) score = softcap * Math.tanh(score / softcap);
+        if (bias !== null) score += bias[key - t + this.queries - 1];
+        out[base + key] = Math.exp(score - sum);
+      }
+    }
+    return out;
+  }
+}
+
+function product(row, k, place, channels) {
+  let one = 0, two = 0, three = 0, four = 0;
+  let i = 0;
+  for (; i + 3 < channels; i += 4) {
+    one += row[i] * k[place + i];
+    two += row[i + 1] * k[place + i + 1];
+    three += row[i + 2] * k[place + i + 2];
+    four += row[i + 3] * k[place + i + 3];
+  }
+  for (; i < channels; i++) one += row[i] * k[place + i];
+  return one + two + three + four;
+}
+
+// (positions x channels) from low and high bytes, channel by channel, of signed numbers.
+function whole(planes, finer, channels, steps) {
+  const count = finer.length;
+  const out = new Float32Array(count * channels);
+  const high = count * channels;
+  for (let channel = 0; channel < channels; channel++) {
+    const step = steps === null ? 1 : steps[channel];
+    const from = channel * count;
+    for (let place = 0; place < count; place++) {
+      const folded = planes[from + place] + 256 * planes[high + from + place];
+      const number = folded & 1 ? -(folded + 1) / 2 : folded / 2;
+      out[place * channels + channel] = (number * step) / (1 << finer[place]);
+    }
+  }
+  return out;
+}
+
+class Difference extends Weights {
+  constructor(head, one, other) {
+    super(head);
+    Object.assign(this, { one, other, factor: head.factor, signed: true, peak: 1 });
+    this.cost = one.cost + other.cost;
+  }
+
+  tile(a, b, c, d) {
+    const out = this.one.tile(a, b, c, d);
+    const less = this.other.tile(a, b, c, d);
+    for (let i = 0; i < out.length; i++) out[i] -= this.factor * less[i];
+    return out;
+  }
+}
+
+async function unpack(head) {
+  const one = await (head.form === "map" ? Codes : Scores).of(head);
+  return head.minus ? new Difference(head, one, await unpack(head.minus)) : one;
+}
+
+// The weights of a head, or null where the page carries only its blocks.
+function weightsOf(layer, head) {
+  const name = layer + "." + head;
+  const found = facts.layers[layer].details[head];
+  if (!found) return Promise.resolve(null);
+  if (!unpacked.has(name)) {
+    if (unpacked.size >= MOST_UNPACKED) unpacked.delete(unpacked.keys().next().value);
+    unpacked.set(name, unpack(found));
+  }
+  return unpacked.get(name);
+}
+
+// Codes of blocks of one layer (heads x rows x columns), 255 where nothing is seen.
+const blocksUnpacked = new Map();
+function blocksOf(number) {
+  if (!blocksUnpacked.has(number)) {
+    blocksUnpacked.set(number, inflated(number).then((buffer) => new Uint8Array(buffer)));
+  }
+  return blocksUnpacked.get(number);
+}
+
+function blockValue(code, signed, peak) {
+  if (code === 255) return NaN;
+  const root = signed ? (code - 127) / 127 : code / 254;
+  return Math.sign(root) * root * root * peak;
+}
