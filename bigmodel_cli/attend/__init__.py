@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.attend.gradcam import Heat, grad_cam
 from bigmodel_cli.attend.heads import Heads, record_heads
+from bigmodel_cli.attend.images import ImageOptions, look_at_image
 from bigmodel_cli.attend.picture import draw_heads, draw_heat
-from bigmodel_cli.attend.rollout import rollout
 from bigmodel_cli.attend.text import show_heads, show_heat
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Prompts, Reader, Tokenizer, input_of, load_tokenizer
@@ -107,16 +106,13 @@ def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
 
 
 def _attend_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> AttendResult:
-    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
-    image = reader.batch([reader.read(str(path), "the image")[0]])["image"].to(loaded.device)
-    cam: Heat = (grad_cam if loaded.model.grid is None else rollout)(
-        loaded.model, image, loaded.info, loaded.task
-    )
-    if cam.note:
-        say(f"warning: {cam.note}")
-    title = f"{loaded.name} ({loaded.spec.model.type}): {path.name}, {cam.caption}"
-    draw_heat(cam, title, picture)
-    return AttendResult(show_heat(cam, color), picture, cam.to_json())
+    look = look_at_image(loaded, path, ImageOptions())
+    assert look.heat is not None
+    for note in look.notes:
+        say(note)
+    title = f"{look.model}: {path.name}, {look.answer}"
+    draw_heat(look.heat, title, picture)
+    return AttendResult(show_heat(look.heat, color), picture, look.heat.to_json())
 
 
 def check_choice(heads: Heads, layer: int | None, head: int | None) -> None:

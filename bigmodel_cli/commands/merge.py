@@ -20,49 +20,54 @@ from bigmodel_cli.errors import SpecError
 DTYPES = ("fp32", "bf16", "fp16")
 
 
+Checkpoints = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CKPT",
+        help=(
+            "A checkpoint or run directory with an adapter; or several without, to average; '-'"
+            " reads their paths from stdin."
+        ),
+    ),
+]
+Out = Annotated[Path, typer.Option(help="The new checkpoint, a folder, e.g. --out merged/step-1.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help=(
+            "A text or path to compare both models on, as for predict, e.g. --input 'To be'; may be"
+            " repeated. [default: 16 random ones]"
+        ),
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help=(
+            "fp32, bf16 or fp16: what the weights are rounded to, once, e.g. --dtype bf16; they are"
+            " stored as fp32, and exported in it without further loss. [default: fp32]"
+        )
+    ),
+]
+Bound = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help=(
+            "Largest difference of logits, as a part of the largest logit, above which nothing is"
+            " written, e.g. --bound 0.01. [default: 1e-4; bf16 0.03, fp16 0.005]"
+        ),
+    ),
+]
+
+
 def merge(
-    checkpoints: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CKPT...",
-            help=(
-                "A checkpoint or run directory with an adapter; or several without, to average;"
-                " '-' reads their paths from stdin."
-            ),
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="The new checkpoint, a folder, e.g. --out merged/step-1.")
-    ],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            help=(
-                "A text or path to compare both models on, as for predict, e.g. --input 'To be';"
-                " may be repeated. [default: 16 random ones]"
-            ),
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "fp32, bf16 or fp16: what the weights are rounded to, once, e.g. --dtype bf16; they"
-                " are stored as fp32, and exported in it without further loss. [default: fp32]"
-            )
-        ),
-    ] = None,
-    bound: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help=(
-                "Largest difference of logits, as a part of the largest logit, above which nothing"
-                " is written, e.g. --bound 0.01. [default: 1e-4; bf16 0.03, fp16 0.005]"
-            ),
-        ),
-    ] = None,
+    checkpoints: Checkpoints,
+    out: Out,
+    inputs: Inputs = None,
+    dtype: Dtype = None,
+    bound: Bound = None,
     device: Device = "auto",
     plugin: Plugin = None,
     json: Json = False,

@@ -57,14 +57,8 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     config.finish([*OF_FILES, *unset])
     places = {place.module: place for place in layout.places()}
     there = targets(model)
-    meant: dict[str, tuple[int, float]] = {}
     whole: list[str] = []
-    of_stacks = set()
-    for stack, stem in wanted:
-        rank, _ = ranks.of(stack.name)
-        _, b = peft_stacks.read(folder, layout, stack, stem, theirs, rank)
-        meant |= peft_stacks.meant(stack, b, ranks)
-        of_stacks.add(stem.removeprefix(PREFIX).rstrip("."))
+    meant, of_stacks = peft_stacks.described(folder, layout, wanted, theirs, ranks)
     for module, own in names.items():
         if module in of_stacks or (module.endswith(BASE) and not own & {*LINEAR}):
             continue
@@ -109,7 +103,8 @@ def _check_targets(
     Where only some layers are meant, or a pattern names them, the tensors say which.
     """
     wanted = config.values.get("target_modules")
-    some = any(config.values.get(key) for key in ("layers_to_transform", "exclude_modules"))
+    keys = ("layers_to_transform", "exclude_modules")
+    some = any(config.values.get(key) not in (None, [], "") for key in keys)  # layer 0 is one
     if some or not isinstance(wanted, list):
         return
     for module in sorted(set(places) - set(there)):

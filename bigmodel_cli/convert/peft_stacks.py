@@ -206,6 +206,27 @@ def meant(stack: Stack, b: Tensor, ranks: Ranks) -> dict[str, tuple[int, float]]
     return {n: (r, ranks.own(alpha, rank, r)) for n, r in zip(rows, own, strict=True)}
 
 
+def described(
+    folder: Path,
+    layout: Layout,
+    wanted: Iterable[tuple[Stack, str]],
+    theirs: FolderTensors,
+    ranks: Ranks,
+) -> tuple[dict[str, tuple[int, float]], set[str]]:
+    """The same of all stacks that are adapted, and the modules that their tensors are named by.
+
+    Raises `CheckpointError`.
+    """
+    found: dict[str, tuple[int, float]] = {}
+    modules = set()
+    for stack, stem in wanted:
+        rank, _ = ranks.of(stack.name)
+        _, b = read(folder, layout, stack, stem, theirs, rank)
+        found |= meant(stack, b, ranks)
+        modules.add(stem.removeprefix(PREFIX).rstrip("."))
+    return found, modules
+
+
 def fill(stack: Stack, own: Mapping[str, Adapter], a: Tensor, b: Tensor) -> None:
     """Copy a stack's factors into ours, which are of the ranks that `meant` found."""
     parts, first = _parts(own, stack), 0

@@ -1,0 +1,255 @@
+"""The values and arrays of a page: what its script reads."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from bigmodel_cli.attend import colours
+from bigmodel_cli.attend.details import Detail, Details, deflated
+from bigmodel_cli.attend.look import CAUTION, Blocks, Layer, Look, Side
+from bigmodel_cli.console import one_line
+from bigmodel_cli.lazy import F, Tensor, torch
+
+THUMBNAIL = 48
+"""Most blocks to a side of the small map of a head."""
+FEW_WEIGHTS = 1_500_000
+"""More of them to a head, and the page also carries the blocks of the look."""
+MOST_BLOCKS = 200_000
+"""Most blocks of the heads of a layer; 256 to a side of each at most."""
+MOST_ROWS = 400_000
+"""Most weights of rows that are carried for heads without details, in a layer."""
+CLASS_NAMES = {
+    "s": "sink",
+    "p": "previous",
+    "i": "induction",
+    "l": "local",
+    "c": "column",
+    "u": "uniform",
+    "x": "other",
+}
+STATISTICS = (
+    ("entropy", "Entropy", "nats"),
+    ("sink", "First key", "share of the weight on the first key, or the head's own sink"),
+    ("own", "Own", "share on the query's own position"),
+    ("previous", "Previous", "share on the position before the query"),
+    ("distance", "Distance", "mean of |i - j| in positions"),
+    ("induction", "Induction", "share on what followed earlier occurrences of the query's token"),
+    ("duplicate", "Duplicate", "share on earlier occurrences of the query's token"),
+    ("column", "Column", "largest share that one key other than the first receives"),
+    ("uniform", "Uniform", "entropy as a part of that of equal weights"),
+    ("moved", "Sink moves", "share of |weight| x |v W_O| on the first key"),
+)
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """How the page opens: at which layer, head, query and key, and in which view.
+
+    `view` is "map", "lines", "text", "image", "keys" or "statistics"; `image` a PNG that lies under
+    the patches; `rules` say of each letter of a class what it stands for.
+    """
+
+    layer: int = 0
+    head: int = 0
+    query: int | None = None
+    key: int = 0
+    view: str = "map"
+    image: bytes | None = None
+    rules: dict[str, str] = field(default_factory=lambda: dict(CLASS_NAMES))
+
+
+class Arrays:
+    """Arrays that the script unpacks when it needs them, each carried once."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[bytes, int] = {}
+
+    def add(self, packed: bytes) -> int:
+        """The number of an array."""
+        return self.numbers.setdefault(packed, len(self.numbers))
+
+    def written(self) -> str:
+        """As elements that are not run."""
+        return "\n".join(
+            f'<script type="text/plain" id="b{number}">{base64.b64encode(packed).decode()}</script>'
+            for packed, number in self.numbers.items()
+        )
+
+
+def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays) -> dict[str, Any]:
+    """The page's values, for JSON; their arrays are added to `arrays`."""
+    sides: list[Side] = []
+    for layer in look.layers:
+        sides += [s for s in (layer.queries, layer.keys) if not any(s is known for known in sides)]
+    layers = [
+        _layer(layer, sides, details.found.get(layer.name, {}), arrays) for layer in look.layers
+    ]
+    first = look.layers[min(options.layer, len(look.layers) - 1)]
+    lengths = " x ".join(dict.fromkeys(f"{one_line(s.name)}: {len(s)}" for s in sides))
+    heads = sum(layer.heads for layer in look.layers)
+    line = f"{lengths} · {heads} heads in {len(look.layers)} layers"
+    line += f" · weights x values within {look.difference:.1e} of the kernel's output"
+    return {
+        "model": one_line(look.model),
+        "facts": line + (f" · {one_line(look.answer)}" if look.answer else ""),
+        "caution": CAUTION,
+        "notes": [one_line(note) for note in look.notes],
+        "sides": [_side(side) for side in sides],
+        "layers": layers,
+        "statistics": STATISTICS,
+        "classes": {
+            letter: {
+                "name": CLASS_NAMES[letter],
+                "rule": options.rules.get(letter, CLASS_NAMES[letter]),
+                "colour": colours.CLASSES[letter],
+            }
+            for letter in CLASS_NAMES
+        },
+        "scales": {
+            theme: {kind: _scale(kind, theme == "dark") for kind in ("sequential", "diverging")}
+            for theme in ("light", "dark")
+        },
+        "image": None
+        if options.image is None
+        else "data:image/png;base64," + base64.b64encode(options.image).decode(),
+        "start": {
+            "layer": options.layer,
+            "head": options.head,
+            "query": first.query if options.query is None else options.query,
+            "key": options.key,
+            "view": options.view,
+        },
+    }
+
+
+def _scale(kind: str, dark: bool) -> str:
+    numbers = bytes(round(255 * part) for point in colours.table(kind, dark) for part in point)
+    return base64.b64encode(numbers).decode()
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "name": one_line(side.name),
+        "labels": [one_line(label) for label in side.labels],
+        "breaks": [i for i, label in enumerate(side.labels) if "\n" in label],
+        "first": side.first,
+        "grid": side.grid,
+        "seconds": side.seconds,
+    }
+
+
+def _layer(
+    layer: Layer, sides: list[Side], details: dict[int, Detail], arrays: Arrays
+) -> dict[str, Any]:
+    queries, keys = (
+        next(i for i, known in enumerate(sides) if known is side)
+        for side in (layer.queries, layer.keys)
+    )
+    signed = layer.signed
+    peak = float(layer.blocks.most.nan_to_num(0).abs().max()) or 1.0 if signed else 1.0
+    many = len(layer.queries) * len(layer.keys) > FEW_WEIGHTS
+    bare = len(details) < layer.heads
+    return {
+        "name": one_line(layer.name),
+        "kind": layer.kind,
+        "queries": queries,
+        "keys": keys,
+        "heads": layer.heads,
+        "letters": layer.letters,
+        "signed": signed,
+        "peak": peak,
+        "statistics": _statistics(layer),
+        "difference": _plain(layer.difference) or 0.0,
+        "query": layer.query,
+        "thumbnails": _thumbnails(layer, signed, peak, arrays),
+        "blocks": _blocks(layer.blocks, signed, peak, arrays) if many or bare else None,
+        "read": _rows(layer) if bare else None,
+        "details": {head: _detail(detail, arrays) for head, detail in details.items()},
+    }
+
+
+def _statistics(layer: Layer) -> dict[str, list[float | None]]:
+    found = {}
+    for name, *_ in STATISTICS:
+        values = vars(layer.statistics)[name]
+        if values is not None:
+            found[name] = [_plain(value) for value in values.tolist()]
+    return found
+
+
+def _plain(value: float) -> float | None:
+    """A number of JSON, which has neither NaN nor infinity."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _rows(layer: Layer) -> list[list[float | None]] | None:
+    if layer.read.numel() > MOST_ROWS:
+        return None
+    return [[_plain(round(value, 5)) for value in row] for row in layer.read.tolist()]
+
+
+def _detail(detail: Detail, arrays: Arrays) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "form": detail.form,
+        "facts": detail.facts,
+        "arrays": {name: arrays.add(packed) for name, packed in detail.arrays.items()},
+    }
+    if detail.minus is not None:
+        written |= {"minus": _detail(detail.minus, arrays), "factor": detail.factor}
+    return written
+
+
+def _thumbnails(layer: Layer, signed: bool, peak: float, arrays: Arrays) -> dict[str, Any]:
+    small, tall, wide = _coarser(layer.blocks.most, THUMBNAIL)
+    return {
+        "rows": small.shape[1],
+        "columns": small.shape[2],
+        "tall": tall * layer.blocks.rows,
+        "wide": wide * layer.blocks.columns,
+        "codes": arrays.add(deflated(_codes(small, signed, peak))),
+    }
+
+
+def _blocks(blocks: Blocks, signed: bool, peak: float, arrays: Arrays) -> dict[str, Any]:
+    limit = min(256, math.isqrt(MOST_BLOCKS // len(blocks.most)))
+    most, tall, wide = _coarser(blocks.most, limit)
+    mean, *_ = _coarser(blocks.mean, limit, mean=True)
+    return {
+        "rows": most.shape[1],
+        "columns": most.shape[2],
+        "tall": tall * blocks.rows,
+        "wide": wide * blocks.columns,
+        "most": arrays.add(deflated(_codes(most, signed, peak))),
+        "mean": arrays.add(deflated(_codes(mean, signed, peak))),
+    }
+
+
+def _coarser(values: Tensor, most: int, mean: bool = False) -> tuple[Tensor, int, int]:
+    """(H, R, C) with at most `most` rows and columns, and how many became one of each.
+
+    A block takes the largest of its own by size, or the mean of them; NaN where all are NaN.
+    """
+    rows, columns = (-(-size // most) for size in values.shape[1:])
+    values = values.float()
+    if rows == columns == 1:
+        return values, 1, 1
+    pads = (0, -values.shape[2] % columns, 0, -values.shape[1] % rows)
+    whole = F.pad(values, pads, value=math.nan)
+    parts = whole.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).transpose(2, 3).flatten(3)
+    if mean:
+        return parts.nanmean(-1), rows, columns
+    place = parts.abs().nan_to_num(-1).argmax(-1, keepdim=True)
+    return parts.gather(-1, place).squeeze(-1), rows, columns
+
+
+def _codes(values: Tensor, signed: bool, peak: float) -> Tensor:
+    """Bytes: the root in steps of 1/254 (around 127 where signed), 255 where nothing is seen."""
+    part = values.nan_to_num(0) / peak
+    if signed:
+        codes = (part.abs().clamp(max=1).sqrt() * part.sign() * 127 + 127).round()
+    else:
+        codes = (part.clamp(0, 1).sqrt() * 254).round()
+    return codes.masked_fill(values.isnan(), 255).to(torch.uint8)

@@ -1,0 +1,114 @@
+// All heads as small maps on one canvas, under a grid of buttons: a row is a layer.
+
+const buttons = [];
+let cell = 44; // CSS pixels of one map
+
+function buildOverview() {
+  const most = Math.max(...facts.layers.map((layer) => layer.heads));
+  const available = Math.max(220, Math.min(520, innerWidth * 0.36));
+  cell = clamp(Math.floor((available - 26) / most) - 4, 14, 56);
+  const grid = $("grid");
+  grid.style.setProperty("--cell", cell + "px");
+  grid.style.setProperty("--heads", most);
+  grid.replaceChildren();
+  buttons.length = 0;
+  facts.layers.forEach((layer, number) => {
+    const row = make("div", null, { role: "row", class: "row" });
+    row.append(make("span", String(number), { role: "rowheader", title: layer.name }));
+    buttons.push([]);
+    for (let head = 0; head < layer.heads; head++) row.append(headButton(layer, number, head));
+    grid.append(row);
+  });
+}
+
+function headButton(layer, number, head) {
+  const letter = layer.letters[head] || "";
+  const known = facts.classes[letter];
+  const holder = make("span", null, { role: "gridcell" });
+  const button = make("button", null, { type: "button", tabindex: "-1" });
+  const name = `Layer ${number}, head ${head}` + (known ? `, ${known.name}` : "");
+  button.setAttribute("aria-label", name);
+  button.title = name;
+  if (known) button.append(badge(letter));
+  button.addEventListener("click", () => choose({ layer: number, head }, true));
+  buttons[number].push(button);
+  holder.append(button);
+  return holder;
+}
+
+function badge(letter) {
+  const mark = make("span", letter, { class: "badge", "aria-hidden": "true" });
+  const [red, green, blue] = facts.classes[letter].colour;
+  mark.style.backgroundColor = `rgb(${red} ${green} ${blue})`;
+  mark.style.color = 0.299 * red + 0.587 * green + 0.114 * blue > 120 ? "#000" : "#fff";
+  return mark;
+}
+
+function buildLegend() {
+  const used = new Set(facts.layers.flatMap((layer) => [...layer.letters]));
+  for (const letter of Object.keys(facts.classes)) {
+    if (!used.has(letter)) continue;
+    const item = make("li", null);
+    item.append(badge(letter), make("span", " " + facts.classes[letter].rule));
+    $("classes").append(item);
+  }
+}
+
+function markHead() {
+  buttons.flat().forEach((button) => {
+    button.tabIndex = -1;
+    button.removeAttribute("aria-current");
+  });
+  const chosen = buttons[state.layer][state.head];
+  chosen.tabIndex = 0;
+  chosen.setAttribute("aria-current", "true");
+  if (document.activeElement?.closest?.("#grid")) chosen.focus();
+}
+
+// The small maps, from blocks that the page carries for all heads.
+async function drawThumbnails() {
+  const canvas = $("thumbnails");
+  const frame = $("frame").getBoundingClientRect();
+  const ratio = devicePixelRatio || 1;
+  canvas.width = Math.ceil(frame.width * ratio);
+  canvas.height = Math.ceil($("grid").scrollHeight * ratio);
+  canvas.style.width = frame.width + "px";
+  canvas.style.height = $("grid").scrollHeight + "px";
+  const all = await Promise.all(facts.layers.map((layer) => blocksOf(layer.thumbnails.codes)));
+  const pen = canvas.getContext("2d");
+  pen.imageSmoothingEnabled = false;
+  const small = document.createElement("canvas");
+  facts.layers.forEach((layer, number) => {
+    const { rows, columns } = layer.thumbnails;
+    for (let head = 0; head < layer.heads; head++) {
+      const codes = all[number].subarray(head * rows * columns, (head + 1) * rows * columns);
+      small.width = columns;
+      small.height = rows;
+      const values = Float32Array.from(codes, (code) => blockValue(code, layer.signed, layer.peak));
+      paint(small, values, rows, columns, layer);
+      const place = buttons[number][head].getBoundingClientRect();
+      const [x, y] = [place.left - frame.left, place.top - frame.top];
+      const side = place.width;
+      const { tall, wide } = layer.thumbnails;
+      const token = side / Math.max(rows * tall, columns * wide);
+      const across = Math.max(3, columns * wide * token);
+      const down = Math.max(3, rows * tall * token);
+      pen.drawImage(small, x * ratio, y * ratio, across * ratio, down * ratio);
+    }
+  });
+}
+
+// Fill a canvas of one pixel a weight; what is not seen stays clear.
+function paint(canvas, values, rows, columns, layer) {
+  const image = new ImageData(columns, rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  const table = tableOf(layer.signed);
+  const keys = keysOf(layer).labels.length;
+  for (let i = 0; i < pixels.length; i++) {
+    const value = values[i];
+    if (!Number.isNaN(value)) {
+      pixels[i] = table[entry(table, levelOf(value, keys, layer.signed, layer.peak))];
+    }
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}

@@ -1,0 +1,140 @@
+// What is chosen, and what is drawn anew when it changes.
+
+const VIEWS = [
+  ["map", "Matrix"],
+  ["lines", "Lines"],
+  ["text", "Text"],
+  ["image", "Image"],
+  ["keys", "Top keys"],
+  ["statistics", "Statistics"],
+];
+const state = { layer: 0, head: 0, query: 0, key: 0, view: "map", sink: false, mode: "most" };
+let drawn = 0; // counts calls of `draw`: one that waits for numbers gives up when a later one began
+
+const layerOf = () => facts.layers[state.layer];
+const queriesOf = (layer) => facts.sides[layer.queries];
+const keysOf = (layer) => facts.sides[layer.keys];
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const nameOf = (layer, head) => `${layer}.${head}`;
+
+function views() {
+  return VIEWS.filter(([name]) => name !== "image" || keysOf(layerOf()).grid);
+}
+
+function make(tag, text, attributes = {}) {
+  const element = document.createElement(tag);
+  if (text !== undefined && text !== null) element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+// A token for the eye: isolated, so that its direction of writing changes nothing around it.
+function tokenOf(side, place) {
+  return make("bdi", side.labels[place], { class: "token" });
+}
+
+const isolated = (text) => "\u2068" + text + "\u2069";
+const quoted = (side, place) => `${place} \u201c${isolated(side.labels[place] ?? "")}\u201d`;
+
+function choose(change, spoken = false) {
+  const before = { ...state };
+  Object.assign(state, change);
+  state.layer = clamp(state.layer, 0, facts.layers.length - 1);
+  const layer = layerOf();
+  state.head = clamp(state.head, 0, layer.heads - 1);
+  state.query = clamp(state.query, 0, queriesOf(layer).labels.length - 1);
+  state.key = clamp(state.key, 0, keysOf(layer).labels.length - 1);
+  if (!views().some(([name]) => name === state.view)) state.view = "map";
+  if (before.layer !== state.layer) fitted(before.layer);
+  const drawing = draw();
+  if (spoken) say();
+  prepare(state.layer, state.head);
+  return drawing;
+}
+
+// The sentence on the head for the live region and the line under its name.
+function described() {
+  const layer = layerOf();
+  const letter = layer.letters[state.head];
+  const named = letter && facts.classes[letter] ? `, ${facts.classes[letter].name}` : "";
+  return `Layer ${state.layer}, head ${state.head}${named}`;
+}
+
+async function say() {
+  const weights = await weightsOf(state.layer, state.head);
+  const layer = layerOf();
+  let text = `${described()}. Query ${quoted(queriesOf(layer), state.query)}`;
+  if (weights) {
+    const top = topOf(weights.row(state.query), 3);
+    text += " reads " + top.map(([key, weight]) =>
+      `${quoted(keysOf(layer), key)}: ${shown(weight)}`).join(", ");
+  }
+  $("live").textContent = text;
+}
+
+// The row of a query as it is shown: without the first key where that is asked for.
+function shownRow(row, signed) {
+  if (!state.sink || signed) return row;
+  const rest = 1 - (row[0] || 0);
+  const out = row.map((weight) => (rest > 1e-9 ? weight / rest : 0));
+  out[0] = NaN;
+  return out;
+}
+
+// The largest entries of a row, by size, as [key, weight].
+function topOf(row, count) {
+  const found = [];
+  for (let key = 0; key < row.length; key++) {
+    const weight = row[key];
+    if (Number.isNaN(weight) || weight === 0) continue;
+    if (found.length === count && Math.abs(weight) <= Math.abs(found[count - 1][1])) continue;
+    let place = found.length;
+    while (place > 0 && Math.abs(found[place - 1][1]) < Math.abs(weight)) place--;
+    found.splice(place, 0, [key, weight]);
+    if (found.length > count) found.pop();
+  }
+  return found;
+}
+
+function draw() {
+  const turn = ++drawn;
+  const layer = layerOf();
+  $("title").textContent = described();
+  $("summary").replaceChildren(...summaryOf(layer));
+  for (const [name] of VIEWS) {
+    const tab = $("tab-" + name);
+    tab.hidden = !views().some(([known]) => known === name);
+    tab.setAttribute("aria-selected", String(name === state.view));
+    tab.tabIndex = name === state.view ? 0 : -1;
+  }
+  $("panel").setAttribute("aria-labelledby", "tab-" + state.view);
+  if (document.activeElement !== $("query")) $("query").value = state.query;
+  const canvas = ["map", "lines", "image"].includes(state.view);
+  $("stage").hidden = !canvas;
+  $("text").hidden = state.view !== "text";
+  $("table").hidden = !["keys", "statistics"].includes(state.view);
+  $("tools").hidden = state.view === "statistics";
+  $("zooms").hidden = state.view !== "map";
+  $("reduced").hidden = state.view !== "map";
+  markHead();
+  drawBar(keysOf(layer).labels.length, layer.signed, layer.peak);
+  const drawing = { map: drawMap, lines: drawLines, text: drawText, image: drawImage };
+  drawing.keys = drawKeys;
+  drawing.statistics = drawStatistics;
+  return drawing[state.view](turn);
+}
+
+function summaryOf(layer) {
+  const parts = [make("span", `${layer.name} (${layer.kind} attention)`)];
+  if (layer.kind === "mixing") parts[0].textContent = `${layer.name} (implied matrix, signed)`;
+  const sink = layer.statistics.sink?.[state.head];
+  if (typeof sink === "number") parts.push(make("span", `first key ${(100 * sink).toFixed(0)} %`));
+  parts.push(make("span", `rebuilt within ${layer.difference.toExponential(1)} of the kernel's`));
+  const detail = layer.details[state.head];
+  if (!detail) parts.push(make("span", "blocks only: name it with --heads for single weights"));
+  if (detail && detail.form === "scores") {
+    const error = detail.facts.error.toPrecision(1);
+    parts.push(make("span", `weights computed here, each within ${error}`));
+  }
+  return parts;
+}
