@@ -149,7 +149,8 @@ def _layer(name: str, one: AttentionCall, two: AttentionCall, options: DiffOptio
     partners = None
     if not first.signed and first.heads > 1:
         partners, _ = matched(first, second)
-    return LayerApart(name, bits, outputs, partners, sums.maps.blocks(), first.causal)
+    blocks = None if sums.maps is None else sums.maps.blocks()
+    return LayerApart(name, bits, outputs, partners, blocks)
 
 
 def _sizes(call: AttentionCall) -> str:
@@ -183,7 +184,8 @@ class _Sums:
     def __init__(self, first: Tiled, second: Tiled, resolution: int) -> None:
         self.first, self.second = first, second
         self.nats = torch.zeros(first.heads, dtype=torch.float64)
-        self.maps = Maps((first.heads, first.queries, first.keys), resolution, signed=True)
+        size = (first.heads, first.queries, first.keys)
+        self.maps = Maps(size, resolution, signed=True) if resolution else None
         for start in range(0, first.queries, ROWS):
             self._rows(torch.arange(start, min(start + ROWS, first.queries)))
         self.nats.clamp_(min=0)
@@ -191,18 +193,20 @@ class _Sums:
     def _rows(self, rows: Tensor) -> None:
         one, two = self.first.of(rows), self.second.of(rows)
         both = Queries(one.rows, one.places, min(one.start, two.start), max(one.stop, two.stop))
-        for keys in spans(both, self.maps.columns):
+        for keys in spans(both, 1 if self.maps is None else self.maps.columns):
             seen, other = self.first.seen(one, keys), self.second.seen(two, keys)
             either = None if seen is None or other is None else seen | other
             if either is not None and not bool(either.any()):
                 continue
-            self.maps.count(rows, keys, either)
+            if self.maps is not None:
+                self.maps.count(rows, keys, either)
             for heads in self.first.chunks(self.first.heads, 2 * len(rows), keys):
                 p = self.first.tile(one, heads, keys, seen).weights
                 q = self.second.tile(two, heads, keys, other).weights
                 if not self.first.signed:
                     self.nats[heads] += _nats(p, q)
-                self.maps.add(rows, heads, keys, q - p)
+                if self.maps is not None:
+                    self.maps.add(rows, heads, keys, q - p)
         if self.first.signed:
             return
         outside = [tiled.outside(rows) for tiled in (self.first, self.second)]
