@@ -8,8 +8,9 @@ times. Then, of each, on new such segments: every head's induction score (`atten
 what it is worth (`attend --ablate auto`: the rise of the loss without it). Printed are Spearman's
 rank correlation of the two over the heads of the layer that copies, with the 95 % interval of a
 bootstrap over heads, and over all heads; where induction appeared (`attend --over`, on random
-letters that come twice) against where the loss on them fell; and how long `--over` takes. Heads of the first layer that look at the previous token are worth much without a score: what
-they write is what the copying heads look for (Olsson et al. 2022).
+letters that come twice) against where the loss on them fell; and how long `--over` takes. Heads of
+the first layer that look at the previous token are worth much without a score: what they write is
+what the copying heads look for (Olsson et al. 2022).
 """
 
 from __future__ import annotations
