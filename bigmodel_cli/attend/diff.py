@@ -149,8 +149,7 @@ def _layer(name: str, one: AttentionCall, two: AttentionCall, options: DiffOptio
     partners = None
     if not first.signed and first.heads > 1:
         partners, _ = matched(first, second)
-    blocks = None if sums.maps is None else sums.maps.blocks()
-    return LayerApart(name, bits, outputs, partners, blocks)
+    return LayerApart(name, bits, outputs, partners, sums.maps.blocks())
 
 
 def _sizes(call: AttentionCall) -> str:
@@ -172,8 +171,8 @@ def _change(one: Tensor, two: Tensor) -> Tensor:
     if a.shape != b.shape:
         return torch.tensor(math.nan)
     size = (a.norm() + b.norm()) / 2
-    change: Tensor = (a - b).norm() / size if bool(size) else size
-    return change.float()
+    change: Tensor = ((a - b).norm() / size if bool(size) else size).float()
+    return change
 
 
 class _Sums:
@@ -184,8 +183,7 @@ class _Sums:
     def __init__(self, first: Tiled, second: Tiled, resolution: int) -> None:
         self.first, self.second = first, second
         self.nats = torch.zeros(first.heads, dtype=torch.float64)
-        size = (first.heads, first.queries, first.keys)
-        self.maps = Maps(size, resolution, signed=True) if resolution else None
+        self.maps = Maps((first.heads, first.queries, first.keys), resolution, signed=True)
         for start in range(0, first.queries, ROWS):
             self._rows(torch.arange(start, min(start + ROWS, first.queries)))
         self.nats.clamp_(min=0)
@@ -193,20 +191,18 @@ class _Sums:
     def _rows(self, rows: Tensor) -> None:
         one, two = self.first.of(rows), self.second.of(rows)
         both = Queries(one.rows, one.places, min(one.start, two.start), max(one.stop, two.stop))
-        for keys in spans(both, 1 if self.maps is None else self.maps.columns):
+        for keys in spans(both, self.maps.columns):
             seen, other = self.first.seen(one, keys), self.second.seen(two, keys)
             either = None if seen is None or other is None else seen | other
             if either is not None and not bool(either.any()):
                 continue
-            if self.maps is not None:
-                self.maps.count(rows, keys, either)
+            self.maps.count(rows, keys, either)
             for heads in self.first.chunks(self.first.heads, 2 * len(rows), keys):
                 p = self.first.tile(one, heads, keys, seen).weights
                 q = self.second.tile(two, heads, keys, other).weights
                 if not self.first.signed:
                     self.nats[heads] += _nats(p, q)
-                if self.maps is not None:
-                    self.maps.add(rows, heads, keys, q - p)
+                self.maps.add(rows, heads, keys, q - p)
         if self.first.signed:
             return
         outside = [tiled.outside(rows) for tiled in (self.first, self.second)]
@@ -222,5 +218,5 @@ def _nats(p: Tensor, q: Tensor) -> Tensor:
     """(h, R, C) twice -> (h,)   a tile's part of the Jensen-Shannon divergences."""
     middle = (p + q) / 2
     each = (torch.special.xlogy(p, p) + torch.special.xlogy(q, q)) / 2
-    nats: Tensor = each - torch.special.xlogy(middle, middle)
-    return nats.double().sum((1, 2)).cpu()
+    nats: Tensor = (each - torch.special.xlogy(middle, middle)).double().sum((1, 2)).cpu()
+    return nats

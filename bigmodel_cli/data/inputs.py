@@ -55,13 +55,17 @@ class Reader(Protocol):
         Raises `DataError`; `place` names the input.
         """
 
+    def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
+        """Several contents as one batch, each as it would be alone but for padding."""
+
+
+class LongReader(Reader, Protocol):
+    """Reads inputs that may be longer than the model takes at once."""
+
     def windows(self, given: str, place: str) -> list[Any]:
         """An input's contents, one after the other, where it is longer than the model takes at
         once; one content of what cannot be read so, cut as `read` does. Raises `DataError`.
         """
-
-    def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
-        """Several contents as one batch, each as it would be alone but for padding."""
 
 
 def read_items(reader: Reader, inputs: Iterable[str], word: str) -> Iterator[Item]:
@@ -176,10 +180,6 @@ class Sources:
         if not len(tokens) and not self.empty:
             raise DataError(f"{place} is empty: there is no text to read")
         return [*map(int, tokens[: self.context - 1]), self.end], len(tokens) >= self.context
-
-    def windows(self, given: str, place: str) -> list[Any]:
-        """It as a whole."""
-        return [self.read(given, place)[0]]
 
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the right."""

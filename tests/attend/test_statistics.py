@@ -216,6 +216,7 @@ def check_maps(got: Pass, weights: Tensor, seen: Tensor) -> None:
     """Blocks of the largest weights and the means of those seen."""
     maps = got.maps.blocks()
     assert maps is not None
+    assert maps is not None
     rows, columns = maps.rows, maps.columns
     assert max(maps.most.shape[1:]) <= 9
     for r in range(-(-weights.shape[1] // rows)):

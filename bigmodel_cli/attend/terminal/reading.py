@@ -169,7 +169,8 @@ def _lifted(x: float) -> float:
     """The root, by which small weights are seen, with the sign; 0 of what is faint."""
     if abs(x) < FAINT:
         return 0.0
-    return abs(x) ** 0.5 * (1 if x > 0 else -1)
+    root: float = abs(x) ** 0.5
+    return root if x > 0 else -root
 
 
 def patches(reading: Reading, columns: int, lines: int, style: Style) -> list[Line]:
