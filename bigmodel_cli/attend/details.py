@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bigmodel_cli.attend.look import Kept, Look
-from bigmodel_cli.attend.scores import Factors, Scores, factored
+from bigmodel_cli.attend.scores import SUM_STEP, Factors, Scores, factored
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.parts.watched import AttentionCall
 
@@ -161,14 +161,19 @@ def of_weights(scores: Scores) -> Detail:
 
 
 def of_factors(scores: Scores, factors: Factors, bias: Tensor | None) -> Detail:
-    """Queries and keys channel by channel, in two bytes, the high ones after all the low ones."""
+    """Queries and keys channel by channel, in two bytes, the high ones after all the low ones.
+
+    So are the single weights: how many each query has, the keys, the weights times 65,535.
+    """
+    rows, columns = factors.places.unbind(1)
     arrays = {
         "q": deflated(_planes(factors.queries)),
         "k": deflated(_planes(factors.keys)),
-        "finer_q": deflated(factors.finer_queries),
-        "finer_k": deflated(factors.finer_keys),
         "steps": deflated(factors.steps),
-        "sums": deflated(factors.sums.float()),
+        "sums": deflated(_bytes((factors.sums / SUM_STEP).int(), 3)),
+        "counts": deflated(torch.bincount(rows, minlength=len(scores.q)).int()),
+        "places": deflated(_bytes(columns, 3)),
+        "values": deflated(_bytes((factors.values.double() * 65_535).round().long(), 2)),
     }
     if bias is not None:
         arrays["bias"] = deflated(bias)
@@ -178,6 +183,7 @@ def of_factors(scores: Scores, factors: Factors, bias: Tensor | None) -> Detail:
         arrays["key_mask"] = deflated(scores.key_mask.to(torch.uint8))
     facts = _facts(scores) | {
         "channels": len(factors.steps),
+        "sum_step": SUM_STEP,
         "softcap": scores.spec.softcap,
         "error": factors.error,
     }
@@ -225,7 +231,12 @@ def _planes(numbers: Tensor) -> Tensor:
     """(T, D) of 16 bits -> 2 x D x T bytes, signs in the lowest bit: high bytes are mostly 0."""
     wide = numbers.T.int()
     folded = torch.where(wide < 0, -2 * wide - 1, 2 * wide).contiguous()
-    return torch.stack((folded & 255, folded >> 8)).to(torch.uint8)
+    return _bytes(folded, 2)
+
+
+def _bytes(numbers: Tensor, count: int) -> Tensor:
+    """The lowest bytes of all numbers, then the next ones."""
+    return torch.stack([numbers >> 8 * place & 255 for place in range(count)]).to(torch.uint8)
 
 
 def deflated(numbers: Tensor) -> bytes:

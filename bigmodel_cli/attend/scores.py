@@ -13,12 +13,14 @@ from bigmodel_cli.parts.watched import AttentionCall
 
 ROWS = 256
 """Queries of a tile."""
-ERROR = 1 / 600
-"""Largest error of a weight that is accepted on the sampled queries."""
-SAMPLED = 256
-NOISE = tuple(0.05 / 2**step for step in range(8))
+ERROR = 1 / 512
+"""Weights whose error would be larger are carried one by one."""
+NOISE = tuple(0.11 / 2**step for step in range(6))
 """Standard deviations of the error of a score, in nats, from the first that is tried."""
-MOST_HALVINGS = 7
+MOST_SINGLE = 48
+"""Most weights to a query, in the mean, that are carried one by one."""
+SUM_STEP = 1 / 256
+"""Steps of the logarithms of sums, in nats."""
 MOST_STEPS = 32767  # what 16 bits hold
 
 
@@ -130,70 +132,60 @@ def weighed(tile: Tensor, sums: Tensor) -> Tensor:
 class Factors:
     """Queries and keys as whole numbers: a score is the sum of q x k x `steps` over the channels.
 
-    `queries` (T, D), `keys` (S, D), `steps` (D); the numbers of a position are halved as often as
-    `finer_queries` (T) and `finer_keys` (S) say. `sums` (T) make weights of these scores, exactly
-    as those of the real ones do. `error` is the largest one of a weight of the sampled queries.
+    `queries` (T, D), `keys` (S, D), `steps` (D); `sums` (T) make weights of these scores. The
+    weights that would be off by more than `ERROR` are `values` (N) at `places` (N, 2), rows in
+    order; `error` is the largest one of the others.
     """
 
     queries: Tensor
     keys: Tensor
-    finer_queries: Tensor
-    finer_keys: Tensor
     steps: Tensor
     sums: Tensor
+    places: Tensor
+    values: Tensor
     error: float
 
 
 def factored(heads: list[Scores]) -> list[Factors] | None:
-    """The heads of one group, which read the same keys, in as few bits as keep the weights.
+    """The heads of one group, which read the same keys, in few bits.
 
     Queries and keys are turned and stretched so that both have the same, diagonal second moments:
     then one step, inversely as the root of a channel's moment, adds the same error to the score in
-    every channel, and channels that matter little take few bits or none. An error d of a score
-    changes its weight w by w (1 - w) d, so that positions without a large weight take longer steps.
-    None where no number of bits of `NOISE` is enough.
+    every channel, and channels that matter little take few bits or none. An error of a score counts
+    where its weight is large, and few are: they are carried beside. None where too many are.
     """
     there, back, moments = _balanced(torch.cat([h.q for h in heads]), heads[0].k)
     queries, keys = [h.q.double() @ there for h in heads], heads[0].k.double() @ back
-    slopes = [_slopes(h) for h in heads]
-    of_keys = torch.stack([s for _, s in slopes]).amax(0)
     for noise in NOISE:
         step = noise * math.sqrt(6 / len(moments)) / moments.clamp(min=1e-30).sqrt()
-        fine, *fines = (_halvings(s, noise) for s in (of_keys, *(s for s, _ in slopes)))
-        k, *all_q = (
-            (x / step * 2.0 ** f[:, None]).round()
-            for x, f in zip((keys, *queries), (fine, *fines), strict=True)
-        )
+        k, *all_q = ((x / step).round() for x in (keys, *queries))
         if max(float(x.abs().max()) for x in (k, *all_q)) > MOST_STEPS:
             return None
-        near = (k * step / 2.0 ** fine[:, None]).float()
-        rounded = [
-            replace(h, q=(q * step / 2.0 ** f[:, None]).float(), k=near)
-            for h, q, f in zip(heads, all_q, fines, strict=True)
-        ]
-        errors = [_error(h, r) for h, r in zip(heads, rounded, strict=True)]
-        if max(errors) <= ERROR:
-            step = (step * step).float()
-            return [
-                Factors(q.short(), k.short(), f.byte(), fine.byte(), step, r.sums(), error)
-                for q, f, r, error in zip(all_q, fines, rounded, errors, strict=True)
-            ]
+        used = torch.stack([(q != 0).any(0) & (k != 0).any(0) for q in all_q]).any(0)
+        used[0] = True
+        k, step = k[:, used], step[used]
+        found = [_completed(h, q[:, used], k, step) for h, q in zip(heads, all_q, strict=True)]
+        if all(len(f.values) <= MOST_SINGLE * len(h.q) for h, f in zip(heads, found, strict=True)):
+            return found
     return None
 
 
-def _slopes(scores: Scores) -> tuple[Tensor, Tensor]:
-    """(T), (S)   the largest w (1 - w) of each query, and of each key."""
-    of_queries, of_keys = torch.zeros(len(scores.q)), torch.zeros(len(scores.k))
-    for rows, first, end, weights in scores.weights():
-        slopes = weights * (1 - weights)
-        of_queries[rows] = slopes.amax(1)
-        of_keys[first:end] = torch.maximum(of_keys[first:end], slopes.amax(0))
-    return of_queries, of_keys
-
-
-def _halvings(slopes: Tensor, noise: float) -> Tensor:
-    """How often steps are halved for errors of a weight to stay within `ERROR` (3 deviations)."""
-    return (slopes * (3 * noise / ERROR)).clamp(min=1).log2().ceil().clamp(max=MOST_HALVINGS)
+def _completed(exact: Scores, q: Tensor, k: Tensor, step: Tensor) -> Factors:
+    """With the sums of the exact scores, and the weights that are carried one by one."""
+    rounded = replace(exact, q=(q * step).float(), k=(k * step).float())
+    sums, places, values, error = [], [], [], 0.0
+    for rows, first, end, tile in exact.tiles():
+        own = exact.sums_of(tile)
+        sums.append((own.nan_to_num(neginf=0) / SUM_STEP).round() * SUM_STEP)
+        weights = weighed(tile, own)
+        errors = (weighed(rounded.tile(rows, first, end), sums[-1]) - weights).abs()
+        wrong = (errors > ERROR).nonzero()
+        values.append(weights[wrong[:, 0], wrong[:, 1]])
+        places.append(wrong + torch.tensor([int(rows[0]), first]))
+        error = max(error, float(errors.where(errors <= ERROR, 0).max()))
+    steps = (step * step).float()
+    singles = torch.cat(places), torch.cat(values)
+    return Factors(q.short(), k.short(), steps, torch.cat(sums), *singles, error)
 
 
 def _balanced(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,12 +203,3 @@ def _balanced(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     there = torch.linalg.solve_triangular(root, eye, upper=False).T @ turn * moments.sqrt()
     back = root @ turn / moments.sqrt()
     return there.flip(1), back.flip(1), moments.flip(0)
-
-
-def _error(exact: Scores, rounded: Scores) -> float:
-    """The largest error of a weight of `SAMPLED` queries, spread evenly."""
-    count = len(exact.q)
-    rows = torch.linspace(0, count - 1, min(count, SAMPLED)).long()
-    tiles = [s.tile(rows, 0, len(s.k)) for s in (exact, rounded)]
-    one, other = (weighed(tile, exact.sums_of(tile)) for tile in tiles)
-    return float((one - other).abs().max())

@@ -46,8 +46,10 @@ function choose(change, spoken = false) {
   state.key = clamp(state.key, 0, keysOf(layer).labels.length - 1);
   if (!views().some(([name]) => name === state.view)) state.view = "map";
   if (before.layer !== state.layer) fitted(before.layer);
-  draw();
+  const drawing = draw();
   if (spoken) say();
+  prepare(state.layer, state.head);
+  return drawing;
 }
 
 // The sentence on the head for the live region and the line under its name.
@@ -132,7 +134,7 @@ function summaryOf(layer) {
   if (!detail) parts.push(make("span", "blocks only: name it with --heads for single weights"));
   if (detail && detail.form === "scores") {
     const error = detail.facts.error.toPrecision(1);
-    parts.push(make("span", `weights computed here, within ${error} on sampled queries`));
+    parts.push(make("span", `weights computed here, each within ${error}`));
   }
   return parts;
 }
