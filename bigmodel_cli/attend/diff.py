@@ -149,7 +149,7 @@ def _layer(name: str, one: AttentionCall, two: AttentionCall, options: DiffOptio
     partners = None
     if not first.signed and first.heads > 1:
         partners, _ = matched(first, second)
-    return LayerApart(name, bits, outputs, partners, sums.maps.blocks(), first.causal)
+    return LayerApart(name, bits, outputs, partners, sums.maps.blocks())
 
 
 def _sizes(call: AttentionCall) -> str:

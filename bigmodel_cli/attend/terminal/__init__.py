@@ -32,7 +32,7 @@ NARROW, FEW = 90, 12
 MOST_MAP = 16
 TEXT_PART = 0.4
 """Of the lines below the grid: those of the text, where it is long."""
-LEAST_MAP = CAPTIONS + 1 + 4
+LEAST_MAP = CAPTIONS + 1 + 3
 """Lines of the maps of heads: a heading, the captions, and some of the map itself."""
 
 
