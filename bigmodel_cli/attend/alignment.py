@@ -18,7 +18,7 @@ from bigmodel_cli.attend.words import Word
 from bigmodel_cli.console import columns_of, cut, one_line, padded
 from bigmodel_cli.lazy import Tensor, torch
 
-WRITES, READS = "while it is written", "once it is read"
+WRITES, READS = "as words are written", "as words are read again"
 SECOND = 0.5
 """Further source words are named from this part of the heaviest one's weight on."""
 MOST_NAMED = 3
@@ -184,10 +184,10 @@ def shown(table: Mapping[str, Any], width: int = 100, most: int = 12) -> list[st
     wide = max(map(columns_of, texts), default=0)
     columns = max(1, min((width + 3) // (wide + 3), -(-len(texts) // max(1, most))))
     height = min(most, -(-len(texts) // columns))
-    head = f"alignment: what each word reads {table['reading']}, in {table['heads']}"
+    head = f"alignment {table['reading']} ({table['heads']})"
     if "agreement" in table:
-        head += f"; {100 * table['agreement']:.0f} % on the words that it needs"
-    lines = [head]
+        head += f", {100 * table['agreement']:.0f} % of it on words that are needed"
+    lines = [cut(head, width)]
     for line in range(height):
         parts = [texts[n] for n in range(line, min(len(texts), columns * height), height)]
         row = "   ".join(padded(text, wide, right=False) for text in parts)

@@ -64,8 +64,8 @@ def test_the_reading_is_taken_that_lies_on_what_matters() -> None:
         },
     ]
     assert values["agreement"] == round(share, 4)
-    assert shown(values)[0].endswith(f"decoder.0.cross, head 2; {100 * share:.0f} % on the words"
-                                     " that it needs")  # fmt: skip
+    head = "alignment as words are read again (decoder.0.cross, head 2)"
+    assert shown(values)[0] == f"{head}, {100 * share:.0f} % of it on words that are needed"
 
 
 def test_a_word_that_needs_another_says_so() -> None:
