@@ -22,6 +22,8 @@ from bigmodel_cli.attend.page import page
 from bigmodel_cli.attend.scores import Scores
 
 RESOLUTION = 128
+SPECTRA = ((0.3, 1000), (1.0, 1000), (2.0, 12), (5.0, 6))
+"""Deviations of the scores and how fast the spectrum falls: flat as at the start, or trained."""
 
 
 def layer_of(name: str, q: Tensor, k: Tensor, side: Side, heads: int) -> Layer:
@@ -132,7 +134,7 @@ def long(folder: Path, size: float, rank: int, count: int = 32_768) -> dict[str,
 def main() -> None:
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
     measure = {"short": short, "long": long}[sys.argv[1] if len(sys.argv) > 1 else "short"]
-    for size, rank in ((0.3, 1000), (1.0, 1000), (2.0, 12), (5.0, 6)):
+    for size, rank in SPECTRA:
         figures = measure(folder, size, rank)
         print(json.dumps(figures, default=float), flush=True)
 
