@@ -40,6 +40,13 @@ def key_of(*numbers: int) -> Any:
     return key
 
 
+def several(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Each row of a batch `count` times, each time with another key."""
+    rows = {name: values.repeat_interleave(count, 0) for name, values in batch.items()}
+    first = next(iter(rows.values()))
+    return {**rows, KEY: torch.arange(len(first), device=first.device)}
+
+
 def draw(keys: Tensor, stream: int, count: int) -> Tensor:
     """keys (B,) -> (B, count) float32   uniform in [0, 1); number i of a row is a function of (its
     key, stream, i) alone.

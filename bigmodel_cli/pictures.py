@@ -164,8 +164,10 @@ def check_picture(path: Path, option: str) -> None:
 def save_figure(figure: Any, path: Path, dpi: int, *, tight: bool = False) -> None:
     """Write a figure in the format of its file's ending, else as PNG; `tight` trims its margins.
 
-    Raises `ResourceError`.
+    The same figure gives the same bytes: without a date, with names that are not random. PDF has
+    its fonts inside, as outlines that are text. Raises `ResourceError`.
     """
+    from matplotlib import rc_context
     from matplotlib.text import Text
 
     texts = figure.findobj(Text)
@@ -173,11 +175,14 @@ def save_figure(figure: Any, path: Path, dpi: int, *, tight: bool = False) -> No
     for text in texts:
         text.set_fontfamily([*text.get_fontfamily(), *others])
     ending = path.suffix.lower().removeprefix(".")
+    dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     picture = io.BytesIO()
-    figure.savefig(
-        picture,
-        dpi=dpi,
-        format=ending if ending in FORMATS else "png",
-        bbox_inches="tight" if tight else None,
-    )
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "bigmodel"}):
+        figure.savefig(
+            picture,
+            dpi=dpi,
+            format=ending if ending in FORMATS else "png",
+            bbox_inches="tight" if tight else None,
+            metadata=dates.get(ending),
+        )
     write_output(path, [picture.getvalue()])

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import Result
 
-from bigmodel_cli.data.inputs import Prompts, Windows
+from bigmodel_cli.data.inputs import Windows
+from bigmodel_cli.data.prompts import Prompts
 from bigmodel_cli.data.text.documents import TextOptions
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.evaluation.evaluator import means

@@ -18,7 +18,7 @@ from conftest import Result
 from PIL import Image
 
 from bigmodel_cli.data import open_data
-from bigmodel_cli.data.inputs import Prompts
+from bigmodel_cli.data.prompts import Prompts
 from bigmodel_cli.data.text.documents import TextOptions
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.data.text.table import TableOptions

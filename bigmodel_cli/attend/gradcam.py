@@ -1,108 +1,198 @@
-"""Which region of an image decides its class."""
+"""Which region of an image decides its class: Grad-CAM and its kin, at any layer with a map.
+
+A layer's map is what its module gave, as the next one reads it: what is changed in place before
+that (an activation, a sum with a shortcut) belongs to it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from bigmodel_cli.attend.heat import Heat, heat_over, likeliest
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.data import input_of
-from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.errors import SpecError, did_you_mean
+from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import Model
-from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
+from bigmodel_cli.tasks import Task
+
+MOST_NAMED = 12
+"""Layers that a message names."""
 
 
-@dataclass(frozen=True)
-class Heat:
-    """`image` (C, H, W) with pixels in 0..1, `heat` (H, W) in 0..1, the class and its probability.
+def by_channel(maps: Tensor, slopes: Tensor) -> Tensor:
+    """Grad-CAM (Selvaraju et al. 2017): maps (1, K, h, w) weighted by their mean slopes."""
+    return (slopes.mean(dim=(2, 3), keepdim=True) * maps).sum(1, keepdim=True)
 
-    A regression has a `value` instead of a probability. `method` names how the heat was made.
-    `axes` label rows (upwards) and columns where the image is a spectrogram. `size` is that of the
-    feature map. `heat` is None where the map has one position; `note` is a remark on the heat, if
-    any.
+
+def by_pixel(maps: Tensor, slopes: Tensor) -> Tensor:
+    """Grad-CAM++ (Chattopadhay et al. 2018), for the exponential of the score.
+
+    A map's weight is the sum of its slopes above zero, each times a = g^2 / (2 g^2 + S g^3) where g
+    is the slope of the score, and S the map's sum (equations 10 and 19). The exponential's own
+    slope is a factor of all of them, and left out.
     """
+    below = 2 + maps.sum((2, 3), keepdim=True) * slopes
+    parts = torch.where((slopes != 0) & (below != 0), 1 / below, 0.0)
+    weights = (parts * slopes.clamp(min=0)).sum((2, 3), keepdim=True)
+    return (weights * maps).sum(1, keepdim=True)
 
-    image: Tensor
-    heat: Tensor | None
-    label: str
-    probability: float
-    size: tuple[int, int]
-    method: str
-    axes: tuple[str, str] | None
-    note: str = ""
-    value: float | None = None
 
-    @property
-    def caption(self) -> str:
-        """The model's prediction, for people."""
-        return f"{self.label}: " + (
-            f"{100 * self.probability:.1f} %" if self.value is None else f"{self.value:.6g}"
+def by_place(maps: Tensor, slopes: Tensor) -> Tensor:
+    """HiResCAM (Draelos and Carin 2020): each place of each map times its own slope."""
+    return (slopes * maps).sum(1, keepdim=True)
+
+
+Weighting = Callable[[Tensor, Tensor], Tensor]
+METHODS: dict[str, tuple[str, Weighting]] = {
+    "gradcam": ("Grad-CAM", by_channel),
+    "gradcam++": ("Grad-CAM++", by_pixel),
+    "hirescam": ("HiResCAM", by_place),
+}
+"""Option -> the method's name, and what it makes of maps and slopes: (1, 1, h, w)."""
+
+
+def grad_cam(
+    model: Model,
+    image: Tensor,
+    info: DatasetInfo,
+    task: Task | None = None,
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    chosen: int | None = None,
+) -> Heat:
+    """The map of one normalised image (1, C, H, W), for the task's foremost output or one chosen.
+
+    It is of the module named `layer`, by default the last with a map. Maps are weighted by the
+    slopes of the class's logit, summed, clamped at zero and resized to the image. Raises
+    `SpecError` for a layer that has no map.
+    """
+    title, weighting = METHODS[method]
+    name = model.last_feature_layer() if layer is None else layer
+    check_layer(model, name, image)
+    with torch.enable_grad(), outputs_of(model, name) as kept:
+        logits = model(image.detach().requires_grad_())
+        best = (task or likeliest(info)).foremost(logits.detach(), chosen)[0]
+        (slopes,) = torch.autograd.grad(logits[0, best], kept[-1], allow_unused=True)
+    maps = _map(model, name, kept[-1].detach()).double()  # (1, K, h, w)
+    if slopes is None:
+        raise SpecError(f"--cam-layer {name}: the class is not read from it")
+    slopes = _map(model, name, slopes).double()
+    heat = weighting(maps, slopes)  # (1, 1, h, w)
+    note = ""
+    if not bool(slopes.any()):
+        note = f"the class does not depend on the map of {name}: the heat is 0 everywhere"
+    elif weighting is by_pixel and bool((maps < 0).any()):
+        note = (
+            f"Grad-CAM++ is derived for maps that are not below zero, and that of {name} is in"
+            " places"
         )
+    accounts = None
+    if weighting is by_place and len(kept) == 1:
+        rest = logits.detach()[0, best] - _without(model, name, image)[0, best]
+        accounts = (float(heat.sum()), float(rest))
+    return heat_over(
+        image.detach(),
+        heat.clamp(min=0).float(),
+        logits.detach(),
+        info,
+        task,
+        title,
+        name,
+        chosen,
+        accounts,
+        note,
+    )
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        heat = self.heat.tolist() if self.heat is not None else None
-        said = {"probability": self.probability} if self.value is None else {"value": self.value}
-        values = {"label": self.label, **said, "map": list(self.size), "heat": heat}
-        return {**values, "note": self.note} if self.note else values
 
-
-def grad_cam(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
-    """Grad-CAM (Selvaraju et al. 2017) for one normalised image (1, C, H, W).
-
-    It is of the task's foremost output, by default the likeliest class.
-
-    The last feature map's channels are weighted by the mean gradient of the class's logit, summed,
-    clamped at zero and resized to the image.
-    """
-    layer = model.last_feature_layer()
-    kept: list[
-        Tensor
-    ] = []  # not copies: in-place operations (DenseNet's last ReLU) belong to the map
-    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+@contextlib.contextmanager
+def outputs_of(model: Model, name: str) -> Iterator[list[Tensor]]:
+    """Inside, what the module `name` gives is kept: the tensors themselves, not copies."""
+    kept: list[Tensor] = []
+    hook = model.get_submodule(name).register_forward_hook(
+        lambda module, inputs, output: kept.append(output)
+    )
     try:
-        with torch.enable_grad():
-            logits = model(image.detach().requires_grad_())
+        yield kept
     finally:
         hook.remove()
-    features = kept[-1]  # (1, K, h, w)
-    best = (task or likeliest(info)).foremost(logits.detach())[0]
-    (gradient,) = torch.autograd.grad(logits[0, best], features)
-    weights = gradient.mean(dim=(2, 3), keepdim=True)  # (1, K, 1, 1)
-    heat = F.relu((weights * features).sum(1, keepdim=True)).detach()  # (1, 1, h, w)
-    return heat_over(image.detach(), heat, logits.detach(), info, task, "Grad-CAM")
 
 
-def likeliest(info: DatasetInfo) -> Task:
-    """A classification task of these classes."""
-    return build_task(ClassificationOptions(), info)
+def _map(model: Model, name: str, output: Tensor) -> Tensor:
+    found = model.feature_map(name, output)
+    assert found is not None
+    return found
 
 
-def heat_over(
-    image: Tensor, heat: Tensor, logits: Tensor, info: DatasetInfo, task: Task | None, method: str
-) -> Heat:
-    """A map (1, 1, h, w) resized to a normalised image (1, C, H, W), scaled to a maximum of 1."""
-    task = task or likeliest(info)
-    _, label, said = task.foremost(logits)
-    height, width = image.shape[-2:]
-    rows, columns = heat.shape[-2:]
-    kind = input_of(info)
-    note, whole = "", None
-    if rows == columns == 1:
-        note = (
-            f"the network's last map is 1 x 1 for images of {height} x {width}, so that it cannot"
-            " say where: no region is drawn; larger images (data.size) or fewer strides leave a"
-            " larger map"
+def _without(model: Model, name: str, image: Tensor) -> Tensor:
+    """The logits (1, K) where what the module `name` gives is zero everywhere."""
+    hook = model.get_submodule(name).register_forward_hook(
+        lambda module, inputs, output: torch.zeros_like(output)
+    )
+    try:
+        with torch.inference_mode():
+            logits: Tensor = model(image)
+    finally:
+        hook.remove()
+    return logits
+
+
+def maps_of(model: Model, image: Tensor) -> dict[str, tuple[int, int]]:
+    """The modules that give a map of the image, in the order of the forward pass: their sizes."""
+    found: dict[str, tuple[int, int]] = {}
+
+    def keep(name: str, output: Any) -> None:
+        y = model.feature_map(name, output) if torch.is_tensor(output) else None
+        if y is not None:
+            found[name] = (y.shape[2], y.shape[3])
+
+    hooks: list[Any] = []
+
+    def watch(name: str, module: Module) -> None:
+        hooks.append(module.register_forward_hook(lambda m, inputs, output: keep(name, output)))
+
+    try:
+        for name, module in model.named_modules():
+            if name:
+                watch(name, module)
+        with torch.inference_mode():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def check_layer(model: Model, name: str, image: Tensor) -> None:
+    """Raise `SpecError` where there is no map of that name, with the names of those that are."""
+    found = maps_of(model, image)
+    if name in found:
+        return
+    larger = [n for n, size in found.items() if size != (1, 1)]
+    if not larger:
+        raise SpecError(f"--cam: nothing in this network gives a map of the image, {name} neither")
+    known = any(name == other for other, _ in model.named_modules())
+    fault = "gives no map of the image" if known else f"is not in it{did_you_mean(name, larger)}"
+    outer = sorted(larger, key=lambda n: (n.count("."), -larger.index(n)))[:MOST_NAMED]
+    shown = ", ".join(f"{n} ({found[n][0]} x {found[n][1]})" for n in outer)
+    more = f" ... ({len(larger)} in all)" if len(larger) > len(outer) else ""
+    raise SpecError(f"--cam-layer {name} {fault}; layers with a map of the image: {shown}{more}")
+
+
+def class_of(given: str | None, info: DatasetInfo) -> int | None:
+    """The index of the output that `--class` names; None where it is left to the model.
+
+    Raises `SpecError` for a name that is not one.
+    """
+    if given is None:
+        return None
+    names = info.classes or info.targets
+    if given not in names:
+        shown = ", ".join(names[:10]) + (f" ... ({len(names)} in all)" if len(names) > 10 else "")
+        raise SpecError(
+            f"--class {given!r} is not one of the model's outputs{did_you_mean(given, names)}; they"
+            f" are {shown}"
         )
-    else:
-        if not bool(heat.max() > 0):
-            note = (
-                "nowhere does the network's last map speak for this class: the heat is 0 everywhere"
-            )
-        whole = F.interpolate(heat, size=(height, width), mode="bilinear", align_corners=False)[
-            0, 0
-        ]
-        whole = (whole / whole.max().clamp(min=1e-12)).cpu()
-    value = None if task.of_probability else said
-    pixels = kind.pixels_of(image[0].cpu())
-    return Heat(pixels, whole, label, said, (rows, columns), method, kind.axes, note, value)
+    return names.index(given)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.lazy import Tensor
 
 
@@ -17,8 +18,9 @@ class Side:
     """The tokens of one axis: of the source, of the text, of the patches of an image.
 
     `labels` (T) are for people; `ids` (T) tell equal tokens, where they are tokens. `first` special
-    positions (class token, registers) come before the others, of which there are `grid` rows and
-    columns where they are patches of an image; `seconds` is how long a position lasts in a sound.
+    positions (a class token) come before the others, of which there are `grid` rows and columns
+    where they are patches of an image: what comes after those are registers. `seconds` is how long
+    a position lasts in a sound.
     """
 
     name: str
@@ -38,14 +40,15 @@ class Statistics:
 
     `entropy` is in nats. `sink` is the share of the weight on the first key (and, where heads have
     sinks of their own, beside the keys); `own`, `previous` that on the query's own position and on
-    the one before it. `distance` is the mean of |i - j| in positions. `induction` is the share on
-    the positions that follow earlier occurrences of the query's own token, `duplicate` that on
-    those occurrences, over queries that have one: NaN where no token comes twice. `column` is the
-    largest share of the weight of all queries that one key other than the first receives; `uniform`
-    the entropy as a part of that of equal weights. `moved` is as `sink`, of |weight| x |v W_O|
-    (Kobayashi et al. 2020): how much of what a head moves comes from the sink; None where it is not
-    defined. NaN where a figure has no meaning. Of signed weights (`Layer.signed`) all are parts of
-    the sum of absolute weights. A score beside the keys counts as one more place in `entropy` and
+    the one before it. `distance` is the mean of |i - j| in positions; of patches it is that between
+    them, in patches. `induction` is the share on the positions that follow earlier occurrences of
+    the query's own token, `duplicate` that on those occurrences, over queries that have one: NaN
+    where no token comes twice. `column` is the largest share of the weight of all queries that one
+    key other than the first receives; `uniform` the entropy as a part of that of equal weights.
+    `moved` is as `sink`, of |weight| x |v W_O| (Kobayashi et al. 2020): how much of what a head
+    moves comes from the sink; None where it is not defined. NaN where a figure has no meaning. Of
+    signed weights (`Layer.signed`) all are parts of the sum of absolute weights. A score beside the
+    keys counts as one more place in `entropy` and
     `uniform`. `half` are half the 95 % intervals of each, by name, where queries were sampled.
     """
 
@@ -135,6 +138,10 @@ class Layer:
     key: int | None = None
     readers: Tensor | None = None
     kept: Kept | None = None
+    number: int | None = None
+    """Which of the layers that attend it is; its place in the look when None."""
+    weights: tuple[Tensor, Tensor] | None = None
+    """Numbers of heads (N) and all their weights (N, T, S), where they were asked for."""
 
     @property
     def heads(self) -> int:
@@ -154,6 +161,8 @@ class Look:
     layers: list[Layer]
     answer: str = ""
     notes: list[str] = field(default_factory=list)
+    heat: Heat | None = None
+    """Of an image: its pixels, and a map of where the answer comes from."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further tables by name, for `--json`: routing of experts, logit lens, alignment."""
     title: str = ""

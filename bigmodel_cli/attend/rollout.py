@@ -1,32 +1,42 @@
-"""Which patches of an image a Vision Transformer's answer comes from."""
+"""Which positions an answer is gathered from, through all layers: attention rollout.
+
+It is a heuristic: it takes the residual stream for half of each layer, all heads for alike, and
+leaves out what values and feed-forward networks do.
+"""
 
 from __future__ import annotations
 
-from bigmodel_cli.attend.gradcam import Heat, heat_over
-from bigmodel_cli.attend.heads import record
-from bigmodel_cli.config import DatasetInfo
+from collections.abc import Sequence
+
+from bigmodel_cli.attend.tiles import ROWS, Tiled, spans
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models import Model
-from bigmodel_cli.tasks import Task
+
+ROLLOUT = "attention rollout (a heuristic)"
 
 
-def rollout(model: Model, image: Tensor, info: DatasetInfo, task: Task | None = None) -> Heat:
-    """Attention rollout (Abnar and Zuidema 2020) over one normalised image (1, C, H, W).
+def rolled(layers: Sequence[Tiled], start: Tensor) -> Tensor:
+    """(T,)   the share of each position in what `start` (T,) reads (Abnar and Zuidema 2020).
 
-    The layers' attention, averaged over heads and mixed half and half with the identity (the
-    residual stream), is multiplied; the class token's row (without one, the mean of the patches'
-    rows) is the share of each patch.
+    `layers` are those of self-attention over the same positions, in the order of the forward pass.
+    Each one's weights are averaged over heads and mixed half and half with the identity (the
+    residual stream). From the last layer on it is a product of a row and a matrix, so that layers'
+    matrices are never multiplied, and never whole in memory.
     """
-    weights, logits = record(model, image)
-    total: Tensor | None = None
-    for layer in weights.values():
-        mixed = 0.5 * layer.mean(0) + 0.5 * torch.eye(layer.shape[-1])  # (T, T)
-        total = mixed if total is None else mixed @ total
-    assert total is not None
-    assert model.grid is not None
-    height, width = model.grid
-    patches = slice(model.first, model.first + height * width)
-    row = total[0] if model.first else total[patches].mean(0)  # (T,)
-    heat = row[patches]
-    heat = (heat - heat.min()).view(1, 1, height, width)
-    return heat_over(image, heat, logits, info, task, "attention rollout")
+    shares = start.double().cpu()
+    for tiled in reversed(layers):
+        shares = 0.5 * shares + 0.5 * _read(tiled, shares) / tiled.heads
+    return shares
+
+
+def _read(tiled: Tiled, shares: Tensor) -> Tensor:
+    """(T,) -> (S,)   what queries with these shares read, as a sum over heads."""
+    total = torch.zeros(tiled.keys, dtype=torch.float64)
+    for start in range(0, tiled.queries, ROWS):
+        rows = torch.arange(start, min(start + ROWS, tiled.queries))
+        queries = tiled.of(rows)
+        for keys in spans(queries):
+            seen = tiled.seen(queries, keys)
+            for heads in tiled.chunks(tiled.heads, len(rows), keys):
+                weights = tiled.tile(queries, heads, keys, seen).weights.sum(0).double().cpu()
+                total[keys] += shares[rows] @ weights
+    return total

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads, label
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.console import one_line, padded
 from bigmodel_cli.lazy import F, Tensor
 

@@ -73,6 +73,29 @@ def settings(assets: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any
     return every, own, [clipped(name, 40) for name in left]
 
 
+def alignment_heads(assets: Mapping[str, bytes]) -> list[tuple[int, int]] | None:
+    """(layer, head) of the decoder's cross-attention that tells when words are said, as published.
+
+    None where generation_config.json names none. Raises `CheckpointError`.
+    """
+    if PREFIX + GENERATION not in assets:
+        return None
+    given = json_of(assets[PREFIX + GENERATION], PREFIX + GENERATION).get("alignment_heads")
+    if not given:
+        return None
+    pairs = given if isinstance(given, list) else [given]
+    found = []
+    for pair in pairs:
+        right = isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)
+        if not right or min(pair) < 0:
+            raise CheckpointError(
+                f"generation_config.json: alignment_heads: {clipped(str(pair), 40)!r} is not"
+                " [layer, head]; use another checkpoint"
+            )
+        found.append((pair[0], pair[1]))
+    return found
+
+
 def _read(known: Mapping[str, tuple[str, Bounds]], given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         ours: _checked(name, given[name], bounds)

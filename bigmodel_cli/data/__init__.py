@@ -27,9 +27,10 @@ from bigmodel_cli.data.image.images import (
     ParquetOptions,
 )
 from bigmodel_cli.data.image.pixels import denormalise, prepare_image
-from bigmodel_cli.data.inputs import Dialogues, Item, Prompts, Reader, Sources, read_items
+from bigmodel_cli.data.inputs import Item, LongReader, Reader, Sources, read_items
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
+from bigmodel_cli.data.prompts import Dialogues, Prompts
 from bigmodel_cli.data.replay import with_replay
 from bigmodel_cli.data.synthetic import SyntheticOptions
 from bigmodel_cli.data.text.cleaning import lines_of
@@ -133,6 +134,7 @@ __all__ = [
     "DataSet",
     "Dialogues",
     "Item",
+    "LongReader",
     "Prompts",
     "Reader",
     "Say",

@@ -17,10 +17,7 @@ from typing import Any, Protocol
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.audio.split import batch_of_sounds, read_sound
-from bigmodel_cli.data.base import AnyDataOptions
 from bigmodel_cli.data.batches import padded
-from bigmodel_cli.data.chat.messages import asked
-from bigmodel_cli.data.chat.turns import Turns
 from bigmodel_cli.data.files import SKIP
 from bigmodel_cli.data.image.pixels import prepare_image
 from bigmodel_cli.data.text.cleaning import checked, clean, printable, without_bom
@@ -62,6 +59,15 @@ class Reader(Protocol):
         """Several contents as one batch, each as it would be alone but for padding."""
 
 
+class LongReader(Reader, Protocol):
+    """Reads inputs that may be longer than the model takes at once."""
+
+    def windows(self, given: str, place: str) -> list[Any]:
+        """An input's contents, one after the other, where it is longer than the model takes at
+        once; one content of what cannot be read so, cut as `read` does. Raises `DataError`.
+        """
+
+
 def read_items(reader: Reader, inputs: Iterable[str], word: str) -> Iterator[Item]:
     """An item for each input, in order, whether it can be read or not; `word` is what an input is
     called ("line").
@@ -87,6 +93,10 @@ class Images:
         with _of_an_input():
             return prepare_image(_named(given, place), self.info), False
 
+    def windows(self, given: str, place: str) -> list[Any]:
+        """It as a whole."""
+        return [self.read(given, place)[0]]
+
     def batch(self, contents: Sequence[Tensor]) -> dict[str, Tensor]:
         """One after the other."""
         return {"image": torch.cat(list(contents))}
@@ -106,6 +116,10 @@ class Sounds:
         """The samples."""
         with _of_an_input():
             return read_sound(_named(given, place), self.info), False
+
+    def windows(self, given: str, place: str) -> list[Any]:
+        """It as a whole."""
+        return [self.read(given, place)[0]]
 
     def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
         """The frames, padded to the longest."""
@@ -129,6 +143,16 @@ class Rows:
         if not count:
             raise DataError(f"{place} is empty: there is no text to read")
         return sides, count > marks(self.tokenizer).room(self.context, sides)
+
+    def windows(self, given: str, place: str) -> list[list[Any]]:
+        """A text's tokens in as many pieces as the context asks for; a pair is one, cut as ever."""
+        sides, cut = self.read(given, place)
+        if not cut or len(sides) > 1:
+            return [sides]
+        tokens = [int(token) for token in sides[0]]
+        return [
+            [part] for part in pieces_of(tokens, marks(self.tokenizer).room(self.context, sides))
+        ]
 
     def batch(self, contents: Sequence[list[Any]]) -> dict[str, Tensor]:
         """The rows with their special tokens, padded on the right."""
@@ -162,74 +186,6 @@ class Sources:
         return {"source": padded(contents)}
 
 
-class LeftPadded:
-    """Rows of tokens for a decoder to continue: {"tokens": (B, T), "real": (B, T)}."""
-
-    def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Padded on the left."""
-        longest = max(map(len, contents))
-        real = torch.tensor(
-            [[False] * (longest - len(row)) + [True] * len(row) for row in contents]
-        )
-        return {
-            "tokens": torch.tensor([[row[0]] * (longest - len(row)) + row for row in contents]),
-            "real": real,
-        }
-
-
-class Dialogues(LeftPadded):
-    """Questions, or conversations as JSON, as their template writes them; what is too long is
-    refused.
-    """
-
-    def __init__(self, turns: Turns, limit: int) -> None:
-        self.turns, self.limit = turns, limit
-        self.most = f"{limit} tokens"
-
-    def read(self, given: str, place: str) -> tuple[list[int], bool]:
-        """The tokens up to where the answer begins."""
-        tokens = self.turns.prompt(asked(without_bom(checked(given, place)), place), place)
-        if len(tokens) >= self.limit:
-            raise DataError(
-                f"{place}: the conversation has {len(tokens):,} tokens, and the model takes"
-                f" {self.limit:,} with the answer"
-            )
-        return tokens, False
-
-
-class Prompts(LeftPadded):
-    """Prompts of a decoder, padded on the left; a prompt that is too long loses its start.
-
-    Where each training text begins with a start token, as the rows of a table, isolated documents
-    and the texts of some published models do, a prompt does too, and may be empty; other windows
-    of running text begin anywhere.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, limit: int, options: AnyDataOptions) -> None:
-        self.tokenizer, self.limit, self.sides = tokenizer, limit, options.text_columns()
-        begins = self.sides or options.isolates() or tokenizer.begins
-        self.begin = [marks(tokenizer)[0]] if begins else []
-        self.most = f"{limit} tokens, the last ones"
-
-    def read(self, given: str, place: str) -> tuple[list[int], bool]:
-        """The tokens, after the start token where there is one."""
-        given, tokens = without_bom(checked(given, place)), [*self.begin]
-        if not self.sides:
-            tokens += self.tokens(given, place)
-        else:
-            *whole, last = given.split("\t", self.sides - 1)
-            for side in whole:
-                tokens += [*self.tokens(clean(side), place), marks(self.tokenizer)[1]]
-            tokens += self.tokens(last.lstrip(), place)  # a blank at its end is one within the row
-        if not tokens:
-            raise DataError(f"{place}: the prompt is empty; give at least one character")
-        return tokens[-self.limit :], len(tokens) > self.limit
-
-    def tokens(self, text: str, place: str) -> list[int]:
-        """The tokens of a text as plain numbers."""
-        return [int(token) for token in encode(self.tokenizer, text, place)]
-
-
 class Windows:
     """Running text for a bidirectional model, without special tokens: {"tokens": (1, T)}; what is
     too long loses its end.
@@ -241,14 +197,24 @@ class Windows:
 
     def read(self, given: str, place: str) -> tuple[list[int], bool]:
         """The tokens."""
+        tokens = self.windows(given, place)
+        return tokens[0], len(tokens) > 1
+
+    def windows(self, given: str, place: str) -> list[list[int]]:
+        """The tokens in as many pieces as the context asks for."""
         tokens = encode(self.tokenizer, without_bom(checked(given, place)), place)
         if not len(tokens):
             raise DataError(f"{place}: the text is empty; give at least one character")
-        return [int(token) for token in tokens[: self.context]], len(tokens) > self.context
+        return pieces_of([int(token) for token in tokens], self.context)
 
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the right."""
         return {"tokens": padded(contents)}
+
+
+def pieces_of(tokens: list[int], size: int) -> list[list[int]]:
+    """The tokens in pieces of this size, the last of which may be shorter."""
+    return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
 
 def _named(given: str, place: str) -> Path:

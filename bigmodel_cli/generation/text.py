@@ -180,11 +180,15 @@ def longest_text(loaded: Loaded, decoding: Decoding) -> int:
 
 @dataclass(frozen=True)
 class Written:
-    """A generated text: its tokens, its score in the search, and whether it has an end."""
+    """A generated text: its tokens, its score in the search, and whether it has an end.
+
+    `log_probability` is the search's sum over the tokens, the end with them, in nats.
+    """
 
     tokens: list[int]
     score: float | None
     ended: bool
+    log_probability: float | None = None
 
 
 def write(
@@ -213,7 +217,10 @@ def write(
         if beam is not None:
             found = beam_search(model, prompt, beam, max_new_tokens=most, stop=stops, real=real)
             return [
-                [Written(h.tokens, h.score, h.ended) for h in row[: decoding.n_best]]
+                [
+                    Written(h.tokens, h.score, h.ended, h.log_probability)
+                    for h in row[: decoding.n_best]
+                ]
                 for row in found
             ]
         draws = decoding.draws(items, most, loaded.device) if sampling.temperature else None

@@ -58,6 +58,10 @@ class Model(Module):
         first, *others = self.inputs
         return (batch[first], *(batch[name] for name in others if name in batch))
 
+    def unmasked(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """The arguments for a batch of which nothing is hidden, where the task hides some."""
+        return self.arguments(batch)
+
     stacks: ClassVar[tuple[str, ...]] = ()
     """Names of the lists of blocks or layers, from the input to the output."""
 
@@ -80,6 +84,14 @@ class Model(Module):
         """The blocks along the one residual stream, in order; [] where there is none."""
         return []
 
+    def parts(self) -> dict[str, Module]:
+        """The parts in the slots of its blocks, or its layers, by name; {} where it has neither."""
+        return {
+            f"{stack}.{number}": layer
+            for stack in self.stacks
+            for number, layer in enumerate(getattr(self, stack))
+        }
+
     def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
         """How weights that follow the images' size become this model's, by name.
 
@@ -95,12 +107,25 @@ class Model(Module):
         """The decoder that generates; of an encoder-decoder, conditioned on what `source` gave."""
         raise NotImplementedError
 
-    def last_feature_layer(self) -> Module:
-        """The last module whose output is a feature map (B, K, h, w), for Grad-CAM.
+    def last_feature_layer(self) -> str:
+        """The name of the last module that gives a map of the image, for Grad-CAM.
 
         Raises `SpecError` where there is none.
         """
         raise SpecError("this network has no convolution to look at")
+
+    def feature_map(self, name: str, output: Tensor) -> Tensor | None:
+        """(B, K, h, w)   a view of what the module `name` gave, as a map of the image.
+
+        None where it is not one.
+        """
+        return output if output.dim() == 4 else None
+
+    def unseen_attention(self) -> str:
+        """Why attention of this network is not shown, as the beginning of a sentence; "" if it
+        is.
+        """
+        return ""
 
 
 class AnyModelOptions(Options):

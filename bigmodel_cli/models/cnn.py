@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
-from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model
 from bigmodel_cli.models.layers import (
     DenseOptions,
@@ -75,19 +75,19 @@ class CNN(Model):
         last = with_weights(self.layers)[-1]
         return tuple(f"layers.{name}" for name, m in self.layers.named_children() if m is last)
 
-    def last_feature_layer(self) -> Module:
+    def last_feature_layer(self) -> str:
         """The last convolutional layer, for Grad-CAM: (B, K, h, w) before pooling.
 
         Where the last convolutions see the whole image at once (LeNet-5's third), it is the last
         one that does not. Raises `SpecError` where there are no convolutions.
         """
         shape: Shape = self.image_shape
-        found: Module | None = None
-        for layer in self.layers:
+        found: str | None = None
+        for name, layer in self.layers.named_children():
             shape = output_shape(layer, shape)
             image = len(shape) == 3 and any(isinstance(m, nn.Conv2d) for m in layer.modules())
             if image and (found is None or max(shape[1:]) > 1):
-                found = layer
+                found = f"layers.{name}"
         return super().last_feature_layer() if found is None else found
 
 

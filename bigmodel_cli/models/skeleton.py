@@ -67,6 +67,14 @@ class Skeleton(Model):
     def last_layers(self) -> tuple[str, ...]:
         return ("norm", *self.output_layers())
 
+    def parts(self) -> dict[str, Module]:
+        return {
+            f"{stack}.{number}.{slot}": getattr(block, slot)
+            for stack in self.stacks
+            for number, block in enumerate(getattr(self, stack))
+            for slot in block.filled()
+        }
+
     def output_layers(self) -> tuple[str, ...]:
         return ("head",)
 

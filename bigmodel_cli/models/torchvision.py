@@ -14,29 +14,17 @@ from bigmodel_cli.console import say
 from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model, Resizing
+from bigmodel_cli.models.feature_maps import (
+    CHANNELS_LAST,
+    LAST_MAPS,
+    NO_MAPS,
+    WINDOWS,
+    grid_of_tokens,
+    of_family,
+)
 from bigmodel_cli.parts.grid import positions_between
+from bigmodel_cli.parts.multihead import watched
 from bigmodel_cli.roles import GAIN, OUTER, Role
-
-LAST_MAPS = {
-    "alexnet": "features",
-    "convnext": "features",
-    "densenet": "features",  # followed by an in-place ReLU
-    "efficientnet": "features",
-    "googlenet": "inception5b",
-    "inception": "Mixed_7c",
-    "maxvit": "blocks.3",
-    "mnasnet": "layers",
-    "mobilenet": "features",
-    "regnet": "trunk_output",
-    "resnet": "layer4",
-    "resnext": "layer4",
-    "shufflenet": "conv5",
-    "squeezenet": "classifier.2",  # a map per class, whose means are the logits
-    "swin": "permute",  # channels first again
-    "vgg": "features",
-    "wide_resnet": "layer4",
-}
-"""Family -> the module whose output enters the last pooling."""
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Auxiliary heads, which networks are built without here."""
@@ -241,25 +229,50 @@ class TorchvisionModel(Model):
         biases = {f"{name}.weight": GAIN for name in layers if ".cpb_mlp." in name}
         return {**biases, f"{layers[0]}.weight": OUTER, f"{layers[-1]}.weight": OUTER}
 
-    def last_feature_layer(self) -> Module:
+    def last_feature_layer(self) -> str:
         """The module whose output (B, K, h, w) enters the last pooling, for Grad-CAM.
 
-        Its output may be changed in place before that. Raises `SpecError` for a network of
-        attention, or of an unknown family.
+        Its output may be changed in place before that. Of a ViT, whose label is read from the class
+        token, it is what the last block reads. Raises `SpecError` for an unknown family.
         """
+        if self.grid is not None:
+            blocks = [n for n, _ in self.get_submodule("encoder.layers").named_children()]
+            return f"encoder.layers.{blocks[-2]}"
         path = next(
             (path for family, path in LAST_MAPS.items() if self.name.startswith(family)), None
         )
         if path is None:
             raise SpecError(
-                "model.name: Grad-CAM needs a map of the image that enters a last pooling, and"
-                f" {self.name} has none (it looks by attention), or none that is known here"
+                "model.name: Grad-CAM needs a map of the image that enters a last pooling, and none"
+                f" is known here of {self.name}; name the layer: --cam-layer"
             )
-        return self.get_submodule(path)
+        return path
+
+    def feature_map(self, name: str, output: Tensor) -> Tensor | None:
+        """Swin and ConvNeXt have channels last inside; a ViT has patches in a row."""
+        if of_family(NO_MAPS, self.name, name):
+            return None
+        if self.grid is not None and output.dim() == 3:
+            return grid_of_tokens(output, self.first, self.grid)
+        found = super().feature_map(name, output)
+        last = found is not None and of_family(CHANNELS_LAST, self.name, name)
+        return found.permute(0, 3, 1, 2) if last and found is not None else found
+
+    def unseen_attention(self) -> str:
+        return next((why for name, why in WINDOWS.items() if self.name.startswith(name)), "")
 
 
 def as_model(network: Module, name: str) -> TorchvisionModel:
     """Make a network of torchvision a `Model` in place; weights, names and class name stay."""
-    own = type(network)
-    network.__class__ = type(own.__name__, (TorchvisionModel, own), {"name": name})
+    own, grid = type(network), None
+    if name.startswith("vit_"):
+        side = network.image_size // network.patch_size  # type: ignore[operator]
+        grid = (side, side)
+        for module in network.modules():
+            watched(module)
+    network.__class__ = type(
+        own.__name__,
+        (TorchvisionModel, own),
+        {"name": name, "grid": grid, "first": int(grid is not None)},
+    )
     return network  # type: ignore[return-value]

@@ -13,6 +13,7 @@ from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.models.base import Resizing
 from bigmodel_cli.models.block import build_blocks
+from bigmodel_cli.models.feature_maps import grid_of_tokens
 from bigmodel_cli.models.init import glorot
 from bigmodel_cli.models.mae import PatchDecoder, ReconstructOptions, patchify, unpatchify
 from bigmodel_cli.models.skeleton import Blocks, Skeleton, SkeletonOptions, through
@@ -202,6 +203,26 @@ class ViT(Skeleton):
         return PatchDecoder(
             options, self.options.dim, self.grid, self.first, pixels, self.options.init_std
         )
+
+    def unmasked(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """An autoencoder sees all patches."""
+        images, every = batch["image"], torch.arange(self.grid[0] * self.grid[1])
+        every = every.to(images.device).expand(len(images), -1)
+        return (images,) if self.decoder is None else (images, every)
+
+    def last_feature_layer(self) -> str:
+        """The last block whose patches are read: that before the last, where the label is the class
+        token's.
+        """
+        if self.head is None:
+            raise SpecError(NO_HEAD)
+        last = len(self.blocks) - (2 if self.options.pool == "cls" else 1)
+        return "patches" if last < 0 else f"blocks.{last}"
+
+    def feature_map(self, name: str, output: Tensor) -> Tensor | None:
+        """The patches at their places, without class token and registers."""
+        found = super().feature_map(name, output)
+        return grid_of_tokens(output, self.first, self.grid) if found is None else found
 
     def weight_roles(self) -> dict[str, Role]:
         """The patches' kernel is the first layer, the logits' layer the last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
@@ -104,6 +105,8 @@ class AttentionPart(OwnMatrices):
     dropout: float = 0.0  # of the weights
     out: nn.Linear
     watcher: Watcher | None = None
+    reads_memory: ClassVar[bool] = False
+    """Whether keys are of another sequence than queries."""
 
     def states(self) -> States:
         """Keys and values (B, heads, positions, width) by name, without those of no width."""
@@ -139,7 +142,7 @@ class AttentionPart(OwnMatrices):
         if self.watcher is None:
             return y
         call = AttentionCall(
-            q, k, v, self.spec, y, segments, key_mask, bias, sinks, minus=self.minus()
+            q, k, v, self.spec, y, segments, key_mask, bias, sinks, self.minus(), self.reads_memory
         )
         changed = self.watcher(call)
         return y if changed is None else changed
@@ -155,10 +158,7 @@ class AttentionPart(OwnMatrices):
         that |weight| x |v W_O| says what a weight moves (Kobayashi et al. 2020). Gates, which
         multiply what comes out, are left out.
         """
-        matrix = self.out.weight.detach().unflatten(1, (-1, v.shape[-1]))  # (C, H, E)
-        gram = torch.einsum("che,chf->hef", matrix, matrix).float()  # (H, E, E)
-        v = v.repeat_interleave(len(gram) // v.shape[1], 1).float()
-        return torch.einsum("bhse,hef,bhsf->bhs", v, gram, v).clamp(min=0).sqrt()
+        return value_sizes(self.out.weight, v)
 
     def joined(self, y: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection.
@@ -170,3 +170,11 @@ class AttentionPart(OwnMatrices):
             y = y * gate.unflatten(-1, (y.shape[2], -1)).sigmoid().to(y.dtype)
         out: Tensor = self.out(y.flatten(2))
         return out
+
+
+def value_sizes(weight: Tensor, v: Tensor) -> Tensor:
+    """(B, H, S)   the length of values v (B, G, S, E) after a projection `weight` (C, H * E)."""
+    matrix = weight.detach().unflatten(1, (-1, v.shape[-1]))  # (C, H, E)
+    gram = torch.einsum("che,chf->hef", matrix, matrix).float()  # (H, E, E)
+    v = v.repeat_interleave(len(gram) // v.shape[1], 1).float()
+    return torch.einsum("bhse,hef,bhsf->bhs", v, gram, v).clamp(min=0).sqrt()

@@ -113,6 +113,8 @@ class CrossAttention(HeadsPart):
     beam search).
     """
 
+    reads_memory = True
+
     def __init__(self, options: CrossAttentionOptions, layer: LayerContext) -> None:
         super().__init__(options, layer)
         self.spec = AttentionSpec(False, None, options.softcap, options.scale)

@@ -18,7 +18,7 @@ class AttentionCall:
     those of `kernels.attend`. `output` (B, H, T, E) is what the kernel returned. Where `minus` is
     given (differential attention), the second half of the heads counts that much less than nothing:
     the weights of head h are those of map h minus `minus` times those of map h + H / 2, and so is
-    the output.
+    the output. `memory`: keys are of another sequence than queries (cross-attention).
     """
 
     q: Tensor
@@ -31,6 +31,7 @@ class AttentionCall:
     bias: Tensor | None = None
     sinks: Tensor | None = None
     minus: Tensor | None = None
+    memory: bool = False
 
     @property
     def scale(self) -> float:

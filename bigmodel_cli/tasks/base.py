@@ -202,6 +202,17 @@ class Task:
         """What is learnt of a batch, and its first item for people."""
         return Learnt("", len(next(iter(batch.values()))))
 
+    def asked(self, batch: Batch) -> Batch:
+        """What a reader makes of a user's inputs, as `forward` and `score` take it.
+
+        Where the task draws what it hides, each row stands there several times.
+        """
+        return batch
+
+    def answered(self, outputs: Any, batch: Batch) -> Batch:
+        """The batch with what the model says of it as targets; a text is its own target."""
+        return batch
+
     def size(self, batch: Batch) -> int | Tensor:
         """The batch's size in `unit`, without padding: what the training rate counts.
 
@@ -213,8 +224,11 @@ class Task:
         """`predict`'s record of each item where the task `labels`; with the `top` if `has_top`."""
         raise NotImplementedError
 
-    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """The foremost of the outputs (1, K) of one item: its index, its name, and its value."""
+    def foremost(self, outputs: Tensor, chosen: int | None = None) -> tuple[int, str, float]:
+        """The foremost of the outputs (1, K) of one item, or the one `chosen` by its index.
+
+        What is given back is its index, its name, and its value.
+        """
         raise NotImplementedError
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:

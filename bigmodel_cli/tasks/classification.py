@@ -95,6 +95,10 @@ class Classification(Task):
         count = labels.new_full((), len(labels)) if weight is None else weight[labels].sum()
         return total, count
 
+    def answered(self, outputs: Tensor, batch: Batch) -> Batch:
+        """With the likeliest classes."""
+        return {**batch, "label": outputs.argmax(1)}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first item and its label."""
         labels = batch["label"]
@@ -141,10 +145,11 @@ class Classification(Task):
         best = likeliest(outputs.softmax(1).cpu(), self.classes, top)
         return [{**row[0], "top": row} for row in best]
 
-    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """The likeliest class, and its probability."""
-        probability, best = outputs.float().softmax(1).max(1)
-        return int(best), self.classes[int(best)], float(probability)
+    def foremost(self, outputs: Tensor, chosen: int | None = None) -> tuple[int, str, float]:
+        """The likeliest class, or the one chosen, and its probability."""
+        probabilities = outputs.float().softmax(1)[0]
+        best = int(probabilities.argmax()) if chosen is None else chosen
+        return best, self.classes[best], float(probabilities[best])
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """macro-F1 over the data's classes; where those are not known, over those that occur."""

@@ -50,6 +50,12 @@ class CTC(Task):
         """(logits (B, T', V) in fp32, number of real vectors (B,))."""
         return read(model, batch)
 
+    def answered(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Batch:
+        """With the units of the transcripts that greedy decoding gives."""
+        rows = [torch.tensor(row, dtype=torch.int64) for row in units_of(*outputs)]
+        target = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)
+        return {**batch, "target": target.to(batch["lengths"].device)}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first recording and its transcript; the units of all are counted."""
         text = spell_units(real(batch["target"][0]), self.units, self.spelling)
@@ -122,16 +128,18 @@ def negative_log_likelihood(logits: Tensor, lengths: Tensor, target: Tensor) -> 
 
 
 def text_of(logits: Tensor, lengths: Tensor, units: Sequence[str], spelling: str) -> list[str]:
+    """Greedy decoding of logits (B, T', V), as text."""
+    return [spell_units(row, units, spelling) for row in units_of(logits, lengths)]
+
+
+def units_of(logits: Tensor, lengths: Tensor) -> list[list[int]]:
     """Greedy decoding of logits (B, T', V): argmax, repetitions merged, blanks removed."""
     best = logits.argmax(-1)  # (B, T')
     place = torch.arange(best.shape[1], device=best.device)
     kept = (best != logits.shape[-1] - 1) & (place < lengths[:, None])
     kept[:, 1:] &= best[:, 1:] != best[:, :-1]
     rows = zip(best.tolist(), kept.tolist(), strict=True)
-    return [
-        spell_units([n for n, k in zip(row, keep, strict=True) if k], units, spelling)
-        for row, keep in rows
-    ]
+    return [[n for n, keeps in zip(row, keep, strict=True) if keeps] for row, keep in rows]
 
 
 def spell_units(numbers: Sequence[int], units: Sequence[str], spelling: str) -> str:

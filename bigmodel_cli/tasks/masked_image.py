@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo
-from bigmodel_cli.draw import KEY, draw
+from bigmodel_cli.draw import KEY, draw, several
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
@@ -16,6 +16,8 @@ from bigmodel_cli.tasks.shown import Learnt, Pictures, Spell, of_input
 
 ORDER = 4
 """Stream of a row's random numbers that shuffles its patches."""
+DRAWS = 8
+"""How often a user's image is judged, with other patches hidden each time."""
 
 
 class MaskedImageOptions(AnyTaskOptions):
@@ -105,6 +107,10 @@ class MaskedImage(Task):
         seen = self.options.visible(order.shape[1])
         visible = order[:, :seen].sort(1).values
         return pixels, model(batch["image"], visible).float(), order[:, seen:]
+
+    def asked(self, batch: Batch) -> Batch:
+        """Each image several times, with other patches hidden."""
+        return several(batch, DRAWS)
 
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first image; all of them are learnt."""

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, Fraction, Probability
-from bigmodel_cli.draw import KEY, draw, draw_below
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.draw import KEY, draw, draw_below, several
+from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores
 from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, marked, real
@@ -16,6 +16,8 @@ from bigmodel_cli.tasks.tokens import TokenTask, row_sums
 
 HIDDEN, SEEN, OTHER = 1, 2, 3
 """Streams of a row's random numbers: which tokens are chosen, how they are replaced, by what."""
+DRAWS = 8
+"""How often a user's text is judged, with other tokens hidden each time."""
 
 
 class MaskedLMOptions(AnyTaskOptions):
@@ -105,6 +107,11 @@ class MaskedLM(TokenTask):
         swapped = at & ~masked & (how < options.replace_mask + options.replace_random)
         other = draw_below(batch[KEY], OTHER, tokens.shape[1], self.vocab_size)
         return found(model, batch, torch.where(swapped, other, tokens), masked, at), at
+
+    def asked(self, batch: Batch) -> Batch:
+        """Each row several times, with other tokens hidden; a last column is no input."""
+        rows = {name: F.pad(values, (0, 1), value=PADDING) for name, values in batch.items()}
+        return several(rows, DRAWS)
 
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the hidden tokens, and their number."""

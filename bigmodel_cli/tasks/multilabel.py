@@ -87,6 +87,11 @@ class Multilabel(Task):
         y: Tensor = model(*inputs_of(batch)).float()
         return y
 
+    def answered(self, outputs: Tensor, batch: Batch) -> Batch:
+        """With the labels from their thresholds on."""
+        probabilities = outputs.double().sigmoid()
+        return {**batch, "labels": probabilities >= probabilities.new_tensor(self.thresholds)}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first item and its labels."""
         labels = batch["labels"]
@@ -137,10 +142,11 @@ class Multilabel(Task):
         best = likeliest(probabilities, self.classes, top)
         return [{"labels": own, "top": row} for own, row in zip(sets, best, strict=True)]
 
-    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """The likeliest label, and its probability."""
-        probability, best = outputs.float().sigmoid().max(1)
-        return int(best), self.classes[int(best)], float(probability)
+    def foremost(self, outputs: Tensor, chosen: int | None = None) -> tuple[int, str, float]:
+        """The likeliest label, or the one chosen, and its probability."""
+        probabilities = outputs.float().sigmoid()[0]
+        best = int(probabilities.argmax()) if chosen is None else chosen
+        return best, self.classes[best], float(probabilities[best])
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:
         """mAP, micro-F1 and macro-F1."""

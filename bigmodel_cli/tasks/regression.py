@@ -92,6 +92,10 @@ class Regression(Task):
         y: Tensor = model(*inputs_of(batch)).float()
         return y
 
+    def answered(self, outputs: Tensor, batch: Batch) -> Batch:
+        """With the predicted numbers."""
+        return {**batch, "numbers": self.unscaled(outputs).to(outputs.device)}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first item and its numbers, in the data's units."""
         first = self.named(batch["numbers"][:1])[0]
@@ -158,9 +162,9 @@ class Regression(Task):
             {"numbers": {name: round(v, digits[name]) for name, v in row.items()}} for row in rows
         ]
 
-    def foremost(self, outputs: Tensor) -> tuple[int, str, float]:
-        """The number that is most deviations from its mean."""
-        best = int(outputs.float().abs().argmax(1))
+    def foremost(self, outputs: Tensor, chosen: int | None = None) -> tuple[int, str, float]:
+        """The number that is most deviations from its mean, or the one chosen."""
+        best = int(outputs.float().abs().argmax(1)) if chosen is None else chosen
         return best, self.dataset.targets[best], float(self.unscaled(outputs)[0, best])
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:

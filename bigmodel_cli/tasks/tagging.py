@@ -96,6 +96,13 @@ class Tagging(Task):
             at.sum(),
         )
 
+    def answered(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Batch:
+        """With the likeliest tag of each word."""
+        logits, at = outputs
+        tags = batch["tags"].clone()
+        tags[at] = logits.argmax(-1).to(tags.dtype)
+        return {**batch, "tags": tags}
+
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first sentence, each word's tag after its token that has it."""
         tokens, tags = batch["tokens"][0], batch["tags"][0].tolist()

@@ -4,6 +4,7 @@ formula.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torchvision.models.regnet import BlockParams
 
-from bigmodel_cli.attend.gradcam import grad_cam
+from bigmodel_cli.attend.deletion import STEPS, with_trial
+from bigmodel_cli.attend.gradcam import class_of, grad_cam, maps_of, outputs_of
+from bigmodel_cli.attend.heat import heat_over
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import build
@@ -102,7 +105,7 @@ def test_the_map_is_what_enters_the_last_pooling(name: str) -> None:
     """The same tensor, not one like it."""
     model = network(name, 224)
     kept: list[Tensor] = []
-    model.last_feature_layer().register_forward_hook(
+    model.get_submodule(model.last_feature_layer()).register_forward_hook(
         lambda module, inputs, output: kept.append(output)
     )
     with LastPooling() as pooling:
@@ -112,22 +115,74 @@ def test_the_map_is_what_enters_the_last_pooling(name: str) -> None:
 
 
 @pytest.mark.usefixtures("shapes_alone")
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("vit_")])
-def test_networks_without_a_feature_map_are_refused(name: str) -> None:
-    with pytest.raises(SpecError, match=f"Grad-CAM needs a map .* {name} has none"):
-        network(name, 224).last_feature_layer()
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_h_14"])
+def test_the_map_of_a_vit_is_what_its_last_block_reads(name: str) -> None:
+    model = network(name, 112)
+    blocks = list(model.encoder.layers)
+    read: list[Tensor] = []
+    blocks[-1].register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    path = model.last_feature_layer()
+    with outputs_of(model, path) as kept:
+        model(torch.empty(1, 3, 112, 112))
+    assert kept[-1] is read[0]
+    side = 112 // int(name[-2:])
+    found = model.feature_map(path, kept[-1])
+    assert found.shape == (1, read[0].shape[2], side, side)
 
 
-def by_formula(model: Any, image: Tensor, features: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """Selvaraju et al. 2017, equations 1 and 2, for the likeliest class: channel by channel."""
+@pytest.mark.usefixtures("shapes_alone")
+@pytest.mark.parametrize(
+    "name", ["convnext_tiny", "densenet121", "googlenet", "regnet_y_400mf", "swin_t",
+             "swin_v2_t", "squeezenet1_1", "vgg11"],
+)  # fmt: skip
+def test_every_map_has_the_shape_of_the_image(name: str) -> None:
+    """Of images twice as wide as high all are, wherever the channels are: but for odd edges."""
+    torch.manual_seed(0)
+    height, width = 224, 448
+    info = DatasetInfo(image_shape=(3, height, width), classes=CLASSES)
+    model = build(TorchvisionOptions(name=name), info).eval()
+    found = maps_of(model, torch.empty(1, 3, height, width))
+    assert model.last_feature_layer() in found
+    assert len(found) > 10
+    for path, (rows, columns) in found.items():
+        fits = (rows, columns) in {(1, 1), (7, 7), (6, 6)} or abs(columns - 2 * rows) <= 1
+        assert fits, (path, rows, columns)  # 1 x 1, 7 x 7, 6 x 6: after the last pooling
+
+
+@pytest.mark.usefixtures("shapes_alone")
+def test_the_maps_of_maxvit_are_those_outside_of_its_windows() -> None:
+    """It reads square images alone, whose windows and places in them come out of four axes too."""
+    found = maps_of(network("maxvit_t", 224), torch.empty(1, 3, 224, 224))
+    assert set(found.values()) == {(side, side) for side in (112, 56, 28, 14, 7, 1)}
+    outer = [name for name in found if name.endswith("_attention")]
+    assert len(outer) == 2 * len([name for name in found if name.endswith("MBconv")])
+    assert not [n for n in found if "_attention.attn_layer" in n or "_swap" in n]
+
+
+def by_formula(
+    model: Any, image: Tensor, features: Callable[[], Tensor], method: str = "gradcam"
+) -> tuple[Tensor, int]:
+    """For the likeliest class, channel by channel: Selvaraju et al. 2017, equations 1 and 2;
+    Chattopadhay et al. 2018, equations 10 and 19, for exp(score); Draelos and Carin 2020.
+    """
     logits = model(image.clone().requires_grad_())[0]
-    best = max(range(len(logits)), key=lambda c: float(logits[c]))
+    best = int(logits.argmax())
     maps = features()
-    slopes = torch.autograd.grad(logits[best], maps)[0]
-    total = torch.zeros(maps.shape[2:])
+    slopes = torch.autograd.grad(logits[best], maps)[0][0].double()
+    values = maps[0].detach().double()
+    total = torch.zeros(maps.shape[2:], dtype=torch.float64)
     for k in range(maps.shape[1]):
-        total = total + slopes[0, k].mean() * maps[0, k].detach()
-    return total.clamp(min=0), best
+        if method == "gradcam":
+            total += slopes[k].mean() * values[k]
+        elif method == "hirescam":
+            total += slopes[k] * values[k]
+        else:
+            weight = 0.0
+            for slope in slopes[k].flatten().tolist():
+                below = 2 * slope**2 + float(values[k].sum()) * slope**3
+                weight += (slope**2 / below if below else 0.0) * max(slope, 0.0)
+            total += weight * values[k]
+    return total.clamp(min=0).float(), best
 
 
 SMALL = {
@@ -138,9 +193,16 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SMALL)
+OTHERS = [
+    pytest.param(n, marks=pytest.mark.slow)
+    for n in NAMES
+    if n not in SMALL and not n.startswith("vit_")
+]
+
+
+@pytest.mark.parametrize("name", [*SMALL, *OTHERS])
 def test_grad_cam_of_torchvisions_networks_equals_its_formula(name: str) -> None:
-    side = SMALL[name]
+    side = SMALL.get(name, 224 if name.startswith("maxvit") else 96)
     model = network(name, side)
     coarse, best, image = torch.zeros(1), 0, torch.zeros(1)
     for seed in range(20):  # until the map speaks for the likeliest class anywhere
@@ -212,16 +274,19 @@ NETWORKS: dict[str, tuple[list[dict[str, Any]], int]] = {  # layers, and which o
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [(1, 20, 21), (3, 20, 20)])
-def test_grad_cam_of_our_networks_equals_its_formula(
-    name: str, shape: tuple[int, int, int]
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "hirescam"])
+def test_maps_of_our_networks_equal_their_formulas(
+    name: str, shape: tuple[int, int, int], method: str
 ) -> None:
     """Those of pictures, and of sound, whose images are frames (wider than high, one channel)."""
     layers, which = NETWORKS[name]
     model, image = cnn(layers, shape), torch.randn(1, *shape)
     kept: list[Tensor] = []
     model.layers[which].register_forward_hook(lambda module, inputs, output: kept.append(output))
-    coarse, best = by_formula(model, image, lambda: kept[-1])
-    got = grad_cam(model, image, DatasetInfo(image_shape=shape, classes=CLASSES))
+    coarse, best = by_formula(model, image, lambda: kept[-1], method)
+    info = DatasetInfo(image_shape=shape, classes=CLASSES)
+    got = grad_cam(model, image, info, method=method)
+    assert got.layer == f"layers.{which}"
     assert (got.label, got.size) == (CLASSES[best], tuple(coarse.shape))
     assert got.heat is not None
     want = F.interpolate(coarse[None, None], size=shape[1:], mode="bilinear", align_corners=False)[
@@ -252,6 +317,119 @@ def test_a_map_that_is_zero_everywhere_is_reported() -> None:
     assert "0 everywhere" in got.note
 
 
+FLAT: list[dict[str, Any]] = [
+    CONV,
+    {"type": "pool"},
+    {**CONV, "norm": "none"},
+    {"type": "adaptive_pool"},
+    *TAIL,
+]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("chosen", [0, 2])
+def test_any_layer_and_any_class(layer: int, chosen: int) -> None:
+    """The rest of the network is run by hand on the layer's map."""
+    model, image = cnn(FLAT, (3, 14, 17)), torch.randn(1, 3, 14, 17)
+    maps = model.layers[: layer + 1](image).detach().requires_grad_()
+    logits = model.layers[layer + 1 :](maps)
+    (slopes,) = torch.autograd.grad(logits[0, chosen], maps)
+    want = torch.einsum("k,khw->hw", slopes[0].mean((1, 2)), maps[0].detach()).clamp(min=0)
+    info = DatasetInfo(image_shape=(3, 14, 17), classes=CLASSES)
+    got = grad_cam(model, image, info, layer=f"layers.{layer}", chosen=chosen)
+    assert (got.label, got.layer, got.size) == (CLASSES[chosen], f"layers.{layer}", want.shape)
+    assert got.probability == pytest.approx(float(logits.detach().softmax(1)[0, chosen]), abs=1e-6)
+    assert got.coarse is not None
+    torch.testing.assert_close(got.coarse, want, atol=1e-6, rtol=1e-4)
+
+
+def test_hirescams_map_adds_up_to_the_score_where_the_rest_is_linear() -> None:
+    model, image = cnn(FLAT, (3, 14, 17)), torch.randn(1, 3, 14, 17)
+    info = DatasetInfo(image_shape=(3, 14, 17), classes=CLASSES)
+    got = grad_cam(model, image, info, method="hirescam", chosen=1)
+    assert got.accounts is not None
+    bias = float(model.layers[-1].dense.bias.detach()[1])
+    assert got.accounts == pytest.approx((float(model(image).detach()[0, 1]) - bias,) * 2, abs=1e-5)
+    assert any("how much each place adds" in remark for remark in got.remarks)
+    early = grad_cam(model, image, info, method="hirescam", layer="layers.0.conv", chosen=1)
+    assert early.accounts is not None
+    assert abs(early.accounts[0] - early.accounts[1]) > 1e-3  # a pooling and ReLUs follow
+    assert grad_cam(model, image, info, chosen=1).accounts is None
+
+
+def test_layers_and_classes_that_are_not_there_are_refused_with_those_that_are() -> None:
+    model, image = cnn(FLAT, (3, 14, 17)), torch.randn(1, 3, 14, 17)
+    info = DatasetInfo(image_shape=(3, 14, 17), classes=CLASSES)
+    assert maps_of(model, image) == {
+        "layers.0.conv": (12, 15), "layers.0.norm": (12, 15), "layers.0.activation": (12, 15),
+        "layers.0": (12, 15), "layers.1": (6, 7),
+        "layers.2.conv": (4, 5), "layers.2.activation": (4, 5), "layers.2": (4, 5),
+        "layers.3": (1, 1),
+    }  # fmt: skip
+    with pytest.raises(SpecError, match=r"layers.5 gives no map .*: layers.2 \(4 x 5\), "):
+        grad_cam(model, image, info, layer="layers.5")
+    with pytest.raises(SpecError, match=r"layer.2 is not in it; did you mean .*2 \(4 x 5\)"):
+        grad_cam(model, image, info, layer="layer.2")
+    with pytest.raises(SpecError, match=r"--class 'd' is not one of .* a, b, c"):
+        class_of("d", info)
+    assert [class_of(name, info) for name in (None, "c")] == [None, 2]
+
+
+def test_grad_cam_plus_plus_says_where_it_is_not_derived_for_a_map() -> None:
+    model, image = cnn(FLAT, (3, 14, 17)), torch.randn(1, 3, 14, 17)
+    info = DatasetInfo(image_shape=(3, 14, 17), classes=CLASSES)
+    got = grad_cam(model, image, info, method="gradcam++", layer="layers.2.conv")
+    assert "not below zero, and that of layers.2.conv is" in got.note
+    assert not grad_cam(model, image, info, method="gradcam++").note
+
+
+class Corner(torch.nn.Module):
+    """Its first class is the mean of the corner above on the left, its second is nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        score = 8 * images[:, 0, :4, :6].mean((1, 2))
+        return torch.stack((score, torch.zeros_like(score)), 1)
+
+
+def test_a_map_is_put_to_the_test_by_deletion_and_insertion() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 8, 10)
+    image[..., :4, :6] += 1
+    info = DatasetInfo(image_shape=(1, 8, 10), classes=("a", "b"))
+    model: Any = Corner()
+    right = torch.rand(1, 1, 8, 10) * 0.1
+    right[..., :4, :6] += 1
+    got = with_trial(
+        heat_over(image, right, model(image), info, None, "by hand"), model, image, info
+    )
+    order = sorted(range(80), key=lambda i: -float(right.flatten()[i]))
+    whole = float(model(image).softmax(1)[0, 0])
+    assert got.trial is not None
+    for step in range(1, STEPS + 1):
+        gone = image.clone().flatten()
+        gone[order[: 10 * step]] = image.mean()
+        alone = torch.full_like(gone, float(image.mean()))
+        alone[order[: 10 * step]] = image.flatten()[order[: 10 * step]]
+        for flat, found in ((gone, got.trial.deleted), (alone, got.trial.inserted)):
+            kept = float(model(flat.view(1, 1, 8, 10)).softmax(1)[0, 0]) / whole
+            assert found[step - 1] == pytest.approx(kept, abs=1e-5)
+    curve = [1.0, *got.trial.deleted]
+    deletion = sum(a + b for a, b in itertools.pairwise(curve)) / 2 / STEPS
+    assert got.trial.areas[0] == pytest.approx(deletion)
+    assert got.trial.verdict == "better than each of 5 random maps in both"
+    assert "the class keeps" in got.remarks[-1]
+    again = with_trial(got, model, image, info)
+    assert again.trial == got.trial
+    wrong = with_trial(
+        heat_over(image, 2 - right, model(image), info, None, "x"), model, image, info
+    )
+    assert wrong.trial is not None
+    assert wrong.trial.areas[0] > got.trial.areas[0]
+    assert "do not read the map" in wrong.trial.verdict
+    flat = heat_over(image, torch.zeros(1, 1, 8, 10), model(image), info, None, "x")
+    assert with_trial(flat, model, image, info).trial is None
+
+
 def test_attend_says_that_a_map_is_one_value(cnn_spec: Path, cli: Callable[..., Result]) -> None:
     from PIL import Image
 
@@ -267,6 +445,6 @@ def test_attend_says_that_a_map_is_one_value(cnn_spec: Path, cli: Callable[..., 
     values = json.loads(result.out)
     assert values["heat"] is None
     assert values["map"] == [1, 1]
-    assert "warning: the network's last map is 1 x 1 for images of 8 x 8" in result.err
+    assert "the network's last map is 1 x 1 for images of 8 x 8" in result.err
     assert "what decides it" not in result.err
     assert Image.open(values["picture"]).size[0] > 300

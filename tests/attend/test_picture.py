@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from bigmodel_cli import pictures
-from bigmodel_cli.attend import name_tokens, picture
-from bigmodel_cli.attend.gradcam import Heat
+from bigmodel_cli.attend import name_tokens
 from bigmodel_cli.attend.heads import Heads, label
-from bigmodel_cli.attend.picture import draw_heads, draw_heat, draw_rows
+from bigmodel_cli.attend.heat import Heat
+from bigmodel_cli.attend.picture import plain_maps
+from bigmodel_cli.attend.picture.plain_maps import draw_heads, draw_heat, draw_rows
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 
 
@@ -21,7 +22,7 @@ from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn, in the place of files."""
     drawn: list[Any] = []
-    monkeypatch.setattr(picture, "save_figure", lambda figure, path, dpi: drawn.append(figure))
+    monkeypatch.setattr(plain_maps, "save_figure", lambda figure, path, dpi: drawn.append(figure))
     return drawn
 
 

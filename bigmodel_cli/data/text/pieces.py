@@ -134,6 +134,10 @@ class Sentences:
         asked[at] = 0
         return (words[: len(at)], tokens, asked), len(at) < len(words)
 
+    def windows(self, given: str, place: str) -> list[Any]:
+        """It as a whole."""
+        return [self.read(given, place)[0]]
+
     def batch(self, contents: Sequence[tuple[list[str], list[int], Ints]]) -> dict[str, Tensor]:
         """The sentences between special tokens, padded on the right."""
         return self.pieces.batch([(tokens, asked) for _, tokens, asked in contents])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.attend.gradcam import Heat
 from bigmodel_cli.attend.heads import Heads, label
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.pictures import new_figure, plain, plain_names, save_figure
 

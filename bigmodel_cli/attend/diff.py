@@ -1,0 +1,222 @@
+"""`--diff`: the same input through two checkpoints of one structure, head by head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.attend.apart import Apart, LayerApart
+from bigmodel_cli.attend.blocks import Maps
+from bigmodel_cli.attend.capture import watch
+from bigmodel_cli.attend.judging import judge_of, judged, read_alone
+from bigmodel_cli.attend.matching import matched
+from bigmodel_cli.attend.stream import Stream
+from bigmodel_cli.attend.tiles import ROWS, Queries, Tiled, spans
+from bigmodel_cli.checkpoints.weights import below
+from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.models import Model
+from bigmodel_cli.parts.contract import Attends
+from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.tasks import Batch
+
+
+@dataclass(frozen=True)
+class DiffOptions:
+    """`resolution` is the most blocks to a side of the difference maps; 0: none are made.
+
+    `target` is what an encoder-decoder is to write; left out: what the first writes.
+    """
+
+    resolution: int = 0
+    target: str | None = None
+
+
+def diff(first: Loaded, second: Loaded, given: str, options: DiffOptions) -> Apart:
+    """How far the heads of two models are apart on an input.
+
+    Raises `DataError` for an input that cannot be read, and `SpecError` where the two are not of
+    one structure, or read the input otherwise.
+    """
+    check_same(first, second)
+    ours, theirs = (read_alone(loaded, given) for loaded in (first, second))
+    if ours.keys() != theirs.keys() or not all(torch.equal(ours[n], theirs[n]) for n in ours):
+        raise SpecError(
+            "--diff: the two read the input otherwise: they have other tokenizers, or other sizes"
+            " of images or sounds"
+        )
+    if first.model.is_encoder_decoder:
+        task = judge_of(first)
+        ours = judged(first, task, [given], options.target)[0].batch
+    return compare(first, second, ours, options)
+
+
+def compare(first: Loaded, second: Loaded, batch: Batch, options: DiffOptions) -> Apart:
+    """How far the heads of two models are apart on an input, a batch of one row.
+
+    The queries, keys and values of the first are kept, layer by layer; the second is compared with
+    them as it runs. Raises `SpecError` where their heads differ in number or size.
+    """
+    calls: list[tuple[str, AttentionCall]] = []
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, part: Attends, call: AttentionCall) -> None:
+        calls.append((name, call))
+
+    with watch(first.model, keep), _outputs(first.model, kept):
+        _run(first, batch)
+    layers: list[LayerApart] = []
+    others: dict[str, Tensor] = {}
+
+    def compare(name: str, part: Attends, call: AttentionCall) -> None:
+        if len(layers) == len(calls) or calls[len(layers)][0] != name:
+            raise SpecError(f"--diff: the two run otherwise: {name} attends in the second alone")
+        before = calls[len(layers)][1]
+        calls[len(layers)] = (name, call)  # the first's is no longer needed
+        layers.append(_layer(name, before, call, options))
+
+    with watch(second.model, compare), _outputs(second.model, others):
+        _run(second, batch)
+    if len(layers) < len(calls):
+        raise SpecError("--diff: the two run otherwise: the first attends more often")
+    parts = {name: _change(y, others[name]) for name, y in kept.items() if name in others}
+    return Apart(first.name, second.name, layers, parts)
+
+
+def check_same(first: Loaded, second: Loaded) -> None:
+    """Raise `SpecError` where the two, up to their last layers, have weights of other names or
+    shapes.
+    """
+    ours, theirs = (_body(loaded.model) for loaded in (first, second))
+    for name in dict.fromkeys([*ours, *theirs]):
+        if name not in ours or name not in theirs:
+            side = "first" if name in ours else "second"
+            raise SpecError(
+                f"--diff: {name} is in the {side} alone: the two are not of one structure"
+            )
+        if ours[name].shape != theirs[name].shape:
+            raise SpecError(
+                f"--diff: {name} is {list(ours[name].shape)} in the first and"
+                f" {list(theirs[name].shape)} in the second: the two are not of one structure"
+            )
+
+
+def _body(model: Model) -> dict[str, Tensor]:
+    """The weights before the layers that a new task draws anew."""
+    last = model.output_layers()
+    return {name: x for name, x in model.state_dict().items() if not below(name, last)}
+
+
+def _run(loaded: Loaded, batch: Batch) -> None:
+    with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+        loaded.model(*loaded.model.arguments({n: t.to(loaded.device) for n, t in batch.items()}))
+
+
+@contextmanager
+def _outputs(model: Any, kept: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, what each part of the model's blocks gives is kept by name."""
+
+    def keep(name: str) -> Any:
+        def hook(module: Module, inputs: Any, output: Any) -> None:
+            if torch.is_tensor(output):
+                kept[name] = output
+
+        return hook
+
+    hooks = [part.register_forward_hook(keep(name)) for name, part in model.parts().items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layer(name: str, one: AttentionCall, two: AttentionCall, options: DiffOptions) -> LayerApart:
+    """The heads of one call of each."""
+    if one.q.shape[:3] != two.q.shape[:3] or one.k.shape[2] != two.k.shape[2]:
+        raise SpecError(
+            f"--diff: {name}: {_sizes(one)} and {_sizes(two)}: other heads or positions"
+        )
+    first, second = Stream(one), Stream(two)
+    outputs = torch.stack([_change(a, b) for a, b in _by_head(first, second)])
+    sums = _Sums(first, second, options.resolution)
+    bits = None if first.signed else (sums.nats / (first.queries * math.log(2))).float()
+    partners = None
+    if not first.signed and first.heads > 1:
+        partners, _ = matched(first, second)
+    return LayerApart(name, bits, outputs, partners, sums.maps.blocks())
+
+
+def _sizes(call: AttentionCall) -> str:
+    heads, queries = call.q.shape[1:3]
+    return f"{heads} heads x {queries} queries x {call.k.shape[2]} keys"
+
+
+def _by_head(first: Tiled, second: Tiled) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each head's output (1, T, E) in both."""
+    rows = torch.arange(first.queries)
+    for head in range(first.heads):
+        own = slice(head, head + 1)
+        yield first.outputs(own, rows), second.outputs(own, rows)
+
+
+def _change(one: Tensor, two: Tensor) -> Tensor:
+    """()   the length of the difference, as a part of the mean of both; 0 for equal ones."""
+    a, b = one.detach().double().cpu(), two.detach().double().cpu()
+    if a.shape != b.shape:
+        return torch.tensor(math.nan)
+    size = (a.norm() + b.norm()) / 2
+    change: Tensor = ((a - b).norm() / size if bool(size) else size).float()
+    return change
+
+
+class _Sums:
+    """Summed over queries: (H,) nats of divergence, and maps of the second's weights minus the
+    first's.
+    """
+
+    def __init__(self, first: Tiled, second: Tiled, resolution: int) -> None:
+        self.first, self.second = first, second
+        self.nats = torch.zeros(first.heads, dtype=torch.float64)
+        self.maps = Maps((first.heads, first.queries, first.keys), resolution, signed=True)
+        for start in range(0, first.queries, ROWS):
+            self._rows(torch.arange(start, min(start + ROWS, first.queries)))
+        self.nats.clamp_(min=0)
+
+    def _rows(self, rows: Tensor) -> None:
+        one, two = self.first.of(rows), self.second.of(rows)
+        both = Queries(one.rows, one.places, min(one.start, two.start), max(one.stop, two.stop))
+        for keys in spans(both, self.maps.columns):
+            seen, other = self.first.seen(one, keys), self.second.seen(two, keys)
+            either = None if seen is None or other is None else seen | other
+            if either is not None and not bool(either.any()):
+                continue
+            self.maps.count(rows, keys, either)
+            for heads in self.first.chunks(self.first.heads, 2 * len(rows), keys):
+                p = self.first.tile(one, heads, keys, seen).weights
+                q = self.second.tile(two, heads, keys, other).weights
+                if not self.first.signed:
+                    self.nats[heads] += _nats(p, q)
+                self.maps.add(rows, heads, keys, q - p)
+        if self.first.signed:
+            return
+        outside = [tiled.outside(rows) for tiled in (self.first, self.second)]
+        if any(each is not None for each in outside):
+            p, q = (
+                torch.zeros(self.first.heads, len(rows)) if each is None else each.exp()
+                for each in outside
+            )
+            self.nats += _nats(p[..., None], q[..., None])
+
+
+def _nats(p: Tensor, q: Tensor) -> Tensor:
+    """(h, R, C) twice -> (h,)   a tile's part of the Jensen-Shannon divergences."""
+    middle = (p + q) / 2
+    each = (torch.special.xlogy(p, p) + torch.special.xlogy(q, q)) / 2
+    nats: Tensor = (each - torch.special.xlogy(middle, middle)).double().sum((1, 2)).cpu()
+    return nats

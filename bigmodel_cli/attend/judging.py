@@ -1,0 +1,140 @@
+"""A user's inputs with targets, so that the task's own loss says how well a model does on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.console import counted, say
+from bigmodel_cli.data import (
+    Prompts,
+    Reader,
+    Sources,
+    Tokenizer,
+    input_of,
+    load_tokenizer,
+)
+from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import DataError
+from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
+from bigmodel_cli.generation.excluding import Excluding
+from bigmodel_cli.generation.text import Decoding, longest_text, write
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.tasks import TASKS, Batch, Task, build_task
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An input as the rows of a batch with targets, on the model's device.
+
+    `answer` is the model's own in words, where that is the target.
+    """
+
+    given: str
+    batch: Batch
+    answer: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Several where the task draws what it hides."""
+        return len(next(iter(self.batch.values())))
+
+
+def judge_of(loaded: Loaded) -> Task:
+    """The task whose loss is measured: the model's own, or, where that compares it with another
+    model, the one that its head was made for.
+    """
+    if not loaded.task.needs_reference:
+        return loaded.task
+    return build_task(TASKS[loaded.spec.task.head()].for_predictions(), loaded.info)
+
+
+def judged(
+    loaded: Loaded, task: Task, inputs: Sequence[str], target: str | None = None
+) -> list[Judged]:
+    """Each input with its targets: of a decoder or a masked model the text itself, else the
+    model's own answer.
+
+    An encoder-decoder is given `target`, or what it writes itself. Raises `DataError` for an input
+    that cannot be read.
+    """
+    found, reader, cuts = [], _reader(loaded), 0
+    for number, given in enumerate(inputs, 1):
+        place = "the input" if len(inputs) == 1 else f"input {number}"
+        content, truncated = reader.read(given, place)
+        cuts += truncated
+        batch = {n: t.to(loaded.device) for n, t in reader.batch([content]).items()}
+        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+            if loaded.model.is_encoder_decoder:
+                found.append(_with_target(loaded, given, batch, target))
+            else:
+                found.append(_with_answer(loaded, task, given, batch))
+    if cuts:
+        say(f"{counted(cuts, 'input is', 'inputs are')} cut: the model reads {reader.most}")
+    return found
+
+
+def read_alone(loaded: Loaded, given: str) -> Batch:
+    """An input as a batch of one row, without targets. Raises `DataError`."""
+    reader = _reader(loaded)
+    return dict(reader.batch([reader.read(given, "the input")[0]]))
+
+
+def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Tensor, Tensor]:
+    """(items,) float64 twice: the mean loss of each of several inputs, of as many rows each, and
+    over how many targets it is.
+    """
+    sums, counts = task.score(outputs, batch)[0]["loss"]
+    sums, counts = (x.double().view(items, -1).sum(1).cpu() for x in (sums, counts))
+    return sums / counts.clamp(min=1), counts
+
+
+def _reader(loaded: Loaded) -> Reader:
+    """What reads the inputs of this model, as `predict` does."""
+    if loaded.model.is_encoder_decoder:
+        return source_reader(loaded)
+    if loaded.model.can_generate:
+        return Prompts(load_tokenizer(loaded.assets), loaded.model.limit, loaded.spec.data)
+    return input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
+
+
+def _with_answer(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
+    batch = task.asked(batch)
+    outputs = task.forward(loaded.model, batch, training=False)
+    answer = task.foremost(outputs)[1] if task.labels else ""
+    return Judged(given, task.answered(outputs, batch), answer)
+
+
+def _with_target(loaded: Loaded, given: str, batch: Batch, target: str | None) -> Judged:
+    """With `target`, or the text that the model writes; what it begins with is no target."""
+    tokenizer = load_tokenizer(loaded.assets)
+    first, end = _begin(loaded, tokenizer, batch), tokenizer.end_of_text
+    assert end is not None
+    if target is None:
+        most = longest_text(loaded, Decoding())
+        generator = loaded.model.generator(*loaded.model.source(batch))
+        reading = Excluding(generator, tokenizer.never, tokenizer.never_first)
+        start = torch.tensor([first], device=loaded.device)
+        stops = tokenizer.stops
+        ((best, *_),) = write(loaded, reading, start, Decoding(), [0], most, stops, 0.0, None)
+        own, text = best.tokens, tokenizer.decode(best.tokens)
+        own = [*own, end] if best.ended else own
+    else:
+        room = loaded.model.max_len + 1 - len(first)
+        (own, truncated), text = Sources(tokenizer, room).read(target, "--target"), ""
+        if truncated:
+            raise DataError(
+                f"--target: too long: the model writes {room:,} tokens, the end included"
+            )
+    row = torch.tensor([[*first, *own]], device=loaded.device)
+    learnt = torch.arange(row.shape[1], device=loaded.device)[None] >= len(first)
+    return Judged(given, {**batch, "target": row, "loss_mask": learnt}, text)
+
+
+def _begin(loaded: Loaded, tokenizer: Tokenizer, batch: Batch) -> list[int]:
+    """The tokens that the target begins with, the language as the model hears it."""
+    first = target_begins(loaded, tokenizer)
+    generator = loaded.model.generator(*loaded.model.source(batch))
+    return [int(t) for t in begun(generator, first, 1, tokenizer.languages, loaded.device)[0]]

@@ -1,0 +1,243 @@
+"""Layers of a look, made while the model runs: one call of attention at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bigmodel_cli.attend.capture import watch
+from bigmodel_cli.attend.classes import letters
+from bigmodel_cli.attend.look import Layer, Side
+from bigmodel_cli.attend.statistics import Pass
+from bigmodel_cli.attend.stream import Stream
+from bigmodel_cli.attend.sums import Sums
+from bigmodel_cli.attend.tiles import ROWS, Tiled, spans
+from bigmodel_cli.device import full_precision
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parts.contract import Attends
+from bigmodel_cli.parts.watched import AttentionCall
+
+Sides = Callable[[str, AttentionCall], tuple[Side, Side]]
+"""The name of a part and its call -> what its queries and keys are."""
+MOST_WEIGHTS = 1 << 28
+"""Most weights of a layer that are kept: 1 GiB."""
+VALUES = 4096
+"""Values whose lengths are computed at once."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for.
+
+    `layers` are numbers of those that attend, in the order of the forward pass (all when None);
+    `heads` are chosen ones (layer, head), whose tensors are `kept`. `query` and `key` are positions
+    (from the end where negative), `top` the number of heaviest keys kept of each query, `rows` the
+    number of queries that are drawn with `seed`, `resolution` the most blocks to a map's side.
+    With `dense` all weights of the chosen heads are kept, or of all heads where none is chosen.
+    """
+
+    layers: Collection[int] | None = None
+    heads: Collection[tuple[int, int]] = ()
+    query: int = -1
+    key: int | None = None
+    top: int = 0
+    rows: int | None = None
+    seed: int = 0
+    resolution: int = 128
+    dense: bool = False
+
+    def has(self, layer: int) -> bool:
+        """Whether a layer is looked at: chosen itself, or one of its heads."""
+        if self.layers is None:
+            return not self.heads or any(layer == own for own, _ in self.heads)
+        return layer in self.layers
+
+    def of(self, layer: int) -> list[int]:
+        """The heads of a layer that are chosen."""
+        return [head for own, head in self.heads if own == layer]
+
+
+@dataclass
+class Found:
+    """What a run has shown: layers with the sums behind their figures; how many calls there were.
+
+    `output` is what the model returned.
+    """
+
+    layers: list[tuple[Layer, Sums]] = field(default_factory=list)
+    calls: list[tuple[str, int]] = field(default_factory=list)  # names, and how many heads
+    output: Any = None
+
+    def join(self, other: Found) -> Found:
+        """`other`, the next window of a text, with the figures of both."""
+        joined = []
+        for (_, before), (layer, sums) in zip(self.layers, other.layers, strict=True):
+            sums.join(before)
+            figures = sums.statistics(layer.heads)
+            named = letters(figures, len(layer.queries), len(layer.keys), layer.causal)
+            joined.append((replace(layer, statistics=figures, letters=named), sums))
+        return Found(joined, other.calls, other.output)
+
+
+def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted) -> Found:
+    """Run a model of a batch of one and look at its attention."""
+    found, times = Found(), dict[str, int]()
+
+    def each(name: str, part: Attends, call: AttentionCall) -> None:
+        times[name] = times.get(name, 0) + 1
+        title = name if times[name] == 1 else f"{name} ({times[name]})"
+        number = len(found.calls)
+        heads = call.q.shape[1] // (1 if call.minus is None else 2)
+        found.calls.append((title, heads))
+        if wanted.has(number):
+            with torch.no_grad(), full_precision(call.q.device):
+                found.layers.append(layer_of(title, number, part, call, sides(name, call), wanted))
+
+    with watch(model, each):
+        found.output = run()
+    return found
+
+
+def layer_of(
+    name: str,
+    number: int,
+    part: Attends,
+    call: AttentionCall,
+    sides: tuple[Side, Side],
+    wanted: Wanted,
+) -> tuple[Layer, Sums]:
+    """What the first row of a call shows, and the sums behind its figures."""
+    stream = Stream(call)
+    chosen = wanted.of(number)
+    if chosen and max(chosen) >= stream.heads:
+        raise SpecError(
+            f"--heads: {number}.{max(chosen)}: the heads of layer {number} are 0 to"
+            f" {stream.heads - 1}"
+        )
+    kind = "cross" if call.memory else "self"
+    layer, sums = tiled_layer(name, kind, stream, sides, wanted, sizes_of(part, call))
+    weights = None
+    if wanted.dense:
+        heads = chosen or list(range(stream.heads))
+        weights = torch.tensor(heads), weights_of(stream, heads)
+    return replace(layer, kept=stream.kept(chosen), number=number, weights=weights), sums
+
+
+def tiled_layer(
+    name: str,
+    kind: str,
+    tiled: Tiled,
+    sides: tuple[Side, Side],
+    wanted: Wanted,
+    sizes: Tensor | None = None,
+) -> tuple[Layer, Sums]:
+    """A layer of weights that come in tiles, of attention or of another mixer (`Dense`).
+
+    `sizes` (H, S) are the lengths of values in the stream, where they are defined.
+    """
+    queries, keys = sides
+    ids = None if kind == "cross" or keys.ids is None else torch.tensor(list(keys.ids))
+    rows = None
+    if wanted.rows is not None and wanted.rows < tiled.queries:
+        drawn = torch.Generator().manual_seed(wanted.seed)
+        rows = torch.randperm(tiled.queries, generator=drawn)[: wanted.rows].sort().values
+    seen = Pass(
+        tiled,
+        own=kind != "cross",
+        ids=ids,
+        sizes=sizes,
+        rows=rows,
+        resolution=wanted.resolution,
+        top=wanted.top,
+    )
+    maps = seen.maps.blocks()
+    assert maps is not None
+    figures, query = seen.statistics(), _place(wanted.query, tiled.queries)
+    read, key = row_of(tiled, query), None
+    if wanted.key is not None:
+        key = _place(wanted.key, tiled.keys)
+    layer = Layer(
+        name,
+        kind,
+        queries,
+        keys,
+        tiled.causal,
+        figures,
+        maps,
+        query,
+        read,
+        seen.per_key(),
+        None if sizes is None else read * sizes,
+        seen.top if wanted.top else None,
+        seen.difference,
+        letters(figures, tiled.queries, tiled.keys, tiled.causal),
+        tiled.signed,
+        rows,
+        key,
+        None if key is None else column_of(tiled, key),
+    )
+    return layer, seen.sums
+
+
+def _place(wanted: int, count: int) -> int:
+    """A position; the last one where this side has no such position."""
+    return wanted % count if -count <= wanted < count else count - 1
+
+
+def row_of(tiled: Tiled, query: int) -> Tensor:
+    """(H, S)   what a query reads."""
+    found = torch.zeros(tiled.heads, tiled.keys)
+    queries = tiled.of(torch.tensor([query]))
+    for keys in spans(queries):
+        seen = tiled.seen(queries, keys)
+        for heads in tiled.chunks(tiled.heads, 1, keys):
+            found[heads, keys] = tiled.tile(queries, heads, keys, seen).weights[:, 0].to(found)
+    return found
+
+
+def weights_of(tiled: Tiled, heads: Sequence[int]) -> Tensor:
+    """(N, T, S)   all weights of some heads."""
+    size = len(heads) * tiled.queries * tiled.keys
+    if size > MOST_WEIGHTS:
+        raise SpecError(
+            f"--data: the weights of {len(heads)} heads of a layer are {size:,} numbers; choose a"
+            " few heads: --heads LAYER.HEAD"
+        )
+    whole = torch.zeros(len(heads), tiled.queries, tiled.keys)
+    for start in range(0, tiled.queries, ROWS):
+        rows = torch.arange(start, min(start + ROWS, tiled.queries))
+        queries = tiled.of(rows)
+        for keys in spans(queries):
+            seen = tiled.seen(queries, keys)
+            for place, head in enumerate(heads):
+                tile = tiled.tile(queries, slice(head, head + 1), keys, seen)
+                whole[place, start : start + len(rows), keys] = tile.weights[0].to(whole)
+    return whole
+
+
+def column_of(tiled: Tiled, key: int) -> Tensor:
+    """(H, T)   what each query reads of a key."""
+    found, keys = torch.zeros(tiled.heads, tiled.queries), slice(key, key + 1)
+    for start in range(0, tiled.queries, ROWS):
+        rows = torch.arange(start, min(start + ROWS, tiled.queries))
+        queries = tiled.of(rows)
+        if not queries.start <= key < queries.stop:
+            continue
+        seen = tiled.seen(queries, keys)
+        for heads in tiled.chunks(tiled.heads, len(rows), keys):
+            weights = tiled.tile(queries, heads, keys, seen).weights
+            found[heads, rows[0] : rows[-1] + 1] = weights[..., 0].to(found)
+    return found
+
+
+def sizes_of(part: Attends, call: AttentionCall) -> Tensor | None:
+    """(H, S)   the lengths of the first row's values in the stream; None where not defined."""
+    found = []
+    for start in range(0, call.v.shape[2], VALUES):
+        sizes = part.value_sizes(call.v[:1, :, start : start + VALUES].detach())
+        if sizes is None:
+            return None
+        found.append(sizes[0])
+    return torch.cat(found, -1).cpu()

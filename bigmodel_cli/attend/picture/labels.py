@@ -1,0 +1,33 @@
+"""The names of positions along an axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bigmodel_cli.attend.heads import label
+from bigmodel_cli.attend.look import Side
+from bigmodel_cli.attend.picture.sheet import width_of
+from bigmodel_cli.pictures import plain_names
+
+PITCH = 25
+"""Pixels from one token's label to the next, at least."""
+LABEL, SIZE = 14, 5.6
+"""Columns of a token's label, and its size in points."""
+
+
+def named(side: Side, block: int, count: int, cell: int) -> list[tuple[float, str]]:
+    """The labels of so many cells of an axis, each of `block` positions, with the middle of each
+    cell: all where they fit, else every n-th with its position.
+    """
+    step = math.ceil(PITCH / cell)
+    places = range(0, count, step)
+    names = plain_names([label(side.labels[place * block], LABEL) for place in places])
+    if step > 1 or block > 1:
+        names = [f"{place * block:,} {name}" for place, name in zip(places, names, strict=True)]
+    return [(place + 0.5, name) for place, name in zip(places, names, strict=True)]
+
+
+def label_width(names: Sequence[str], size: float, family: str) -> float:
+    """Pixels that the widest of some labels takes."""
+    return max((width_of(name, size, family) for name in names), default=0.0)

@@ -1,0 +1,174 @@
+"""What one position reads: the text shaded by the mean of the heads, and each head's row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bigmodel_cli.attend.colours import CLASSES, hexadecimal, ink_on, sequential
+from bigmodel_cli.attend.heads import label
+from bigmodel_cli.attend.look import Layer, Look
+from bigmodel_cli.attend.picture.frame import (
+    LEAST_WIDTH,
+    PictureOptions,
+    draw_caption,
+    draw_header,
+    facts_of,
+    finish,
+)
+from bigmodel_cli.attend.picture.labels import LABEL, SIZE, label_width, named
+from bigmodel_cli.attend.picture.maps import (
+    Array,
+    Scale,
+    cells,
+    draw_bar,
+    draw_map,
+    kind_of,
+    pooled,
+    signed,
+)
+from bigmodel_cli.attend.picture.sheet import (
+    GREY,
+    MARGIN,
+    MONO,
+    POINT,
+    Sheet,
+    array_of,
+    width_of,
+)
+from bigmodel_cli.pictures import plain_names
+
+ROOM = 1900
+"""Pixels of a row of keys, where they are many."""
+ROWS = (10, 26)
+"""Pixels of a head's row, at least and at most."""
+HIGH = 1500
+MOST_TEXT = 400
+"""Tokens of which a text is shown."""
+TEXT = 7.0
+
+
+def draw_query(look: Look, chosen: Sequence[int], path: Path, options: PictureOptions) -> None:
+    """What the query reads, for each side that is looked at from one side."""
+    groups: dict[tuple[str, int, str], list[int]] = {}
+    for place in chosen:
+        layer = look.layers[place]
+        groups.setdefault((kind_of(layer), layer.query, str(signed(layer))), []).append(place)
+    sheet = Sheet()
+    width = max(LEAST_WIDTH, *(_wide(look.layers[own[0]]) for own in groups.values()))
+    y = draw_header(sheet, look, width, facts_of(look, [look.layers[p] for p in chosen]))
+    for own in groups.values():
+        y = _draw_group(sheet, y, look, own, width, options) + 50
+    how = (
+        "Each row of a map is a head, each column a key; the text is shaded by the mean over the"
+        " heads that are not sinks, as a part of the darkest."
+    )
+    finish(sheet, path, width, draw_caption(sheet, y - 20, look, width, how))
+
+
+def _wide(layer: Layer) -> float:
+    _, size = cells(len(layer.keys), ROOM)
+    return min(size, 60) * math.ceil(len(layer.keys) / cells(len(layer.keys), ROOM)[0]) + 160
+
+
+def _draw_group(
+    sheet: Sheet, y: float, look: Look, own: Sequence[int], width: float, options: PictureOptions
+) -> float:
+    """The text of one side of keys, then the rows of all heads; returns the lowest edge."""
+    layers = [look.layers[place] for place in own]
+    first = layers[0]
+    (token,) = plain_names([label(first.queries.labels[first.query], 2 * LABEL)])
+    what = f"What position {first.query:,} ({token}) reads — {kind_of(first)}"
+    sheet.text(MARGIN, y + 14, what, 7.5, weight="bold")
+    y = _draw_text(sheet, y + 50, layers, width) + 40
+    return _draw_rows(sheet, y, own, layers, options)
+
+
+def mean_read(layers: Sequence[Layer]) -> Array:
+    """(S)   the mean over heads that are not sinks (over all where all are) of what the query
+    reads, times |v W_O| where it is known.
+    """
+    total = np.zeros(len(layers[0].keys))
+    for without in (True, False):
+        for layer in layers:
+            moved = layer.moved if not signed(layer) else None
+            values = np.abs(array_of(layer.read if moved is None else moved))
+            for head in range(layer.heads):
+                if not (without and layer.letters[head : head + 1] == "s"):
+                    row = np.nan_to_num(values[head])
+                    total += row / max(row.sum(), 1e-30)
+        if total.any():
+            break
+    return total
+
+
+def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float) -> float:
+    """The keys as a text, each on the colour of what is read of it."""
+    side = layers[0].keys
+    weights = mean_read(layers)
+    last = layers[0].query + 1 if layers[0].causal else len(side)
+    begin = max(0, last - MOST_TEXT)
+    names = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
+    peak = max(float(weights[begin:last].max(initial=0)), 1e-30)
+    high, x = 1.7 * TEXT * POINT, float(MARGIN)
+    if begin:
+        sheet.text(x, y + high / 2, f"the last {MOST_TEXT} of {last:,} tokens:", 6, color=GREY)
+        y += high
+    boxes, colours = [], []
+    for name, weight in zip(names, weights[begin:last], strict=True):
+        wide = width_of(name, TEXT, MONO) + 8
+        if x + wide > MARGIN + width:
+            x, y = float(MARGIN), y + high + 4
+        colour = sequential(0.75 * float(weight) / peak)
+        boxes.append((x, y, wide, high))
+        colours.append(hexadecimal(colour))
+        ink = hexadecimal(ink_on(colour))
+        sheet.text(x + 4, y + high / 2, name, TEXT, family=MONO, color=ink)
+        x += wide + 3
+    sheet.boxes(boxes, colours)
+    return y + high
+
+
+def _draw_rows(
+    sheet: Sheet, y: float, own: Sequence[int], layers: Sequence[Layer], options: PictureOptions
+) -> float:
+    """A map of heads by keys, with its scale."""
+    values = np.concatenate([_rows(layer) for layer in layers])
+    kind = signed(layers[0])
+    limit = float(np.nanmax(np.abs(values), initial=0.0)) if kind else 1.0
+    scale = Scale(len(layers[0].keys), limit or 1.0, kind)
+    by, cell = cells(values.shape[1], ROOM)
+    cell = min(cell, 60)
+    values = pooled(values, 1, by)
+    down = min(ROWS[1], max(ROWS[0], HIGH // len(values)))
+    x, row = float(MARGIN + 140), 0
+    for place, layer in zip(own, layers, strict=True):
+        part = values[row : row + layer.heads]
+        top = y + row * down + 6 * own.index(place)
+        draw_map(sheet, x, top, part, scale, (cell, down))
+        named_at = top + layer.heads * down / 2
+        sheet.text(x - down - 14, named_at, f"layer {place}", 6, ha="right")
+        if down >= 16:
+            for head, letter in enumerate(layer.letters):
+                sheet.chip(x - down - 4, top + head * down + 1, down - 2, letter, CLASSES[letter])
+        row += layer.heads
+    y += row * down + 6 * len(own)
+    below = named(layers[0].keys, by, values.shape[1], cell)
+    for middle, name in below:
+        at = x + middle * cell
+        sheet.text(at, y + 10, name, SIZE, ha="right", family=MONO, upwards=True)
+    y += label_width([name for _, name in below], SIZE, MONO) + 40
+    what = "signed weight" if kind else f"attention weight; log scale, T = {scale.keys:,}"
+    what += f", {'largest'} of each {by} keys" if by > 1 else ""
+    return draw_bar(sheet, MARGIN, y, scale, 640, what)
+
+
+def _rows(layer: Layer) -> Array:
+    """(H, S)   what the query reads; NaN for keys that it does not see."""
+    values = array_of(layer.read).copy()
+    if layer.causal and layer.kind != "cross":
+        values[:, layer.query + 1 :] = np.nan
+    return values

@@ -1,0 +1,104 @@
+"""The times of words in a recording, of a model's own reading of it."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel_cli.attend.pairs import Pair, crossings
+from bigmodel_cli.attend.times import (
+    MOST_HEADS,
+    Timed,
+    aligning_heads,
+    monotone_share,
+    path_times,
+    standing_out,
+    word_times,
+)
+from bigmodel_cli.console import columns_of, cut, one_line
+from bigmodel_cli.convert.generation import alignment_heads
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.loaded import Loaded
+
+
+@dataclass(frozen=True)
+class Times:
+    """When words are said; `heads` are the (layer, head) of cross-attention that told it, counted
+    in the decoder, and `rule` how they were chosen. `seconds` is how long a position lasts.
+    """
+
+    words: list[Timed]
+    rule: str
+    seconds: float
+    heads: list[tuple[int, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "rule": self.rule,
+            "seconds_per_position": self.seconds,
+            "heads": [f"{layer}.{head}" for layer, head in self.heads],
+            "words": [word.to_json() for word in self.words],
+        }
+
+
+def seconds_of(loaded: Loaded, frames: int, positions: int) -> float:
+    """How long a position of the encoder lasts, where a recording of so many frames has so many."""
+    sound = loaded.info.sound
+    assert sound is not None
+    return sound.hop / sound.rate * max(1, round(frames / positions))
+
+
+def times_of(pair: Pair) -> Times | None:
+    """The times of the words that an encoder-decoder wrote down; None where it wrote nothing.
+
+    Cross-attention of the heads that read the sound in order is warped to the frames (as in the
+    code of Whisper, Radford et al. 2022). Heads are those that the model was published with, else
+    the most monotone ones.
+    """
+    words, count = pair.words(), len(pair.tokens)
+    if not words:
+        return None
+    published = alignment_heads(pair.loaded.assets)
+    best: list[tuple[float, tuple[int, int], Tensor]] = []
+    frames, seconds = pair.batch["frames"].shape[1], 1.0
+    for layer, (_, weights, _) in enumerate(crossings(pair)):
+        seconds = seconds_of(pair.loaded, frames, weights.shape[-1])
+        real = max(1, math.ceil((pair.heard or 0.0) / seconds))  # without silence behind it
+        rows = weights[:, pair.begins - 1 : pair.begins + count, :real]
+        for head, share in enumerate(monotone_share(rows).tolist()):
+            if published is None or (layer, head) in published:
+                best.append((share, (layer, head), rows[head]))
+        if published is None:
+            best = heapq.nlargest(MOST_HEADS, best, key=lambda each: each[0])
+    rule = "the model's published alignment heads"
+    heads = sorted(head for _, head, _ in best)
+    if published is None:
+        heads = aligning_heads([(head, share) for share, head, _ in best])
+        rule = "the heads that read the sound most in order"
+    chosen = torch.stack([rows for _, head, rows in best if head in heads])
+    return Times(word_times(standing_out(chosen, seconds), words, seconds), rule, seconds, heads)
+
+
+def ctc_times(loaded: Loaded, logits: Tensor, lengths: Tensor, frames: int) -> Times:
+    """logits (1, T', V) of a CTC model -> the times of the words of the best path."""
+    best = logits[0, : int(lengths[0])].argmax(-1).tolist()
+    seconds = seconds_of(loaded, frames, logits.shape[1])
+    info, blank = loaded.info, logits.shape[-1] - 1
+    words = path_times(best, blank, info.classes, info.spelling, seconds)
+    return Times(words, "the likeliest unit of each position", seconds, [])
+
+
+def shown(table: Mapping[str, Any], width: int = 100) -> list[str]:
+    """Lines for a terminal of what `Times.to_json` gives: `0.42-0.80 word`, many to a line."""
+    lines, row = [f"words and their seconds, by {table['rule']}"], ""
+    for word in table["words"]:
+        part = f"{word['start']:.2f}-{word['end']:.2f} {one_line(word['word'])}"
+        if row and columns_of(f"{row}   {part}") > width:
+            lines.append(row)
+            row = ""
+        row = f"{row}   {part}" if row else part
+    return [*lines, cut(row, width)] if row else lines

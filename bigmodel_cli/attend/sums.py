@@ -1,0 +1,96 @@
+"""Figures of heads as sums and counts over queries, divided once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from bigmodel_cli.attend.look import Statistics
+from bigmodel_cli.lazy import Tensor, torch
+
+INTERVAL = 1.96
+"""Half a 95 % interval in standard errors."""
+
+
+@dataclass
+class Sums:
+    """By name: sums and sums of squares (H) of a figure over queries, and over how many.
+
+    `all` is how many queries there are, of which `looked` were looked at. `columns` (H, S) is the
+    weight that each key received, in parts of all of it.
+    """
+
+    all: int = 0
+    looked: int = 0
+    found: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    column: Tensor | None = None
+    column_half: Tensor | None = None
+
+    def add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
+        """Count a figure (H, R); `counted` (R) says of which queries, all when left out."""
+        values = values.double()
+        if counted is not None:
+            values = values[:, counted]
+        new = values.sum(1), values.square().sum(1), torch.tensor(float(values.shape[1]))
+        old = self.found.get(name)
+        self.found[name] = (
+            new if old is None else (old[0] + new[0], old[1] + new[1], old[2] + new[2])
+        )
+
+    def join(self, other: Sums) -> None:
+        """Add those of another window of the same text, of whose queries as many were looked at."""
+        for name, (total, squares, count) in other.found.items():
+            old = self.found.get(name)
+            new = (total, squares, count)
+            self.found[name] = (
+                new if old is None else (old[0] + total, old[1] + squares, old[2] + count)
+            )
+        if self.column is None or other.column is None:
+            self.column = other.column
+        else:
+            share = other.looked / (self.looked + other.looked)
+            self.column = (1 - share) * self.column + share * other.column
+        self.all, self.looked = self.all + other.all, self.looked + other.looked
+
+    def mean(self, name: str) -> Tensor | None:
+        """(H)   the mean; NaN where no query has the figure, None where it is not defined."""
+        if name not in self.found:
+            return None
+        total, _, count = self.found[name]
+        return (total / count).float()
+
+    def half(self, name: str) -> Tensor:
+        """(H)   half the 95 % interval of the mean, of a sample without replacement."""
+        total, squares, count = self.found[name]
+        if self.looked == self.all:
+            return torch.zeros_like(total).float()
+        if count < 2:
+            return torch.full_like(total, math.nan).float()
+        spread = ((squares - total.square() / count) / (count - 1)).clamp(min=0)
+        left = 1 - self.looked / self.all
+        return (INTERVAL * (spread / count * left).sqrt()).float()
+
+    def statistics(self, heads: int) -> Statistics:
+        """The figures of so many heads."""
+        unknown = torch.full((heads,), math.nan)
+        half = {name: self.half(name) for name in self.found} if self.looked < self.all else {}
+        if half and self.column_half is not None:
+            half["column"] = self.column_half
+
+        def known(name: str) -> Tensor:
+            mean = self.mean(name)
+            return unknown if mean is None else mean
+
+        return Statistics(
+            entropy=known("entropy"),
+            sink=known("sink"),
+            own=known("own"),
+            previous=known("previous"),
+            distance=known("distance"),
+            induction=known("induction"),
+            duplicate=known("duplicate"),
+            column=unknown if self.column is None else self.column.float(),
+            uniform=known("uniform"),
+            moved=self.mean("moved"),
+            half=half,
+        )

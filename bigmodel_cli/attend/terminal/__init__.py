@@ -1,0 +1,177 @@
+"""What `attend` shows by default: one screen for any model and any length.
+
+From the top: facts, the grid of all heads, the text (or image) shaded by what one query reads, the
+heads that tell most as small maps, and a sentence of caution. Everything takes plain data and a
+`Style`, and gives text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bigmodel_cli.attend.look import CAUTION, Look, Side
+from bigmodel_cli.attend.telling import RULE, Head, Reading, readings, telling
+from bigmodel_cli.attend.terminal.grid import grid
+from bigmodel_cli.attend.terminal.maps import CAPTIONS, scale_line, small_maps
+from bigmodel_cli.attend.terminal.reading import apart, heading, patches, shaded
+from bigmodel_cli.attend.terminal.style import (
+    BOLD,
+    Line,
+    Span,
+    Style,
+    beside,
+    rendered,
+    style_of,
+    width_of_line,
+)
+from bigmodel_cli.attend.terminal.words import label, safe, width_of, wrapped
+
+__all__ = ["Style", "show", "style_of"]
+NARROW, FEW = 90, 12
+"""Columns below which a scale is short, and lines below which a view has no maps."""
+MOST_MAP = 16
+TEXT_PART = 0.4
+"""Of the lines below the grid: those of the text, where it is long."""
+LEAST_MAP = CAPTIONS + 1 + 3
+"""Lines of the maps of heads: a heading, the captions, and some of the map itself."""
+
+
+def show(look: Look, width: int, height: int, style: Style) -> str:
+    """The view for a terminal of that many columns and lines, without a newline at the end.
+
+    It leaves the last line to the prompt, and nothing of it is wider than the terminal.
+    """
+    columns, lines = max(1, width), max(1, height - 1)
+    above = _facts(look, columns, lines, style)
+    caution = [[Span(line)] for line in wrapped(CAUTION, columns)]
+    if lines < FEW:
+        caution = caution[: max(0, lines - len(above) - 2)]
+    room = lines - len(above) - len(caution)
+    body = _body(look, columns, room, style) if look.layers else []
+    return rendered([*above, *body, *caution][:lines], columns, style)
+
+
+def _facts(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
+    """What was looked at, what came out, and what is to be known about it."""
+    parts = [safe(look.model, style.unicode), *_sizes(look, style)]
+    sinks = [layer.statistics.sink for layer in look.layers if not layer.signed]
+    shares = [float(x) for values in sinks for x in values if float(x) == float(x)]
+    if shares:
+        parts.append(f"sinks {100 * sum(shares) / len(shares):.0f} %")
+    if look.layers:
+        parts.append(f"P v = kernel to {look.difference:.0e}")
+    dot = style.sign(" · ", ", ")
+    most = 2 if lines >= FEW else 1
+    texts = wrapped(dot.join(parts), columns)[:most]
+    if look.answer:
+        texts += wrapped(f"answer: {safe(look.answer, style.unicode)}", columns)[:most]
+    notes = [line for note in look.notes for line in wrapped(safe(note, style.unicode), columns)]
+    room = max(0, min(4, lines - len(texts) - 4))
+    if len(notes) > room:
+        left = len(notes) - max(0, room - 1)
+        notes = [*notes[: max(0, room - 1)], f"({left} more lines of notes: --json)"][:room]
+    return [[Span(text)] for text in [*texts, *notes]][:lines]
+
+
+def _sizes(look: Look, style: Style) -> list[str]:
+    """The lengths of the sides, and how many layers and heads there are."""
+    sides: dict[tuple[str, int], Side] = {}
+    for layer in look.layers:
+        for side in (layer.keys, layer.queries):
+            sides.setdefault((side.name, len(side)), side)
+    parts = [_size(side, style) for side in list(sides.values())[:3]]
+    counts = [layer.heads for layer in look.layers]
+    if len(set(counts)) == 1:
+        parts.append(f"{len(counts)} layer{'s'[: len(counts) - 1]} x {counts[0]} heads")
+    elif counts:
+        parts.append(f"{len(counts)} layers, {sum(counts)} heads")
+    return parts
+
+
+def _size(side: Side, style: Style) -> str:
+    name = label(side.name, 16, style.unicode)
+    if side.grid is None:
+        return f"{name} {len(side):,} {'positions' if side.seconds else 'tokens'}"
+    also = f" + {side.first}" if side.first else ""
+    return f"{name} {side.grid[0]} x {side.grid[1]}{also} patches"
+
+
+def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
+    """The grid, the reading and the maps, in so many lines."""
+    found = readings(look)
+    images = bool(found) and all(reading.keys.grid is not None for reading in found)
+    least = 2 + (1 if style.colours else 2) * max(1, len(found))
+    wanted = room - least - LEAST_MAP if room >= FEW else room - least
+    heads = grid(look, columns, wanted, style) or grid(look, columns, room, style)
+    left = room - len(heads)
+    gaps = left >= LEAST_MAP + least + 6
+    space: list[Line] = [[]] if gaps else []
+    left -= 3 * len(space)
+    if images:
+        return [*heads, *space, *_image(look, found[0], columns, left, style), *space]
+    small = left < least + LEAST_MAP
+    text_room = left if small else min(max(least, round(TEXT_PART * left)), left - LEAST_MAP)
+    text = _texts(look, found, columns, text_room, style)
+    maps = _maps(look, columns, left - len(text), style)
+    return [*heads, *space, *text, *space, *maps, *space]
+
+
+def _texts(
+    look: Look, found: Sequence[Reading], columns: int, room: int, style: Style
+) -> list[Line]:
+    lines: list[Line] = []
+    for number, reading in enumerate(found):
+        each = (room - len(lines)) // (len(found) - number)
+        head = heading(reading, _query(look, reading, style), columns, style, len(found) > 1)
+        text = shaded(reading, columns, each - len(head), style)
+        if text:
+            lines += [*head, *text]
+    return lines
+
+
+def _query(look: Look, reading: Reading, style: Style) -> str:
+    """The query in words."""
+    side = look.layers[-1].queries
+    text = repr(label(side.labels[reading.query], 20, style.unicode).strip())
+    if side.grid is not None and reading.query >= side.first:
+        row, column = divmod(reading.query - side.first, side.grid[1])
+        return f"patch {row},{column}"
+    last = reading.query == len(side) - 1 and len(side) > 1
+    return f"the last token {text}" if last else f"{text} (position {reading.query:,})"
+
+
+def _maps(look: Look, columns: int, room: int, style: Style) -> list[Line]:
+    if room < LEAST_MAP:
+        return []
+    heads = telling(look)
+    body = small_maps(look, heads, columns, min(room, MOST_MAP) - 1, style)
+    return [_telling(look, heads, columns, style), *body] if body else []
+
+
+def _telling(look: Look, heads: Sequence[Head], columns: int, style: Style) -> Line:
+    """How the maps were chosen and what their colours mean."""
+    scale = scale_line(look, heads, style, 2 if columns > NARROW else 1)
+    blocks = [look.layers[head.layer].blocks for head in heads]
+    what = "block maximum" if any(b.rows > 1 or b.columns > 1 for b in blocks) else "weight"
+    text = f"telling heads by {RULE}"
+    for words in (f"{text}, query down, {what}:", f"{text}, {what}:", text, "telling heads"):
+        if width_of(words) + width_of_line(scale) <= columns:
+            return [Span(words, stress=BOLD), *scale]
+    return [Span(label(text, columns, style.unicode))]
+
+
+def _image(look: Look, reading: Reading, columns: int, room: int, style: Style) -> list[Line]:
+    """The patches that the query reads, over all heads and of those that tell most."""
+    head = heading(reading, _query(look, reading, style), columns, style)
+    special = apart(reading, columns, style)
+    above = [*head, *([special] if special else [])]
+    lines = min(room - len(above), MOST_MAP + 4)
+    if lines < 2:
+        return above[:room]
+    gap, count = 2, 5
+    wide = (columns - gap * (count - 1)) // count
+    own = patches(reading, wide, lines - CAPTIONS, style)
+    heads = telling(look)
+    others = small_maps(look, heads, columns - wide - gap, lines, style)
+    title: list[Line] = [[Span(label("all of them", wide, style.unicode))], []]
+    return [*above, *beside([[*title, *own], others], gap)]

@@ -1,0 +1,154 @@
+"""What `--ablate` found, as a table and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bigmodel_cli.attend.look import Look
+from bigmodel_cli.console import counted, one_line, table
+
+SHOWN = 24
+"""Rows of the table, of all heads that were tried: those worth most."""
+FIGURES = ("sink", "previous", "induction", "own", "entropy")
+"""Statistics that stand beside what a head is worth."""
+
+
+class Head(NamedTuple):
+    """A head by the number of its layer, among those that attend, and its own."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.head}"
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What cutting heads costs: a positive number is what they are worth.
+
+    `worth` is the fall of the answer's probability where there is one answer, else the rise of the
+    loss; `half` is half its 95 % interval over several inputs. `loss` is the rise of the loss, and
+    `probability` what the answer's is without the heads.
+    """
+
+    heads: tuple[Head, ...]
+    worth: float
+    half: float | None
+    loss: float
+    probability: float | None = None
+    letter: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The heads as the command line has them."""
+        return ",".join(map(str, self.heads))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        values: dict[str, Any] = {"head": self.name, "worth": self.worth, "loss_change": self.loss}
+        if self.half is not None:
+            values["low"], values["high"] = self.worth - self.half, self.worth + self.half
+        if self.probability is not None:
+            values["probability"] = self.probability
+        if self.letter:
+            values["class"] = self.letter
+        return {**values, **self.figures}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Heads ranked by what they are worth, and what they are worth `together`, if they were named.
+
+    `loss` (in `unit`) and `probability`, where there is one answer, are those of the whole model.
+    """
+
+    model: str
+    unit: str
+    loss: float
+    probability: float | None
+    answers: list[str]
+    inputs: int
+    replaced: str
+    heads: list[Worth]
+    together: Worth | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        values: dict[str, Any] = {
+            "model": self.model,
+            "inputs": self.inputs,
+            "replaced_by": self.replaced,
+            "unit": "probability" if self.probability is not None else self.unit,
+            "loss": self.loss,
+            "loss_unit": self.unit,
+        }
+        if self.probability is not None:
+            values["probability"] = self.probability
+        if any(self.answers):
+            values["answers"] = self.answers
+        values["heads"] = [each.to_json() for each in self.heads]
+        if self.together is not None:
+            values["together"] = self.together.to_json()
+        return values
+
+    def to_text(self) -> str:
+        """A table of at most 100 columns, the heads that are worth most first."""
+        sure = self.probability is not None
+        whole = (
+            f"probability {self.probability:.4f} of its answer"
+            if sure
+            else f"loss {self.loss:.4f} {self.unit}"
+        )
+        said = (
+            f" ({one_line(self.answers[0])[:40]!r})" if self.inputs == 1 and self.answers[0] else ""
+        )
+        first = (
+            f"{one_line(self.model)}: {whole}{said}; mean of {counted(self.inputs, 'input')};"
+            f" a head's output replaced by {self.replaced}"
+        )
+        shown = self.heads[:SHOWN]
+        figures = [name for name in FIGURES if any(name in each.figures for each in shown)]
+        several = any(each.half is not None for each in shown)
+        columns = ["head", *(["class"] if any(each.letter for each in shown) else []), "worth"]
+        columns += [*(["95 %"] if several else []), "loss", *(["probability"] if sure else [])]
+        rows = [
+            self._row(each, columns, figures)
+            for each in [*shown, *([self.together] if self.together is not None else [])]
+        ]
+        last = "worth: how much " + (
+            "less probable the answer is without it"
+            if sure
+            else f"the loss rises without it, in {self.unit}"
+        )
+        more = len(self.heads) - len(shown)
+        rest = [f"and {counted(more, 'head')} worth less (all with --json)"] if more else []
+        return "\n".join([first, "", table([*columns, *figures], rows), *rest, "", last])
+
+    def _row(self, each: Worth, columns: Sequence[str], figures: Sequence[str]) -> list[str]:
+        probability = "" if each.probability is None else f"{each.probability:.4f}"
+        cells = {
+            "head": "together" if each is self.together else each.name,
+            "class": each.letter,
+            "worth": f"{each.worth:+.4f}",
+            "95 %": "" if each.half is None else f"±{each.half:.4f}",
+            "loss": f"{each.loss:+.4f}",
+            "probability": probability,
+        }
+        own = [f"{each.figures[name]:.3f}" if name in each.figures else "" for name in figures]
+        return [*(cells[name] for name in columns), *own]
+
+
+def figures_of(look: Look | None, names: Sequence[str], head: Head) -> tuple[str, dict[str, float]]:
+    """The letter and the statistics of a head in a look at the same model, whose layers that attend
+    have these `names`; nothing without one.
+    """
+    layer = next((x for x in look.layers if x.name == names[head.layer]), None) if look else None
+    if layer is None:
+        return "", {}
+    values = {n: float(getattr(layer.statistics, n)[head.head]) for n in FIGURES}
+    letter = layer.letters[head.head] if layer.letters else ""
+    return letter, {name: value for name, value in values.items() if value == value}

@@ -1,0 +1,101 @@
+"""Alignment of words: sums and means of shares, the choice of a reading, lines for a terminal."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bigmodel_cli.attend.alignment import (
+    READS,
+    WRITES,
+    Alignment,
+    Reading,
+    agreement,
+    aligned,
+    by_words,
+    shown,
+)
+from bigmodel_cli.attend.words import Word
+
+SOURCE = [Word("the", 0, 1), Word("cat", 1, 3), Word("<end>", 3, 4, special=True)]
+TARGET = [Word("die", 0, 1), Word("Katze", 1, 3)]
+RIGHT = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.1, 0.5, 0.2, 0.2], [0.0, 0.2, 0.4, 0.4]])
+WRONG = torch.tensor([[0.0, 0.5, 0.5, 0.0], [0.9, 0.05, 0.05, 0.0], [1.0, 0.0, 0.0, 0.0]])
+EFFECT = torch.tensor([[2.0, 0.1, math.nan], [0.0, 1.0, math.nan], [-0.3, 3.0, math.nan]])
+
+
+def test_words_have_the_sum_of_keys_and_the_mean_of_queries() -> None:
+    weights = by_words(RIGHT, TARGET, SOURCE)
+    assert weights.tolist() == [
+        pytest.approx([0.7, 0.2, 0.1]), pytest.approx([0.05, 0.65, 0.3]),
+    ]  # fmt: skip
+    assert weights.sum(1).tolist() == pytest.approx([1, 1])
+
+
+def test_the_reading_is_taken_that_lies_on_what_matters() -> None:
+    readings = [
+        Reading("decoder.0.cross", WRITES, WRONG),
+        Reading("decoder.0.cross", READS, RIGHT),
+        Reading("decoder.1.cross", WRITES, torch.full((3, 4), 0.25)),
+    ]
+    found = aligned(readings, SOURCE, TARGET, EFFECT)
+    assert (found.layer, found.when) == ("decoder.0.cross", READS)
+    lost = [[2.0, 0.1], [0.0, 4.0]]  # the gain of -0.3 is no loss
+    by_hand = (0.7 * 2 + 0.2 * 0.1 + 0.65 * 4) / 6.1
+    assert found.agreement == pytest.approx(by_hand, abs=1e-6)
+    assert agreement(found.weights[:, :2], torch.tensor(lost)) == pytest.approx(by_hand, abs=1e-6)
+    assert found.pairs() == [
+        ("die", [("the", pytest.approx(0.7), pytest.approx(2.0))]),
+        ("Katze", [("cat", pytest.approx(0.65), pytest.approx(4.0))]),
+    ]
+    values = found.to_json()
+    assert values["pairs"][1] == {
+        "target": "Katze", "source": [{"word": "cat", "weight": 0.65, "nats": 4.0}],
+    }  # fmt: skip
+    assert values["agreement"] == round(by_hand, 4)
+
+
+def test_without_a_measurement_the_sharpest_layer_is_taken() -> None:
+    even = Reading("a", WRITES, torch.full((3, 4), 0.25))
+    sharp = Reading("b", WRITES, RIGHT)
+    sharper = Reading("b", READS, WRONG)
+    found = aligned([even, sharp, sharper], SOURCE, TARGET, None)
+    assert (found.layer, found.when, found.effect, found.agreement) == ("b", WRITES, None, None)
+    assert "agreement" not in found.to_json()
+    assert "nats" not in found.to_json()["pairs"][0]["source"][0]
+
+
+def made(count: int) -> Alignment:
+    weights = torch.eye(count)
+    names = [f"word{n}" for n in range(count)]
+    return Alignment(names, names, weights, "decoder.0.cross", WRITES, "", [True] * count)
+
+
+@pytest.mark.parametrize(("count", "width"), [(1, 100), (12, 80), (13, 80), (40, 100), (90, 60)])
+def test_the_table_keeps_to_its_lines_and_columns(count: int, width: int) -> None:
+    lines = shown(made(count).to_json(), width, 12)
+    assert len(lines) <= 14
+    assert max(map(len, lines[1:])) <= width
+    said = sum(line.count("<-") for line in lines)
+    left = count - said
+    assert (f"({left} more words: --json)" == lines[-1]) == (left > 0)
+    assert lines[1].split("<-")[0].strip() == "word0"
+    assert lines[1].split("<-")[1].split()[:2] == ["word0", "1.00"]
+
+
+def test_hostile_words_are_shown_as_escapes() -> None:
+    found = Alignment(
+        ["\x1b]52;x", "b"], ["\u202eevil"], torch.tensor([[1.0, 0.0]]), "x", READS, "", [True] * 2
+    )
+    text = "\n".join(shown(found.to_json()))
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert "\\x1b" in text
+
+
+def test_a_word_that_reads_special_tokens_alone_has_no_source() -> None:
+    weights = torch.tensor([[0.0, 0.0, 1.0]])
+    found = Alignment(["a", "b", "<end>"], ["x"], weights, "y", WRITES, "", [True, True, False])
+    assert found.pairs() == [("x", [])]
+    assert shown(found.to_json())[1] == "x <- -"
