@@ -112,7 +112,7 @@ def long(folder: Path, size: float, rank: int, count: int = 32_768) -> dict[str,
         unpacked = [timed(browser, f"attend.weights(0, {h})") for h in range(1, 4)]
         rows = torch.arange(count - 5000, count - 4744)
         times, errors = [], []
-        for first in (0, 9000, 20_000, count - 5200):
+        for first in (0, count // 4, count // 2, count - 5200):
             tile = f"{int(rows[0])}, {int(rows[-1]) + 1}, {first}, {first + 256}"
             times.append(timed(browser, f"attend.weights(0, 0).then(w => w.tile({tile}))"))
             found = browser.run(f"attend.weights(0, 0).then(w => Array.from(w.tile({tile})))")
