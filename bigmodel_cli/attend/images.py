@@ -12,9 +12,8 @@ from bigmodel_cli.attend.capture import watch
 from bigmodel_cli.attend.deletion import with_trial
 from bigmodel_cli.attend.gradcam import METHODS, class_of, grad_cam
 from bigmodel_cli.attend.heat import Heat, heat_over, picture_of
-from bigmodel_cli.attend.layers import Found, Wanted, layer_of
+from bigmodel_cli.attend.layers import Found, Wanted, check_choice, layer_of
 from bigmodel_cli.attend.look import Layer, Look
-from bigmodel_cli.attend.looking import check_choice
 from bigmodel_cli.attend.patches import in_patches, patches, position_of
 from bigmodel_cli.attend.rollout import ROLLOUT, rolled
 from bigmodel_cli.attend.stream import Stream
@@ -93,7 +92,7 @@ def _layers(
     if model.grid is None:
         return []
     parts, found = attending(model), Found(calls=[(n, _heads(call)) for n, call in calls.items()])
-    check_choice(found, wanted)
+    check_choice(found.calls, wanted)
     for number, (name, call) in enumerate(calls.items()):
         if not wanted.has(number):
             continue

@@ -190,6 +190,18 @@ def _place(wanted: int, count: int) -> int:
     return wanted % count if -count <= wanted < count else count - 1
 
 
+def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:
+    """Raise `SpecError` for a layer that the model does not have; `calls` are the parts that look,
+    each with how many heads it has.
+    """
+    count = len(calls)
+    chosen = [*(wanted.layers or ()), *(layer for layer, _ in wanted.heads)]
+    option = "--layers" if wanted.layers else "--heads"
+    for layer in chosen:
+        if not 0 <= layer < count:
+            raise SpecError(f"{option}: {layer}: the layers with attention are 0 to {count - 1}")
+
+
 def row_of(tiled: Tiled, query: int) -> Tensor:
     """(H, S)   what a query reads."""
     found = torch.zeros(tiled.heads, tiled.keys)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from bigmodel_cli.attend.images import ImageOptions, look_at_image
-from bigmodel_cli.attend.layers import Found, Wanted, found_in, layer_of
-from bigmodel_cli.attend.look import Layer, Look, Side
+from bigmodel_cli.attend.layers import Found, Wanted, check_choice, found_in
+from bigmodel_cli.attend.look import Layer, Look
 from bigmodel_cli.attend.runs import Prepared, prepare
-from bigmodel_cli.console import one_line
 from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.parts.contract import Attends, attending
-from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.parts.contract import attending
 
 
 def look_at(
@@ -47,21 +43,9 @@ def look_at(
 
 def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOptions) -> Look:
     """The region that decides the class, and the heads of a network of patches."""
-    counts: list[tuple[str, int]] = []
-
-    def describe(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:
-        number = len(counts)
-        counts.append((name, call.q.shape[1] // (1 if call.minus is None else 2)))
-        own = replace(wanted, query=query)
-        with torch.no_grad():
-            return layer_of(name, number, part, call, (side, side), own)[0]
-
-    look = look_at_image(loaded, path, options, describe)
-    check_choice(counts, wanted)
-    layers = [layer for layer in look.layers if wanted.has(layer.number or 0)]
-    check_positions(layers, replace(wanted, query=-1))
-    notes = [*look.notes, *_sampled(layers)]
-    return replace(look, layers=layers, notes=notes, title=one_line(Path(path).name))
+    look = look_at_image(loaded, path, options, wanted)
+    check_positions(look.layers, replace(wanted, query=-1))
+    return replace(look, notes=[*look.notes, *_sampled(look.layers)])
 
 
 def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
@@ -81,18 +65,6 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     extra = prepared.extra(found.output)
     answer = prepared.answer(found.output)
     return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
-
-
-def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:
-    """Raise `SpecError` for a layer that the model does not have; `calls` are the parts that attend,
-    each with how many heads it has.
-    """
-    count = len(calls)
-    chosen = [*(wanted.layers or ()), *(layer for layer, _ in wanted.heads)]
-    option = "--layers" if wanted.layers else "--heads"
-    for layer in chosen:
-        if not 0 <= layer < count:
-            raise SpecError(f"{option}: {layer}: the layers with attention are 0 to {count - 1}")
 
 
 def check_positions(layers: Sequence[Layer], wanted: Wanted) -> None:
