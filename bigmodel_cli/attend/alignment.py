@@ -53,18 +53,25 @@ class Alignment:
     effect: Tensor | None = None
     agreement: float | None = None
 
+    def links(self) -> list[tuple[int, int]]:
+        """(target word, source word) of all that are named, the heaviest first of each word."""
+        return [(row, column) for row in range(len(self.target)) for column in self._named(row)]
+
+    def _named(self, number: int) -> list[int]:
+        """The source words that are named of a target word."""
+        row = self.weights[number].masked_fill(~torch.tensor(self.real), 0.0)
+        order = row.argsort(descending=True, stable=True)[:MOST_NAMED].tolist()
+        return [n for n in order if row[n] > 0 and row[n] >= SECOND * row[order[0]]]
+
     def pairs(self) -> list[tuple[str, list[tuple[str, float, float | None]]]]:
         """Each target word with its source words, the heaviest first: (word, weight, nats lost)."""
         found = []
-        text = torch.tensor(self.real)
         for number, word in enumerate(self.target):
-            row = self.weights[number].masked_fill(~text, 0.0)
-            order = row.argsort(descending=True, stable=True)[:MOST_NAMED].tolist()
-            chosen = [n for n in order if row[n] > 0 and row[n] >= SECOND * row[order[0]]]
+            row = self.weights[number]
             lost = None if self.effect is None else self.effect[number]
             sources = [
                 (self.source[n], float(row[n]), None if lost is None else float(lost[n]))
-                for n in chosen
+                for n in self._named(number)
             ]
             found.append((word, sources))
         return found
