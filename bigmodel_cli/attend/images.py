@@ -8,13 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.attend.capture import watch
 from bigmodel_cli.attend.deletion import with_trial
 from bigmodel_cli.attend.gradcam import METHODS, class_of, grad_cam
 from bigmodel_cli.attend.heat import Heat, heat_over, picture_of
 from bigmodel_cli.attend.look import Layer, Look, Side
+from bigmodel_cli.attend.patches import in_patches, patches, position_of
 from bigmodel_cli.attend.rollout import ROLLOUT, rolled
+from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import one_line
 from bigmodel_cli.data import input_of
+from bigmodel_cli.device import full_precision
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -23,8 +28,10 @@ from bigmodel_cli.parts.contract import Attends, attending
 from bigmodel_cli.parts.watched import AttentionCall
 from bigmodel_cli.tasks import Task
 
-Describe = Callable[[str, Attends, AttentionCall, Side, int], Layer]
-"""Makes a layer of its name, part and call; the side is both axes', and the query a position."""
+Describe = Callable[[str, Attends, AttentionCall, Side, int], Layer | None]
+"""Makes a layer of its name, part and call, where it is wanted; the side is that of queries and
+keys, and the query a position.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,53 +49,87 @@ class ImageOptions:
 
 
 def look_at_image(
-    loaded: Loaded, path: str | Path, options: ImageOptions, describe: Describe | None = None
+    loaded: Loaded, given: str | Path, options: ImageOptions, describe: Describe | None = None
 ) -> Look:
     """What the model sees in an image's or a recording's file.
 
-    With `describe` its attention's layers are a part of it. Raises `DataError` for a file that
-    cannot be read, and `SpecError` for options that do not fit the model.
+    With `describe` the layers whose heads look at patches are a part of it. Raises `DataError` for
+    a file that cannot be read, and `SpecError` for options that do not fit the model.
     """
     reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
-    batch = reader.batch([reader.read(str(path), "the image")[0]])
+    batch = reader.batch([reader.read(str(given), "the image")[0]])
     image, model = batch["image"].to(loaded.device), loaded.model
+    notes = _refusals(model, options)
     calls, logits = calls_of(model, model.unmasked({"image": image}))
-    notes, layers = [], []
-    if model.grid is None:
-        if options.query is not None:
-            raise SpecError(
-                "--query: this network has no patches that look; leave it out, or name a class:"
-                " --class NAME"
-            )
-        if why := model.unseen_attention():
-            notes.append(
-                f"{why}, so that no head has a map of the whole image: what decides the class is"
-                " shown by Grad-CAM"
-            )
     heat = _heat(loaded, image, logits, calls, options)
-    if model.grid is not None and describe is not None:
-        found = attending(model)
-        for name, call in calls.items():
-            side = patches(call.q.shape[2], model.first, model.grid)
-            query = position_of(options.query, side)
-            layers.append(describe(name, found[name], call, side, query))
-    named = f"{loaded.name} ({loaded.spec.model.type})"
-    return Look(named, layers, heat.caption, [*notes, *heat.remarks], heat=heat)
+    layers = [] if describe is None else _layers(model, calls, options, describe)
+    notes += [*heat.remarks, *_read_by_all(model, layers, options)]
+    named, title = f"{loaded.name} ({loaded.spec.model.type})", one_line(Path(given).name)
+    return Look(named, layers, one_line(heat.caption), notes, heat=heat, title=title)
+
+
+def _refusals(model: Model, options: ImageOptions) -> list[str]:
+    """Why a network's attention is not shown. Raises `SpecError` for a query where none look."""
+    if model.grid is not None:
+        return []
+    if options.query is not None:
+        raise SpecError(
+            "--query: this network has no patches that look; leave it out, or choose the class that"
+            " is looked for: --class NAME"
+        )
+    why = model.unseen_attention()
+    return (
+        [
+            f"{why}, so that no head has a map of the whole image: what decides the class is shown"
+            " by Grad-CAM"
+        ]
+        if why
+        else []
+    )
+
+
+def _layers(
+    model: Model, calls: Mapping[str, AttentionCall], options: ImageOptions, describe: Describe
+) -> list[Layer]:
+    """What each layer's heads read, where they look at patches."""
+    if model.grid is None:
+        return []
+    parts, found = attending(model), []
+    for name, call in calls.items():
+        side = patches(call.q.shape[2], model.first, model.grid)
+        query = position_of(options.query, side)
+        with torch.no_grad(), full_precision(call.q.device):
+            layer = describe(name, parts[name], call, side, query)
+            if layer is not None:
+                found.append(in_patches(layer, Stream(call)))
+    return found
+
+
+def _read_by_all(model: Model, layers: list[Layer], options: ImageOptions) -> list[str]:
+    """What is said of the query that is shown."""
+    if not layers or options.query is not None or model.first:
+        return []
+    side = layers[-1].queries
+    return [
+        "the label is read from the mean of all patches: what one patch reads is shown, that in the"
+        f" middle ({side.labels[layers[-1].query]}); choose one: --query ROW,COLUMN"
+    ]
 
 
 def calls_of(
     model: Model, arguments: tuple[Tensor, ...]
 ) -> tuple[dict[str, AttentionCall], Tensor]:
-    """Each part's call of attention by name, in the order of the forward pass, and the output."""
-    parts, calls = attending(model), dict[str, AttentionCall]()
-    try:
-        for name, part in parts.items():
-            part.watcher = lambda call, name=name: calls.__setitem__(name, call)
-        with torch.inference_mode():
-            output: Tensor = model(*arguments)
-    finally:
-        for part in parts.values():
-            part.watcher = None
+    """Each part's call of attention by name, in the order of the forward pass, and the output.
+
+    An image's queries, keys and values are small enough to be kept for all layers.
+    """
+    calls: dict[str, AttentionCall] = {}
+
+    def keep(name: str, part: Attends, call: AttentionCall) -> None:
+        calls[name] = call
+
+    with watch(model, keep), torch.no_grad():
+        output: Tensor = model(*arguments)
     return calls, output
 
 
@@ -137,49 +178,9 @@ def rollout(
     rows, columns = model.grid
     length = next(iter(calls.values())).q.shape[2]
     inside = slice(model.first, model.first + rows * columns)
-    start = torch.zeros(length, dtype=torch.float64, device=image.device)
+    start = torch.zeros(length)
     start[0 if model.first else inside] = 1.0
-    shares = rolled(list(calls.values()), start / start.sum())[inside]
+    with full_precision(image.device), torch.no_grad():
+        shares = rolled([Stream(call) for call in calls.values()], start / start.sum())[inside]
     heat = (shares - shares.min()).view(1, 1, rows, columns).float()
     return heat_over(image, heat, logits, info, task, ROLLOUT, chosen=chosen)
-
-
-def patches(length: int, first: int, grid: tuple[int, int]) -> Side:
-    """The positions of a Vision Transformer: class token, patches by row and column, registers."""
-    rows, columns = grid
-    places = [f"{row},{column}" for row in range(rows) for column in range(columns)]
-    registers = length - first - len(places)
-    return Side(
-        "image",
-        [*["class token"] * first, *places, *[f"register {i + 1}" for i in range(registers)]],
-        first=first,
-        grid=grid,
-    )
-
-
-def position_of(given: str | None, side: Side) -> int:
-    """The position of `--query`: a number, or ROW,COLUMN of a patch (from 0).
-
-    Left out, it is the class token, else the patch in the middle. Raises `SpecError`.
-    """
-    assert side.grid is not None
-    rows, columns = side.grid
-    if given is None:
-        return 0 if side.first else (rows // 2) * columns + columns // 2
-    numbers = given.split(",")
-    if not all(n.strip().isdecimal() and n.isascii() for n in numbers) or len(numbers) > 2:
-        raise SpecError(
-            f"--query {given!r} is neither a position nor the ROW,COLUMN of a patch, such as 3,4"
-        )
-    if len(numbers) == 1:
-        place = int(numbers[0])
-        if place >= len(side):
-            raise SpecError(f"--query {given}: the positions are 0 to {len(side) - 1}")
-        return place
-    row, column = map(int, numbers)
-    if row >= rows or column >= columns:
-        raise SpecError(
-            f"--query {given}: the patches' rows are 0 to {rows - 1}, their columns 0 to"
-            f" {columns - 1}"
-        )
-    return side.first + row * columns + column

@@ -36,6 +36,7 @@ class Wanted:
     (from the end where negative), `top` the number of heaviest keys kept of each query, `rows` the
     number of queries that are drawn with `seed`, `resolution` the most blocks to a map's side.
     With `dense` all weights of the chosen heads are kept, or of all heads where none is chosen.
+    Where none is chosen, heads of at most `whole` weights have their tensors `kept`.
     """
 
     layers: Collection[int] | None = None
@@ -47,6 +48,7 @@ class Wanted:
     seed: int = 0
     resolution: int = 128
     dense: bool = False
+    whole: int = 0
 
     def has(self, layer: int) -> bool:
         """Whether a layer is looked at: chosen itself, or one of its heads."""
@@ -122,7 +124,9 @@ def layer_of(
     if wanted.dense:
         heads = chosen or list(range(stream.heads))
         weights = torch.tensor(heads), weights_of(stream, heads)
-    return replace(layer, kept=stream.kept(chosen), number=number, weights=weights), sums
+    small = not wanted.heads and stream.queries * stream.keys <= wanted.whole
+    kept = stream.kept(list(range(stream.heads)) if small else chosen)
+    return replace(layer, kept=kept, number=number, weights=weights), sums
 
 
 def tiled_layer(

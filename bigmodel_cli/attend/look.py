@@ -40,14 +40,15 @@ class Statistics:
 
     `entropy` is in nats. `sink` is the share of the weight on the first key (and, where heads have
     sinks of their own, beside the keys); `own`, `previous` that on the query's own position and on
-    the one before it. `distance` is the mean of |i - j| in positions. `induction` is the share on
-    the positions that follow earlier occurrences of the query's own token, `duplicate` that on
-    those occurrences, over queries that have one: NaN where no token comes twice. `column` is the
-    largest share of the weight of all queries that one key other than the first receives; `uniform`
-    the entropy as a part of that of equal weights. `moved` is as `sink`, of |weight| x |v W_O|
-    (Kobayashi et al. 2020): how much of what a head moves comes from the sink; None where it is not
-    defined. NaN where a figure has no meaning. Of signed weights (`Layer.signed`) all are parts of
-    the sum of absolute weights. A score beside the keys counts as one more place in `entropy` and
+    the one before it. `distance` is the mean of |i - j| in positions; of patches it is that between
+    them, in patches. `induction` is the share on the positions that follow earlier occurrences of
+    the query's own token, `duplicate` that on those occurrences, over queries that have one: NaN
+    where no token comes twice. `column` is the largest share of the weight of all queries that one
+    key other than the first receives; `uniform` the entropy as a part of that of equal weights.
+    `moved` is as `sink`, of |weight| x |v W_O| (Kobayashi et al. 2020): how much of what a head
+    moves comes from the sink; None where it is not defined. NaN where a figure has no meaning. Of
+    signed weights (`Layer.signed`) all are parts of the sum of absolute weights. A score beside the
+    keys counts as one more place in `entropy` and
     `uniform`. `half` are half the 95 % intervals of each, by name, where queries were sampled.
     """
 

@@ -84,8 +84,8 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
 
 
 def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:
-    """Raise `SpecError` for a layer that the model does not have; `calls` are the parts that attend,
-    each with how many heads it has.
+    """Raise `SpecError` for a layer that the model does not have; `calls` are its parts that look,
+    with the number of their heads.
     """
     count = len(calls)
     chosen = [*(wanted.layers or ()), *(layer for layer, _ in wanted.heads)]

@@ -8,48 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bigmodel_cli.attend.tiles import ROWS, Tiled, spans
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.parts.kernels import weights
-from bigmodel_cli.parts.watched import AttentionCall
 
 ROLLOUT = "attention rollout (a heuristic)"
 
 
-def rolled(calls: Sequence[AttentionCall], start: Tensor, row: int = 0) -> Tensor:
+def rolled(layers: Sequence[Tiled], start: Tensor) -> Tensor:
     """(T,)   the share of each position in what `start` (T,) reads (Abnar and Zuidema 2020).
 
-    `calls` are those of self-attention over the same positions, in the order of the layers, whose
-    batch's `row` is taken. Each layer's weights are averaged over heads and mixed half and half
-    with the identity (the residual stream). From the last layer on it is a product of a row and a
-    matrix, so that the layers' matrices are never multiplied.
+    `layers` are those of self-attention over the same positions, in the order of the forward pass.
+    Each one's weights are averaged over heads and mixed half and half with the identity (the
+    residual stream). From the last layer on it is a product of a row and a matrix, so that layers'
+    matrices are never multiplied, and never whole in memory.
     """
-    shares = start.double()
-    for call in reversed(calls):
-        shares = 0.5 * shares + 0.5 * _read(call, row, shares)
+    shares = start.double().cpu()
+    for tiled in reversed(layers):
+        shares = 0.5 * shares + 0.5 * _read(tiled, shares) / tiled.heads
     return shares
 
 
-def _read(call: AttentionCall, row: int, shares: Tensor) -> Tensor:
-    """(T,) -> (S,)   what queries with these shares read, as a mean over heads, one at a time."""
-    heads, groups = call.q.shape[1], call.k.shape[1]
-    total = torch.zeros(call.k.shape[2], dtype=torch.float64, device=call.q.device)
-    shares = shares.to(total.device)
-    one = slice(row, row + 1)
-    signs = [1.0] * heads
-    if call.minus is not None:
-        first = heads // 2
-        minus = call.minus.flatten().tolist()
-        signs = [1.0] * first + [-minus[i % len(minus)] for i in range(first)]
-    for head, sign in enumerate(signs):
-        key = head * groups // heads
-        found = weights(
-            call.q[one, head : head + 1],
-            call.k[one, key : key + 1],
-            call.spec,
-            segments=None if call.segments is None else call.segments[one],
-            key_mask=None if call.key_mask is None else call.key_mask[one],
-            bias=None if call.bias is None else call.bias[head : head + 1],
-            sinks=None if call.sinks is None else call.sinks[head : head + 1],
-        )[0, 0]
-        total += sign * (shares @ found.double())
-    return total / (heads if call.minus is None else heads // 2)
+def _read(tiled: Tiled, shares: Tensor) -> Tensor:
+    """(T,) -> (S,)   what queries with these shares read, as a sum over heads."""
+    total = torch.zeros(tiled.keys, dtype=torch.float64)
+    for start in range(0, tiled.queries, ROWS):
+        rows = torch.arange(start, min(start + ROWS, tiled.queries))
+        queries = tiled.of(rows)
+        for keys in spans(queries):
+            seen = tiled.seen(queries, keys)
+            for heads in tiled.chunks(tiled.heads, len(rows), keys):
+                weights = tiled.tile(queries, heads, keys, seen).weights.sum(0).double().cpu()
+                total[keys] += shares[rows] @ weights
+    return total

@@ -10,6 +10,7 @@ from typing import Any
 from bigmodel_cli.attend.layers import Sides
 from bigmodel_cli.attend.look import Side
 from bigmodel_cli.attend.pairs import alignment_of, checked, read_pair
+from bigmodel_cli.attend.patches import patches
 from bigmodel_cli.attend.spoken import ctc_times, seconds_of, times_of
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import (
@@ -214,16 +215,8 @@ def tokens_side(name: str, tokenizer: Tokenizer, tokens: Tensor) -> Side:
 def _patches(loaded: Loaded) -> Callable[[AttentionCall], Side]:
     """Patches of an image: special positions first, then row by row, then registers."""
     assert loaded.model.grid is not None
-    (rows, columns), first = loaded.model.grid, loaded.model.first
-    labels = [f"[class {i + 1}]" if first > 1 else "[class]" for i in range(first)]
-    labels += [f"{r},{c}" for r in range(rows) for c in range(columns)]
-
-    def side(call: AttentionCall) -> Side:
-        count = call.k.shape[2]
-        more = [f"[register {i + 1}]" for i in range(count - len(labels))]
-        return Side("patches", [*labels, *more][:count], None, first, (rows, columns))
-
-    return side
+    grid, first = loaded.model.grid, loaded.model.first
+    return lambda call: patches(call.k.shape[2], first, grid)
 
 
 def _heard(loaded: Loaded, batch: dict[str, Tensor]) -> Callable[[AttentionCall], Side]:

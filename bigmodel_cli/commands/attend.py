@@ -179,7 +179,7 @@ def attend(
         for number, look in enumerate(look_at_each(loaded, given, request), 1):
             looks.append(look)
             files = list(request.files(number if len(given) > 1 else None))
-            for note in [] if json else look.notes if files else ():
+            for note in look.notes if files or json else ():
                 say(note)
             if not json:
                 result("\n".join(map(str, files)) if files else screen(look, form.only_ascii))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from attend.looks import made
 from conftest import Result
 from PIL import Image
 
@@ -18,18 +17,21 @@ from bigmodel_cli.attend.images import (
     ImageOptions,
     calls_of,
     look_at_image,
-    patches,
-    position_of,
     rollout,
 )
+from bigmodel_cli.attend.layers import Wanted, layer_of
 from bigmodel_cli.attend.look import Layer, Side
+from bigmodel_cli.attend.patches import patches, position_of
 from bigmodel_cli.attend.rollout import rolled
+from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.models.torchvision import as_model
 from bigmodel_cli.models.vit import ViT, ViTOptions
 from bigmodel_cli.parts import kernels
+from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.fused import AttentionSpec
 from bigmodel_cli.parts.watched import AttentionCall
 
@@ -94,28 +96,28 @@ def test_attend_to_an_image_with_a_vit(cnn_spec: Path, cli: Callable[..., Result
 def test_the_rollout_of_many_layers_is_a_product_of_their_matrices() -> None:
     """Grouped keys, a bias, and a head whose second map counts less than nothing."""
     torch.manual_seed(0)
-    calls, total = [], torch.eye(7, dtype=torch.float64)
+    layers, total = [], torch.eye(300, dtype=torch.float64)
     for minus in (None, torch.tensor(0.3), None):
-        q, k = torch.randn(2, 4, 7, 3), torch.randn(2, 2, 7, 3)
-        bias = torch.randn(4, 7, 7)
+        q, k = torch.randn(1, 4, 300, 3), torch.randn(1, 2, 300, 3)
+        bias = torch.randn(4, 300, 300)
         spec = AttentionSpec(causal=minus is None)
-        calls.append(AttentionCall(q, k, k, spec, q, bias=bias, minus=minus))
+        layers.append(Stream(AttentionCall(q, k, k, spec, q, bias=bias, minus=minus)))
         maps = []
         for head in range(4):
-            scores = q[1, head] @ k[1, head // 2].T / 3**0.5 + bias[head]
+            scores = q[0, head] @ k[0, head // 2].T / 3**0.5 + bias[head]
             if minus is None:
-                scores = scores + torch.full((7, 7), -math.inf).triu(1)
+                scores = scores + torch.full((300, 300), -math.inf).triu(1)
             maps.append(scores.softmax(-1).double())
         mean = sum(maps) / 4 if minus is None else (maps[0] + maps[1] - 0.3 * sum(maps[2:])) / 2
-        total = (0.5 * mean + 0.5 * torch.eye(7)) @ total
-    start = torch.rand(7, dtype=torch.float64)
-    torch.testing.assert_close(rolled(calls, start, row=1), start @ total, atol=1e-6, rtol=0)
+        total = (0.5 * mean + 0.5 * torch.eye(300)) @ total
+    start = torch.rand(300, dtype=torch.float64)
+    torch.testing.assert_close(rolled(layers, start), start @ total, atol=1e-5, rtol=1e-5)
 
 
 def test_patches_registers_and_the_class_token_are_named_and_asked_for() -> None:
     side = patches(1 + 6 + 2, 1, (2, 3))
     assert side.labels == [
-        "class token", "0,0", "0,1", "0,2", "1,0", "1,1", "1,2", "register 1", "register 2",
+        "[class]", "0,0", "0,1", "0,2", "1,0", "1,1", "1,2", "[register 1]", "[register 2]",
     ]  # fmt: skip
     asked = (None, "0", "8", "1,2", "0, 1")
     assert [position_of(given, side) for given in asked] == [0, 0, 8, 6, 2]
@@ -166,6 +168,10 @@ def test_torchvisions_vit_is_watched_without_another_result(heads: int) -> None:
         torch.testing.assert_close(model(image), want, atol=0, rtol=0)
 
 
+def described(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:
+    return layer_of(name, 0, part, call, (side, side), Wanted(query=query))[0]
+
+
 def test_a_masked_autoencoder_is_looked_at_with_nothing_hidden(
     cnn_spec: Path, cli: Callable[..., Result]
 ) -> None:
@@ -180,18 +186,56 @@ def test_a_masked_autoencoder_is_looked_at_with_nothing_hidden(
     assert trained.status == 0, trained.err
     Image.new("L", (8, 8), 90).save("grey.png")
     loaded = load_checkpoint(Path("mae"), "cpu")
-    looked: dict[str, tuple[int, int]] = {}
-
-    def describe(name: str, part: object, call: AttentionCall, side: Side, query: int) -> Layer:
-        looked[name] = (call.q.shape[2], query)
-        return made().layers[0]
-
-    look = look_at_image(loaded, "grey.png", ImageOptions(query="1,2"), describe)
-    assert looked == {"blocks.0.mixer": (17, 7), "decoder.blocks.0.mixer": (17, 7)}
+    look = look_at_image(loaded, "grey.png", ImageOptions(query="1,2"), described)
+    names = [(layer.name, len(layer.queries), layer.query) for layer in look.layers]
+    assert names == [("blocks.0.mixer", 17, 7), ("decoder.blocks.0.mixer", 17, 7)]
+    assert look.difference < 1e-5
     assert look.heat is not None
     assert look.heat.heat is None
-    assert (look.answer, len(look.layers)) == ("", 2)
+    assert look.answer == ""
     assert "none was hidden" in look.notes[0]
     for options in (ImageOptions(cam="gradcam"), ImageOptions(target="a")):
         with pytest.raises(SpecError, match="rebuilds hidden patches"):
             look_at_image(loaded, "grey.png", options)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_the_heads_of_a_vit_read_patches(
+    pool: str, cnn_spec: Path, cli: Callable[..., Result]
+) -> None:
+    """Against the model's own matrices: what a patch reads, and how far the patches look."""
+    block = "{repeat: 2, mixer: {type: attention, num_heads: 2}, ffn: {type: gelu}}"
+    model = f"model={{type: vit, dim: 16, patch: 4, pool: {pool}, registers: 2, blocks: [{block}]}}"
+    trained = cli("pretrain", cnn_spec, "--set", model, "--set", "train.steps=2", "--out", "vit")
+    assert trained.status == 0, trained.err
+    Image.effect_noise((8, 8), 90).save("noise.png")
+    loaded = load_checkpoint(Path("vit"), "cpu")
+    look = look_at_image(loaded, "noise.png", ImageOptions(), described)
+    layer = look.layers[1]
+    first = int(pool == "cls")
+    assert (layer.name, layer.queries.grid, layer.queries.first) == (
+        "blocks.1.mixer",
+        (2, 2),
+        first,
+    )
+    assert layer.query == (0 if first else 3)
+    assert any("--query ROW,COLUMN" in note for note in look.notes) == (pool == "mean")
+    assert look.heat is not None
+    assert look.heat.trial is not None
+    inputs: list[torch.Tensor] = []
+    mixer = loaded.model.blocks[1].mixer
+    mixer.register_forward_hook(lambda module, args, output: inputs.append(args[0][0]))
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
+    with torch.no_grad():
+        loaded.model(reader.batch([reader.read("noise.png", "x")[0]])["image"])
+        q, k, _ = mixer.qkv(inputs[0]).view(-1, 6, 8).transpose(0, 1).split(2)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(8)).softmax(-1)
+    torch.testing.assert_close(layer.read, weights[:, layer.query], atol=1e-6, rtol=1e-5)
+    places = [(r, c) for r in range(2) for c in range(2)]
+    for head in range(2):
+        moved = mass = 0.0
+        for i, (r, c) in enumerate(places):
+            for j, (s, d) in enumerate(places):
+                weight = float(weights[head, first + i, first + j])
+                moved, mass = moved + weight * math.hypot(r - s, c - d), mass + weight
+        assert float(layer.statistics.distance[head]) == pytest.approx(moved / mass, abs=1e-5)
