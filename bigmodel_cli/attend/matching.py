@@ -39,8 +39,8 @@ def matched(first: Tiled, second: Tiled) -> tuple[list[int], Tensor]:
 def divergence(p: Tensor, q: Tensor) -> Tensor:
     """(..., S) shares twice -> (...)   Jensen-Shannon divergence in bits (Lin 1991): 0 to 1."""
     middle = (p + q) / 2
-    parts = (torch.special.xlogy(x, x) for x in (p, q))
-    nats = sum(parts) / 2 - torch.special.xlogy(middle, middle)
+    each = (torch.special.xlogy(p, p) + torch.special.xlogy(q, q)) / 2
+    nats: Tensor = each - torch.special.xlogy(middle, middle)
     return nats.sum(-1).clamp(min=0) / math.log(2)
 
 
