@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from bigmodel_cli.config import Options
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.context import LayerContext
+from bigmodel_cli.parts.mixing import MixingWatcher
 from bigmodel_cli.parts.watched import Watcher
 
 
@@ -98,6 +99,13 @@ class Attends(Protocol):
 
 
 @runtime_checkable
+class Mixes(Protocol):
+    """A part that implies a matrix over positions, and hands each call to a watcher that is set."""
+
+    mixing_watcher: MixingWatcher | None
+
+
+@runtime_checkable
 class BoundedLength(Protocol):
     """A part that may have a table or a cache of `max_len` positions."""
 
@@ -157,6 +165,11 @@ def counting_ahead(parts: Collection[CountsSteps]) -> list[CountsAhead]:
 def attending(model: Module) -> dict[str, Attends]:
     """The parts that attend, by their names."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Attends)}
+
+
+def mixing(model: Module) -> dict[str, Mixes]:
+    """The parts that imply a matrix over positions, by their names."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Mixes)}
 
 
 def is_limited(model: Module) -> bool:

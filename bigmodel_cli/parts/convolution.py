@@ -9,6 +9,7 @@ from pydantic import Field
 from bigmodel_cli.lazy import Tensor, nn
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import States
+from bigmodel_cli.parts.mixing import BandCall
 from bigmodel_cli.parts.recurrence import ShortConvolution
 from bigmodel_cli.parts.recurrent import Kernel, RecurrentCache, RecurrentMixer, RecurrentOptions
 from bigmodel_cli.roles import Role, fused
@@ -43,6 +44,19 @@ class Convolution(RecurrentMixer):
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         before, after, value = self.input(x).chunk(3, -1)
-        y, cache.past = self.conv(before * value, sequence, cache.past)
+        past = cache.past
+        y, cache.past = self.conv(before * value, sequence, past)
+        if self.mixing_watcher is not None:
+            y = self.shown(before, value, y, sequence, past)
         out: Tensor = self.out(after * y)
         return out
+
+    def shown(
+        self, gate: Tensor, value: Tensor, y: Tensor, sequence: SequenceInfo, past: Tensor | None
+    ) -> Tensor:
+        """(B, T, C)   y after the watcher has seen it: all channels as one head, without bias."""
+        taps, bias = self.conv.weight, self.conv.bias
+        output = (y if bias is None else y - bias)[:, None]
+        call = BandCall(output, sequence, past is not None, taps, gate, value)
+        seen = self.watched(lambda: call, output)[:, 0]
+        return seen if bias is None else seen + bias

@@ -11,6 +11,7 @@ from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import States
+from bigmodel_cli.parts.mixing import RecurrentCall
 from bigmodel_cli.parts.norm import HeadGatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, delta_scan
 from bigmodel_cli.parts.recurrent import (
@@ -109,16 +110,11 @@ class GatedDeltaNet(RecurrentMixer):
         beta, rate = self.rates(x).to(kind).transpose(1, 2).chunk(2, 1)  # (B, H, T) each
         with full_precision(x.device):
             decay = -self.log_a.to(kind).exp()[:, None] * F.softplus(rate + self.dt_bias[:, None])
-            y, cache.state = delta_scan(
-                q * self.key_dim**-0.5,
-                k,
-                v,
-                decay,
-                beta.sigmoid(),
-                cache.state,
-                sequence,
-                self.chunk,
-            )
+            q, beta, before = q * self.key_dim**-0.5, beta.sigmoid(), cache.state
+            y, cache.state = delta_scan(q, k, v, decay, beta, before, sequence, self.chunk)
+        y = self.watched(
+            lambda: RecurrentCall(y, sequence, before is not None, q, k, v, decay, beta), y
+        )
         gate = self.gate(x).unflatten(-1, (self.heads, -1))
         out: Tensor = self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
         return out

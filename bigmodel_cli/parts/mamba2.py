@@ -11,6 +11,7 @@ from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import States
+from bigmodel_cli.parts.mixing import RecurrentCall
 from bigmodel_cli.parts.norm import GatedRMSNorm
 from bigmodel_cli.parts.recurrence import ShortConvolution, scan
 from bigmodel_cli.parts.recurrent import (
@@ -89,10 +90,15 @@ class Mamba2(RecurrentMixer):
         q, k = (self.per_head(t).to(kind) for t in (q, k))  # (B, H, T, N)
         with full_precision(x.device):
             decay = -self.log_a.to(kind).exp()[:, None] * dt
-            y, cache.state = scan(
-                q, k, v * dt[..., None], decay, cache.state, sequence, options.chunk
-            )
-            y = y + self.d.to(kind)[:, None, None] * v
+            before, skip = cache.state, self.d.to(kind)
+            y, cache.state = scan(q, k, v * dt[..., None], decay, before, sequence, options.chunk)
+            y = y + skip[:, None, None] * v
+        y = self.watched(
+            lambda: RecurrentCall(
+                y, sequence, before is not None, q, k * dt[..., None], v, decay, skip=skip
+            ),
+            y,
+        )
         out: Tensor = self.out(self.norm(y.transpose(1, 2).flatten(2), gate).to(x.dtype))
         return out
 

@@ -60,35 +60,39 @@ def chunks(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, size: int, sequence: SequenceInfo
 ) -> list[Chunk]:
     """Cut (B, H, T, ...) into chunks of `size` positions, the last one shorter."""
-    length = q.shape[2]
     own, before = sequence.current_segments(), sequence.previous_segment()
-    found = []
-    for first in range(0, length, size):
-        part = slice(first, min(first + size, length))
-        count = part.stop - first
-        lower = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()[None, None]
-        ones = torch.ones(1, 1, count, dtype=torch.bool, device=q.device)
-        seen, old, kept, passed = lower, ones, ones, ones[..., 0]
-        if own is not None:
-            s = own[:, part]
-            previous = own[:, first - 1] if first else s[:, 0] if before is None else before
-            seen = lower & (s[:, None, :, None] == s[:, None, None, :])
-            old = (s == previous[:, None])[:, None]
-            kept = (s == s[:, -1:])[:, None]
-            passed = (previous == s[:, -1])[:, None]
-        found.append(
-            Chunk(
-                q[:, :, part],
-                k[:, :, part],
-                v[:, :, part],
-                decay[:, :, part],
-                seen,
-                old,
-                kept,
-                passed,
-            )
-        )
-    return found
+    return [
+        chunk_at(q, k, v, decay, slice(first, min(first + size, q.shape[2])), own, before)
+        for first in range(0, q.shape[2], size)
+    ]
+
+
+def chunk_at(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    part: slice,
+    own: Tensor | None,
+    before: Tensor | None,
+) -> Chunk:
+    """The positions `part` of (B, H, T, ...) as a chunk.
+
+    `own` (B, T) numbers their segments, and `before` (B) that of the last cached position.
+    """
+    first, count = part.start, part.stop - part.start
+    lower = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()[None, None]
+    ones = torch.ones(1, 1, count, dtype=torch.bool, device=q.device)
+    seen, old, kept, passed = lower, ones, ones, ones[..., 0]
+    if own is not None:
+        s = own[:, part]
+        previous = own[:, first - 1] if first else s[:, 0] if before is None else before
+        seen = lower & (s[:, None, :, None] == s[:, None, None, :])
+        old = (s == previous[:, None])[:, None]
+        kept = (s == s[:, -1:])[:, None]
+        passed = (previous == s[:, -1])[:, None]
+    q, k, v, decay = (t[:, :, part] for t in (q, k, v, decay))
+    return Chunk(q, k, v, decay, seen, old, kept, passed)
 
 
 def scan(

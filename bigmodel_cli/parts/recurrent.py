@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyMixerOptions, States
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.mixing import MixingCall, MixingWatcher
 
 Kernel = Annotated[int, Field(gt=1, le=10**9)]
 """Positions that a convolution spans, its own one included."""
@@ -52,6 +54,14 @@ class RecurrentMixer(OwnMatrices):
     """(B, T, C) -> (B, T, C)   each position sees those before it through a state."""
 
     needs_max_len = False
+    mixing_watcher: MixingWatcher | None = None
+
+    def watched(self, call: Callable[[], MixingCall], output: Tensor) -> Tensor:
+        """`output`, or what the watcher of `call`, which is of it, puts in its place."""
+        if self.mixing_watcher is None:
+            return output
+        changed = self.mixing_watcher(call())
+        return output if changed is None else changed
 
     def new_cache(self, batch: int, max_len: int) -> RecurrentCache:
         return RecurrentCache()

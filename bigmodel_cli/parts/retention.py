@@ -12,6 +12,7 @@ from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import States
+from bigmodel_cli.parts.mixing import RecurrentCall
 from bigmodel_cli.parts.recurrence import scan
 from bigmodel_cli.parts.recurrent import Chunk, RecurrentCache, RecurrentMixer, RecurrentOptions
 from bigmodel_cli.parts.rotary import Rotary
@@ -86,7 +87,9 @@ class Retention(RecurrentMixer):
         decay = self.log_gamma.to(kind).expand(x.shape[0], self.heads, x.shape[1])  # type: ignore[operator]
         with full_precision(x.device):
             q, k = self.rotary(q, sequence) * q.shape[-1] ** -0.5, self.rotary(k, sequence)
-            y, cache.state = scan(q, k, v, decay, cache.state, sequence, self.chunk)
+            before = cache.state
+            y, cache.state = scan(q, k, v, decay, before, sequence, self.chunk)
+        y = self.watched(lambda: RecurrentCall(y, sequence, before is not None, q, k, v, decay), y)
         y = F.rms_norm(y.transpose(1, 2), y.shape[-1:], eps=EPS).flatten(2)  # (B, T, H * P)
         out: Tensor = self.out((y * F.silu(self.gate(x).to(kind))).to(x.dtype))
         return out
