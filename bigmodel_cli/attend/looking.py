@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from bigmodel_cli.attend.layers import Found, Wanted, found_in
 from bigmodel_cli.attend.look import Layer, Look
+from bigmodel_cli.attend.mixing import NOTE
 from bigmodel_cli.attend.runs import Prepared, prepare
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.parts.contract import attending
+from bigmodel_cli.parts.contract import attending, mixing
 
 
 def look_at(
@@ -26,8 +27,8 @@ def look_at(
     Raises `DataError` for an input that cannot be read, and `SpecError` for a layer, head or
     position that is not there, or a model without attention.
     """
-    if not attending(loaded.model):
-        raise SpecError("this model has no attention to look at")
+    if not attending(loaded.model) and not mixing(loaded.model):
+        raise SpecError("this model has no attention to look at, and no mixer in its place")
     return look_through(loaded, prepare(loaded, given, place, target), wanted or Wanted())
 
 
@@ -43,7 +44,8 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     assert found is not None
     layers = [layer for layer, _ in found.layers]
     name = f"{loaded.name} ({loaded.spec.model.type})"
-    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
+    notes = [*prepared.notes, *([NOTE] if any(layer.kind == "mixing" for layer in layers) else [])]
+    notes += [*prepared.remarks(found.output), *_sampled(layers)]
     check_positions(layers, wanted)
     extra = prepared.extra(found.output)
     answer = prepared.answer(found.output)
