@@ -27,7 +27,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.text import Decoding
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.parts.watched import Called
 from bigmodel_cli.predict import as_published
 from bigmodel_cli.tasks.ctc import text_of
 
@@ -129,7 +129,7 @@ def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepare
         text = tokens_side("source", load_source_tokenizer(loaded.assets), tokens)
         read = lambda call: text  # noqa: E731
 
-    def sides(name: str, call: AttentionCall) -> tuple[Side, Side]:
+    def sides(name: str, call: Called) -> tuple[Side, Side]:
         source = read(call)
         if name.split(".")[0] == loaded.model.stacks[0]:
             return source, source
@@ -212,19 +212,19 @@ def tokens_side(name: str, tokenizer: Tokenizer, tokens: Tensor) -> Side:
     return Side(name, name_tokens(tokenizer, ids), ids)
 
 
-def _patches(loaded: Loaded) -> Callable[[AttentionCall], Side]:
+def _patches(loaded: Loaded) -> Callable[[Called], Side]:
     """Patches of an image: special positions first, then row by row, then registers."""
     assert loaded.model.grid is not None
     grid, first = loaded.model.grid, loaded.model.first
-    return lambda call: patches(call.k.shape[2], first, grid)
+    return lambda call: patches(call.keys, first, grid)
 
 
-def _heard(loaded: Loaded, batch: dict[str, Tensor]) -> Callable[[AttentionCall], Side]:
+def _heard(loaded: Loaded, batch: dict[str, Tensor]) -> Callable[[Called], Side]:
     """Positions of a recording, named by when they begin."""
     frames = batch["frames"].shape[1] if "frames" in batch else batch["image"].shape[-1]
 
-    def side(call: AttentionCall) -> Side:
-        count = call.k.shape[2]
+    def side(call: Called) -> Side:
+        count = call.keys
         seconds = seconds_of(loaded, frames, count)
         return Side("sound", [f"{i * seconds:.2f} s" for i in range(count)], None, seconds=seconds)
 
