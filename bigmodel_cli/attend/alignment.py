@@ -57,6 +57,16 @@ class Alignment:
     effect: Tensor | None = None
     agreement: float | None = None
 
+    def links(self) -> list[tuple[int, int]]:
+        """(target word, source word) of all that are named, the heaviest first of each word."""
+        return [(row, column) for row in range(len(self.target)) for column in self._named(row)]
+
+    def _named(self, number: int) -> list[int]:
+        """The source words that are named of a target word."""
+        row = self.weights[number].masked_fill(~torch.tensor(self.real), 0.0)
+        order = row.argsort(descending=True, stable=True)[:MOST_NAMED].tolist()
+        return [n for n in order if row[n] > 0 and row[n] >= SECOND * row[order[0]]]
+
     def pairs(self) -> list[dict[str, Any]]:
         """Each target word with the source words that it reads most, and what hiding them costs.
 
@@ -64,11 +74,8 @@ class Alignment:
         the word whose hiding costs most, where hiding any costs something.
         """
         found: list[dict[str, Any]] = []
-        text = torch.tensor(self.real)
         for number, word in enumerate(self.target):
-            row = self.weights[number].masked_fill(~text, 0.0)
-            order = row.argsort(descending=True, stable=True)[:MOST_NAMED].tolist()
-            chosen = [n for n in order if row[n] > 0 and row[n] >= SECOND * row[order[0]]]
+            row, chosen = self.weights[number], self._named(number)
             sources = [{"word": self.source[n], "weight": round(float(row[n]), 4)} for n in chosen]
             pair: dict[str, Any] = {"target": word, "source": sources}
             if self.effect is not None:
