@@ -118,7 +118,7 @@ def attend(
     for number, given in enumerate(inputs, 1):
         place = "the input" if len(inputs) == 1 else f"{word} {number}"
         try:
-            wanted, image = request.wanted(patches), request.image() if patches else None
+            wanted, image = request.wanted(patches), request.image()
             look = look_at(loaded, given, wanted, place, request.target, image)
         except DataError as error:
             failed.append(str(error))
