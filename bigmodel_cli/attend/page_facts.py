@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.classes import CLASSES
 from bigmodel_cli.attend.details import Detail, Details, deflated
 from bigmodel_cli.attend.look import CAUTION, Blocks, Layer, Look, Side
+from bigmodel_cli.attend.page_heat import KIND
+from bigmodel_cli.attend.telling import telling
 from bigmodel_cli.console import one_line
 from bigmodel_cli.lazy import F, Tensor, torch
 
@@ -40,12 +42,13 @@ STATISTICS = (
 class PageOptions:
     """How the page opens: at which layer, head, query and key, and in which view.
 
+    Without a `head` (layer, head) it is the most telling one of which the page has all weights.
+
     `view` is "map", "lines", "text", "image", "keys" or "statistics", the one that fits the input
     when None; `image` a PNG that lies under the patches.
     """
 
-    layer: int = 0
-    head: int = 0
+    head: tuple[int, int] | None = None
     query: int | None = None
     key: int = 0
     view: str | None = None
@@ -78,7 +81,8 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
     layers = [
         _layer(layer, sides, details.found.get(layer.name, {}), arrays) for layer in look.layers
     ]
-    first = look.layers[min(options.layer, len(look.layers) - 1)]
+    place, head = options.head or _opened(look, details)
+    first = look.layers[min(place, len(look.layers) - 1)]
     lengths = " x ".join(dict.fromkeys(f"{one_line(s.name)}: {len(s)}" for s in sides))
     heads = sum(layer.heads for layer in look.layers)
     line = f"{lengths} · {heads} heads in {len(look.layers)} layers"
@@ -103,13 +107,25 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
         if options.image is None
         else "data:image/png;base64," + base64.b64encode(options.image).decode(),
         "start": {
-            "layer": options.layer,
-            "head": options.head,
+            "layer": place,
+            "head": head,
             "query": first.query if options.query is None else options.query,
             "key": options.key,
             "view": options.view or ("map" if first.keys.grid is None else "image"),
         },
     }
+
+
+def _opened(look: Look, details: Details) -> tuple[int, int]:
+    """The first head that is shown, by the place of its layer."""
+    places = [
+        (place, head)
+        for place, layer in enumerate(look.layers)
+        for head in details.found.get(layer.name, {})
+    ]
+    heads = replace(look, layers=[layer for layer in look.layers if layer.kind != KIND])
+    told = [(one.layer, one.head) for one in telling(heads, 8)]
+    return next((head for head in told if head in places), places[0] if places else (0, 0))
 
 
 def _scale(kind: str, dark: bool) -> str:

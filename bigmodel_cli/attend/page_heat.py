@@ -42,7 +42,7 @@ def layer_of_heat(heat: Heat) -> Layer | None:
     labels = [f"{row},{column}" for row in range(rows) for column in range(columns)]
     weights = small.flatten()[None, None]  # (1, 1, rows * columns)
     nothing = torch.full((1,), math.nan)
-    none = Statistics(*(nothing,) * 9)  # type: ignore[arg-type]
+    none = Statistics(*(nothing,) * 9)
     return Layer(
         heat.method,
         KIND,

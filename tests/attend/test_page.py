@@ -132,7 +132,7 @@ def test_a_long_input_is_computed_in_the_page(browser: Browser, tmp_path: Path) 
 
 def test_every_view_is_reached_by_keys(browser: Browser, tmp_path: Path) -> None:
     look = made(layers=3, heads=4, tokens=30)
-    show(browser, tmp_path, page(look, filled(look)))
+    show(browser, tmp_path, page(look, filled(look), PageOptions(head=(0, 0))))
 
     def chosen() -> str:
         return str(browser.run("`${attend.state.layer}.${attend.state.head}`"))
@@ -180,7 +180,7 @@ def test_every_view_is_reached_by_keys(browser: Browser, tmp_path: Path) -> None
 
 def test_the_pointer_shows_a_weight_and_rows_sort(browser: Browser, tmp_path: Path) -> None:
     look = made(layers=2, heads=3, tokens=24)
-    show(browser, tmp_path, page(look, filled(look), PageOptions(layer=1, head=2)))
+    show(browser, tmp_path, page(look, filled(look), PageOptions(head=(1, 2))))
     place = """(() => { const box = document.getElementById("stage").getBoundingClientRect();
         const { scale } = attend.view; const [left, top] = attend.view.corner();
         return [box.left + left + 7.5 * scale, box.top + top + 15.5 * scale]; })()"""
