@@ -13,7 +13,7 @@ from bigmodel_cli.attend.details import Detail, Details, deflated
 from bigmodel_cli.attend.look import CAUTION, Blocks, Layer, Look, Side
 from bigmodel_cli.attend.page_heat import KIND
 from bigmodel_cli.attend.telling import telling
-from bigmodel_cli.console import one_line
+from bigmodel_cli.console import counted, one_line
 from bigmodel_cli.lazy import F, Tensor, torch
 
 THUMBNAIL = 48
@@ -84,12 +84,16 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
     place, head = options.head or _opened(look, details)
     first = look.layers[min(place, len(look.layers) - 1)]
     lengths = " x ".join(dict.fromkeys(f"{one_line(s.name)}: {len(s)}" for s in sides))
-    heads = sum(layer.heads for layer in look.layers)
-    line = f"{lengths} · {heads} heads in {len(look.layers)} layers"
-    line += f" · weights x values within {look.difference:.1e} of the kernel's output"
+    attending = [layer for layer in look.layers if layer.kind != KIND]
+    heads = counted(sum(layer.heads for layer in attending), "head")
+    line = f"{lengths} · {heads} in {counted(len(attending), 'layer')}"
+    if attending:
+        line += f" · weights x values within {look.difference:.1e} of the kernel's output"
+    else:
+        line = ""
     return {
         "model": one_line(look.model),
-        "facts": line + (f" · {one_line(look.answer)}" if look.answer else ""),
+        "facts": " · ".join(filter(None, (line, one_line(look.answer)))),
         "caution": CAUTION,
         "notes": [one_line(note) for note in look.notes],
         "sides": [_side(side) for side in sides],
@@ -207,7 +211,10 @@ def _detail(detail: Detail, arrays: Arrays) -> dict[str, Any]:
 
 
 def _thumbnails(layer: Layer, signed: bool, peak: float, arrays: Arrays) -> dict[str, Any]:
-    small, tall, wide = _coarser(layer.blocks.most, THUMBNAIL)
+    most = layer.blocks.most
+    if layer.kind == KIND and layer.keys.grid is not None:
+        most = most.unflatten(-1, layer.keys.grid)[:, 0]
+    small, tall, wide = _coarser(most, THUMBNAIL)
     return {
         "rows": small.shape[1],
         "columns": small.shape[2],

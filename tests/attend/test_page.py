@@ -18,8 +18,10 @@ from test_details import CASES, call_of, plain
 from torch import Tensor
 
 from bigmodel_cli.attend.details import Details, of_matrix
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.look import CAUTION, Kept, Look, Side
 from bigmodel_cli.attend.page import PageOptions, page
+from bigmodel_cli.errors import SpecError
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>", "<!--<script>", "]]>", "&lt;b&gt;", "\u202eabc\u202c",
@@ -244,6 +246,20 @@ def test_patches_lie_over_the_image_and_can_be_chosen(browser: Browser, tmp_path
     browser.until("document.getElementById('said').textContent.includes('patch 6')")
     assert browser.faults() == []
     assert browser.requests() == []
+
+
+def test_a_map_of_the_class_lies_over_its_image(browser: Browser, tmp_path: Path) -> None:
+    values = torch.rand(6, 8)
+    heat = Heat(torch.rand(3, 6, 8), values, "cat", 0.75, (3, 4), "Grad-CAM", None)
+    path = tmp_path / "page.html"
+    path.write_text(page(Look("cnn", [], "cat: 75.0 %", heat=heat)), encoding="utf-8")
+    browser.open(path)
+    browser.until("document.getElementById('said').textContent.startsWith('Grad-CAM: where')")
+    found = weights_in(browser, 0, 0, (0, 1, 0, 48)).view(6, 8)
+    assert (found - values / values.max() * float(values.max())).abs().max() <= 1 / 255
+    assert browser.faults() == []
+    with pytest.raises(SpecError, match="nothing to show"):
+        page(Look("nothing", []))
 
 
 def png(width: int, height: int) -> bytes:
