@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bigmodel_cli.attend.capture import watch
+from bigmodel_cli.attend.capture import watch, watch_mixing
 from bigmodel_cli.attend.classes import letters
 from bigmodel_cli.attend.look import Layer, Side
+from bigmodel_cli.attend.mixing import Mixed
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.sums import Sums
@@ -17,9 +18,10 @@ from bigmodel_cli.device import full_precision
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.contract import Attends
-from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.parts.mixing import MixingCall
+from bigmodel_cli.parts.watched import AttentionCall, Called
 
-Sides = Callable[[str, AttentionCall], tuple[Side, Side]]
+Sides = Callable[[str, Called], tuple[Side, Side]]
 """The name of a part and its call -> what its queries and keys are."""
 MOST_WEIGHTS = 1 << 28
 """Most weights of a layer that are kept: 1 GiB."""
@@ -84,22 +86,43 @@ class Found:
 
 
 def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted) -> Found:
-    """Run a model of a batch of one and look at its attention."""
+    """Run a model of a batch of one and look at its attention, and at mixers in its place."""
     found, times = Found(), dict[str, int]()
 
-    def each(name: str, part: Attends, call: AttentionCall) -> None:
+    def begin(name: str, heads: int) -> tuple[str, int, bool]:
+        """Title and number of a call, and whether it is looked at."""
         times[name] = times.get(name, 0) + 1
         title = name if times[name] == 1 else f"{name} ({times[name]})"
-        number = len(found.calls)
-        heads = call.q.shape[1] // (1 if call.minus is None else 2)
         found.calls.append((title, heads))
-        if wanted.has(number):
+        return title, len(found.calls) - 1, wanted.has(len(found.calls) - 1)
+
+    def each(name: str, part: Attends, call: AttentionCall) -> None:
+        heads = call.q.shape[1] // (1 if call.minus is None else 2)
+        title, number, looked = begin(name, heads)
+        if looked:
             with torch.no_grad(), full_precision(call.q.device):
                 found.layers.append(layer_of(title, number, part, call, sides(name, call), wanted))
 
-    with watch(model, each):
+    def mixed(name: str, call: MixingCall) -> None:
+        title, _, looked = begin(name, call.output.shape[1])
+        if looked:
+            with torch.no_grad(), full_precision(call.output.device):
+                found.layers.append(mixing_layer(title, call, sides(name, call), wanted))
+
+    with watch(model, each), watch_mixing(model, mixed):
         found.output = run()
     return found
+
+
+def mixing_layer(
+    name: str, call: MixingCall, sides: tuple[Side, Side], wanted: Wanted
+) -> tuple[Layer, Sums]:
+    """What the first row of a call shows, which had no state of earlier calls."""
+    assert not call.carried, "the matrix knows nothing of the positions of earlier calls"
+    matrix = call.matrix()
+    layer, sums = tiled_layer(name, "mixing", Mixed(matrix), sides, wanted)
+    own = matrix.difference()
+    return (layer if own is None else replace(layer, difference=own)), sums
 
 
 def layer_of(
@@ -188,18 +211,6 @@ def tiled_layer(
 def _place(wanted: int, count: int) -> int:
     """A position; the last one where this side has no such position."""
     return wanted % count if -count <= wanted < count else count - 1
-
-
-def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:
-    """Raise `SpecError` for a layer that the model does not have; `calls` are the parts that look,
-    each with how many heads it has.
-    """
-    count = len(calls)
-    chosen = [*(wanted.layers or ()), *(layer for layer, _ in wanted.heads)]
-    option = "--layers" if wanted.layers else "--heads"
-    for layer in chosen:
-        if not 0 <= layer < count:
-            raise SpecError(f"{option}: {layer}: the layers with attention are 0 to {count - 1}")
 
 
 def row_of(tiled: Tiled, query: int) -> Tensor:

@@ -59,10 +59,12 @@ def readings(look: Look) -> list[Reading]:
             groups.setdefault(key, []).append(layer)
     if any(not signed for signed, _, _ in groups):  # shares say more than signed parts
         groups = {key: layers for key, layers in groups.items() if not key[0]}
-    return [_reading(layers, key[0]) for key, layers in groups.items()]
+    return [reading_of(layers) for layers in groups.values()]
 
 
-def _reading(layers: Sequence[Layer], signed: bool) -> Reading:
+def reading_of(layers: Sequence[Layer]) -> Reading:
+    """What their query reads, of layers that look from one side at one side, all signed or none."""
+    signed = layers[0].signed
     by_norm = not signed and all(layer.moved is not None for layer in layers)
     total = torch.zeros(len(layers[0].keys), dtype=torch.float64)
     heads, counted = 0, 0

@@ -92,7 +92,7 @@ def warped(gains: Tensor) -> list[int]:
     first, i, j = [0] * rows, rows, columns
     while i > 0:
         first[i - 1] = j - 1
-        chosen = step[i, j]
+        chosen = int(step[i, j])
         i, j = i - (chosen != 2), j - (chosen != 1)
     return first
 
@@ -101,9 +101,9 @@ def word_times(gains: Tensor, words: Sequence[Word], seconds: float) -> list[Tim
     """gains (T + 1, S) of the queries that write T tokens and then the end -> the times of words.
 
     `words` are of the T tokens; a word begins where its first token does, and ends where the token
-    after it begins.
+    after it begins. Without an end (T, S) the last one ends with the sound.
     """
-    first = warped(gains)
+    first = [*warped(gains), gains.shape[1]]
     return [
         Timed(word.text, first[word.first] * seconds, first[word.stop] * seconds)
         for word in words

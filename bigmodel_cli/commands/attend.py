@@ -7,17 +7,17 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.instead import InsteadOptions, measure
 from bigmodel_cli.commands.shared import (
     Checkpoint,
     Device,
     Json,
     Plugin,
-    refuse,
     resolve_checkpoint,
     with_a_first,
 )
@@ -106,26 +106,6 @@ class WhatOptions:
 
 
 @dataclass(frozen=True)
-class InsteadOptions:
-    """What is measured in the place of a look."""
-
-    ablate: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "What heads are worth: cut out all in turn (auto), or these, e.g. --ablate 0.2,3.1."
-            )
-        ),
-    ] = None
-    diff: Annotated[
-        str | None,
-        typer.Option(
-            help="A second checkpoint: which heads are apart, e.g. --diff runs/finetuned."
-        ),
-    ] = None
-
-
-@dataclass(frozen=True)
 class FormOptions:
     """In which forms it is shown."""
 
@@ -187,10 +167,11 @@ def attend(
     request = _request(what, form)
     request.check()
     path = resolve_checkpoint(checkpoint, with_inputs=True)
-    given = _inputs(inputs, what.file)
-    if instead.ablate is not None or instead.diff is not None:
-        _measure(load_checkpoint(path, device), given, what, instead, form, device, json)
+    if (chosen := instead.chosen()) is not None:
+        own = _inputs(inputs, what.file, from_stdin=chosen != "--over")
+        measure(path, own, request, instead, device, only_ascii=form.only_ascii, json=json)
         return
+    given = _inputs(inputs, what.file)
     loaded = load_checkpoint(path, device)
     _warn_of_files(loaded, inputs or [])
     looks: list[Look] = []
@@ -198,7 +179,7 @@ def attend(
         for number, look in enumerate(look_at_each(loaded, given, request), 1):
             looks.append(look)
             files = list(request.files(number if len(given) > 1 else None))
-            for note in [] if json else look.notes if files else ():
+            for note in look.notes if files or json else ():
                 say(note)
             if not json:
                 result("\n".join(map(str, files)) if files else screen(look, form.only_ascii))
@@ -223,12 +204,15 @@ def _request(what: WhatOptions, form: FormOptions) -> Request:
     )
 
 
-def _inputs(given: list[str] | None, files: list[Path] | None) -> list[str]:
+def _inputs(
+    given: list[str] | None, files: list[Path] | None, *, from_stdin: bool = True
+) -> list[str]:
     """All inputs: those named, texts of files, or else the lines of stdin."""
     from bigmodel_cli.data import lines_of
 
     texts = [_text_of(path) for path in files or []]
-    return [*(given or []), *texts] or list(with_a_first(lines_of(sys.stdin.buffer)))
+    named = [*(given or []), *texts]
+    return named or (list(with_a_first(lines_of(sys.stdin.buffer))) if from_stdin else [])
 
 
 def _text_of(path: Path) -> str:
@@ -250,39 +234,3 @@ def _warn_of_files(loaded: Loaded, inputs: list[str]) -> None:
             f"warning: {first} names a file, and this model reads the words themselves; for its"
             f" text: --file {shlex.quote(first)}"
         )
-
-
-def _measure(
-    loaded: Loaded,
-    inputs: list[str],
-    what: WhatOptions,
-    instead: InsteadOptions,
-    form: FormOptions,
-    device: str,
-    json: bool,
-) -> None:
-    """What heads are worth, or how far those of two checkpoints are apart."""
-    from bigmodel_cli.attend.cutting import AblateOptions, ablate
-    from bigmodel_cli.attend.diff import DiffOptions, diff
-    from bigmodel_cli.attend.layers import Wanted
-    from bigmodel_cli.attend.looking import look_at
-    from bigmodel_cli.loaded import load_checkpoint
-
-    where = "--ablate" if instead.ablate is not None else "--diff"
-    files = {f"--{name}": getattr(form, name) for name in ("png", "pdf", "svg", "html", "data")}
-    refuse(where, {**files, "--diff": instead.diff if where == "--ablate" else None})
-    if instead.diff is not None:
-        if len(inputs) > 1:
-            raise SpecError(f"--diff takes one input, and {len(inputs)} are given")
-        second = load_checkpoint(Path(instead.diff), device)
-        found: Any = diff(loaded, second, inputs[0], DiffOptions(target=what.target))
-    else:
-        chosen = _request(what, form).wanted(False).layers
-        layers = None if chosen is None else list(chosen)
-        options = AblateOptions(instead.ablate or "auto", layers=layers, target=what.target)
-        look = look_at(loaded, inputs[0], Wanted(resolution=1), target=what.target)
-        found = ablate(loaded, inputs, options, look)
-    if json:
-        result_json(found.to_json())
-    else:
-        result(found.to_text())

@@ -100,7 +100,7 @@ class Attends(Protocol):
 
 @runtime_checkable
 class Mixes(Protocol):
-    """A part that implies a matrix over positions, and hands each call to a watcher that is set."""
+    """A part that implies a matrix over positions, and hands each call to a watcher."""
 
     mixing_watcher: MixingWatcher | None
 

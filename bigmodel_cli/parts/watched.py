@@ -5,9 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.parts.fused import AttentionSpec
+
+
+class Called(Protocol):
+    """What all calls of mixers say of their positions."""
+
+    @property
+    def keys(self) -> int:
+        """How many positions are read (S)."""
+
+    @property
+    def memory(self) -> bool:
+        """Whether they are of another sequence than the queries."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,11 @@ class AttentionCall:
     sinks: Tensor | None = None
     minus: Tensor | None = None
     memory: bool = False
+
+    @property
+    def keys(self) -> int:
+        """How many positions are read (S)."""
+        return self.k.shape[2]
 
     @property
     def scale(self) -> float:

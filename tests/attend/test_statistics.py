@@ -125,17 +125,8 @@ def figures(
     weights: Tensor, seen: Tensor, beside: Tensor, ids: list[int] | None, sizes: Tensor | None
 ) -> dict[str, list[list[float]]]:
     """Each figure of each head as a list over the queries that have it: plain loops."""
-    names = [
-        "entropy",
-        "sink",
-        "uniform",
-        "own",
-        "previous",
-        "distance",
-        "duplicate",
-        "induction",
-        "moved",
-    ]
+    names = ["entropy", "sink", "uniform", "own", "previous", "distance"]
+    names += ["duplicate", "induction", "moved"]
     found: dict[str, list[list[float]]] = {name: [[] for _ in weights] for name in names}
     shift = weights.shape[2] - weights.shape[1]
     for head, rows in enumerate(weights.abs()):
