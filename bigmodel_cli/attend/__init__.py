@@ -20,10 +20,7 @@ from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.page import page
 from bigmodel_cli.attend.picture import PictureOptions, draw, draw_heat
 from bigmodel_cli.attend.telling import telling
-from bigmodel_cli.attend.terminal import show
-from bigmodel_cli.attend.terminal.style import style_of
-from bigmodel_cli.attend.text import show_heat
-from bigmodel_cli.console import has_colour
+from bigmodel_cli.attend.terminal import show, style_of
 from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.loaded import Loaded
@@ -181,8 +178,6 @@ def numbered(path: Path, number: int | None) -> Path:
 def screen(look: Look, only_ascii: bool = False) -> str:
     """The view of a terminal, as large as stdout's."""
     size = shutil.get_terminal_size(SCREEN) if sys.stdout.isatty() else SCREEN
-    if look.heat is not None and not look.layers:
-        return show_heat(look.heat, has_colour(sys.stdout) and not only_ascii)
     return show(look, size[0], size[1], style_of(sys.stdout, only_ascii))
 
 
