@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from bigmodel_cli import __version__
+from bigmodel_cli.commands.attend import attend
 from bigmodel_cli.commands.convert import export, import_
 from bigmodel_cli.commands.evaluate import evaluate
-from bigmodel_cli.commands.inspect import attend, bench
+from bigmodel_cli.commands.inspect import bench
 from bigmodel_cli.commands.merge import merge
 from bigmodel_cli.commands.predict import predict
 from bigmodel_cli.commands.runs import runs

@@ -63,7 +63,7 @@ def test_a_run_of_any_name_goes_through_all_commands(name: str, cli: Cli) -> Non
     )
     assert Path(f"{name}.jsonl").read_text(encoding="utf-8").endswith("}\n")
     assert cli("predict", run, "a small", "--max-tokens", "1").status == 0
-    assert cli("attend", run, "a small", "--out", f"{name}.png").status == 0
+    assert cli("attend", run, "a small", "--png", f"{name}.png").status == 0
     assert Image.open(f"{name}.png").format == "PNG"
 
 
@@ -158,7 +158,7 @@ def test_classes_of_any_name_are_shown_drawn_and_written(cnn_spec: Path, cli: Cl
     assert samples.replace("\n", "").isprintable()
     assert {json.loads(line)["label"] for line in samples.splitlines()} <= set(CLASSES)
     image = f"pictures/{CLASSES[0]}/0.png"
-    looked = cli("attend", "run", image, "--out", "seen.png")
+    looked = cli("attend", "run", image, "--png", "seen.png")
     assert looked.status == 0, looked.err
     assert {Image.open(picture).format for picture in ("confusion.png", "seen.png")} == {"PNG"}
     said = cli("predict", "run", image, f"pictures/{CLASSES[6]}/0.png", "no\x1bne.png", "--top", 9)
@@ -225,7 +225,7 @@ def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) ->
         ["eval", "--rescore", name],
         ["predict", name, "a"],
         ["attend", name, "a"],
-        ["attend", "run", "a small", "--out", f"{name}/a.png"],
+        ["attend", "run", "a small", "--png", f"{name}/a.png"],
         ["bench", name],
         ["bench", f"{name}.yaml"],
         ["check", name],
@@ -247,7 +247,7 @@ def test_names_that_no_file_can_have(name: str, decoder_spec: Path, cli: Cli) ->
     too_long = "x" * 300 if name[0] == "x" else f"{name}/x"
     for words in (
         ["eval", "run", "--predictions", too_long],
-        ["attend", "run", "a small", "--out", f"{too_long}.png"],
+        ["attend", "run", "a small", "--png", f"{too_long}.png"],
     ):
         assert cli(*words).status == 5, words
     link = Path("run/checkpoints/step-00000002")

@@ -226,56 +226,57 @@ def test_predict_continues_text(decoder: Path, cli: Cli) -> None:
 
 
 def test_attend_to_text(decoder: Path, cli: Cli) -> None:
-    result = cli("attend", decoder, "attention is", "--json")
+    result = cli("attend", decoder, "attention is", "--json", "--top", 3)
     assert result.status == 0, result.err
     values = json.loads(result.out)
-    assert values["tokens"] == list("attention is")
     assert [layer["name"] for layer in values["layers"]] == ["blocks.0.mixer", "blocks.1.mixer"]
-    weights = torch.tensor(values["layers"][1]["weights"])
-    assert weights.shape == (2, 12, 12)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 12), atol=1e-4, rtol=0)
-    assert Image.open("attend.png").size[0] > 300
-    assert "mean of 2 heads: each row looks at the columns" in result.err
-    assert "\x1b" not in result.err
-    shown = cli("attend", decoder, "attention is", "--layer", 0, "--head", 1, "--out", "x.png")
-    assert shown.out == "x.png\n"
-    assert "blocks.0.mixer, head 1" in shown.err
+    for layer in values["layers"]:
+        assert layer["keys"]["tokens"] == list("attention is")
+        assert [head["head"] for head in layer["heads"]] == [0, 1]
+        assert layer["difference"] < 1e-5
+        assert all(len(head["reads"]) == 3 for head in layer["heads"])
+        assert all(0 <= head["sink"] <= 1 for head in layer["heads"])
+    shown = cli("attend", decoder, "attention is")
+    assert "Weights show where information is fetched" in shown.out
+    assert "\x1b" not in shown.out
+    assert len(shown.out.splitlines()) <= 40
+    drawn = cli("attend", decoder, "attention is", "--heads", "0.1", "--png", "x.png")
+    assert (drawn.status, drawn.out) == (0, "x.png\n"), drawn.err
+    assert Image.open("x.png").size[0] > 300
     for words, message in (
-        (["--layer", 9], "--layer 9: the layers"),
-        (["--head", 7], "--head 7: the heads"),
+        (["--layers", 9], "--layers: 9: the layers with attention are 0 to 1"),
+        (["--layers", "a"], "--layers a: give numbers"),
+        (["--heads", "0.7"], "--heads: 0.7: the heads of layer 0 are 0 to 1"),
+        (["--heads", "7.0"], "--heads: 7: the layers with attention are 0 to 1"),
+        (["--heads", 1], "--heads 1: give LAYER.HEAD"),
+        (["--query", 1], "--query 1: the positions are 0 to 0"),
+        (["--query", "1,2"], "--query 1,2: ROW,COLUMN is a patch of an image"),
+        (["--key", 3], "--key 3: the positions are 0 to 0"),
+        (["--cam", "gradcam"], "--cam, --cam-layer and --class are for images"),
+        (["--target", "b"], "--target is for models that read a source"),
+        (["--png", "a.pdf"], "--png: a.pdf: the name must end in .png"),
+        (["--data", "a.csv"], "--data: a.csv: the name must end in .safetensors or .jsonl"),
+        (["--out", "a.png"], "--out: it is called --png, --pdf or --svg now"),
+        (["--layer", 0], "--layer: it is called --layers now"),
+        (["--head", 0], "--head: it is called --heads LAYER.HEAD now"),
     ):
         result = cli("attend", decoder, "a", *words)
-        assert (result.status, message in result.err) == (2, True)
+        assert (result.status, message in result.err) == (2, True), result.err
     assert cli("attend", decoder, "").status == 3
-    assert cli("attend", decoder, "a", "--out", "no/where.png").status == 5
-
-
-def test_the_picture_shows_the_layer_and_head_that_are_asked_for(
-    decoder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("bigmodel_cli.attend.draw_heads", lambda heads, *rest: drawn.append(rest))
-    for words in ([], ["--layer", 0], ["--head", 1]):
-        assert cli("attend", decoder, "attention\nis", *words).status == 0
-    assert [(list(layers), head) for layers, head, *_ in drawn] == [
-        ([0, 1], None),
-        ([0], None),
-        ([1], 1),
-    ]
-    assert {title for *_, title, _ in drawn} == {"decoder (decoder), attention in: attention is"}
+    assert cli("attend", decoder, "a", "--png", "no/where.png").status == 5
 
 
 def test_attend_to_an_image(cnn: Path, cli: Cli) -> None:
     (name,) = digit_files(1)
-    result = cli("attend", cnn, name, "--json")
+    result = cli("attend", cnn, name, "--json", "--png", "cam.png")
     assert result.status == 0, result.err
     values = json.loads(result.out)
     heat = torch.tensor(values["heat"])
     assert heat.shape == (8, 8)
     assert float(heat.min()) >= 0
     assert float(heat.max()) <= 1
-    assert Image.open(values["picture"]).size[0] > 300
-    assert "what decides it:" in result.err
+    assert Image.open("cam.png").size[0] > 300
+    assert "what decides it:" in cli("attend", cnn, name).out
 
 
 def test_grad_cam_equals_its_formula(cnn: Path) -> None:

@@ -133,8 +133,6 @@ WAYS: list[tuple[Callable[[], list[str]], int, list[str], Callable[[dict[str, An
     (folder_of_recordings, 40, [], lambda found: found["accuracy"] == 1),
     (recordings_with_transcripts, 60, ["model.blocks.0.repeat=1"], lambda found: found["wer"] < 1),
 ]
-NOT_LOOKED_INTO = (pair_of_files, recordings_with_transcripts)
-"""`attend` refuses their models: two sides, and sound of any length."""
 
 
 @pytest.mark.curve
@@ -170,4 +168,4 @@ def test_own_data_to_a_trained_and_used_model(
     assert len(used.out.splitlines()) == 1
     assert "error" not in json.loads(used.out)
     looked = cli("attend", *shlex.split(then)[3:])
-    assert looked.status == (2 if make in NOT_LOOKED_INTO else 0), looked.err
+    assert looked.status == 0, looked.err

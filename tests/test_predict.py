@@ -104,8 +104,8 @@ def test_a_classifier_reads_lines_as_its_training_reads_rows(
 
     # So are those that `attend` looks at, marks included.
     looked = json.loads(cli("attend", "run", f"\ufeff {texts[2]} ", "--json").out)
-    assert looked["tokens"] == ["<start>", *"x" * 14, "<end>"]
-    assert looked["truncated"] is True
+    assert looked["layers"][0]["keys"]["tokens"] == ["<start>", *"x" * 14, "<end>"]
+    assert "windows" in looked["notes"][0]
 
 
 def test_prompts_keep_blanks_and_lose_the_byte_order_mark(
@@ -138,11 +138,9 @@ def test_prompts_keep_blanks_and_lose_the_byte_order_mark(
         assert together == alone or not beams  # numbers that are drawn go by an item's place
     looked = cli("attend", "run", "attention is all you need", "--json")
     assert looked.status == 0, looked.err
-    assert (
-        "".join(json.loads(looked.out)["tokens"]) == "is all you need"[-16:]
-        or json.loads(looked.out)["truncated"]
-    )
-    assert "the text is cut: the model reads 16 tokens" in looked.err
+    (shown,) = {"".join(x["keys"]["tokens"]) for x in json.loads(looked.out)["layers"]}
+    assert shown == "attention is all you need"[-16:]
+    assert "longer than the context: it is read in 2 windows" in looked.err
 
 
 def test_a_prompt_begins_as_the_training_texts_of_its_data_do() -> None:

@@ -21,7 +21,7 @@ Cli = Callable[..., Result]
 COMMANDS: dict[str, tuple[str, list[str]]] = {
     "eval": ("bigmodel_cli.evaluation.report._check_length", ["run"]),
     "predict": ("bigmodel_cli.predict.continue_texts", ["run", "a"]),
-    "attend": ("bigmodel_cli.attend.record_heads", ["run", "a model", "--out", "look.png"]),
+    "attend": ("bigmodel_cli.attend.look_at", ["run", "a model", "--png", "look.png"]),
     "bench": ("bigmodel_cli.bench.prepare", ["decoder.yaml"]),
 }
 

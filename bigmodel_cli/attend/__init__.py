@@ -1,126 +1,185 @@
-"""`bigmodel attend`: attention heads, or the region of an image that decides its class."""
+"""`bigmodel attend`: what a model looks at, head by head, and where an image's class comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.attend.heads import Heads, record_heads
-from bigmodel_cli.attend.images import ImageOptions, look_at_image
-from bigmodel_cli.attend.picture import draw_heads, draw_heat
-from bigmodel_cli.attend.text import show_heads, show_heat
-from bigmodel_cli.console import say
-from bigmodel_cli.data import Prompts, Reader, Tokenizer, input_of, load_tokenizer
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.attend.data import check_data, values_of, write_data
+from bigmodel_cli.attend.images import ImageOptions
+from bigmodel_cli.attend.layers import Wanted
+from bigmodel_cli.attend.look import Look
+from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.attend.page import page
+from bigmodel_cli.attend.picture import PictureOptions, draw, draw_heat
+from bigmodel_cli.attend.terminal import show
+from bigmodel_cli.attend.terminal.style import style_of
+from bigmodel_cli.attend.text import show_heat
+from bigmodel_cli.console import has_colour
+from bigmodel_cli.data import input_of
+from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.outputs import check_output, write_output
 from bigmodel_cli.pictures import check_picture
 
-MOST_PARTS = 4
-"""Most tokens of one character: the bytes of UTF-8."""
+SCREEN = (100, 40)
+"""Columns and lines where stdout is not a terminal."""
+SHARP = 1024
+"""Blocks to a map's side in a picture or a page."""
+READ = 8
+"""Heaviest keys of each query that a page lists."""
 
 
 @dataclass(frozen=True)
-class AttendResult:
-    """Text for the terminal, the picture's path, and the figures."""
+class Request:
+    """What the command line asks for.
 
-    text: str
-    picture: Path
-    values: dict[str, Any] = field(default_factory=dict)
+    `layers` is "0,3", `heads` "0.2,3.1", `query` a position or a patch "ROW,COLUMN"; `pictures` are
+    files by option (--png, --pdf, --svg), `html` and `data` files.
+    """
+
+    layers: str | None = None
+    heads: str | None = None
+    query: str | None = None
+    key: int | None = None
+    top: int | None = None
+    rows: int | None = None
+    target: str | None = None
+    cam: str | None = None
+    cam_layer: str | None = None
+    named: str | None = None
+    pictures: tuple[tuple[str, Path], ...] = ()
+    html: Path | None = None
+    data: Path | None = None
+
+    def check(self) -> None:
+        """Raise for what cannot be meant, or files that could not be written, before the work."""
+        self.wanted(False)
+        for option, path in self.pictures:
+            if path.suffix.lower() != f".{option}":
+                raise SpecError(f"--{option}: {path}: the name must end in .{option}")
+            check_picture(path, f"--{option}")
+        if self.html is not None:
+            check_output(self.html, "--html")
+        if self.data is not None:
+            check_data(self.data)
+
+    def wanted(self, patches: bool) -> Wanted:
+        """What is asked of a look; of `patches` the query is the images' own option."""
+        files = bool(self.pictures) or self.html is not None
+        query = -1 if self.query is None or patches or "," in self.query else self._place()
+        return Wanted(
+            layers=None if self.layers is None else _numbers(self.layers),
+            heads=() if self.heads is None else _heads(self.heads),
+            query=query,
+            key=self.key,
+            top=self.top or (READ if self.html is not None else 0),
+            rows=self.rows,
+            resolution=SHARP if files else 128,
+            dense=self.data is not None,
+        )
+
+    def image(self) -> ImageOptions:
+        """The options of images."""
+        return ImageOptions(self.cam, self.cam_layer, self.named, self.query)
+
+    def files(self, number: int | None) -> Iterator[Path]:
+        """All files that are asked for, of the input of this number."""
+        yield from (numbered(path, number) for _, path in self.pictures)
+        others = (path for path in (self.html, self.data) if path is not None)
+        yield from (numbered(path, number) for path in others)
+
+    def _place(self) -> int:
+        try:
+            return int(self.query or "-1")
+        except ValueError:
+            raise SpecError(f"--query {self.query}: a position is a whole number") from None
 
 
 def attend(
-    loaded: Loaded, source: str, out: Path | None, layer: int | None, head: int | None, color: bool
-) -> AttendResult:
-    """What the model attends to in `source`: a text, or an image's path.
+    loaded: Loaded, inputs: Sequence[str], request: Request, word: str = "input"
+) -> Iterator[Look]:
+    """A look at each input. Files are written on the way, numbered where there are several inputs.
 
-    The picture is written to `out` (attend.png when None). Raises `DataError` for input that cannot
-    be read, and `SpecError` for a layer or head that is not there.
+    An input that cannot be read is left out; at the end `DataError` says how many there were, and
+    of a single one what is wrong with it.
     """
-    picture = out or Path("attend.png")
-    check_picture(picture, "--out")
-    if input_of(loaded.info).one_size:
-        if layer is not None or head is not None:
-            raise SpecError(
-                f"{'--head' if layer is None else '--layer'} chooses what is shown of a text; of an"
-                " input of one size it is the region that decides, over all layers and heads;"
-                " leave it out"
-            )
-        return _attend_image(loaded, Path(source), picture, color)
-    return _attend_text(loaded, source, picture, layer, head, color)
-
-
-def _attend_text(
-    loaded: Loaded, text: str, picture: Path, layer: int | None, head: int | None, color: bool
-) -> AttendResult:
-    if loaded.model.is_encoder_decoder:
+    failed: list[str] = []
+    patches = input_of(loaded.info).one_size
+    if request.query is not None and "," in request.query and not patches:
         raise SpecError(
-            "attend looks into networks of one side, and this one reads a source and writes a"
-            " target"
+            f"--query {request.query}: ROW,COLUMN is a patch of an image; give a number"
         )
-    kind = input_of(loaded.info)
-    if kind.in_files:
-        raise SpecError(
-            "attend shows texts and pictures; of sound, those of one length (data.seconds)"
-        )
-    tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
-    reader: Reader = (
-        Prompts(tokenizer, loaded.model.limit, options)
-        if loaded.model.can_generate
-        else kind.reader(options, loaded.assets)
-    )
-    content, truncated = reader.read(text, "the text")
-    if truncated:
-        say(f"the text is cut: the model reads {reader.most}")
-    batch = {name: tensor.to(loaded.device) for name, tensor in reader.batch([content]).items()}
-    labels = name_tokens(tokenizer, batch["tokens"][0].tolist())
-    heads = record_heads(loaded.model, loaded.model.arguments(batch), labels)
-    check_choice(heads, layer, head)
-    every = range(len(heads.layers))
-    layers = every if layer is None and head is None else [every[-1] if layer is None else layer]
-    title = f"{loaded.name} ({loaded.spec.model.type}), attention in: {' '.join(text.split())}"
-    draw_heads(heads, layers, head, title, picture)
-    shown = show_heads(heads, layers[-1], head, color)
-    return AttendResult(
-        shown, picture, {**heads.to_json(), **({"truncated": True} if truncated else {})}
-    )
-
-
-def name_tokens(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    """The tokens' labels: text or special token; parts of one character are numbered: 漢·1/3."""
-    names: list[str] = []
-    while (place := len(names)) < len(tokens):
-        token = tokens[place]
-        if token in (tokenizer.start_of_text, tokenizer.end_of_text):
-            names.append("<start>" if token == tokenizer.start_of_text and not place else "<end>")
+    for number, given in enumerate(inputs, 1):
+        place = "the input" if len(inputs) == 1 else f"{word} {number}"
+        try:
+            wanted, image = request.wanted(patches), request.image() if patches else None
+            look = look_at(loaded, given, wanted, place, request.target, image)
+        except DataError as error:
+            failed.append(str(error))
             continue
-        texts = [
-            tokenizer.decode(tokens[place : place + count]) for count in range(1, MOST_PARTS + 1)
-        ]
-        whole = next((count for count, text in enumerate(texts, 1) if "\ufffd" not in text), 1)
-        text = texts[whole - 1]
-        names += (
-            [text] if whole == 1 else [f"{text}·{part}/{whole}" for part in range(1, whole + 1)]
-        )
-    return names
+        write_files(look, request, number if len(inputs) > 1 else None)
+        yield look
+    if failed:
+        several = f"{len(failed):,} of {len(inputs):,} {word}s could not be read; the first: "
+        raise DataError((several if len(inputs) > 1 else "") + failed[0])
 
 
-def _attend_image(loaded: Loaded, path: Path, picture: Path, color: bool) -> AttendResult:
-    look = look_at_image(loaded, path, ImageOptions())
-    assert look.heat is not None
-    for note in look.notes:
-        say(note)
-    title = f"{look.model}: {path.name}, {look.answer}"
-    draw_heat(look.heat, title, picture)
-    return AttendResult(show_heat(look.heat, color), picture, look.heat.to_json())
+def write_files(look: Look, request: Request, number: int | None) -> None:
+    """Write what is asked for; `number` is put into the names."""
+    places = {layer.number: place for place, layer in enumerate(look.layers)}
+    heads = None
+    if request.heads is not None:
+        heads = [(places[layer], head) for layer, head in _heads(request.heads)]
+    plain = heads is None and request.layers is None
+    for _, name in request.pictures:
+        path = numbered(name, number)
+        if look.heat is not None and (plain or not look.layers):
+            draw_heat(look.heat, f"{look.model}: {look.title}, {look.answer}", path)
+        else:
+            draw(look, path, PictureOptions(heads=heads, query=request.query is not None))
+    if request.html is not None:
+        write_output(numbered(request.html, number), [page(look).encode()])
+    if request.data is not None:
+        write_data(look, numbered(request.data, number))
 
 
-def check_choice(heads: Heads, layer: int | None, head: int | None) -> None:
-    """Raise `SpecError` for a layer or head that the model does not have."""
-    if layer is not None and not 0 <= layer < len(heads.layers):
-        raise SpecError(
-            f"--layer {layer}: the layers with attention are 0 to {len(heads.layers) - 1}"
-        )
-    count = heads.weights[layer if layer is not None else -1].shape[0]
-    if head is not None and not 0 <= head < count:
-        raise SpecError(f"--head {head}: the heads of that layer are 0 to {count - 1}")
+def numbered(path: Path, number: int | None) -> Path:
+    """A file's name, for the input of this number: heads.png, heads-2.png."""
+    return path if number is None else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def screen(look: Look, only_ascii: bool = False) -> str:
+    """The view of a terminal, as large as stdout's."""
+    size = shutil.get_terminal_size(SCREEN) if sys.stdout.isatty() else SCREEN
+    if look.heat is not None and not look.layers:
+        return show_heat(look.heat, has_colour(sys.stdout) and not only_ascii)
+    return show(look, size[0], size[1], style_of(sys.stdout, only_ascii))
+
+
+def values(looks: Sequence[Look], files: Sequence[Path]) -> dict[str, Any]:
+    """The looks as plain values: one at the top, several in a list."""
+    written = {"files": [str(path) for path in files]} if files else {}
+    if len(looks) == 1:
+        return {**values_of(looks[0]), **written}
+    return {"inputs": [values_of(look) for look in looks], **written}
+
+
+def _numbers(given: str) -> tuple[int, ...]:
+    """ "0,3" as numbers."""
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", given):
+        raise SpecError(f"--layers {given}: give numbers with commas between: 0,3")
+    return tuple(map(int, given.split(",")))
+
+
+def _heads(given: str) -> tuple[tuple[int, int], ...]:
+    """ "0.2,3.1" as pairs."""
+    if not re.fullmatch(r"\d{1,9}\.\d{1,9}(,\d{1,9}\.\d{1,9})*", given):
+        raise SpecError(f"--heads {given}: give LAYER.HEAD with commas between: 0.2,3.1")
+    pairs = (each.split(".") for each in given.split(","))
+    return tuple((int(layer), int(head)) for layer, head in pairs)

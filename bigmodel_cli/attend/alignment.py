@@ -2,9 +2,10 @@
 
 Of each layer there are two readings, which the literature knows: what a target token reads while it
 is written, and what it reads once it is the input, one position later (Chen et al. 2020). Which
-layer and which reading align is measured: each source word in turn is hidden from cross-attention,
-and the reading is taken whose weights lie most where hiding costs the target's words probability.
-Weights are those of |weight| x |v W_O| (Kobayashi et al. 2020), as shares, heads together.
+heads and which reading align is measured: each source word in turn is hidden from cross-attention,
+and the reading is taken, of one head or of all heads of a layer, whose weights lie most where
+hiding costs the target's tokens probability. Weights are those of |weight| x |v W_O| (Kobayashi et
+al. 2020), as shares.
 """
 
 from __future__ import annotations
@@ -17,30 +18,39 @@ from bigmodel_cli.attend.words import Word
 from bigmodel_cli.console import columns_of, cut, one_line, padded
 from bigmodel_cli.lazy import Tensor, torch
 
-WRITES, READS = "while it is written", "once it is read"
+WRITES, READS = "as words are written", "as words are read again"
 SECOND = 0.5
 """Further source words are named from this part of the heaviest one's weight on."""
 MOST_NAMED = 3
+LITTLE = 0.1
+"""Nats below which hiding a word costs next to nothing."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """weights (T, S): how much of the source's tokens each target token reads in a layer, as
-    shares; `when` is `WRITES` or `READS`.
+    shares, by one `head` or all; `when` is `WRITES` or `READS`.
     """
 
     layer: str
     when: str
     weights: Tensor
+    head: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The layer and the head."""
+        return self.layer if self.head is None else f"{self.layer}, head {self.head}"
 
 
 @dataclass(frozen=True)
 class Alignment:
     """weights (Wt, Ws) are shares of what each target word reads on each source word.
 
-    `effect` (Wt, Ws) is how many nats of log-probability a target word loses where a source word is
-    hidden, NaN for special tokens; None where it was not measured. `agreement` is the share of all
-    that is lost which the weights lie on. `rule` says in words how the reading was chosen.
+    `layer` names the heads whose reading it is. `effect` (Wt, Ws) is how many nats of
+    log-probability a target word loses where a source word is hidden, NaN for special tokens; None
+    where it was not measured. `agreement` is the share of all that is lost which the weights lie
+    on. `rule` says in words how the reading was chosen.
     """
 
     source: list[str]
@@ -53,45 +63,48 @@ class Alignment:
     effect: Tensor | None = None
     agreement: float | None = None
 
-    def pairs(self) -> list[tuple[str, list[tuple[str, float, float | None]]]]:
-        """Each target word with its source words, the heaviest first: (word, weight, nats lost)."""
-        found = []
-        text = torch.tensor(self.real)
+    def links(self) -> list[tuple[int, int]]:
+        """(target word, source word) of all that are named, the heaviest first of each word."""
+        return [(row, column) for row in range(len(self.target)) for column in self._named(row)]
+
+    def _named(self, number: int) -> list[int]:
+        """The source words that are named of a target word."""
+        row = self.weights[number].masked_fill(~torch.tensor(self.real), 0.0)
+        order = row.argsort(descending=True, stable=True)[:MOST_NAMED].tolist()
+        return [n for n in order if row[n] > 0 and row[n] >= SECOND * row[order[0]]]
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Each target word with the source words that it reads most, and what hiding them costs.
+
+        Keys are "target", "source": [{"word", "weight", "nats" lost where measured}], and "needs":
+        the word whose hiding costs most, where hiding any costs something.
+        """
+        found: list[dict[str, Any]] = []
         for number, word in enumerate(self.target):
-            row = self.weights[number].masked_fill(~text, 0.0)
-            order = row.argsort(descending=True, stable=True)[:MOST_NAMED].tolist()
-            chosen = [n for n in order if row[n] > 0 and row[n] >= SECOND * row[order[0]]]
-            lost = None if self.effect is None else self.effect[number]
-            sources = [
-                (self.source[n], float(row[n]), None if lost is None else float(lost[n]))
-                for n in chosen
-            ]
-            found.append((word, sources))
+            row, chosen = self.weights[number], self._named(number)
+            sources = [{"word": self.source[n], "weight": round(float(row[n]), 4)} for n in chosen]
+            pair: dict[str, Any] = {"target": word, "source": sources}
+            if self.effect is not None:
+                lost = self.effect[number].nan_to_num(0.0)
+                for source, n in zip(sources, chosen, strict=True):
+                    source["nats"] = round(float(lost[n]), 4)
+                if float(lost.max()) >= LITTLE:
+                    pair["needs"] = self.source[int(lost.argmax())]
+            found.append(pair)
         return found
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        pairs = [
-            {
-                "target": target,
-                "source": [
-                    {"word": w, "weight": round(share, 4)}
-                    | ({} if lost is None else {"nats": round(lost, 4)})
-                    for w, share, lost in sources
-                ],
-            }
-            for target, sources in self.pairs()
-        ]
-        measured = self.agreement is not None and self.effect is not None
+        measured = self.agreement is not None
         return {
-            "layer": self.layer,
+            "heads": self.layer,
             "reading": self.when,
             "rule": self.rule,
             "source": self.source,
             "target": self.target,
             "weights": [[round(v, 5) for v in row] for row in self.weights.tolist()],
             **({"agreement": round(self.agreement or 0.0, 4)} if measured else {}),
-            "pairs": pairs,
+            "pairs": self.pairs(),
         }
 
 
@@ -106,43 +119,51 @@ def aligned(
     `effect` (T, Ws) is what each target token loses in nats where a source word is hidden. Without
     it the sharpest layer is taken, as it reads while it writes.
     """
-    sums = columns_summed(target, effect) if effect is not None else None
     best, highest = None, -float("inf")
     for reading in readings:
-        weights = by_words(reading.weights, target, source)
-        if sums is None and reading.when != WRITES:
+        if effect is None and (reading.when != WRITES or reading.head is not None):
             continue
-        score = _sharpness(weights) if sums is None else agreement(weights, sums)
+        columns = by_source(reading.weights, source)
+        score = _sharpness(columns) if effect is None else agreement(columns, effect)
         if score > highest:
-            best, highest = (reading, weights), score
+            best, highest = (reading, columns), score
     assert best is not None, "there is no cross-attention"
-    reading, weights = best
+    reading, columns = best
     named = ([w.text for w in source], [w.text for w in target])
-    measured = (None, None) if sums is None else (sums, highest)
-    rule = (
-        "the layer whose weights are sharpest"
-        if sums is None
-        else "the layer and reading whose weights lie most on the words that matter when hidden"
-    )
     real = [not w.special for w in source]
-    return Alignment(*named, weights, reading.layer, reading.when, rule, real, *measured)
+    if effect is None:
+        weights = by_target(columns, target)
+        rule = "the layer whose weights are sharpest"
+        return Alignment(*named, weights, reading.name, reading.when, rule, real)
+    weights = by_target(columns, target, effect.nan_to_num(0.0).clamp(min=0).sum(1))
+    lost = torch.stack([effect[w.first : w.stop].sum(0) for w in target])
+    rule = "the reading that lies most on the words that matter when hidden"
+    return Alignment(
+        *named, weights, reading.name, reading.when, rule, real, lost, agreement=highest
+    )
 
 
-def by_words(weights: Tensor, target: Sequence[Word], source: Sequence[Word]) -> Tensor:
-    """Shares (T, S) of tokens -> (Wt, Ws): sums over a source word's tokens, means over a target
-    word's.
+def by_source(weights: Tensor, source: Sequence[Word]) -> Tensor:
+    """(T, S) -> (T, Ws)   sums over the tokens of each source word."""
+    return torch.stack([weights[:, w.first : w.stop].sum(1) for w in source], 1)
+
+
+def by_target(columns: Tensor, target: Sequence[Word], lost: Tensor | None = None) -> Tensor:
+    """(T, Ws) -> (Wt, Ws)   means over the tokens of each target word.
+
+    Tokens count by what they lose in all, `lost` (T), where it is given: the blank between two
+    words, and the last letter of a long one, need nothing of the source, and may read anything.
     """
-    columns = torch.stack([weights[:, w.first : w.stop].sum(1) for w in source], 1)
-    return torch.stack([columns[w.first : w.stop].mean(0) for w in target])
-
-
-def columns_summed(target: Sequence[Word], effect: Tensor) -> Tensor:
-    """(T, Ws) -> (Wt, Ws)   nats that each target word loses: the sum over its tokens."""
-    return torch.stack([effect[w.first : w.stop].sum(0) for w in target])
+    rows = []
+    for word in target:
+        own = columns[word.first : word.stop]
+        counts = torch.ones(len(own)) if lost is None else lost[word.first : word.stop] + 1e-6
+        rows.append((own * (counts / counts.sum()).to(own)[:, None]).sum(0))
+    return torch.stack(rows)
 
 
 def agreement(weights: Tensor, effect: Tensor) -> float:
-    """Shares and nats lost, both (Wt, Ws) -> the mean share, by the nats that are lost."""
+    """Shares and nats lost, both (T, Ws) -> the mean share, by the nats that are lost."""
     lost = effect.nan_to_num(0.0).clamp(min=0).to(weights)
     return float((weights * lost).sum() / lost.sum().clamp(min=1e-12))
 
@@ -155,18 +176,25 @@ def _sharpness(weights: Tensor) -> float:
 def shown(table: Mapping[str, Any], width: int = 100, most: int = 12) -> list[str]:
     """Lines for a terminal of what `Alignment.to_json` gives: `target <- source weight, ...`.
 
+    Where another word's hiding costs most, that is the word which it `needs`.
     Rows go down, in as many columns as fit and are needed for at most so many rows.
     """
     rows = []
     for pair in table["pairs"]:
         named = ", ".join(f"{one_line(s['word'])} {s['weight']:.2f}" for s in pair["source"])
+        needs = pair.get("needs")
+        if needs is not None and needs not in [s["word"] for s in pair["source"]]:
+            named += f" (needs {one_line(needs)})"
         rows.append((one_line(pair["target"]), named or "-"))
     left = min(16, max((columns_of(word) for word, _ in rows), default=0))
     texts = [f"{padded(word, left, right=False)} <- {named}" for word, named in rows]
     wide = max(map(columns_of, texts), default=0)
     columns = max(1, min((width + 3) // (wide + 3), -(-len(texts) // max(1, most))))
     height = min(most, -(-len(texts) // columns))
-    lines = [f"alignment: what each word reads {table['reading']}, in {table['layer']}"]
+    head = f"alignment {table['reading']} ({table['heads']})"
+    if "agreement" in table:
+        head += f", {100 * table['agreement']:.0f} % of it on words that are needed"
+    lines = [cut(head, width)]
     for line in range(height):
         parts = [texts[n] for n in range(line, min(len(texts), columns * height), height)]
         row = "   ".join(padded(text, wide, right=False) for text in parts)

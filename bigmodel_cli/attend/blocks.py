@@ -12,11 +12,13 @@ LARGE = 1 << 16
 
 
 class Maps:
-    """Of heads x queries x keys, at most `resolution` blocks to a side."""
+    """Of heads x queries x keys, at most `resolution` blocks to a side; 0: none are made."""
 
     def __init__(self, size: tuple[int, int, int], resolution: int, signed: bool) -> None:
         heads, queries, keys = size
-        self.signed = signed
+        self.signed, self.wanted, self.rows, self.columns = signed, resolution > 0, 1, 1
+        if not self.wanted:
+            return
         self.rows, self.columns = -(-queries // resolution), -(-keys // resolution)
         self.whole = self.rows == self.columns == 1
         shape = (heads, -(-queries // self.rows), -(-keys // self.columns))
@@ -28,12 +30,16 @@ class Maps:
 
     def count(self, rows: Tensor, keys: slice, seen: Tensor | None) -> None:
         """Count the cells of a tile that are seen: `seen` (R, C), all when None."""
+        if not self.wanted:
+            return
         cells = torch.ones(len(rows), keys.stop - keys.start) if seen is None else seen.cpu()
         where = torch.div(rows.cpu(), self.rows, rounding_mode="floor")
         self._own(self.counts, keys).index_add_(0, where, self._folded(cells.float()).sum(-1))
 
     def add(self, rows: Tensor, heads: slice, keys: slice, weights: Tensor) -> None:
         """Add a tile (h, R, C)."""
+        if not self.wanted:
+            return
         weights = weights.cpu()
         if self.whole:
             self.most[heads, :, keys][:, rows.cpu()] = weights.to(self.most.dtype)
@@ -47,8 +53,10 @@ class Maps:
         sums = self._own(self.sums[heads, first:last], keys)
         sums.index_add_(1, where, cells.sum(-1).to(sums))
 
-    def blocks(self) -> Blocks:
-        """The maps, once."""
+    def blocks(self) -> Blocks | None:
+        """The maps, once; None where none are made."""
+        if not self.wanted:
+            return None
         hidden = self.counts == 0
         if self.signed and not self.whole:  # of each block what is largest without its sign
             self.most = torch.where(-self.least > self.most, self.least, self.most)

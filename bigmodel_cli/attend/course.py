@@ -162,7 +162,7 @@ class Course:
                 *rest,
                 "",
                 *losses,
-                self._said(),
+                self.said(),
                 "shares from 0 to 1, entropy in nats from 0 to its largest; the last value beside",
                 *self.notes,
             ]
@@ -185,7 +185,7 @@ class Course:
         limits = (0.0, _range(every)[1]) if name == "entropy" else (0.0, 1.0)
         return f"{_spark(values, limits, ascii_only)} {_shown(values[-1])}"
 
-    def _said(self) -> str:
+    def said(self) -> str:
         """When induction appeared, in words, and by which rule."""
         onset = self.onset()
         if onset is None:

@@ -75,11 +75,14 @@ class Details:
 
     @classmethod
     def of(cls, look: Look) -> Details:
-        """Those of the heads whose tensors a look has kept."""
+        """Those of the heads whose tensors a look has kept, or whose blocks are single weights."""
         details = cls()
         for layer in look.layers:
             if layer.kept is not None:
                 details._add_kept(layer.name, layer.kept)
+            elif layer.blocks.rows == layer.blocks.columns == 1 and layer.sampled is None:
+                for head, matrix in enumerate(layer.blocks.most):
+                    details.add_matrix(layer.name, head, matrix, layer.causal)
         return details
 
     def _add_kept(self, name: str, kept: Kept) -> None:
@@ -106,8 +109,8 @@ class Details:
 
 
 def of_matrix(matrix: Tensor, causal: bool) -> Detail:
-    """The detail of a whole matrix (T, S) of weights, or of signed numbers."""
-    matrix = matrix.detach().float().cpu()
+    """The detail of a whole matrix (T, S) of weights, or of signed numbers; NaN: not seen."""
+    matrix = matrix.detach().float().cpu().nan_to_num(0.0)
     queries, keys = matrix.shape
     peak = max(float(matrix.abs().max()), 1e-30) if matrix.numel() else 1.0
     signed = bool((matrix < 0).any())

@@ -149,7 +149,7 @@ def _layer(name: str, one: AttentionCall, two: AttentionCall, options: DiffOptio
     partners = None
     if not first.signed and first.heads > 1:
         partners, _ = matched(first, second)
-    return LayerApart(name, bits, outputs, partners, sums.maps.blocks(), first.causal)
+    return LayerApart(name, bits, outputs, partners, sums.maps.blocks())
 
 
 def _sizes(call: AttentionCall) -> str:
@@ -171,8 +171,8 @@ def _change(one: Tensor, two: Tensor) -> Tensor:
     if a.shape != b.shape:
         return torch.tensor(math.nan)
     size = (a.norm() + b.norm()) / 2
-    change: Tensor = (a - b).norm() / size if bool(size) else size
-    return change.float()
+    change: Tensor = ((a - b).norm() / size if bool(size) else size).float()
+    return change
 
 
 class _Sums:
@@ -218,5 +218,5 @@ def _nats(p: Tensor, q: Tensor) -> Tensor:
     """(h, R, C) twice -> (h,)   a tile's part of the Jensen-Shannon divergences."""
     middle = (p + q) / 2
     each = (torch.special.xlogy(p, p) + torch.special.xlogy(q, q)) / 2
-    nats: Tensor = each - torch.special.xlogy(middle, middle)
-    return nats.double().sum((1, 2)).cpu()
+    nats: Tensor = (each - torch.special.xlogy(middle, middle)).double().sum((1, 2)).cpu()
+    return nats

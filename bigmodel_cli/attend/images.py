@@ -4,17 +4,15 @@ that decides the class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from bigmodel_cli.attend.capture import watch
 from bigmodel_cli.attend.deletion import with_trial
 from bigmodel_cli.attend.gradcam import METHODS, class_of, grad_cam
 from bigmodel_cli.attend.heat import Heat, heat_over, picture_of
-from bigmodel_cli.attend.layers import Found, Wanted, layer_of
-from bigmodel_cli.attend.look import Layer, Look
-from bigmodel_cli.attend.looking import check_choice
+from bigmodel_cli.attend.look import Layer, Look, Side
 from bigmodel_cli.attend.patches import in_patches, patches, position_of
 from bigmodel_cli.attend.rollout import ROLLOUT, rolled
 from bigmodel_cli.attend.stream import Stream
@@ -30,29 +28,33 @@ from bigmodel_cli.parts.contract import Attends, attending
 from bigmodel_cli.parts.watched import AttentionCall
 from bigmodel_cli.tasks import Task
 
+Describe = Callable[[str, Attends, AttentionCall, Side, int], Layer | None]
+"""Makes a layer of its name, part and call, where it is wanted; the side is that of queries and
+keys, and the query a position.
+"""
+
 
 @dataclass(frozen=True)
 class ImageOptions:
     """`cam` is a method of `gradcam.METHODS` and `layer` the module it is of; `target` names the
     class, by default the foremost one.
 
-    `query` and `key` are a position ("0") or a patch ("ROW,COLUMN"). None leaves each to the model.
+    `query` is a position ("0") or a patch ("ROW,COLUMN"). None leaves each to the model.
     """
 
     cam: str | None = None
     layer: str | None = None
     target: str | None = None
     query: str | None = None
-    key: str | None = None
 
 
 def look_at_image(
-    loaded: Loaded, given: str | Path, options: ImageOptions, wanted: Wanted | None = None
+    loaded: Loaded, given: str | Path, options: ImageOptions, describe: Describe | None = None
 ) -> Look:
     """What the model sees in an image's or a recording's file.
 
-    Raises `DataError` for a file that cannot be read, and `SpecError` for options that do not fit
-    the model.
+    With `describe` the layers whose heads look at patches are a part of it. Raises `DataError` for
+    a file that cannot be read, and `SpecError` for options that do not fit the model.
     """
     reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
     batch = reader.batch([reader.read(str(given), "the image")[0]])
@@ -60,7 +62,7 @@ def look_at_image(
     notes = _refusals(model, options)
     calls, logits = calls_of(model, model.unmasked({"image": image}))
     heat = _heat(loaded, image, logits, calls, options)
-    layers = _layers(model, calls, options, wanted or Wanted())
+    layers = [] if describe is None else _layers(model, calls, options, describe)
     notes += [*heat.remarks, *_read_by_all(model, layers, options)]
     named, title = f"{loaded.name} ({loaded.spec.model.type})", one_line(Path(given).name)
     return Look(named, layers, one_line(heat.caption), notes, heat=heat, title=title)
@@ -70,10 +72,10 @@ def _refusals(model: Model, options: ImageOptions) -> list[str]:
     """Why a network's attention is not shown. Raises `SpecError` for a query where none look."""
     if model.grid is not None:
         return []
-    if options.query is not None or options.key is not None:
+    if options.query is not None:
         raise SpecError(
-            "--query and --key: this network has no patches that look; leave them out, or choose"
-            " the class that is looked for: --class NAME"
+            "--query: this network has no patches that look; leave it out, or choose the class that"
+            " is looked for: --class NAME"
         )
     why = model.unseen_attention()
     return (
@@ -87,28 +89,20 @@ def _refusals(model: Model, options: ImageOptions) -> list[str]:
 
 
 def _layers(
-    model: Model, calls: Mapping[str, AttentionCall], options: ImageOptions, wanted: Wanted
+    model: Model, calls: Mapping[str, AttentionCall], options: ImageOptions, describe: Describe
 ) -> list[Layer]:
     """What each layer's heads read, where they look at patches."""
     if model.grid is None:
         return []
-    parts, found = attending(model), Found(calls=[(n, _heads(call)) for n, call in calls.items()])
-    check_choice(found, wanted)
-    for number, (name, call) in enumerate(calls.items()):
-        if not wanted.has(number):
-            continue
+    parts, found = attending(model), []
+    for name, call in calls.items():
         side = patches(call.q.shape[2], model.first, model.grid)
-        own = replace(wanted, query=position_of(options.query, side))
-        if options.key is not None:
-            own = replace(own, key=position_of(options.key, side))
+        query = position_of(options.query, side)
         with torch.no_grad(), full_precision(call.q.device):
-            layer, sums = layer_of(name, number, parts[name], call, (side, side), own)
-            found.layers.append((in_patches(layer, Stream(call)), sums))
-    return [layer for layer, _ in found.layers]
-
-
-def _heads(call: AttentionCall) -> int:
-    return call.q.shape[1] // (1 if call.minus is None else 2)
+            layer = describe(name, parts[name], call, side, query)
+            if layer is not None:
+                found.append(in_patches(layer, Stream(call)))
+    return found
 
 
 def _read_by_all(model: Model, layers: list[Layer], options: ImageOptions) -> list[str]:

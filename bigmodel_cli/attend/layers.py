@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,11 +10,13 @@ from bigmodel_cli.attend.capture import watch, watch_mixing
 from bigmodel_cli.attend.classes import letters
 from bigmodel_cli.attend.look import Layer, Side
 from bigmodel_cli.attend.mixing import Mixed
+from bigmodel_cli.attend.routing import routing_table, watch_routing
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.sums import Sums
 from bigmodel_cli.attend.tiles import ROWS, Tiled, spans
 from bigmodel_cli.device import full_precision
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.mixing import MixingCall
@@ -22,6 +24,8 @@ from bigmodel_cli.parts.watched import AttentionCall, Called
 
 Sides = Callable[[str, Called], tuple[Side, Side]]
 """The name of a part and its call -> what its queries and keys are."""
+MOST_WEIGHTS = 1 << 28
+"""Most weights of a layer that are kept: 1 GiB."""
 VALUES = 4096
 """Values whose lengths are computed at once."""
 
@@ -34,6 +38,8 @@ class Wanted:
     `heads` are chosen ones (layer, head), whose tensors are `kept`. `query` and `key` are positions
     (from the end where negative), `top` the number of heaviest keys kept of each query, `rows` the
     number of queries that are drawn with `seed`, `resolution` the most blocks to a map's side.
+    With `dense` all weights of the chosen heads are kept, or of all heads where none is chosen.
+    Where none is chosen, heads of at most `whole` weights have their tensors `kept`.
     """
 
     layers: Collection[int] | None = None
@@ -44,22 +50,31 @@ class Wanted:
     rows: int | None = None
     seed: int = 0
     resolution: int = 128
+    dense: bool = False
+    whole: int = 0
 
     def has(self, layer: int) -> bool:
-        """Whether a layer is looked at."""
-        return self.layers is None or layer in self.layers
+        """Whether a layer is looked at: chosen itself, or one of its heads."""
+        if self.layers is None:
+            return not self.heads or any(layer == own for own, _ in self.heads)
+        return layer in self.layers
+
+    def of(self, layer: int) -> list[int]:
+        """The heads of a layer that are chosen."""
+        return [head for own, head in self.heads if own == layer]
 
 
 @dataclass
 class Found:
     """What a run has shown: layers with the sums behind their figures; how many calls there were.
 
-    `output` is what the model returned.
+    `output` is what the model returned, and `extra` tables of parts that do not attend.
     """
 
     layers: list[tuple[Layer, Sums]] = field(default_factory=list)
     calls: list[tuple[str, int]] = field(default_factory=list)  # names, and how many heads
     output: Any = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def join(self, other: Found) -> Found:
         """`other`, the next window of a text, with the figures of both."""
@@ -69,7 +84,7 @@ class Found:
             figures = sums.statistics(layer.heads)
             named = letters(figures, len(layer.queries), len(layer.keys), layer.causal)
             joined.append((replace(layer, statistics=figures, letters=named), sums))
-        return Found(joined, other.calls, other.output)
+        return Found(joined, other.calls, other.output, other.extra)
 
 
 def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted) -> Found:
@@ -91,25 +106,40 @@ def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted
                 found.layers.append(layer_of(title, number, part, call, sides(name, call), wanted))
 
     def mixed(name: str, call: MixingCall) -> None:
-        title, _, looked = begin(name, call.output.shape[1])
+        title, number, looked = begin(name, call.output.shape[1])
         if looked:
             with torch.no_grad(), full_precision(call.output.device):
-                found.layers.append(mixing_layer(title, call, sides(name, call), wanted))
+                found.layers.append(mixing_layer(title, number, call, sides(name, call), wanted))
 
-    with watch(model, each), watch_mixing(model, mixed):
+    with watch(model, each), watch_mixing(model, mixed), watch_routing(model) as routed:
         found.output = run()
+    found.extra = routing_table(routed)
     return found
 
 
 def mixing_layer(
-    name: str, call: MixingCall, sides: tuple[Side, Side], wanted: Wanted
+    name: str, number: int, call: MixingCall, sides: tuple[Side, Side], wanted: Wanted
 ) -> tuple[Layer, Sums]:
     """What the first row of a call shows, which had no state of earlier calls."""
     assert not call.carried, "the matrix knows nothing of the positions of earlier calls"
     matrix = call.matrix()
-    layer, sums = tiled_layer(name, "mixing", Mixed(matrix), sides, wanted)
+    mixed, chosen, weights = Mixed(matrix), wanted.of(number), None
+    _check_heads(number, chosen, mixed.heads)
+    layer, sums = tiled_layer(name, "mixing", mixed, sides, wanted)
+    if wanted.dense:
+        heads = chosen or list(range(mixed.heads))
+        weights = torch.tensor(heads), weights_of(mixed, heads)
     own = matrix.difference()
-    return (layer if own is None else replace(layer, difference=own)), sums
+    difference = layer.difference if own is None else own
+    return replace(layer, difference=difference, number=number, weights=weights), sums
+
+
+def _check_heads(number: int, chosen: Sequence[int], heads: int) -> None:
+    """Raise `SpecError` for a head that a layer does not have."""
+    if chosen and max(chosen) >= heads:
+        raise SpecError(
+            f"--heads: {number}.{max(chosen)}: the heads of layer {number} are 0 to {heads - 1}"
+        )
 
 
 def layer_of(
@@ -122,10 +152,17 @@ def layer_of(
 ) -> tuple[Layer, Sums]:
     """What the first row of a call shows, and the sums behind its figures."""
     stream = Stream(call)
-    kept = stream.kept([head for layer, head in wanted.heads if layer == number])
+    chosen = wanted.of(number)
+    _check_heads(number, chosen, stream.heads)
     kind = "cross" if call.memory else "self"
     layer, sums = tiled_layer(name, kind, stream, sides, wanted, sizes_of(part, call))
-    return replace(layer, kept=kept), sums
+    weights = None
+    if wanted.dense:
+        heads = chosen or list(range(stream.heads))
+        weights = torch.tensor(heads), weights_of(stream, heads)
+    small = not wanted.heads and stream.queries * stream.keys <= wanted.whole
+    kept = stream.kept(list(range(stream.heads)) if small else chosen)
+    return replace(layer, kept=kept, number=number, weights=weights), sums
 
 
 def tiled_layer(
@@ -155,6 +192,8 @@ def tiled_layer(
         resolution=wanted.resolution,
         top=wanted.top,
     )
+    maps = seen.maps.blocks()
+    assert maps is not None
     figures, query = seen.statistics(), _place(wanted.query, tiled.queries)
     read, key = row_of(tiled, query), None
     if wanted.key is not None:
@@ -166,7 +205,7 @@ def tiled_layer(
         keys,
         tiled.causal,
         figures,
-        seen.maps.blocks(),
+        maps,
         query,
         read,
         seen.per_key(),
@@ -196,6 +235,26 @@ def row_of(tiled: Tiled, query: int) -> Tensor:
         for heads in tiled.chunks(tiled.heads, 1, keys):
             found[heads, keys] = tiled.tile(queries, heads, keys, seen).weights[:, 0].to(found)
     return found
+
+
+def weights_of(tiled: Tiled, heads: Sequence[int]) -> Tensor:
+    """(N, T, S)   all weights of some heads."""
+    size = len(heads) * tiled.queries * tiled.keys
+    if size > MOST_WEIGHTS:
+        raise SpecError(
+            f"--data: the weights of {len(heads)} heads of a layer are {size:,} numbers; choose a"
+            " few heads: --heads LAYER.HEAD"
+        )
+    whole = torch.zeros(len(heads), tiled.queries, tiled.keys)
+    for start in range(0, tiled.queries, ROWS):
+        rows = torch.arange(start, min(start + ROWS, tiled.queries))
+        queries = tiled.of(rows)
+        for keys in spans(queries):
+            seen = tiled.seen(queries, keys)
+            for place, head in enumerate(heads):
+                tile = tiled.tile(queries, slice(head, head + 1), keys, seen)
+                whole[place, start : start + len(rows), keys] = tile.weights[0].to(whole)
+    return whole
 
 
 def column_of(tiled: Tiled, key: int) -> Tensor:

@@ -138,6 +138,10 @@ class Layer:
     key: int | None = None
     readers: Tensor | None = None
     kept: Kept | None = None
+    number: int | None = None
+    """Which of the layers that attend it is; its place in the look when None."""
+    weights: tuple[Tensor, Tensor] | None = None
+    """Numbers of heads (N) and all their weights (N, T, S), where they were asked for."""
 
     @property
     def heads(self) -> int:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from bigmodel_cli.attend.layers import Found, Wanted, found_in
-from bigmodel_cli.attend.look import Layer, Look
+from bigmodel_cli.attend.images import ImageOptions, look_at_image
+from bigmodel_cli.attend.layers import Found, Wanted, found_in, layer_of
+from bigmodel_cli.attend.look import Layer, Look, Side
 from bigmodel_cli.attend.mixing import NOTE
 from bigmodel_cli.attend.runs import Prepared, prepare
+from bigmodel_cli.console import one_line
+from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.parts.contract import attending, mixing
+from bigmodel_cli.parts.contract import Attends, attending, mixing
+from bigmodel_cli.parts.watched import AttentionCall
 
 
 def look_at(
@@ -20,16 +26,43 @@ def look_at(
     wanted: Wanted | None = None,
     place: str = "the input",
     target: str | None = None,
+    image: ImageOptions | None = None,
 ) -> Look:
     """What the model attends to in an input: a text, or the path of an image or a recording.
 
-    Of an encoder-decoder `target` is the text that it is to have written; its own when None.
+    `image` are options of images alone, whose query is theirs; of an encoder-decoder, `target` is
+    the text that it is to have written, its own when None.
+
     Raises `DataError` for an input that cannot be read, and `SpecError` for a layer, head or
     position that is not there, or a model without attention.
     """
+    wanted, image = wanted or Wanted(), image or ImageOptions()
+    if input_of(loaded.info).one_size:
+        return _look_at_image(loaded, given, wanted, image)
+    if image.cam or image.layer or image.target:
+        raise SpecError("--cam, --cam-layer and --class are for images; leave them out")
     if not attending(loaded.model) and not mixing(loaded.model):
         raise SpecError("this model has no attention to look at, and no mixer in its place")
-    return look_through(loaded, prepare(loaded, given, place, target), wanted or Wanted())
+    return look_through(loaded, prepare(loaded, given, place, target), wanted)
+
+
+def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOptions) -> Look:
+    """The region that decides the class, and the heads of a network of patches."""
+    counts: list[tuple[str, int]] = []
+
+    def describe(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:
+        number = len(counts)
+        counts.append((name, call.q.shape[1] // (1 if call.minus is None else 2)))
+        own = replace(wanted, query=query)
+        with torch.no_grad():
+            return layer_of(name, number, part, call, (side, side), own)[0]
+
+    look = look_at_image(loaded, path, options, describe)
+    check_choice(counts, wanted)
+    layers = [layer for layer in look.layers if wanted.has(layer.number or 0)]
+    check_positions(layers, replace(wanted, query=-1))
+    notes = [*look.notes, *_sampled(layers)]
+    return replace(look, layers=layers, notes=notes, title=one_line(Path(path).name))
 
 
 def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
@@ -39,33 +72,29 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         last = window is prepared.windows[-1]
         shown = wanted if last else replace(wanted, query=-1, key=None, top=0, resolution=1)
         new = found_in(loaded.model, window.run, window.sides, shown)
-        check_choice(new, wanted)
+        check_choice(new.calls, wanted)
         found = new if found is None else found.join(new)
     assert found is not None
     layers = [layer for layer, _ in found.layers]
     name = f"{loaded.name} ({loaded.spec.model.type})"
-    notes = [*prepared.notes, *([NOTE] if any(layer.kind == "mixing" for layer in layers) else [])]
-    notes += [*prepared.remarks(found.output), *_sampled(layers)]
+    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
+    notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
-    extra = prepared.extra(found.output)
+    extra = {**prepared.extra(found.output), **found.extra}
     answer = prepared.answer(found.output)
     return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
 
 
-def check_choice(found: Found, wanted: Wanted) -> None:
-    """Raise `SpecError` for a layer or head that the model does not have."""
-    count = len(found.calls)
+def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:
+    """Raise `SpecError` for a layer that the model does not have; `calls` are its parts that look,
+    with the number of their heads.
+    """
+    count = len(calls)
     chosen = [*(wanted.layers or ()), *(layer for layer, _ in wanted.heads)]
     option = "--layers" if wanted.layers else "--heads"
     for layer in chosen:
         if not 0 <= layer < count:
             raise SpecError(f"{option}: {layer}: the layers with attention are 0 to {count - 1}")
-    for layer, head in wanted.heads:
-        heads = found.calls[layer][1]
-        if not 0 <= head < heads:
-            raise SpecError(
-                f"--heads: {layer}.{head}: the heads of layer {layer} are 0 to {heads - 1}"
-            )
 
 
 def check_positions(layers: Sequence[Layer], wanted: Wanted) -> None:

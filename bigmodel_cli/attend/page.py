@@ -11,13 +11,16 @@ import base64
 import hashlib
 import html
 import json
+from dataclasses import replace
 from importlib.resources import files
 from string import Template
 
 from bigmodel_cli.attend.details import Details
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.page_facts import Arrays, PageOptions, facts_of
+from bigmodel_cli.attend.page_heat import layer_of_heat, png_of
 from bigmodel_cli.console import one_line
+from bigmodel_cli.errors import SpecError
 
 __all__ = ["PageOptions", "page"]
 
@@ -28,11 +31,19 @@ def page(look: Look, details: Details | None = None, options: PageOptions | None
     """The page, to be written as UTF-8.
 
     Without `details` they are made of what the look has kept; heads that have none are shown as
-    blocks.
+    blocks. Raises `SpecError` for a look at nothing.
     """
     options = options or PageOptions()
+    if look.heat is not None:
+        if options.image is None:
+            options = replace(options, image=png_of(look.heat.image))
+        mapped = layer_of_heat(look.heat)
+        look = replace(look, layers=[*look.layers, *([mapped] if mapped else [])])
+    if not look.layers:
+        raise SpecError("--html: there is nothing to show: neither heads nor a map of an image")
+    details = details or Details.of(look)
     arrays = Arrays()
-    facts = facts_of(look, details or Details.of(look), options, arrays)
+    facts = facts_of(look, details, options, arrays)
     room = files("bigmodel_cli.attend") / "web"
     style = (room / "style.css").read_text(encoding="utf-8")
     parts = [(room / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]

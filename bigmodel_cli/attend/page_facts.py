@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.attend import colours
+from bigmodel_cli.attend.classes import CLASSES
 from bigmodel_cli.attend.details import Detail, Details, deflated
 from bigmodel_cli.attend.look import CAUTION, Blocks, Layer, Look, Side
 from bigmodel_cli.console import one_line
@@ -21,15 +22,6 @@ MOST_BLOCKS = 200_000
 """Most blocks of the heads of a layer; 256 to a side of each at most."""
 MOST_ROWS = 400_000
 """Most weights of rows that are carried for heads without details, in a layer."""
-CLASS_NAMES = {
-    "s": "sink",
-    "p": "previous",
-    "i": "induction",
-    "l": "local",
-    "c": "column",
-    "u": "uniform",
-    "x": "other",
-}
 STATISTICS = (
     ("entropy", "Entropy", "nats"),
     ("sink", "First key", "share of the weight on the first key, or the head's own sink"),
@@ -48,17 +40,16 @@ STATISTICS = (
 class PageOptions:
     """How the page opens: at which layer, head, query and key, and in which view.
 
-    `view` is "map", "lines", "text", "image", "keys" or "statistics"; `image` a PNG that lies under
-    the patches; `rules` say of each letter of a class what it stands for.
+    `view` is "map", "lines", "text", "image", "keys" or "statistics", the one that fits the input
+    when None; `image` a PNG that lies under the patches.
     """
 
     layer: int = 0
     head: int = 0
     query: int | None = None
     key: int = 0
-    view: str = "map"
+    view: str | None = None
     image: bytes | None = None
-    rules: dict[str, str] = field(default_factory=lambda: dict(CLASS_NAMES))
 
 
 class Arrays:
@@ -101,12 +92,8 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
         "layers": layers,
         "statistics": STATISTICS,
         "classes": {
-            letter: {
-                "name": CLASS_NAMES[letter],
-                "rule": options.rules.get(letter, CLASS_NAMES[letter]),
-                "colour": colours.CLASSES[letter],
-            }
-            for letter in CLASS_NAMES
+            letter: {"name": name, "rule": f"{name}: {rule}", "colour": colours.CLASSES[letter]}
+            for letter, (name, rule) in CLASSES.items()
         },
         "scales": {
             theme: {kind: _scale(kind, theme == "dark") for kind in ("sequential", "diverging")}
@@ -120,7 +107,7 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
             "head": options.head,
             "query": first.query if options.query is None else options.query,
             "key": options.key,
-            "view": options.view,
+            "view": options.view or ("map" if first.keys.grid is None else "image"),
         },
     }
 
@@ -154,6 +141,7 @@ def _layer(
     bare = len(details) < layer.heads
     return {
         "name": one_line(layer.name),
+        "number": layer.number,
         "kind": layer.kind,
         "queries": queries,
         "keys": keys,

@@ -36,8 +36,8 @@ class Pair:
     """A source and a target for one pass of the model, and how the target came about.
 
     The batch's "target" (1, T + 1) are `begins` tokens that the data begins with, the `tokens`, and
-    the end. `nats` is the search's summed log-probability of the tokens, and of the end where the
-    text has `ended`; None where there was no search: `how` says what there was.
+    the end where the text has `ended`. `nats` is the search's summed log-probability of the tokens
+    and that end; None where there was no search: `how` says what there was.
     """
 
     loaded: Loaded
@@ -118,7 +118,8 @@ def read_pair(
         beam, nats = how.search(loaded.spec.task.search()), found.log_probability
         said = "greedy" if beam is None else f"best of {beam.width} beams"
         tokens, ended = [int(token) for token in found.tokens], found.ended
-    row = [*start[0].tolist(), *tokens, tokenizer.end_of_text]
+    end = [tokenizer.end_of_text] if ended else []  # there may be no room for one
+    row = [*start[0].tolist(), *tokens, *end]
     batch["target"] = torch.tensor([row], device=loaded.device)
     note = f"the source is cut: the model reads {reader.most}" if cut else ""
     heard = None if sound is None else len(content.values) / sound.rate
@@ -135,7 +136,7 @@ def _given(tokenizer: Tokenizer, target: str, most: int) -> list[int]:
 
 
 def token_nats(pair: Pair, logits: Tensor) -> Tensor:
-    """logits (B, T, V) -> (B, N + 1)   log-probabilities of the N tokens and of the end.
+    """logits (B, T, V) -> (B, N)   log-probabilities of the tokens, and of the end if it is there.
 
     Tokens that are never written have none, as in the search (`Excluding`).
     """
@@ -155,7 +156,7 @@ def token_nats(pair: Pair, logits: Tensor) -> Tensor:
 def checked(pair: Pair, logits: Tensor) -> str:
     """A sentence on whether the pass gives what the search had."""
     nats = token_nats(pair, logits)[0]
-    total = float(nats[: len(pair.tokens) + pair.ended].double().sum())
+    total = float(nats.double().sum())
     said = f"the target is {pair.how}: {total:.4f} nats in one pass over it"
     if pair.nats is not None:
         said += f", {abs(total - pair.nats):.1e} from the search's sum"
@@ -202,19 +203,26 @@ def dense(tiled: Tiled) -> Tensor:
 
 
 def shares(weights: Tensor, sizes: Tensor | None) -> Tensor:
-    """(H, T, S), (H, S) -> (T, S)   |weight| x length of the value, heads together, as shares."""
+    """(H, T, S), (H, S) -> (H + 1, T, S)   |weight| x length of the value, as shares.
+
+    They are of each head, and last of all heads together.
+    """
     moved = weights.abs() if sizes is None else weights.abs() * sizes[:, None].to(weights)
-    total = moved.sum(0)
-    return total / total.sum(-1, keepdim=True).clamp(min=1e-30)
+    moved = torch.cat((moved, moved.sum(0, keepdim=True)))
+    return moved / moved.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
 def readings(pair: Pair) -> list[Reading]:
-    """The two readings of each layer."""
+    """The two readings of each layer: of all its heads, and of each."""
     found, count = [], len(pair.tokens)
     for name, weights, sizes in crossings(pair):
-        whole = shares(weights, sizes)
-        for when, first in ((WRITES, pair.begins - 1), (READS, pair.begins)):
-            found.append(Reading(name, when, whole[first : first + count]))
+        *single, whole = shares(weights, sizes)
+        for head, each in ((None, whole), *enumerate(single)):
+            written = each[pair.begins - 1 :][:count]
+            read = each[pair.begins :][:count]
+            if len(read) < count:  # the last token of a text without an end is not read
+                read = torch.cat((read, written[-1:]))
+            found += [Reading(name, WRITES, written, head), Reading(name, READS, read, head)]
     return found
 
 
@@ -241,7 +249,7 @@ def hidden_effect(pair: Pair, source: Sequence[Word]) -> Tensor | None:
 
 
 def _without(pair: Pair, mask: Tensor) -> Tensor:
-    """mask (B, S), False where a source position is hidden -> (B, N + 1) log-probabilities."""
+    """mask (B, S), False where a source position is hidden -> (B, N) as `token_nats`."""
 
     def each(name: str, part: Attends, call: AttentionCall) -> Tensor | None:
         if not call.memory:

@@ -14,8 +14,8 @@ from bigmodel_cli.attend.patches import patches
 from bigmodel_cli.attend.spoken import ctc_times, seconds_of, times_of
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import (
+    LongReader,
     Prompts,
-    Reader,
     Tokenizer,
     input_of,
     load_source_tokenizer,
@@ -91,7 +91,7 @@ def prepare(loaded: Loaded, given: str, place: str, target: str | None = None) -
 
 def _text(loaded: Loaded, given: str, place: str) -> Prepared:
     tokenizer, options = load_tokenizer(loaded.assets), loaded.spec.data
-    reader: Reader = (
+    reader: LongReader = (
         Prompts(tokenizer, loaded.model.limit, options)
         if loaded.model.can_generate
         else input_of(loaded.info).reader(options, loaded.assets)

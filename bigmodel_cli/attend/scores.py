@@ -92,14 +92,18 @@ class Scores:
         if self.bias is not None:
             found = found + self.bias[rows, first:end]
         begins, ends = (x[rows, None] for x in self.spans())
-        keys = torch.arange(first, end)
-        seen = (keys >= begins) & (keys < ends)
+        for a, b in ((first, int(begins.max())), (max(first, int(ends.min())), end)):
+            if a < b:  # keys that some of the queries do not see by their place
+                keys = torch.arange(a, min(b, end))
+                part = found[:, a - first : min(b, end) - first]
+                part.masked_fill_((keys < begins) | (keys >= ends), -math.inf)
         if self.segments is not None:
             own = self.segments[rows + self.offset + len(self.segments) - len(self.k)]
-            seen = seen & (own[:, None] == self.segments[-len(self.k) :][first:end])
+            others = own[:, None] != self.segments[-len(self.k) :][first:end]
+            found.masked_fill_(others, -math.inf)
         if self.key_mask is not None:
-            seen = seen & self.key_mask[first:end].bool()
-        return found.masked_fill(~seen, -math.inf)
+            found.masked_fill_(~self.key_mask[first:end].bool(), -math.inf)
+        return found
 
     def tiles(self) -> Iterator[tuple[Tensor, int, int, Tensor]]:
         """Each tile with the queries and the keys that it is of: no key outside is seen."""
@@ -125,7 +129,7 @@ class Scores:
 
 def weighed(tile: Tensor, sums: Tensor) -> Tensor:
     """exp(scores - sums), 0 where nothing is seen."""
-    return (tile - sums[:, None]).exp().nan_to_num(0.0)
+    return (tile - sums.nan_to_num(neginf=0)[:, None]).exp_()
 
 
 @dataclass(frozen=True)

@@ -92,13 +92,21 @@ def ctc_times(loaded: Loaded, logits: Tensor, lengths: Tensor, frames: int) -> T
     return Times(words, "the likeliest unit of each position", seconds, [])
 
 
-def shown(table: Mapping[str, Any], width: int = 100) -> list[str]:
-    """Lines for a terminal of what `Times.to_json` gives: `0.42-0.80 word`, many to a line."""
-    lines, row = [f"words and their seconds, by {table['rule']}"], ""
+def shown(table: Mapping[str, Any], width: int = 100, most: int = 12) -> list[str]:
+    """Lines for a terminal of what `Times.to_json` gives: `0.42-0.80 word`, many to a line, at most
+    so many lines of words.
+    """
+    rows, row, placed = list[str](), "", 0
     for word in table["words"]:
         part = f"{word['start']:.2f}-{word['end']:.2f} {one_line(word['word'])}"
         if row and columns_of(f"{row}   {part}") > width:
-            lines.append(row)
+            rows.append(row)
             row = ""
-        row = f"{row}   {part}" if row else part
-    return [*lines, cut(row, width)] if row else lines
+            if len(rows) == most:
+                break
+        row = f"{row}   {part}" if row else cut(part, width)
+        placed += 1
+    rows += [row] if row else []
+    left_out = len(table["words"]) - placed
+    more = [f"({left_out} more words: --json)"] if left_out else []
+    return [f"words and their seconds, by {table['rule']}", *rows, *more]

@@ -59,10 +59,12 @@ def readings(look: Look) -> list[Reading]:
             groups.setdefault(key, []).append(layer)
     if any(not signed for signed, _, _ in groups):  # shares say more than signed parts
         groups = {key: layers for key, layers in groups.items() if not key[0]}
-    return [_reading(layers, key[0]) for key, layers in groups.items()]
+    return [reading_of(layers) for layers in groups.values()]
 
 
-def _reading(layers: Sequence[Layer], signed: bool) -> Reading:
+def reading_of(layers: Sequence[Layer]) -> Reading:
+    """What their query reads, of layers that look from one side at one side, all signed or none."""
+    signed = layers[0].signed
     by_norm = not signed and all(layer.moved is not None for layer in layers)
     total = torch.zeros(len(layers[0].keys), dtype=torch.float64)
     heads, counted = 0, 0
@@ -117,7 +119,7 @@ def left_out(layer: Layer, head: int) -> bool:
 
 
 def telling(look: Look, most: int = 4) -> list[Head]:
-    """The heads that tell most, best first: chosen one after the other by `RULE`.
+    """The heads that tell most, best first: chosen one after the other by `RULE`, sinks last.
 
     The entropy is the part of that of equal weights; the difference is the least one from those
     chosen before, 1 - the cosine of the maps without their sinks, scaled to `SIDE` x `SIDE`; heads
@@ -140,10 +142,20 @@ def telling(look: Look, most: int = 4) -> list[Head]:
     maps = {(one.layer, one.head): _outline(look.layers[one.layer], one.head) for one in left}
     chosen: list[Head] = []
     while left and len(chosen) < most:
-        best = max(left, key=lambda one: one.score * _unlike(look, one, chosen, maps))
+        best = max(
+            left,
+            key=lambda one: (
+                not _is_sink(look, one),
+                one.score * _unlike(look, one, chosen, maps),
+            ),
+        )
         chosen.append(best)
         left.remove(best)
     return chosen
+
+
+def _is_sink(look: Look, one: Head) -> bool:
+    return look.layers[one.layer].letters[one.head : one.head + 1] == "s"
 
 
 def _score(layer: Layer, head: int) -> float:

@@ -101,9 +101,9 @@ def word_times(gains: Tensor, words: Sequence[Word], seconds: float) -> list[Tim
     """gains (T + 1, S) of the queries that write T tokens and then the end -> the times of words.
 
     `words` are of the T tokens; a word begins where its first token does, and ends where the token
-    after it begins.
+    after it begins. Without an end (T, S) the last one ends with the sound.
     """
-    first = warped(gains)
+    first = [*warped(gains), gains.shape[1]]
     return [
         Timed(word.text, first[word.first] * seconds, first[word.stop] * seconds)
         for word in words

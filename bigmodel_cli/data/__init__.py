@@ -27,7 +27,7 @@ from bigmodel_cli.data.image.images import (
     ParquetOptions,
 )
 from bigmodel_cli.data.image.pixels import denormalise, prepare_image
-from bigmodel_cli.data.inputs import Item, Reader, Sources, read_items
+from bigmodel_cli.data.inputs import Item, LongReader, Reader, Sources, read_items
 from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.prompts import Dialogues, Prompts
@@ -134,6 +134,7 @@ __all__ = [
     "DataSet",
     "Dialogues",
     "Item",
+    "LongReader",
     "Prompts",
     "Reader",
     "Say",

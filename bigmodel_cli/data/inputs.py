@@ -55,13 +55,17 @@ class Reader(Protocol):
         Raises `DataError`; `place` names the input.
         """
 
+    def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
+        """Several contents as one batch, each as it would be alone but for padding."""
+
+
+class LongReader(Reader, Protocol):
+    """Reads inputs that may be longer than the model takes at once."""
+
     def windows(self, given: str, place: str) -> list[Any]:
         """An input's contents, one after the other, where it is longer than the model takes at
         once; one content of what cannot be read so, cut as `read` does. Raises `DataError`.
         """
-
-    def batch(self, contents: Sequence[Any]) -> dict[str, Tensor]:
-        """Several contents as one batch, each as it would be alone but for padding."""
 
 
 def read_items(reader: Reader, inputs: Iterable[str], word: str) -> Iterator[Item]:
@@ -177,10 +181,6 @@ class Sources:
             raise DataError(f"{place} is empty: there is no text to read")
         return [*map(int, tokens[: self.context - 1]), self.end], len(tokens) >= self.context
 
-    def windows(self, given: str, place: str) -> list[Any]:
-        """It as a whole."""
-        return [self.read(given, place)[0]]
-
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the right."""
         return {"source": padded(contents)}
@@ -197,15 +197,19 @@ class Windows:
 
     def read(self, given: str, place: str) -> tuple[list[int], bool]:
         """The tokens."""
-        tokens = self.windows(given, place)
-        return tokens[0], len(tokens) > 1
+        tokens = self.whole(given, place)
+        return tokens[: self.context], len(tokens) > self.context
 
     def windows(self, given: str, place: str) -> list[list[int]]:
         """The tokens in as many pieces as the context asks for."""
+        return pieces_of(self.whole(given, place), self.context)
+
+    def whole(self, given: str, place: str) -> list[int]:
+        """All tokens, however many the model takes."""
         tokens = encode(self.tokenizer, without_bom(checked(given, place)), place)
         if not len(tokens):
             raise DataError(f"{place}: the text is empty; give at least one character")
-        return pieces_of([int(token) for token in tokens], self.context)
+        return [int(token) for token in tokens]
 
     def batch(self, contents: Sequence[list[int]]) -> dict[str, Tensor]:
         """Padded on the right."""
@@ -213,8 +217,10 @@ class Windows:
 
 
 def pieces_of(tokens: list[int], size: int) -> list[list[int]]:
-    """The tokens in pieces of this size, the last of which may be shorter."""
-    return [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    """The tokens in pieces of this size, the first of which may be shorter."""
+    first = (len(tokens) - 1) % size + 1
+    starts = [0, *range(first, len(tokens), size)]
+    return [tokens[a:b] for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True)]
 
 
 def _named(given: str, place: str) -> Path:

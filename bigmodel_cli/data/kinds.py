@@ -13,7 +13,7 @@ from typing import ClassVar
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.image.pixels import denormalise
-from bigmodel_cli.data.inputs import Images, Reader, Rows, Sounds, Windows
+from bigmodel_cli.data.inputs import Images, LongReader, Reader, Rows, Sounds, Windows
 from bigmodel_cli.data.text.pieces import Sentences
 from bigmodel_cli.data.text.tokenizer_files import load_tokenizer
 from bigmodel_cli.draw import KEY
@@ -69,7 +69,7 @@ class Input:
         """
         return self.random(count, device)
 
-    def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
+    def reader(self, options: AnyDataOptions, assets: Assets) -> LongReader:
         """What prepares given items as the training data was, for a model with these options of
         data and files.
         """
@@ -177,7 +177,7 @@ class TokenInput(Input):
         numbers = torch.arange(length + 1, device=device).expand(count, -1)
         return {**batch, **({"words": numbers} if "words" in names else {})}
 
-    def reader(self, options: AnyDataOptions, assets: Assets) -> Reader:
+    def reader(self, options: AnyDataOptions, assets: Assets) -> LongReader:
         """For a model that reads whole texts: as rows of a table where it was trained on one."""
         tokenizer, context = load_tokenizer(assets), self.info.context
         assert context is not None

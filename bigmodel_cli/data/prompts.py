@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from bigmodel_cli.data.base import AnyDataOptions
 from bigmodel_cli.data.chat.messages import asked
@@ -49,10 +48,6 @@ class Dialogues(LeftPadded):
                 f" {self.limit:,} with the answer"
             )
         return tokens, False
-
-    def windows(self, given: str, place: str) -> list[Any]:
-        """It as a whole."""
-        return [self.read(given, place)[0]]
 
 
 class Prompts(LeftPadded):

@@ -91,8 +91,8 @@ def chunk_at(
         old = (s == previous[:, None])[:, None]
         kept = (s == s[:, -1:])[:, None]
         passed = (previous == s[:, -1])[:, None]
-    heads = (t[:, :, part] for t in (q, k, v, decay))
-    return Chunk(*heads, seen, old, kept, passed)
+    q, k, v, decay = (t[:, :, part] for t in (q, k, v, decay))
+    return Chunk(q, k, v, decay, seen, old, kept, passed)
 
 
 def scan(

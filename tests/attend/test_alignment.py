@@ -14,7 +14,8 @@ from bigmodel_cli.attend.alignment import (
     Reading,
     agreement,
     aligned,
-    by_words,
+    by_source,
+    by_target,
     shown,
 )
 from bigmodel_cli.attend.words import Word
@@ -27,34 +28,52 @@ EFFECT = torch.tensor([[2.0, 0.1, math.nan], [0.0, 1.0, math.nan], [-0.3, 3.0, m
 
 
 def test_words_have_the_sum_of_keys_and_the_mean_of_queries() -> None:
-    weights = by_words(RIGHT, TARGET, SOURCE)
-    assert weights.tolist() == [
+    columns = by_source(RIGHT, SOURCE)
+    assert by_target(columns, TARGET).tolist() == [
         pytest.approx([0.7, 0.2, 0.1]), pytest.approx([0.05, 0.65, 0.3]),
     ]  # fmt: skip
-    assert weights.sum(1).tolist() == pytest.approx([1, 1])
+    weighted = by_target(columns, TARGET, torch.tensor([0.0, 1.0, 3.0]))
+    assert weighted[1].tolist() == pytest.approx([0.025, 0.625, 0.35], abs=1e-5)
+    assert weighted[0].tolist() == pytest.approx([0.7, 0.2, 0.1])  # a word that loses nothing
 
 
 def test_the_reading_is_taken_that_lies_on_what_matters() -> None:
     readings = [
         Reading("decoder.0.cross", WRITES, WRONG),
-        Reading("decoder.0.cross", READS, RIGHT),
+        Reading("decoder.0.cross", READS, RIGHT, 2),
         Reading("decoder.1.cross", WRITES, torch.full((3, 4), 0.25)),
     ]
     found = aligned(readings, SOURCE, TARGET, EFFECT)
-    assert (found.layer, found.when) == ("decoder.0.cross", READS)
-    lost = [[2.0, 0.1], [0.0, 4.0]]  # the gain of -0.3 is no loss
-    by_hand = (0.7 * 2 + 0.2 * 0.1 + 0.65 * 4) / 6.1
-    assert found.agreement == pytest.approx(by_hand, abs=1e-6)
-    assert agreement(found.weights[:, :2], torch.tensor(lost)) == pytest.approx(by_hand, abs=1e-6)
-    assert found.pairs() == [
-        ("die", [("the", pytest.approx(0.7), pytest.approx(2.0))]),
-        ("Katze", [("cat", pytest.approx(0.65), pytest.approx(4.0))]),
-    ]
+    assert (found.layer, found.when) == ("decoder.0.cross, head 2", READS)
+    # by hand: the gain of -0.3 is no loss
+    share = (0.7 * 2 + 0.2 * 0.1 + 0.7 * 1 + 0.6 * 3) / (2 + 0.1 + 1 + 3)
+    assert found.agreement == pytest.approx(share, abs=1e-6)
+    assert agreement(by_source(RIGHT, SOURCE), EFFECT) == pytest.approx(share, abs=1e-6)
+    katze = (0.7 * 1 + 0.6 * 3) / 4
     values = found.to_json()
-    assert values["pairs"][1] == {
-        "target": "Katze", "source": [{"word": "cat", "weight": 0.65, "nats": 4.0}],
-    }  # fmt: skip
-    assert values["agreement"] == round(by_hand, 4)
+    assert values["pairs"] == [
+        {
+            "target": "die",
+            "source": [{"word": "the", "weight": 0.7, "nats": 2.0}],
+            "needs": "the",
+        },
+        {
+            "target": "Katze",
+            "source": [{"word": "cat", "weight": pytest.approx(katze), "nats": 4.0}],
+            "needs": "cat",
+        },
+    ]
+    assert values["agreement"] == round(share, 4)
+    head = "alignment as words are read again (decoder.0.cross, head 2)"
+    assert shown(values)[0] == f"{head}, {100 * share:.0f} % of it on words that are needed"
+
+
+def test_a_word_that_needs_another_says_so() -> None:
+    found = aligned([Reading("a", WRITES, WRONG)], SOURCE, TARGET, EFFECT)
+    said = shown(found.to_json())
+    assert said[1] == "die   <- cat 1.00 (needs the)"
+    none = aligned([Reading("a", WRITES, WRONG)], SOURCE, TARGET, EFFECT * 0.01)
+    assert not any("needs" in pair for pair in none.pairs())  # hiding costs next to nothing
 
 
 def test_without_a_measurement_the_sharpest_layer_is_taken() -> None:
@@ -97,5 +116,5 @@ def test_hostile_words_are_shown_as_escapes() -> None:
 def test_a_word_that_reads_special_tokens_alone_has_no_source() -> None:
     weights = torch.tensor([[0.0, 0.0, 1.0]])
     found = Alignment(["a", "b", "<end>"], ["x"], weights, "y", WRITES, "", [True, True, False])
-    assert found.pairs() == [("x", [])]
+    assert found.pairs() == [{"target": "x", "source": []}]
     assert shown(found.to_json())[1] == "x <- -"

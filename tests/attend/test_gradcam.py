@@ -440,11 +440,13 @@ def test_attend_says_that_a_map_is_one_value(cnn_spec: Path, cli: Callable[..., 
     trained = cli("pretrain", cnn_spec, "--set", layers, "--set", "train.steps=1", "--out", "once")
     assert trained.status == 0, trained.err
     Image.new("L", (8, 8), 90).save("grey.png")
-    result = cli("attend", "once", "grey.png", "--json")
+    result = cli("attend", "once", "grey.png", "--json", "--png", "cam.png")
     assert result.status == 0, result.err
     values = json.loads(result.out)
     assert values["heat"] is None
     assert values["map"] == [1, 1]
     assert "the network's last map is 1 x 1 for images of 8 x 8" in result.err
-    assert "what decides it" not in result.err
-    assert Image.open(values["picture"]).size[0] > 300
+    assert values["files"] == ["cam.png"]
+    assert Image.open("cam.png").size[0] > 300
+    shown = cli("attend", "once", "grey.png")
+    assert "what decides it" not in shown.out

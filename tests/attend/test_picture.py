@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from bigmodel_cli import pictures
-from bigmodel_cli.attend import name_tokens
 from bigmodel_cli.attend.heads import Heads, label
 from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.picture import plain_maps
 from bigmodel_cli.attend.picture.plain_maps import draw_heads, draw_heat, draw_rows
+from bigmodel_cli.attend.runs import name_tokens
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 
 

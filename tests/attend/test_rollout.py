@@ -19,7 +19,8 @@ from bigmodel_cli.attend.images import (
     look_at_image,
     rollout,
 )
-from bigmodel_cli.attend.layers import Wanted
+from bigmodel_cli.attend.layers import Wanted, layer_of
+from bigmodel_cli.attend.look import Layer, Side
 from bigmodel_cli.attend.patches import patches, position_of
 from bigmodel_cli.attend.rollout import rolled
 from bigmodel_cli.attend.stream import Stream
@@ -30,6 +31,7 @@ from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.models.torchvision import as_model
 from bigmodel_cli.models.vit import ViT, ViTOptions
 from bigmodel_cli.parts import kernels
+from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.fused import AttentionSpec
 from bigmodel_cli.parts.watched import AttentionCall
 
@@ -166,6 +168,10 @@ def test_torchvisions_vit_is_watched_without_another_result(heads: int) -> None:
         torch.testing.assert_close(model(image), want, atol=0, rtol=0)
 
 
+def described(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:
+    return layer_of(name, 0, part, call, (side, side), Wanted(query=query))[0]
+
+
 def test_a_masked_autoencoder_is_looked_at_with_nothing_hidden(
     cnn_spec: Path, cli: Callable[..., Result]
 ) -> None:
@@ -180,7 +186,7 @@ def test_a_masked_autoencoder_is_looked_at_with_nothing_hidden(
     assert trained.status == 0, trained.err
     Image.new("L", (8, 8), 90).save("grey.png")
     loaded = load_checkpoint(Path("mae"), "cpu")
-    look = look_at_image(loaded, "grey.png", ImageOptions(query="1,2"))
+    look = look_at_image(loaded, "grey.png", ImageOptions(query="1,2"), described)
     names = [(layer.name, len(layer.queries), layer.query) for layer in look.layers]
     assert names == [("blocks.0.mixer", 17, 7), ("decoder.blocks.0.mixer", 17, 7)]
     assert look.difference < 1e-5
@@ -204,8 +210,8 @@ def test_the_heads_of_a_vit_read_patches(
     assert trained.status == 0, trained.err
     Image.effect_noise((8, 8), 90).save("noise.png")
     loaded = load_checkpoint(Path("vit"), "cpu")
-    look = look_at_image(loaded, "noise.png", ImageOptions(), Wanted(layers=[1], top=2))
-    (layer,) = look.layers
+    look = look_at_image(loaded, "noise.png", ImageOptions(), described)
+    layer = look.layers[1]
     first = int(pool == "cls")
     assert (layer.name, layer.queries.grid, layer.queries.first) == (
         "blocks.1.mixer",

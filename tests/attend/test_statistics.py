@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bigmodel_cli.attend import blocks, statistics, stream, tiles
+from bigmodel_cli.attend import statistics, stream, tiles
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.parts.fused import AttentionSpec
@@ -125,7 +125,8 @@ def figures(
     weights: Tensor, seen: Tensor, beside: Tensor, ids: list[int] | None, sizes: Tensor | None
 ) -> dict[str, list[list[float]]]:
     """Each figure of each head as a list over the queries that have it: plain loops."""
-    names = "entropy sink uniform own previous distance duplicate induction moved".split()
+    names = ["entropy", "sink", "uniform", "own", "previous", "distance"]
+    names += ["duplicate", "induction", "moved"]
     found: dict[str, list[list[float]]] = {name: [[] for _ in weights] for name in names}
     shift = weights.shape[2] - weights.shape[1]
     for head, rows in enumerate(weights.abs()):
@@ -177,7 +178,7 @@ def test_all_figures_equal_dense_ones(name: str, row: int) -> None:
     case = CASES[name]
     call, own = made(**case), not case.get("cross")
     weights, seen, beside = dense(call, row)
-    heads, queries, keys = weights.shape
+    heads, _queries, keys = weights.shape
     ids = torch.randint(6, (keys,))
     sizes = torch.rand(heads, keys) + 0.1 if call.minus is None else None
     got = Pass(Stream(call, row), own=own, ids=ids, sizes=sizes, top=4, resolution=9)
@@ -188,7 +189,8 @@ def test_all_figures_equal_dense_ones(name: str, row: int) -> None:
             assert value.isnan().all()
             continue
         if value is None:
-            assert figure == "moved" and sizes is None
+            assert figure == "moved"
+            assert sizes is None
             continue
         for head, values in enumerate(by_head):
             mean = sum(values) / len(values) if values else math.nan
@@ -216,6 +218,7 @@ def check_maps(got: Pass, weights: Tensor, seen: Tensor) -> None:
     """Blocks of the largest weights and the means of those seen."""
     maps = got.maps.blocks()
     assert maps is not None
+    assert maps is not None
     rows, columns = maps.rows, maps.columns
     assert max(maps.most.shape[1:]) <= 9
     for r in range(-(-weights.shape[1] // rows)):
@@ -225,7 +228,8 @@ def check_maps(got: Pass, weights: Tensor, seen: Tensor) -> None:
                 cells = weights[head][where][seen[where]]
                 most, mean = float(maps.most[head, r, c]), float(maps.mean[head, r, c])
                 if not len(cells):
-                    assert math.isnan(most) and math.isnan(mean)
+                    assert math.isnan(most)
+                    assert math.isnan(mean)
                     continue
                 assert abs(most) == pytest.approx(float(cells.abs().max()), abs=1e-6)
                 assert mean == pytest.approx(float(cells.mean()), abs=1e-6)

@@ -90,6 +90,8 @@ def test_words_begin_where_their_first_token_does() -> None:
         rows[token, first:stop] = 1.0
     words = [Word("one", 0, 2), Word("<mark>", 2, 3, special=True), Word("two", 3, 4)]
     assert word_times(rows, words, 0.5) == [Timed("one", 0.0, 2.5), Timed("two", 4.0, 5.5)]
+    cut = word_times(rows[:4, :11], words, 0.5)  # a text without an end
+    assert cut == [Timed("one", 0.0, 2.5), Timed("two", 4.0, 5.5)]
     assert Timed("one", 0.0, 2.51239).to_json() == {"word": "one", "start": 0.0, "end": 2.512}
 
 

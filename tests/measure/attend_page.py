@@ -22,6 +22,8 @@ from bigmodel_cli.attend.page import page
 from bigmodel_cli.attend.scores import Scores
 
 RESOLUTION = 128
+SPECTRA = ((0.3, 1000), (1.0, 1000), (2.0, 12), (5.0, 6))
+"""Deviations of the scores and how fast the spectrum falls: flat as at the start, or trained."""
 
 
 def layer_of(name: str, q: Tensor, k: Tensor, side: Side, heads: int) -> Layer:
@@ -110,7 +112,7 @@ def long(folder: Path, size: float, rank: int, count: int = 32_768) -> dict[str,
         unpacked = [timed(browser, f"attend.weights(0, {h})") for h in range(1, 4)]
         rows = torch.arange(count - 5000, count - 4744)
         times, errors = [], []
-        for first in (0, 9000, 20_000, count - 5200):
+        for first in (0, count // 4, count // 2, count - 5200):
             tile = f"{int(rows[0])}, {int(rows[-1]) + 1}, {first}, {first + 256}"
             times.append(timed(browser, f"attend.weights(0, 0).then(w => w.tile({tile}))"))
             found = browser.run(f"attend.weights(0, 0).then(w => Array.from(w.tile({tile})))")
@@ -132,7 +134,7 @@ def long(folder: Path, size: float, rank: int, count: int = 32_768) -> dict[str,
 def main() -> None:
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
     measure = {"short": short, "long": long}[sys.argv[1] if len(sys.argv) > 1 else "short"]
-    for size, rank in ((0.3, 1000), (1.0, 1000), (2.0, 12), (5.0, 6)):
+    for size, rank in SPECTRA:
         figures = measure(folder, size, rank)
         print(json.dumps(figures, default=float), flush=True)
 

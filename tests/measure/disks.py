@@ -119,7 +119,7 @@ class Series:
 
     def attend(self, free: int) -> tuple[Ended, list[str]]:
         """The picture of what decides."""
-        return self.written(free, "attend", self.whole, "digit.png", "--out", self.disk / "out.png")
+        return self.written(free, "attend", self.whole, "digit.png", "--png", self.disk / "out.png")
 
     def fresh(self, name: str) -> Path:
         """A folder that is not there, on a disk with room."""

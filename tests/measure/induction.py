@@ -4,13 +4,13 @@ that appeared.
     python tests/measure/induction.py --seeds 3 --steps 1500
 
 Each decoder (two layers, rotary positions) learns random segments of letters that come several
-times. Then, of each: every head's induction score (`attend --over`'s statistics of its last
-checkpoint, on random letters that come twice) and what it is worth (`attend --ablate auto`, on new
-segments that come again: the loss without it). Printed are Spearman's rank correlation of the two
-over the heads of the layer that copies, with the 95 % interval of a bootstrap over heads, and over
-all heads; where induction appeared against where the loss on repeats fell; and how long `--over`
-takes. Heads of the first layer that look at the previous token are worth much without a score: what
-they write is what the copying heads look for (Olsson et al. 2022).
+times. Then, of each, on new such segments: every head's induction score (`attend`'s statistics) and
+what it is worth (`attend --ablate auto`: the rise of the loss without it). Printed are Spearman's
+rank correlation of the two over the heads of the layer that copies, with the 95 % interval of a
+bootstrap over heads, and over all heads; where induction appeared (`attend --over`, on random
+letters that come twice) against where the loss on them fell; and how long `--over` takes. Heads of
+the first layer that look at the previous token are worth much without a score: what they write is
+what the copying heads look for (Olsson et al. 2022).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from bigmodel_cli.attend.cutting import AblateOptions, ablate
+from bigmodel_cli.attend.look import Look
+from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.over import OverOptions, over
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.loaded import load_checkpoint
@@ -82,6 +84,11 @@ def trained(folder: Path, seed: int, options: argparse.Namespace) -> Path:
     return run
 
 
+def each_of(look: Look, layer: int, head: int) -> float:
+    """A head's induction score in a look."""
+    return float(look.layers[layer].statistics.induction[head])
+
+
 def bootstrap(pairs: list[tuple[float, float]], times: int = 2000) -> tuple[float, float]:
     """The 95 % interval of Spearman's correlation over resampled heads."""
     rng, rows = np.random.default_rng(0), np.array(pairs)
@@ -113,7 +120,11 @@ def main() -> None:
         loaded = load_checkpoint(run, "cpu", tell=lambda text: None)
         texts = [segments(100 + n, 3)[:48] for n in range(options.texts)]
         worth = {each.heads[0]: each.worth for each in ablate(loaded, texts, AblateOptions()).heads}
-        scores = {place: course.of("induction", *place)[-1] for place in course.heads()}
+        looks = [look_at(loaded, text) for text in texts]
+        scores = {
+            (layer, head): float(np.mean([each_of(look, layer, head) for look in looks]))
+            for layer, head in course.heads()
+        }
         layer = max(scores, key=lambda place: scores[place])[0]
         own = [(scores[place], worth[place]) for place in scores if place[0] == layer]  # type: ignore[index]
         copying += own

@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from bigmodel_cli.attend.heads import record_heads
+from bigmodel_cli.attend.layers import Wanted, found_in
+from bigmodel_cli.attend.look import Side
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
 from bigmodel_cli.models.block import Block, BlockOptions
@@ -38,9 +39,13 @@ def test_attention_is_looked_at_and_outputs_start_small() -> None:
     blocks = [{"repeat": 8, "mixer": MIXER, "ffn": "gelu"}]
     options = DecoderOptions.model_validate({"dim": 48, "blocks": blocks, "vocab_size": 11})
     model = Decoder(options, DatasetInfo(context=8)).eval()
-    heads = record_heads(model, (torch.arange(5)[None],), list("abcde"))
-    assert len(heads.layers) == 8
-    assert heads.weights[0].shape == (3, 5, 5)
+    side = Side("text", "abcde")
+    run = lambda: model(torch.arange(5)[None])  # noqa: E731
+    found = found_in(model, run, lambda name, call: (side, side), Wanted(dense=True))
+    assert len(found.layers) == 8
+    weights = found.layers[0][0].weights
+    assert weights is not None
+    assert weights[1].shape == (3, 5, 5)
     for mixer in model.blocks[7].mixer.mixers:  # type: ignore[union-attr]
         deviation = float(mixer.out.weight.detach().std())  # type: ignore[union-attr]
         assert deviation == pytest.approx(48**-0.5 / math.sqrt(16), rel=0.1)

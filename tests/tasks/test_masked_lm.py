@@ -161,12 +161,11 @@ def test_an_encoder_learns_to_find_hidden_tokens(
     last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])["val"]
     assert last["accuracy"] > 0.95  # every letter follows from its neighbours
     assert abs(json.loads(cli("eval", "run", "--json").out)["loss"] - last["loss"]) < 1e-5
-    looked = cli("attend", "run", "abcdefg")
-    assert looked.status == 0
-    lines = looked.err.splitlines()
-    heading = next(i for i, line in enumerate(lines) if "each row looks" in line)
-    rows = lines[heading + 1 : heading + 8]
-    assert len({len(row) for row in rows}) == 1  # every position sees both sides
+    looked = cli("attend", "run", "abcdefg", "--json", "--query", 0, "--top", 7)
+    assert looked.status == 0, looked.err
+    for layer in json.loads(looked.out)["layers"]:
+        assert not layer["causal"]
+        assert {len(head["reads"]) for head in layer["heads"]} == {7}  # it sees what comes after it
     refused = cli("predict", "run", "abc")
     assert refused.status == 2
     assert "trained for masked_lm" in refused.err

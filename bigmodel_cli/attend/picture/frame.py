@@ -7,21 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.attend import classes
 from bigmodel_cli.attend.colours import CLASSES
 from bigmodel_cli.attend.look import CAUTION, Layer, Look
 from bigmodel_cli.attend.picture.maps import Scale, bar_title, draw_bar, scale_of, signed
 from bigmodel_cli.attend.picture.sheet import GREY, MARGIN, POINT, Sheet, cut_to, width_of
 from bigmodel_cli.pictures import plain, plain_names
 
-NAMES = {
-    "s": "sink",
-    "p": "previous token",
-    "i": "induction",
-    "l": "local",
-    "c": "column",
-    "u": "uniform",
-    "x": "other",
-}
 LEAST_WIDTH = 1100
 BAR = 640
 CHIP = 30
@@ -29,18 +21,23 @@ CHIP = 30
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What is drawn: `heads` are places (layer, head) in the look; None leaves it to the picture.
+    """What is drawn. `numbers` are what the layers of the look are called, from 0 on when None;
+    `heads` are chosen ones (number of the layer, head), None leaves it to the picture.
 
     `query` draws what the look's query reads, in the place of maps. `measure` is what blocks show,
     "most" or "mean". Without `sink` the first keys are blank where they are sinks, with their share
     as a number.
     """
 
-    layers: Sequence[int] | None = None
+    numbers: Sequence[int] | None = None
     heads: Sequence[tuple[int, int]] | None = None
     query: bool = False
     measure: str = "most"
     sink: bool = True
+
+    def number(self, place: int) -> int:
+        """What the layer at a place of the look is called."""
+        return place if self.numbers is None else self.numbers[place]
 
 
 def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) -> float:
@@ -50,7 +47,8 @@ def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) ->
     sheet.text(MARGIN, y + 18, title, 9, weight="bold")
     y += 50
     said = [look.title and f"“{look.title}”", look.answer and f"answer: {look.answer}"]
-    for line in (" · ".join(facts), *plain_names([text for text in said if text])):
+    lines = [" · ".join(facts), *plain_names([text for text in said if text])]
+    for line in filter(None, lines):
         sheet.text(MARGIN, y + 14, cut_to(line, width, 6.5), 6.5, color=GREY)
         y += 1.4 * 6.5 * POINT
     return y + 24
@@ -101,7 +99,11 @@ def draw_classes(
 ) -> float:
     """The classes of heads, with how many there are of each; returns the lowest edge."""
     counts = Counter(letter for layer in layers for letter in layer.letters)
-    found = [(letter, f"{NAMES[letter]} {counts[letter]}") for letter in NAMES if counts[letter]]
+    found = [
+        (letter, f"{name} {counts[letter]} ({rule})")
+        for letter, (name, rule) in classes.CLASSES.items()
+        if counts[letter]
+    ]
     if not found:
         return bottom
     entry = CHIP + 12 + max(width_of(text, 6) for _, text in found) + 26

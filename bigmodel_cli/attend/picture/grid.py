@@ -27,9 +27,9 @@ from bigmodel_cli.attend.picture.maps import (
     draw_map,
     kind_of,
     pooled,
-    signed,
 )
 from bigmodel_cli.attend.picture.sheet import GREY, MARGIN, POINT, Sheet
+from bigmodel_cli.attend.telling import left_out
 
 WIDTH, HEIGHT = 2000, 2700
 """Pixels that maps together take at most, unless each would be smaller than `LEAST`."""
@@ -38,13 +38,11 @@ FINEST = 2
 """Pixels of a cell, at least: a line of single cells is still seen in print."""
 GAP = 14
 CENTRED = {"ha": "center", "upwards": True}
-SINK = 0.3
-"""The share from which on the first key is left out of a map without sinks."""
 
 
-def draw_grid(look: Look, chosen: Sequence[int], path: Path, options: PictureOptions) -> None:
-    """Every head of the chosen layers as a small map."""
-    layers = [look.layers[place] for place in chosen]
+def draw_grid(look: Look, path: Path, options: PictureOptions) -> None:
+    """Every head as a small map."""
+    layers = look.layers
     sheet, across = Sheet(), max(layer.heads for layer in layers)
     side = min(MOST, (WIDTH - GAP * across) / across, HEIGHT / len(layers) - 40)
     shapes = [_cell(layer, max(LEAST, side), options.measure) for layer in layers]
@@ -53,15 +51,15 @@ def draw_grid(look: Look, chosen: Sequence[int], path: Path, options: PictureOpt
     left = MARGIN + 100
     width = max(LEAST_WIDTH, left + across * pitch - GAP - MARGIN)
     y, group = draw_header(sheet, look, width, facts_of(look, layers)), ""
-    for place, layer, scale, (by, cell, _, high) in zip(
-        chosen, layers, scales(layers, options.measure), shapes, strict=True
-    ):
+    used = scales(layers, options.measure)
+    for place in by_kind(layers):
+        layer, scale, (by, cell, wide, high) = layers[place], used[place], shapes[place]
         if (named := kind_of(layer)) != group:
-            y = _heading(sheet, y, named, [left + (h + 0.5) * pitch for h in range(across)])
+            y = draw_heading(sheet, y, named, [left + h * pitch + wide / 2 for h in range(across)])
             sheet.text(left - 18, y - 24, "head", 6, ha="right", color=GREY)
             sheet.text(MARGIN + 12, y + strip + high / 2, "layer", 6, color=GREY, **CENTRED)
             group = named
-        sheet.text(left - 18, y + strip + high / 2, str(place), 6.5, ha="right")
+        sheet.text(left - 18, y + strip + high / 2, str(options.number(place)), 6.5, ha="right")
         for head in range(layer.heads):
             x = left + head * pitch
             values, share = shown(layer, head, options)
@@ -81,12 +79,17 @@ def draw_grid(look: Look, chosen: Sequence[int], path: Path, options: PictureOpt
 def shown(layer: Layer, head: int, options: PictureOptions) -> tuple[Array, float | None]:
     """The map of a head (R, C), and the sink's share where it is left out."""
     values = blocks_of(layer, options.measure)[head]
-    share = float(layer.statistics.sink[head])
-    if options.sink or signed(layer) or not share > SINK or values.shape[1] < 2:
+    if options.sink or not left_out(layer, head):
         return values, None
     values = values.copy()
     values[:, 0] = np.nan
-    return values, share
+    return values, float(layer.statistics.sink[head])
+
+
+def by_kind(layers: Sequence[Layer]) -> list[int]:
+    """The places of layers, those of one kind together."""
+    kinds = list(dict.fromkeys(kind_of(layer) for layer in layers))
+    return sorted(range(len(layers)), key=lambda place: kinds.index(kind_of(layers[place])))
 
 
 def strip_of(
@@ -101,11 +104,11 @@ def strip_of(
         sheet.text(x + size + 8, y + size / 2, text, 0.75 * size / POINT, color=GREY)
 
 
-def _heading(sheet: Sheet, y: float, text: str, places: Sequence[float]) -> float:
+def draw_heading(sheet: Sheet, y: float, text: str, places: Sequence[float]) -> float:
     """The name of a group of layers, and the numbers of its heads."""
     sheet.text(MARGIN, y + 14, text, 7, weight="bold")
     for head, place in enumerate(places):
-        sheet.text(place - GAP / 2, y + 50, str(head), 6.5, ha="center")
+        sheet.text(place, y + 50, str(head), 6.5, ha="center")
     return y + 74
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.attend import classes
 from bigmodel_cli.attend.colours import CLASSES
 from bigmodel_cli.attend.look import Layer, Look
 from bigmodel_cli.attend.picture.frame import (
     CHIP,
     LEAST_WIDTH,
-    NAMES,
     PictureOptions,
     draw_caption,
     draw_header,
@@ -39,7 +39,8 @@ NAMED = 60
 WIDE = 2400
 ONE, SEVERAL = 1560, 900
 """Pixels of a map's side, at most where tokens are few."""
-GAP = 70
+GAP, TITLE = 70, 420
+"""Pixels between maps, and of the title of one."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class _Panel:
     """A head's map, its cells in pixels, and the labels (place of the cell, text) of its axes."""
 
     layer: Layer
-    place: int
+    number: int
     head: int
     values: Array
     share: float | None
@@ -81,7 +82,7 @@ def draw_large(
     used = dict(zip(places, scales(layers, options.measure), strict=True))
     most = ONE if len(heads) == 1 else SEVERAL
     panels = [_panel(look, place, h, used[place], most, options) for place, h in heads]
-    pitch = max(panel.margins[0] + panel.size[0] for panel in panels) + GAP
+    pitch = max(panel.margins[0] + max(TITLE, panel.size[0]) for panel in panels) + GAP
     across = min(len(panels), max(1, int((WIDE + GAP) // pitch)))
     sheet, width = Sheet(), max(LEAST_WIDTH, across * pitch - GAP)
     y = draw_header(sheet, look, width, facts_of(look, look.layers))
@@ -108,13 +109,16 @@ def _panel(
     layer = look.layers[place]
     values, share = shown(layer, head, options)
     longest = max(values.shape)
-    by, cell = cells(longest, max(most, PITCH * min(longest, NAMED)) / FINEST)
-    cell = min(cell * FINEST, 90)
+    if longest <= NAMED:
+        by, cell = 1, min(90, max(PITCH, most // longest))
+    else:
+        by, cell = cells(longest, most / FINEST)
+        cell *= FINEST
     values = pooled(values, by, by, options.measure)
     down = max(cell, math.ceil(PITCH * min(NAMED, 4) / values.shape[0]) if by > 1 else cell)
     rows, columns = layer.blocks.rows * by, layer.blocks.columns * by
     return _Panel(
-        layer, place, head, values, share, scale, (cell, down),
+        layer, options.number(place), head, values, share, scale, (cell, down),
         named(layer.queries, rows, values.shape[0], down),
         named(layer.keys, columns, values.shape[1], cell),
         by,
@@ -147,11 +151,11 @@ def _draw_panel(sheet: Sheet, x: float, y: float, panel: _Panel) -> None:
 def _draw_title(sheet: Sheet, x: float, y: float, panel: _Panel) -> None:
     layer, head = panel.layer, panel.head
     letter = layer.letters[head : head + 1]
-    title = f"layer {panel.place}, head {head}"
+    title = f"layer {panel.number}, head {head}"
     left = x
     if letter in CLASSES:
         sheet.chip(x, y, CHIP, letter, CLASSES[letter])
-        left, title = x + CHIP + 12, f"{title}: {NAMES[letter]}"
+        left, title = x + CHIP + 12, f"{title}: {classes.CLASSES[letter][0]}"
     sheet.text(left, y + CHIP / 2, title, 7.5, weight="bold")
     figures = [(layer.statistics.entropy, "entropy {:.2f} nats")]
     if not signed(layer):
@@ -165,6 +169,6 @@ def _draw_title(sheet: Sheet, x: float, y: float, panel: _Panel) -> None:
     ]
     if panel.share is not None:
         said.append("first key left out")
-    while said and width_of("   ".join(said), 6) > panel.size[0] + GAP / 2:
+    while said and width_of("   ".join(said), 6) > max(TITLE, panel.size[0]) + GAP / 2:
         said.pop()
     sheet.text(x, y + CHIP + 26, "   ".join(said), 6, color=GREY)

@@ -28,7 +28,6 @@ KINDS = {
     "self": "{0}",
     "cross": "{0} reads {1}",
     "mixing": "{0}, mixed without attention",
-    "difference": "{0}, difference",
 }
 
 
@@ -36,12 +35,19 @@ KINDS = {
 class Scale:
     """How weights become colours: shares from 0 to 1, or signed ones from -`limit` to `limit`.
 
-    Both are logarithmic above one part in `keys`, see `colours.level`.
+    Both are logarithmic above one part in `keys`, see `colours.level`. A `dark` one is for maps
+    over an image: what is bright is large.
     """
 
     keys: int
     limit: float = 1.0
     signed: bool = False
+    dark: bool = False
+
+    @property
+    def table(self) -> Pixels:
+        """Its colours (N, 4)."""
+        return pixels_of("diverging" if self.signed else "sequential", self.dark)
 
     def places(self, values: Array) -> Array:
         """Where on the scale: 0 to 1, or -1 to 1. NaN stays NaN."""
@@ -55,8 +61,8 @@ class Scale:
         places = self.places(values)
         if self.signed:
             places = (places + 1) / 2
-        table = pixels_of("diverging" if self.signed else "sequential")
-        pixels = table[np.round(np.nan_to_num(places) * (len(table) - 1)).astype(int)]
+        rows = np.round(np.nan_to_num(places) * (len(self.table) - 1)).astype(int)
+        pixels = self.table[rows]
         pixels[np.isnan(places)] = 0
         return np.asarray(pixels)
 
@@ -71,7 +77,7 @@ class Scale:
 
 def signed(layer: Layer) -> bool:
     """Whether its weights may be negative, so that they are no shares."""
-    return layer.signed or layer.kind in ("mixing", "difference")
+    return layer.signed or layer.kind == "mixing"
 
 
 def kind_of(layer: Layer) -> str:
@@ -164,9 +170,8 @@ def draw_bar(sheet: Sheet, x: float, y: float, scale: Scale, width: int, title: 
     sheet.text(x, y + 14, title, 6, color=GREY)
     y, height = y + 38, 26
     places = np.linspace(-1 if scale.signed else 0, 1, width)
-    table = pixels_of("diverging" if scale.signed else "sequential")
     parts = (places + 1) / 2 if scale.signed else places
-    strip = table[np.round(parts * (len(table) - 1)).astype(int)][None]
+    strip = scale.table[np.round(parts * (len(scale.table) - 1)).astype(int)][None]
     sheet.image(x, y, strip, width, height)
     frame = np.array([(0, 0), (width, 0), (width, height), (0, height), (0, 0)])
     marks, taken = [frame + np.array([x, y])], list[tuple[float, float]]()
@@ -184,14 +189,17 @@ def draw_bar(sheet: Sheet, x: float, y: float, scale: Scale, width: int, title: 
 
 def bar_title(layers: Sequence[Layer], scale: Scale, measure: str, pooled_by: int = 1) -> str:
     """What the colours of a scale mean, and of which blocks."""
-    what = "signed weight" if scale.signed else "attention weight"
-    if layers[0].kind == "difference":
-        what = "difference of weights"
+    what = weight_title(scale)
     sizes = {(one.blocks.rows * pooled_by, one.blocks.columns * pooled_by) for one in layers}
     sizes.discard((1, 1))
     if sizes:
         each = " or ".join(f"{rows} × {columns}" for rows, columns in sorted(sizes))
-        what += f", {'largest' if measure == 'most' else 'mean'} of each {each} block"
-    if not scale.signed:
-        what += f"; log scale, T = {scale.keys:,}"
+        what += f"; {'largest' if measure == 'most' else 'mean'} of each {each} block"
     return what
+
+
+def weight_title(scale: Scale) -> str:
+    """What the colours of a scale of weights mean."""
+    if scale.signed:
+        return "signed weight; log scale of its size"
+    return f"attention weight; log scale, T = {scale.keys:,}"

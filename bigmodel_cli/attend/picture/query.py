@@ -29,6 +29,7 @@ from bigmodel_cli.attend.picture.maps import (
     kind_of,
     pooled,
     signed,
+    weight_title,
 )
 from bigmodel_cli.attend.picture.sheet import (
     GREY,
@@ -39,6 +40,7 @@ from bigmodel_cli.attend.picture.sheet import (
     array_of,
     width_of,
 )
+from bigmodel_cli.attend.telling import Reading, reading_of
 from bigmodel_cli.pictures import plain_names
 
 ROOM = 1900
@@ -51,20 +53,19 @@ MOST_TEXT = 400
 TEXT = 7.0
 
 
-def draw_query(look: Look, chosen: Sequence[int], path: Path, options: PictureOptions) -> None:
+def draw_query(look: Look, path: Path, options: PictureOptions) -> None:
     """What the query reads, for each side that is looked at from one side."""
     groups: dict[tuple[str, int, str], list[int]] = {}
-    for place in chosen:
-        layer = look.layers[place]
+    for place, layer in enumerate(look.layers):
         groups.setdefault((kind_of(layer), layer.query, str(signed(layer))), []).append(place)
     sheet = Sheet()
     width = max(LEAST_WIDTH, *(_wide(look.layers[own[0]]) for own in groups.values()))
-    y = draw_header(sheet, look, width, facts_of(look, [look.layers[p] for p in chosen]))
+    y = draw_header(sheet, look, width, facts_of(look, look.layers))
     for own in groups.values():
         y = _draw_group(sheet, y, look, own, width, options) + 50
     how = (
-        "Each row of a map is a head, each column a key; the text is shaded by the mean over the"
-        " heads that are not sinks, as a part of the darkest."
+        "Each row of a map is a head, each column a key; the text is shaded in parts of its"
+        " largest weight."
     )
     finish(sheet, path, width, draw_caption(sheet, y - 20, look, width, how))
 
@@ -83,40 +84,21 @@ def _draw_group(
     (token,) = plain_names([label(first.queries.labels[first.query], 2 * LABEL)])
     what = f"What position {first.query:,} ({token}) reads — {kind_of(first)}"
     sheet.text(MARGIN, y + 14, what, 7.5, weight="bold")
-    y = _draw_text(sheet, y + 50, layers, width) + 40
+    y = _draw_text(sheet, y + 66, layers, width) + 40
     return _draw_rows(sheet, y, own, layers, options)
-
-
-def mean_read(layers: Sequence[Layer]) -> Array:
-    """(S)   the mean over heads that are not sinks (over all where all are) of what the query
-    reads, times |v W_O| where it is known.
-    """
-    total = np.zeros(len(layers[0].keys))
-    for without in (True, False):
-        for layer in layers:
-            moved = layer.moved if not signed(layer) else None
-            values = np.abs(array_of(layer.read if moved is None else moved))
-            for head in range(layer.heads):
-                if not (without and layer.letters[head : head + 1] == "s"):
-                    row = np.nan_to_num(values[head])
-                    total += row / max(row.sum(), 1e-30)
-        if total.any():
-            break
-    return total
 
 
 def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float) -> float:
     """The keys as a text, each on the colour of what is read of it."""
-    side = layers[0].keys
-    weights = mean_read(layers)
+    reading = reading_of(layers)
+    side, weights = reading.keys, np.abs(array_of(reading.weights))
     last = layers[0].query + 1 if layers[0].causal else len(side)
     begin = max(0, last - MOST_TEXT)
     names = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
     peak = max(float(weights[begin:last].max(initial=0)), 1e-30)
     high, x = 1.7 * TEXT * POINT, float(MARGIN)
-    if begin:
-        sheet.text(x, y + high / 2, f"the last {MOST_TEXT} of {last:,} tokens:", 6, color=GREY)
-        y += high
+    sheet.text(x, y - 14, _said(reading, begin, last), 6, color=GREY)
+    y += 8
     boxes, colours = [], []
     for name, weight in zip(names, weights[begin:last], strict=True):
         wide = width_of(name, TEXT, MONO) + 8
@@ -130,6 +112,16 @@ def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float) ->
         x += wide + 3
     sheet.boxes(boxes, colours)
     return y + high
+
+
+def _said(reading: Reading, begin: int, last: int) -> str:
+    """What the text's shades are."""
+    parts = [reading.what]
+    if reading.left_out:
+        parts.append(f"the first key, {reading.first:.0%} of it, is left out")
+    if begin:
+        parts.append(f"the last {MOST_TEXT} of {last:,} tokens")
+    return "; ".join(parts)
 
 
 def _draw_rows(
@@ -150,7 +142,7 @@ def _draw_rows(
         top = y + row * down + 6 * own.index(place)
         draw_map(sheet, x, top, part, scale, (cell, down))
         named_at = top + layer.heads * down / 2
-        sheet.text(x - down - 14, named_at, f"layer {place}", 6, ha="right")
+        sheet.text(x - down - 14, named_at, f"layer {options.number(place)}", 6, ha="right")
         if down >= 16:
             for head, letter in enumerate(layer.letters):
                 sheet.chip(x - down - 4, top + head * down + 1, down - 2, letter, CLASSES[letter])
@@ -161,8 +153,7 @@ def _draw_rows(
         at = x + middle * cell
         sheet.text(at, y + 10, name, SIZE, ha="right", family=MONO, upwards=True)
     y += label_width([name for _, name in below], SIZE, MONO) + 40
-    what = "signed weight" if kind else f"attention weight; log scale, T = {scale.keys:,}"
-    what += f", {'largest'} of each {by} keys" if by > 1 else ""
+    what = weight_title(scale) + (f"; largest of each {by} keys" if by > 1 else "")
     return draw_bar(sheet, MARGIN, y, scale, 640, what)
 
 

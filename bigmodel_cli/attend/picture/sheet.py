@@ -159,9 +159,9 @@ def cut_to(text: str, width: float, size: float, family: str = SANS) -> str:
 
 
 @functools.cache
-def pixels_of(name: str) -> Pixels:
+def pixels_of(name: str, dark: bool = False) -> Pixels:
     """A scale's colours (N, 4), opaque."""
-    colours = np.round(255 * np.array(table(name))).astype(np.uint8)
+    colours = np.round(255 * np.array(table(name, dark))).astype(np.uint8)
     return np.concatenate([colours, np.full((len(colours), 1), 255, np.uint8)], 1)
 
 

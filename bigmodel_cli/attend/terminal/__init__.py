@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bigmodel_cli.attend import alignment, spoken
 from bigmodel_cli.attend.look import CAUTION, Look, Side
 from bigmodel_cli.attend.telling import RULE, Head, Reading, readings, telling
 from bigmodel_cli.attend.terminal.grid import grid
@@ -30,9 +31,11 @@ __all__ = ["Style", "show", "style_of"]
 NARROW, FEW = 90, 12
 """Columns below which a scale is short, and lines below which a view has no maps."""
 MOST_MAP = 16
+LEAST_TABLE, MOST_TABLE = 3, 8
+"""Lines of a table of words."""
 TEXT_PART = 0.4
 """Of the lines below the grid: those of the text, where it is long."""
-LEAST_MAP = CAPTIONS + 1 + 4
+LEAST_MAP = CAPTIONS + 1 + 3
 """Lines of the maps of heads: a heading, the captions, and some of the map itself."""
 
 
@@ -109,11 +112,23 @@ def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     left -= 3 * len(space)
     if images:
         return [*heads, *space, *_image(look, found[0], columns, left, style), *space]
+    table = _words(look, columns, left - least - LEAST_MAP, style)
+    left -= len(table)
     small = left < least + LEAST_MAP
     text_room = left if small else min(max(least, round(TEXT_PART * left)), left - LEAST_MAP)
     text = _texts(look, found, columns, text_room, style)
     maps = _maps(look, columns, left - len(text), style)
-    return [*heads, *space, *text, *space, *maps, *space]
+    return [*heads, *space, *table, *text, *space, *maps, *space]
+
+
+def _words(look: Look, columns: int, room: int, style: Style) -> list[Line]:
+    """Which words of a source, or of a recording's seconds, the words written come from."""
+    lines: list[str] = []
+    if room > LEAST_TABLE and "alignment" in look.extra:
+        lines = alignment.shown(look.extra["alignment"], columns, min(room, MOST_TABLE) - 2)
+    elif room > LEAST_TABLE and "times" in look.extra:
+        lines = spoken.shown(look.extra["times"], columns, min(room, MOST_TABLE) - 2)
+    return [[Span(safe(line, style.unicode))] for line in lines]
 
 
 def _texts(

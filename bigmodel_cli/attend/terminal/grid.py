@@ -15,6 +15,7 @@ from bigmodel_cli.attend.terminal.words import label
 NO_CLASS = "?"
 GAP = 3
 LEAST_LEGEND = 20
+TITLE = 20
 PREFERRED = 13
 """Rows; more layers go into columns beside one another where these fit."""
 KINDS = {"self": "{0}", "cross": "{0} reads {1}", "mixing": "{0}, mixed without attention"}
@@ -68,8 +69,16 @@ def grid(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
         if cells is None:
             continue
         side = columns - max(map(width_of_line, cells)) - GAP
+        if not any(layer.letters for layer in look.layers):
+            return [*note, *cells]
         if side >= LEAST_LEGEND and room >= len(LEGEND):
-            return [*note, *beside([cells, legend(look, side, room, style)], GAP)]
+            return [
+                *note,
+                *beside(
+                    [cells, legend(look, side, max(len(cells), min(room, len(LEGEND) + 1)), style)],
+                    GAP,
+                ),
+            ]
         compact = _compact(look, columns, style)
         if len(cells) + len(compact) <= room:
             return [*note, *cells, *compact]
@@ -123,7 +132,7 @@ def _blocks(
             if titles:
                 wide = max(map(width_of_line, block))
                 text = panel.title if not begin else ""
-                block.insert(0, [Span(label(text, wide, style.unicode), stress=BOLD)])
+                block.insert(0, [Span(label(text, max(wide, TITLE), style.unicode), stress=BOLD)])
             yield block
 
 

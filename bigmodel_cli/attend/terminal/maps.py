@@ -10,7 +10,17 @@ from bigmodel_cli.attend.look import Layer, Look
 from bigmodel_cli.attend.telling import Head, left_out, pooled, without_sink
 from bigmodel_cli.attend.terminal.grid import letter_of, letters_of
 from bigmodel_cli.attend.terminal.paint import LEGEND
-from bigmodel_cli.attend.terminal.style import BOLD, Line, Span, Style, beside, mark, ramp, shade
+from bigmodel_cli.attend.terminal.style import (
+    BOLD,
+    Line,
+    Span,
+    Style,
+    beside,
+    mark,
+    ramp,
+    shade,
+    width_of_line,
+)
 from bigmodel_cli.attend.terminal.words import fitted, label
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -94,9 +104,10 @@ def _one(look: Look, which: Head, wide: int, lines: int, style: Style) -> list[L
     head = f"{which.layer}.{which.head} "
     sink = float(layer.statistics.sink[which.head])
     also = f", sink {100 * sink:.0f} %" if left_out(layer, which.head) else ""
-    title = [Span(head, stress=BOLD), letter_of(letter, style, f" {letter} ")]
-    rest = wide - len(head) - 3
-    title.append(Span(label(f" {name}{also}", rest, style.unicode)))
+    title = [Span(head, stress=BOLD)]
+    if name:
+        title.append(letter_of(letter, style, f" {letter} "))
+    title.append(Span(label(f" {name}{also}", wide - width_of_line(title), style.unicode)))
     signed = layer.signed
     picture = scaled(without_sink(layer, which.head), signed, len(layer.keys))
     if layer.keys.grid is not None and layer.keys.grid == layer.queries.grid:
@@ -156,7 +167,10 @@ def scale_line(look: Look, heads: Sequence[Head], style: Style, swatch: int = 2)
         return [Span(" -max "), *ramp(style, 9, signed=True), Span(" max (signed, no shares)")]
     keys = max(len(layer.keys) for layer in layers)
     line: Line = []
-    for text, weight in (("0", 0.0), ("1/T", 1 / keys), (".01", 0.01), (".1", 0.1), ("1", 1.0)):
+    ticks = [("0", 0.0), (".01", 0.01), (".1", 0.1), ("1", 1.0)]
+    if keys > 1:
+        ticks.append(("1/T", 1 / keys))
+    for text, weight in sorted(ticks, key=lambda tick: tick[1]):
         level = colours.level(weight, keys)
         cell = shade(level, style)
         shown = cell.text if style.colours else mark(level, style)

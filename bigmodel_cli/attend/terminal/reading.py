@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from bigmodel_cli.attend.telling import Reading
@@ -36,7 +37,7 @@ def heading(
     words = f"{name} reads{f' of the {reading.keys.name}' if several else ''}"
     sink = ""
     if reading.left_out:
-        first = label(reading.keys.labels[0], 12, style.unicode)
+        first = label(reading.keys.labels[0], 12, style.unicode).strip()
         sink = f"; {100 * reading.first:.0f} % on {first!r}, not shaded"
     scale: Line = [Span(" 0 "), *ramp(style, 8), Span(f" {100 * peak:.2g} %")]
     if reading.signed:
@@ -169,7 +170,7 @@ def _lifted(x: float) -> float:
     """The root, by which small weights are seen, with the sign; 0 of what is faint."""
     if abs(x) < FAINT:
         return 0.0
-    return abs(x) ** 0.5 * (1 if x > 0 else -1)
+    return math.copysign(math.sqrt(abs(x)), x)
 
 
 def patches(reading: Reading, columns: int, lines: int, style: Style) -> list[Line]:

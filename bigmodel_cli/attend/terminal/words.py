@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Sequence
 
@@ -19,7 +20,15 @@ SELECTORS = (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
 
 def width_of(text: str) -> int:
     """Columns of a text made by `safe`: the sum of those of its characters."""
-    return len(text) if text.isascii() else sum(map(columns_of, text))
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+@functools.lru_cache(4096)
+def _columns(character: str) -> int:
+    """Columns of a character; those of marks that have a place of their own differ by terminal, and
+    are reckoned as one, so that nothing becomes too wide.
+    """
+    return 1 if unicodedata.category(character) == "Mc" else columns_of(character)
 
 
 def safe(text: str, unicode: bool = True) -> str:
@@ -44,9 +53,10 @@ def safe(text: str, unicode: bool = True) -> str:
             continue
         if FLAGS <= code < FLAGS + 26:
             character = chr(ord("A") + code - FLAGS)  # the letter of a flag
-        if unicodedata.category(character) in ("Mn", "Me", "Mc") or not columns_of(character):
+        if unicodedata.category(character) in ("Mn", "Me", "Mc") or not _columns(character):
             if not kept:
                 kept.append("◌")
+                marks = 0
             marks += 1
             if marks > MOST_MARKS:
                 continue
@@ -62,7 +72,7 @@ def cut_to(text: str, columns: int) -> str:
         return text[: max(0, columns)]
     used = 0
     for place, character in enumerate(text):
-        used += columns_of(character)
+        used += _columns(character)
         if used > columns:
             return text[:place]
     return text

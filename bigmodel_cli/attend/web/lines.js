@@ -105,7 +105,8 @@ async function drawImage(turn) {
   const [x, y] = placeOfPatch(state.query);
   pen.strokeStyle = variable("--accent");
   pen.lineWidth = 3;
-  pen.strokeRect(x, y, each, each);
+  const outline = special(state.query) ? Math.min(each, 32) : each;
+  pen.strokeRect(x, y, outline, outline);
   const name = quoted(queriesOf(layer), state.query);
   $("said").textContent = `What query ${name} reads; choose a patch to ask for another.`;
   $("map").setAttribute("aria-label", `${described()}: patches that query ${name} reads`);
@@ -113,9 +114,18 @@ async function drawImage(turn) {
 
 function placeOfPatch(position) {
   const { x, y, side, first, columns } = patches;
-  if (position < first) return [x + position * (side + 4), 16];
+  if (special(position)) return [x + specialNumber(position) * (Math.min(side, 32) + 44), 22];
   const patch = position - first;
   return [x + (patch % columns) * side, y + Math.floor(patch / columns) * side];
+}
+
+// Positions without a place in the image: before the patches (a class token), after (registers).
+function special(position) {
+  return position < patches.first || position >= patches.first + patches.rows * patches.columns;
+}
+
+function specialNumber(position) {
+  return position < patches.first ? position : position - patches.rows * patches.columns;
 }
 
 function shadePatches(pen, layer, row, over) {
@@ -125,9 +135,10 @@ function shadePatches(pen, layer, row, over) {
     const level = levelOf(row[position], row.length, layer.signed, layer.peak);
     const strength = layer.signed ? Math.abs(level - 0.5) * 2 : level;
     const [x, y] = placeOfPatch(position);
-    pen.globalAlpha = over && position >= patches.first ? 0.25 + 0.65 * strength : 1;
+    pen.globalAlpha = over && !special(position) ? 0.25 + 0.65 * strength : 1;
     pen.fillStyle = css(table, level);
-    pen.fillRect(x, y, patches.side + 0.5, Math.min(patches.side, position < patches.first ? 32 : 1e9) + 0.5);
+    const side = special(position) ? Math.min(patches.side, 32) : patches.side + 0.5;
+    pen.fillRect(x, y, side, side);
   }
   pen.globalAlpha = 1;
 }
@@ -136,17 +147,20 @@ function nameSpecials(pen, layer, row) {
   pen.font = "11px system-ui, sans-serif";
   pen.textAlign = "left";
   pen.fillStyle = variable("--soft");
-  for (let position = 0; position < patches.first; position++) {
+  for (let position = 0; position < keysOf(layer).labels.length; position++) {
+    if (!special(position)) continue;
     const [x] = placeOfPatch(position);
-    pen.fillText(fittedName(pen, keysOf(layer), position, true, patches.side), x, 8);
+    pen.fillText(fittedName(pen, keysOf(layer), position, true, 72), x, 10);
   }
 }
 
 function patchAt(x, y) {
   const { side, rows, columns, first } = patches;
   if (y < patches.y) {
-    const place = Math.floor((x - patches.x) / (side + 4));
-    return place >= 0 && place < first ? place : null;
+    const place = Math.floor((x - patches.x) / (Math.min(side, 32) + 44));
+    const count = queriesOf(layerOf()).labels.length - rows * columns;
+    if (place < 0 || place >= count) return null;
+    return place < first ? place : place + rows * columns;
   }
   const [across, down] = [Math.floor((x - patches.x) / side), Math.floor((y - patches.y) / side)];
   const inside = across >= 0 && across < columns && down >= 0 && down < rows;

@@ -14,7 +14,7 @@ function buildOverview() {
   buttons.length = 0;
   facts.layers.forEach((layer, number) => {
     const row = make("div", null, { role: "row", class: "row" });
-    row.append(make("span", String(number), { role: "rowheader", title: layer.name }));
+    row.append(make("span", String(numberOf(number)), { role: "rowheader", title: layer.name }));
     buttons.push([]);
     for (let head = 0; head < layer.heads; head++) row.append(headButton(layer, number, head));
     grid.append(row);
@@ -26,7 +26,7 @@ function headButton(layer, number, head) {
   const known = facts.classes[letter];
   const holder = make("span", null, { role: "gridcell" });
   const button = make("button", null, { type: "button", tabindex: "-1" });
-  const name = `Layer ${number}, head ${head}` + (known ? `, ${known.name}` : "");
+  const name = `Layer ${numberOf(number)}, head ${head}` + (known ? `, ${known.name}` : "");
   button.setAttribute("aria-label", name);
   button.title = name;
   if (known) button.append(badge(letter));

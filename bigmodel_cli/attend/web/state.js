@@ -15,7 +15,7 @@ const layerOf = () => facts.layers[state.layer];
 const queriesOf = (layer) => facts.sides[layer.queries];
 const keysOf = (layer) => facts.sides[layer.keys];
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-const nameOf = (layer, head) => `${layer}.${head}`;
+const numberOf = (place) => facts.layers[place].number ?? place;
 
 function views() {
   return VIEWS.filter(([name]) => name !== "image" || keysOf(layerOf()).grid);
@@ -57,7 +57,7 @@ function described() {
   const layer = layerOf();
   const letter = layer.letters[state.head];
   const named = letter && facts.classes[letter] ? `, ${facts.classes[letter].name}` : "";
-  return `Layer ${state.layer}, head ${state.head}${named}`;
+  return `Layer ${numberOf(state.layer)}, head ${state.head}${named}`;
 }
 
 async function say() {
@@ -127,6 +127,9 @@ function draw() {
 function summaryOf(layer) {
   const parts = [make("span", `${layer.name} (${layer.kind} attention)`)];
   if (layer.kind === "mixing") parts[0].textContent = `${layer.name} (implied matrix, signed)`;
+  if (layer.kind.startsWith("map")) {
+    return [make("span", `${layer.name}, 1 at its largest; not the weights of a head`)];
+  }
   const sink = layer.statistics.sink?.[state.head];
   if (typeof sink === "number") parts.push(make("span", `first key ${(100 * sink).toFixed(0)} %`));
   parts.push(make("span", `rebuilt within ${layer.difference.toExponential(1)} of the kernel's`));

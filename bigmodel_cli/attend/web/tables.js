@@ -99,7 +99,8 @@ function statisticsRow(columns, values) {
   for (const [name] of columns) {
     const value = values[name];
     const holder = make("td");
-    if (name === "letter" && facts.classes[value]) {
+    if (name === "layer") holder.textContent = numberOf(value);
+    else if (name === "letter" && facts.classes[value]) {
       holder.append(badge(value), make("span", " " + facts.classes[value].name, { class: "unseen" }));
       holder.title = facts.classes[value].name;
     } else if (value === null) holder.textContent = "–";

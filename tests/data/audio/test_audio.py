@@ -439,7 +439,7 @@ def test_a_cnn_learns_low_from_high_tones(cli: Cli) -> None:
     assert cli("pretrain", "audio.yaml", "--dry-run").status == 0
     assert last_metrics()["accuracy"] == 1
     assert json.loads(cli("eval", "run", "--json").out)["accuracy"] == 1
-    looked = cli("attend", "run", "sounds/high_bob_1.wav", "--out", "cam.png")
+    looked = cli("attend", "run", "sounds/high_bob_1.wav", "--png", "cam.png")
     assert looked.status == 0, looked.err
     assert Path("cam.png").stat().st_size > 1000
     info = DatasetInfo.from_json(

@@ -177,7 +177,9 @@ def test_an_encoder_decoder_learns_to_reverse_words(cli: Cli) -> None:
     assert [w["text"] for w in written] == ["cba", "f", "bdaed"]
     alone = json.loads(cli("predict", "run", "abc").out)
     assert alone == written[0]  # whatever stands beside it in the batch
-    assert "networks of one side" in cli("attend", "run", "abc").err
+    looked = json.loads(cli("attend", "run", "abc", "--json").out)
+    assert looked["answer"] == "cba"
+    assert {layer["kind"] for layer in looked["layers"]} == {"self", "cross"}
     assert cli("bench", "turn.yaml", "--seconds", 0.1).status == 0
 
 
