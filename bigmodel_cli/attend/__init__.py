@@ -16,7 +16,7 @@ from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.page import page
-from bigmodel_cli.attend.picture import PictureOptions, draw, draw_heat
+from bigmodel_cli.attend.picture import PictureOptions, draw
 from bigmodel_cli.attend.terminal import show
 from bigmodel_cli.attend.terminal.style import style_of
 from bigmodel_cli.attend.text import show_heat
@@ -136,13 +136,9 @@ def write_files(look: Look, request: Request, number: int | None) -> None:
     heads = None
     if request.heads is not None:
         heads = [(places[layer], head) for layer, head in _heads(request.heads)]
-    plain = heads is None and request.layers is None
     for _, name in request.pictures:
-        path = numbered(name, number)
-        if look.heat is not None and (plain or not look.layers):
-            draw_heat(look.heat, f"{look.model}: {look.title}, {look.answer}", path)
-        else:
-            draw(look, path, PictureOptions(heads=heads, query=request.query is not None))
+        options = PictureOptions(heads=heads, query=request.query is not None)
+        draw(look, numbered(name, number), options)
     if request.html is not None:
         write_output(numbered(request.html, number), [page(look).encode()])
     if request.data is not None:
