@@ -426,6 +426,10 @@ def test_a_map_is_put_to_the_test_by_deletion_and_insertion() -> None:
     assert wrong.trial is not None
     assert wrong.trial.areas[0] > got.trial.areas[0]
     assert "do not read the map" in wrong.trial.verdict
+    never: Any = lambda images: torch.tensor([[9.0, 0.0]]).expand(len(images), 2)  # noqa: E731
+    unlikely = with_trial(got, never, image, info, None, 1)
+    assert unlikely.trial == got.trial
+    assert "0.012 % of probability to lose" in unlikely.remarks[0]
     flat = heat_over(image, torch.zeros(1, 1, 8, 10), model(image), info, None, "x")
     assert with_trial(flat, model, image, info).trial is None
 
