@@ -47,7 +47,15 @@ def look_at(
 
 
 def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOptions) -> Look:
-    """The region that decides the class, and the heads of a network of patches."""
+    """The region that decides the class, and the heads of a network of patches.
+
+    Raises `SpecError` also where heads are chosen of a network in which none has a map.
+    """
+    if loaded.model.grid is None and (wanted.layers or wanted.heads or wanted.key is not None):
+        raise SpecError(
+            "--layers, --heads and --key choose among heads that look at patches, and this network"
+            " has none; leave them out (--cam-layer NAME takes a layer's map)"
+        )
     counts: list[tuple[str, int]] = []
 
     def describe(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:
