@@ -18,12 +18,9 @@ from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.page import page
-from bigmodel_cli.attend.picture import PictureOptions, draw, draw_heat
+from bigmodel_cli.attend.picture import PictureOptions, draw
 from bigmodel_cli.attend.telling import telling
-from bigmodel_cli.attend.terminal import show
-from bigmodel_cli.attend.terminal.style import style_of
-from bigmodel_cli.attend.text import show_heat
-from bigmodel_cli.console import has_colour
+from bigmodel_cli.attend.terminal import show, style_of
 from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.loaded import Loaded
@@ -124,7 +121,7 @@ def attend(
     for number, given in enumerate(inputs, 1):
         place = "the input" if len(inputs) == 1 else f"{word} {number}"
         try:
-            wanted, image = request.wanted(patches), request.image() if patches else None
+            wanted, image = request.wanted(patches), request.image()
             look = look_at(loaded, given, wanted, place, request.target, image)
         except DataError as error:
             failed.append(str(error))
@@ -160,13 +157,9 @@ def write_files(
     heads = None
     if request.heads is not None:
         heads = [(places[layer], head) for layer, head in _heads(request.heads)]
-    plain = heads is None and request.layers is None
     for _, name in request.pictures:
-        path = numbered(name, number)
-        if look.heat is not None and (plain or not look.layers):
-            draw_heat(look.heat, f"{look.model}: {look.title}, {look.answer}", path)
-        else:
-            draw(look, path, PictureOptions(heads=heads, query=request.query is not None))
+        options = PictureOptions(heads=heads, query=request.query is not None)
+        draw(look, numbered(name, number), options)
     if request.html is not None:
         write_output(numbered(request.html, number), [page(look, details).encode()])
     if request.data is not None:
@@ -181,8 +174,6 @@ def numbered(path: Path, number: int | None) -> Path:
 def screen(look: Look, only_ascii: bool = False) -> str:
     """The view of a terminal, as large as stdout's."""
     size = shutil.get_terminal_size(SCREEN) if sys.stdout.isatty() else SCREEN
-    if look.heat is not None and not look.layers:
-        return show_heat(look.heat, has_colour(sys.stdout) and not only_ascii)
     return show(look, size[0], size[1], style_of(sys.stdout, only_ascii))
 
 

@@ -77,10 +77,10 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     assert found is not None
     layers = [layer for layer, _ in found.layers]
     name = f"{loaded.name} ({loaded.spec.model.type})"
-    notes = [*prepared.notes, *([NOTE] if any(layer.kind == "mixing" for layer in layers) else [])]
-    notes += [*prepared.remarks(found.output), *_sampled(layers)]
+    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
+    notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
-    extra = prepared.extra(found.output)
+    extra = {**prepared.extra(found.output), **found.extra}
     answer = prepared.answer(found.output)
     return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
 
