@@ -24,7 +24,6 @@ from looks import made
 
 from bigmodel_cli.attend import colours, telling
 from bigmodel_cli.attend.look import Look
-from bigmodel_cli.attend.perceived import lab_of
 from bigmodel_cli.attend.terminal import Style, show, style_of
 from bigmodel_cli.attend.terminal.style import MANY, NONE, STEPS, TRUE, nearest
 from bigmodel_cli.attend.terminal.words import label, safe, width_of
@@ -253,14 +252,16 @@ def test_signed_weights_are_never_called_shares() -> None:
 @pytest.mark.parametrize("dark", [True, False])
 def test_256_colours_keep_the_order_of_the_scale(dark: bool) -> None:
     def light(number: int) -> float:
+        cube = number - 16
+        parts = [STEPS[cube // 36 % 6], STEPS[cube // 6 % 6], STEPS[cube % 6]]
         if number >= 232:
-            return lab_of((8 + 10 * (number - 232),) * 3)[0]
-        number -= 16
-        return lab_of((STEPS[number // 36], STEPS[number // 6 % 6], STEPS[number % 6]))[0]
+            parts = [8 + 10 * (number - 232)] * 3
+        linear = [(part / 255) ** 2.2 for part in parts]
+        return 100 * (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]) ** (1 / 2.4)
 
     found = [light(nearest(colours.sequential(k / 20, dark))) for k in range(21)]
     order = found if dark else found[::-1]
-    assert all(b >= a - 2 for a, b in itertools.pairwise(order)), found
+    assert all(b >= a - 0.5 for a, b in itertools.pairwise(order)), found
     assert len({round(x) for x in found}) >= 10
     assert nearest((0, 0, 0)) in (16, 232)
     assert nearest((255, 255, 255)) == 231
