@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bigmodel_cli.attend.capture import watch
+from bigmodel_cli.attend.capture import watch, watch_mixing
 from bigmodel_cli.attend.classes import letters
 from bigmodel_cli.attend.look import Layer, Side
+from bigmodel_cli.attend.mixing import Mixed
+from bigmodel_cli.attend.routing import routing_table, watch_routing
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.sums import Sums
@@ -17,9 +19,10 @@ from bigmodel_cli.device import full_precision
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.contract import Attends
-from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.parts.mixing import MixingCall
+from bigmodel_cli.parts.watched import AttentionCall, Called
 
-Sides = Callable[[str, AttentionCall], tuple[Side, Side]]
+Sides = Callable[[str, Called], tuple[Side, Side]]
 """The name of a part and its call -> what its queries and keys are."""
 MOST_WEIGHTS = 1 << 28
 """Most weights of a layer that are kept: 1 GiB."""
@@ -65,12 +68,13 @@ class Wanted:
 class Found:
     """What a run has shown: layers with the sums behind their figures; how many calls there were.
 
-    `output` is what the model returned.
+    `output` is what the model returned, and `extra` tables of parts that do not attend.
     """
 
     layers: list[tuple[Layer, Sums]] = field(default_factory=list)
     calls: list[tuple[str, int]] = field(default_factory=list)  # names, and how many heads
     output: Any = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def join(self, other: Found) -> Found:
         """`other`, the next window of a text, with the figures of both."""
@@ -80,26 +84,62 @@ class Found:
             figures = sums.statistics(layer.heads)
             named = letters(figures, len(layer.queries), len(layer.keys), layer.causal)
             joined.append((replace(layer, statistics=figures, letters=named), sums))
-        return Found(joined, other.calls, other.output)
+        return Found(joined, other.calls, other.output, other.extra)
 
 
 def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted) -> Found:
-    """Run a model of a batch of one and look at its attention."""
+    """Run a model of a batch of one and look at its attention, and at mixers in its place."""
     found, times = Found(), dict[str, int]()
 
-    def each(name: str, part: Attends, call: AttentionCall) -> None:
+    def begin(name: str, heads: int) -> tuple[str, int, bool]:
+        """Title and number of a call, and whether it is looked at."""
         times[name] = times.get(name, 0) + 1
         title = name if times[name] == 1 else f"{name} ({times[name]})"
-        number = len(found.calls)
-        heads = call.q.shape[1] // (1 if call.minus is None else 2)
         found.calls.append((title, heads))
-        if wanted.has(number):
+        return title, len(found.calls) - 1, wanted.has(len(found.calls) - 1)
+
+    def each(name: str, part: Attends, call: AttentionCall) -> None:
+        heads = call.q.shape[1] // (1 if call.minus is None else 2)
+        title, number, looked = begin(name, heads)
+        if looked:
             with torch.no_grad(), full_precision(call.q.device):
                 found.layers.append(layer_of(title, number, part, call, sides(name, call), wanted))
 
-    with watch(model, each):
+    def mixed(name: str, call: MixingCall) -> None:
+        title, number, looked = begin(name, call.output.shape[1])
+        if looked:
+            with torch.no_grad(), full_precision(call.output.device):
+                found.layers.append(mixing_layer(title, number, call, sides(name, call), wanted))
+
+    with watch(model, each), watch_mixing(model, mixed), watch_routing(model) as routed:
         found.output = run()
+    found.extra = routing_table(routed)
     return found
+
+
+def mixing_layer(
+    name: str, number: int, call: MixingCall, sides: tuple[Side, Side], wanted: Wanted
+) -> tuple[Layer, Sums]:
+    """What the first row of a call shows, which had no state of earlier calls."""
+    assert not call.carried, "the matrix knows nothing of the positions of earlier calls"
+    matrix = call.matrix()
+    mixed, chosen, weights = Mixed(matrix), wanted.of(number), None
+    _check_heads(number, chosen, mixed.heads)
+    layer, sums = tiled_layer(name, "mixing", mixed, sides, wanted)
+    if wanted.dense:
+        heads = chosen or list(range(mixed.heads))
+        weights = torch.tensor(heads), weights_of(mixed, heads)
+    own = matrix.difference()
+    difference = layer.difference if own is None else own
+    return replace(layer, difference=difference, number=number, weights=weights), sums
+
+
+def _check_heads(number: int, chosen: Sequence[int], heads: int) -> None:
+    """Raise `SpecError` for a head that a layer does not have."""
+    if chosen and max(chosen) >= heads:
+        raise SpecError(
+            f"--heads: {number}.{max(chosen)}: the heads of layer {number} are 0 to {heads - 1}"
+        )
 
 
 def layer_of(
@@ -113,11 +153,7 @@ def layer_of(
     """What the first row of a call shows, and the sums behind its figures."""
     stream = Stream(call)
     chosen = wanted.of(number)
-    if chosen and max(chosen) >= stream.heads:
-        raise SpecError(
-            f"--heads: {number}.{max(chosen)}: the heads of layer {number} are 0 to"
-            f" {stream.heads - 1}"
-        )
+    _check_heads(number, chosen, stream.heads)
     kind = "cross" if call.memory else "self"
     layer, sums = tiled_layer(name, kind, stream, sides, wanted, sizes_of(part, call))
     weights = None

@@ -9,13 +9,14 @@ from pathlib import Path
 from bigmodel_cli.attend.images import ImageOptions, look_at_image
 from bigmodel_cli.attend.layers import Found, Wanted, found_in, layer_of
 from bigmodel_cli.attend.look import Layer, Look, Side
+from bigmodel_cli.attend.mixing import NOTE
 from bigmodel_cli.attend.runs import Prepared, prepare
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.parts.contract import Attends, attending
+from bigmodel_cli.parts.contract import Attends, attending, mixing
 from bigmodel_cli.parts.watched import AttentionCall
 
 
@@ -40,8 +41,8 @@ def look_at(
         return _look_at_image(loaded, given, wanted, image)
     if image.cam or image.layer or image.target:
         raise SpecError("--cam, --cam-layer and --class are for images; leave them out")
-    if not attending(loaded.model):
-        raise SpecError("this model has no attention to look at")
+    if not attending(loaded.model) and not mixing(loaded.model):
+        raise SpecError("this model has no attention to look at, and no mixer in its place")
     return look_through(loaded, prepare(loaded, given, place, target), wanted)
 
 
@@ -77,8 +78,9 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     layers = [layer for layer, _ in found.layers]
     name = f"{loaded.name} ({loaded.spec.model.type})"
     notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
+    notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
-    extra = prepared.extra(found.output)
+    extra = {**prepared.extra(found.output), **found.extra}
     answer = prepared.answer(found.output)
     return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
 

@@ -6,54 +6,16 @@ on the values before the mixer's own norm and gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from bigmodel_cli.attend.layers import Wanted, tiled_layer
-from bigmodel_cli.attend.look import Layer, Side
-from bigmodel_cli.attend.sums import Sums
 from bigmodel_cli.attend.tiles import Queries, Tile, Tiled
-from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.parts.contract import mixing
-from bigmodel_cli.parts.mixing import Matrix, MixingCall
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.parts.mixing import Matrix
 
 NOTE = (
     "mixers that are not attention: weights are those of the matrix that they imply, signed and no"
     " shares, on values before the mixer's norm and gate"
 )
-
-EachMixing = Callable[[str, MixingCall], Tensor | None]
-"""Is given the name of a part and a call; what it returns replaces the call's output."""
-
-
-@contextmanager
-def watch_mixing(model: Module, each: EachMixing) -> Iterator[None]:
-    """Inside, `each` is given every call of a mixer that implies a matrix."""
-    found = mixing(model)
-    before = {name: part.mixing_watcher for name, part in found.items()}
-    try:
-        for name, part in found.items():
-            part.mixing_watcher = partial(each, name)
-        yield
-    finally:
-        for name, part in found.items():
-            part.mixing_watcher = before[name]
-
-
-def mixing_layer(
-    name: str, call: MixingCall, sides: tuple[Side, Side], wanted: Wanted
-) -> tuple[Layer, Sums]:
-    """What the first row of a call shows, and the sums behind its figures.
-
-    `call` must not have a state of earlier calls, of which the matrix knows nothing.
-    """
-    matrix = call.matrix()
-    layer, sums = tiled_layer(name, "mixing", Mixed(matrix), sides, wanted)
-    own = matrix.difference()
-    return (layer if own is None else replace(layer, difference=own)), sums
 
 
 class Mixed(Tiled):

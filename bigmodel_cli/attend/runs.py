@@ -27,7 +27,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.text import Decoding
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.parts.watched import Called
 from bigmodel_cli.predict import as_published
 from bigmodel_cli.tasks.ctc import text_of
 
@@ -129,7 +129,7 @@ def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepare
         text = tokens_side("source", load_source_tokenizer(loaded.assets), tokens)
         read = lambda call: text  # noqa: E731
 
-    def sides(name: str, call: AttentionCall) -> tuple[Side, Side]:
+    def sides(name: str, call: Called) -> tuple[Side, Side]:
         source = read(call)
         if name.split(".")[0] == loaded.model.stacks[0]:
             return source, source
@@ -198,8 +198,9 @@ def _labels(loaded: Loaded, outputs: Any, window: Window) -> str:
     """The foremost label and its probability, or the value; nothing where it has none."""
     if target_of(loaded.info) is None or not loaded.task.labels:
         return ""
-    found = loaded.task.predictions(outputs, 1)[0]
-    return one_line(", ".join(f"{name} {value}" for name, value in found.items()))
+    _, name, value = loaded.task.foremost(outputs)
+    said = f"{100 * value:.1f} %" if loaded.task.of_probability else f"{value:.6g}"
+    return one_line(f"{name} {said}")
 
 
 def _one_side(side: Side) -> Sides:
@@ -212,19 +213,19 @@ def tokens_side(name: str, tokenizer: Tokenizer, tokens: Tensor) -> Side:
     return Side(name, name_tokens(tokenizer, ids), ids)
 
 
-def _patches(loaded: Loaded) -> Callable[[AttentionCall], Side]:
+def _patches(loaded: Loaded) -> Callable[[Called], Side]:
     """Patches of an image: special positions first, then row by row, then registers."""
     assert loaded.model.grid is not None
     grid, first = loaded.model.grid, loaded.model.first
-    return lambda call: patches(call.k.shape[2], first, grid)
+    return lambda call: patches(call.keys, first, grid)
 
 
-def _heard(loaded: Loaded, batch: dict[str, Tensor]) -> Callable[[AttentionCall], Side]:
+def _heard(loaded: Loaded, batch: dict[str, Tensor]) -> Callable[[Called], Side]:
     """Positions of a recording, named by when they begin."""
     frames = batch["frames"].shape[1] if "frames" in batch else batch["image"].shape[-1]
 
-    def side(call: AttentionCall) -> Side:
-        count = call.k.shape[2]
+    def side(call: Called) -> Side:
+        count = call.keys
         seconds = seconds_of(loaded, frames, count)
         return Side("sound", [f"{i * seconds:.2f} s" for i in range(count)], None, seconds=seconds)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.context import SequenceInfo
@@ -70,6 +70,14 @@ class MixingCall(ABC):
     output: Tensor
     sequence: SequenceInfo
     carried: bool
+
+    memory: ClassVar[bool] = False
+    """Positions are never of another sequence."""
+
+    @property
+    def keys(self) -> int:
+        """How many positions are read (T)."""
+        return self.output.shape[2]
 
     @abstractmethod
     def matrix(self, row: int = 0) -> Matrix:

@@ -5,9 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.parts.fused import AttentionSpec
+
+
+class Called(Protocol):
+    """What all calls of mixers say of their positions."""
+
+    @property
+    def keys(self) -> int:
+        """How many positions are read (S)."""
+
+    @property
+    def memory(self) -> bool:
+        """Whether they are of another sequence than the queries."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,11 @@ class AttentionCall:
     memory: bool = False
 
     @property
+    def keys(self) -> int:
+        """How many positions are read (S)."""
+        return self.k.shape[2]
+
+    @property
     def scale(self) -> float:
         """What scores are multiplied by."""
         return self.spec.scale or 1 / math.sqrt(self.q.shape[-1])
@@ -41,3 +59,23 @@ class AttentionCall:
 
 Watcher = Callable[[AttentionCall], Tensor | None]
 """Is given each call; a tensor that it returns takes the place of the output (a head cut out)."""
+
+
+@dataclass(frozen=True)
+class RoutingCall:
+    """Which of `experts` the tokens took: their numbers and their weights (B, T, k).
+
+    `shared` are experts beside them that every token takes; `dropped` is how many choices no expert
+    had room for, and `real` (B, T) is False for padding (None: nowhere).
+    """
+
+    chosen: Tensor
+    weights: Tensor
+    experts: int
+    shared: int = 0
+    dropped: int = 0
+    real: Tensor | None = None
+
+
+RoutingWatcher = Callable[[RoutingCall], None]
+"""Is given each call."""
