@@ -22,8 +22,9 @@ import screens
 import torch
 from looks import made
 
-from bigmodel_cli.attend import colours, telling
+from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.look import Look
+from bigmodel_cli.attend.telling import pooled, readings, telling
 from bigmodel_cli.attend.terminal import Style, show, style_of
 from bigmodel_cli.attend.terminal.style import MANY, NONE, STEPS, TRUE, nearest
 from bigmodel_cli.attend.terminal.words import label, safe, width_of
@@ -206,7 +207,7 @@ def test_what_is_read_is_the_mean_of_heads_that_are_no_sinks_by_what_they_move()
         rows = [layer.moved[h].double() for h in range(5) if layer.letters[h] != "s"]
         expected += sum(rows) / sum(float(row.sum()) for row in rows)
     expected /= 3
-    (reading,) = telling.readings(look)
+    (reading,) = readings(look)
     assert float(reading.first) == pytest.approx(float(expected[0]))
     assert torch.allclose(reading.weights[1:], expected[1:])
     assert reading.what == "mean of 12 of 15 heads, no sinks, by |w| |v W_O|"
@@ -214,12 +215,12 @@ def test_what_is_read_is_the_mean_of_heads_that_are_no_sinks_by_what_they_move()
 
 def test_telling_heads_are_unlike_one_another() -> None:
     look = made(4, 5, 40)
-    chosen = telling.telling(look)
+    chosen = telling(look)
     kinds = [(5 * one.layer + one.head) % 5 for one in chosen]
     assert len(set(kinds[:3])) == 3
     assert 0 not in kinds[:3], "sinks come last"
     twice = dataclasses.replace(look, layers=[look.layers[0], look.layers[0]])
-    first = telling.telling(twice, 3)
+    first = telling(twice, 3)
     assert len({one.head for one in first}) == 3, "of two equal heads one is shown"
 
 
@@ -227,7 +228,7 @@ def test_blocks_keep_the_largest_value_and_blanks() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.rand(37, 53, generator=generator)
     matrix = torch.where(torch.ones(37, 53).triu(17).bool(), math.nan, matrix)
-    got = telling.pooled(matrix, 5, 7)
+    got = pooled(matrix, 5, 7)
     for row in range(5):
         for column in range(7):
             rows = [i for i in range(37) if i * 5 // 37 == row]
@@ -239,7 +240,7 @@ def test_blocks_keep_the_largest_value_and_blanks() -> None:
             else:
                 assert math.isnan(float(got[row, column]))
     signed = torch.tensor([[0.2, -0.9], [0.1, 0.3]])
-    assert float(telling.pooled(signed, 1, 1)) == pytest.approx(-0.9)
+    assert float(pooled(signed, 1, 1)) == pytest.approx(-0.9)
 
 
 def test_signed_weights_are_never_called_shares() -> None:
