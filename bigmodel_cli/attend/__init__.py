@@ -49,6 +49,7 @@ class Request:
     key: int | None = None
     top: int | None = None
     rows: int | None = None
+    lens: bool = False
     target: str | None = None
     cam: str | None = None
     cam_layer: str | None = None
@@ -80,6 +81,7 @@ class Request:
             key=self.key,
             top=self.top or (READ if self.html is not None else 0),
             rows=self.rows,
+            lens=self.lens,
             resolution=SHARP if files else 128,
             dense=self.data is not None,
         )

@@ -130,9 +130,9 @@ class Heat:
         if self.accounts is not None:
             total, score = self.accounts
             found.append(
-                f"HiResCAM: the map's sum is {total:.4g}, and {score:.4g} of the class's score come"
-                " from this layer; where both are equal, the map says truly how much each"
-                " place adds (a last layer that a linear one follows)"
+                f"HiResCAM: the map's sum is {total:.4g} of the {score:.4g} that the class's score"
+                " has from this layer; that it says how much each place adds is certain only where"
+                " nothing but means and one linear layer follow"
             )
         return [*found, f"test: {self.trial.sentence}"] if self.trial is not None else found
 

@@ -198,8 +198,9 @@ def _labels(loaded: Loaded, outputs: Any, window: Window) -> str:
     """The foremost label and its probability, or the value; nothing where it has none."""
     if target_of(loaded.info) is None or not loaded.task.labels:
         return ""
-    found = loaded.task.predictions(outputs, 1)[0]
-    return one_line(", ".join(f"{name} {value}" for name, value in found.items()))
+    _, name, value = loaded.task.foremost(outputs)
+    said = f"{100 * value:.1f} %" if loaded.task.of_probability else f"{value:.6g}"
+    return one_line(f"{name} {said}")
 
 
 def _one_side(side: Side) -> Sides:

@@ -92,7 +92,7 @@ def warped(gains: Tensor) -> list[int]:
     first, i, j = [0] * rows, rows, columns
     while i > 0:
         first[i - 1] = j - 1
-        chosen = step[i, j]
+        chosen = int(step[i, j])
         i, j = i - (chosen != 2), j - (chosen != 1)
     return first
 

@@ -64,6 +64,7 @@ def fit(run: Run) -> Path:
     state.held = hold(
         run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
     )
+    run.objective.hold(run.options.precision)
     try:
         with run.signals.deferred():
             run.observers.on_start(run)

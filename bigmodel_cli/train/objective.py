@@ -16,6 +16,7 @@ from bigmodel_cli.models import Model
 from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
+from bigmodel_cli.train.held import hold_in_precision
 
 MOST = 12
 """Most layers that are listed."""
@@ -33,6 +34,9 @@ class Objective:
         task = self.task
         loss, n = task.loss(task.forward(model, batch), batch)  # named in messages about plugins
         return loss, n
+
+    def hold(self, precision: str) -> None:
+        """Hold what is not trained as it is computed with; the results are the same to the bit."""
 
 
 class Consistency(Objective):
@@ -87,6 +91,9 @@ class Distillation(Objective):
         if options.hidden:
             for model in (student, self.teacher):
                 self._watch(model, len(student.stream_layers()))
+
+    def hold(self, precision: str) -> None:
+        hold_in_precision(self.teacher, self.teacher.state_dict().keys(), precision)
 
     def _watch(self, model: Model, count: int) -> None:
         """Keep the outputs of `count` blocks of each forward pass, and what is not padding."""

@@ -8,6 +8,7 @@ import math
 import torch
 from looks import layer_of, made, random_weights
 
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.look import Blocks, Layer, Look, Side
 
 
@@ -18,10 +19,11 @@ def of_text(labels: list[str], layers: int = 2, heads: int = 3) -> Look:
     return dataclasses.replace(look, layers=[_with(layer, side, side) for layer in look.layers])
 
 
-def of_image(rows: int = 8, first: int = 2, layers: int = 4, heads: int = 3) -> Look:
+def of_image(rows: int = 8, first: int = 1, layers: int = 4, heads: int = 3) -> Look:
     """A vision transformer: patches after a class token and registers."""
     labels = ["class", *(f"register {k}" for k in range(1, first))][:first]
     labels += [f"{row},{column}" for row in range(rows) for column in range(rows)]
+    labels.append("register")
     side = Side("image", labels, first=first, grid=(rows, rows))
     look = made(layers, heads, len(labels), causal=False)
     seen = [dataclasses.replace(_with(each, side, side), query=0) for each in look.layers]
@@ -88,4 +90,17 @@ def _crossed(own: Layer, source: Side, target: Side, generator: torch.Generator)
         moved=None,
         top=None,
         letters="xxcu",
+    )
+
+
+def of_convolutions(size: int = 28, channels: int = 3) -> Look:
+    """A map over an image, of a network without heads."""
+    place = torch.linspace(0, 1, size)
+    image = torch.stack(
+        [place[:, None] * place, place.expand(size, size), 1 - place.expand(size, size).T]
+    )
+    heat = torch.exp(-((place[:, None] - 0.3) ** 2 + (place - 0.7) ** 2) * 20)
+    seen = Heat(image[:channels], heat, "cat", 0.91, (7, 7), "Grad-CAM", None)
+    return Look(
+        "cnn", [], answer="cat: 91.0 %", notes=["test: " + "it was put to the test " * 9], heat=seen
     )

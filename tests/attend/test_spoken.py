@@ -31,7 +31,7 @@ def trained(cli: Cli, changes: dict[str, Any], model: dict[str, Any], task: str)
     Path("recs").mkdir()
     for number in range(6):
         name = f"recs/{('low', 'high')[number % 2]}_{number}.wav"
-        Path(name).write_bytes(recording((300, 1500)[number % 2], 0.2 + 0.01 * number))
+        Path(name).write_bytes(recording((300, 1500)[number % 2], 0.8 + 0.02 * number))
     data = {
         "type": "audio", "files": ["recs"], "pattern": r"(?P<label>[a-z]+)_\d+\.wav$",
         "val_fraction": 0.34, **HEARD, **changes,
@@ -61,16 +61,16 @@ def weights_of(spans: list[tuple[int, int]], positions: int) -> Tensor:
     return rows / rows.sum(-1, keepdim=True)
 
 
-@pytest.mark.parametrize("padded", [None, 0.6])
+@pytest.mark.parametrize("padded", [None, 1.5])
 def test_times_are_where_attention_moves_on(
     padded: float | None, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = writer(cli, **({} if padded is None else {"pad_to": padded}))
     pair = read_pair(loaded, "recs/high_5.wav", "x", Decoding(beams=2), "hi lo")
-    assert pair.heard == pytest.approx(0.25)
-    frames, positions = (25, 13) if padded is None else (60, 30)
+    assert pair.heard == pytest.approx(0.9)
+    frames, positions = (90, 45) if padded is None else (150, 75)
     assert pair.batch["frames"].shape[1] == frames
-    spans = [(0, 2), (2, 4), (4, 6), (6, 9), (9, 11), (11, 13)]  # h, i, blank, l, o, the end
+    spans = [(0, 7), (7, 14), (14, 20), (20, 28), (28, 37), (37, 45)]  # h, i, blank, l, o, the end
     good = weights_of(spans, positions)
     flat, sink = torch.full_like(good, 1 / positions), torch.zeros_like(good)
     sink[:, positions - 1] = 1.0  # of silence, where there is any
@@ -85,8 +85,8 @@ def test_times_are_where_attention_moves_on(
     assert times.heads == [(1, 1)]
     assert times.seconds == pytest.approx(0.02)
     assert times.to_json()["words"] == [
-        {"word": "hi", "start": 0.0, "end": pytest.approx(0.08)},
-        {"word": "lo", "start": pytest.approx(0.08), "end": pytest.approx(0.22)},
+        {"word": "hi", "start": 0.0, "end": pytest.approx(0.28)},
+        {"word": "lo", "start": pytest.approx(0.28), "end": pytest.approx(0.74)},
     ]
     monkeypatch.setattr(spoken, "alignment_heads", lambda assets: [(0, 0), (1, 1)])
     published = spoken.times_of(pair)
@@ -94,7 +94,7 @@ def test_times_are_where_attention_moves_on(
     assert (published.heads, published.rule) == (
         [(0, 0), (1, 1)], "the model's published alignment heads",
     )  # fmt: skip
-    assert [w.start for w in published.words] == pytest.approx([0.0, 0.08])
+    assert [w.start for w in published.words] == pytest.approx([0.0, 0.28])
 
 
 def test_a_model_of_sound_from_its_folder(cli: Cli) -> None:
@@ -102,13 +102,13 @@ def test_a_model_of_sound_from_its_folder(cli: Cli) -> None:
     look = look_at(loaded, "recs/low_0.wav", target="low")
     cross = [layer for layer in look.layers if layer.kind == "cross"]
     assert [(layer.keys.name, layer.queries.name, len(layer.keys)) for layer in cross] == [
-        ("sound", "target", 10)
+        ("sound", "target", 40)
     ] * 2
     assert cross[0].keys.seconds == pytest.approx(0.02)
     assert cross[0].keys.labels[:2] == ["0.00 s", "0.02 s"]
     found = look.extra["times"]
     assert [word["word"] for word in found["words"]] == ["low"]
-    assert 0 <= found["words"][0]["start"] <= found["words"][0]["end"] <= 0.2
+    assert 0 <= found["words"][0]["start"] <= found["words"][0]["end"] <= 0.8
     assert json.loads(json.dumps(look.extra)) == look.extra
     assert look.difference < 1e-5
 

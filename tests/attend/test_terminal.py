@@ -43,6 +43,7 @@ LOOKS: dict[str, Callable[[], Look]] = {
     "image": screens.of_image,
     "translation": screens.of_translation,
     "mixing": screens.of_mixing,
+    "convolutions": screens.of_convolutions,
 }
 SIZES = {"100x40": (100, 40), "80x24": (80, 24)}
 CODES = re.compile(r"\x1b\[[\d;]*m")

@@ -1,12 +1,14 @@
 """What an adapter saves: the peak memory and the time of training steps, beside full finetuning.
 
     python tests/measure/adapters.py --data DATA --minilm FOLDER [--cases minilm decoder vit resnet]
+        [--teacher CKPT]
 
 Each network is drawn and saved (MiniLM: published), then finetuned whole and with adapters. Peak
 memory is measured in a process for each way, in two ways: `tensors` is what all tensors hold at
 once, weights, gradients and optimizer included, in steps on the largest batches; `process` is the
 most that the system gave the process, from building the model to the last step, above what it held
-after a first step and after all of that was freed. Times are of processor time, one
+after a first step and after all of that was freed. With --teacher, a finetuned MiniLM, there is
+also `taught`: LoRA of rank 32 on all matrices that learns from it. Times are of processor time, one
 thread, of steps that take turns in one process.
 """
 
@@ -82,10 +84,22 @@ train: {{steps: 1, batch_tokens: 800, optimizer: {{type: adamw, lr: 1e-4, weight
 }
 
 
-def settings(case: str, way: str, base: Path) -> list[str]:
+TAUGHT = "taught"
+
+
+def settings(case: str, way: str, base: Path, teacher: Path | None) -> list[str]:
     """What the command line adds to the case's spec."""
     if way == "full":
         return [f"init.checkpoint={base}"]
+    if way == TAUGHT:
+        targets = '["*.qkv", "*.out", "*.ffn.up", "*.ffn.down"]'
+        return [
+            f"init.checkpoint={base}",
+            "model.pool=mean",
+            "model.pooler=false",
+            f"adapter={{type: rslora, rank: 32, targets: {targets}, modules_to_save: [head]}}",
+            f"distill={{teacher: {teacher}, weight: 0.9, hidden: 1.0}}",
+        ]
     targets, head = TARGETS[case], "fc" if case == "resnet" else "head"
     kind = "lora, base: nf4" if way == "nf4" else way
     whole = f", modules_to_save: [{head}]" if case != "decoder" else ""
@@ -101,26 +115,29 @@ def memory(name: str) -> int:
     return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
 
-def started(case: str, way: str, folder: Path) -> Any:
+def started(case: str, way: str, folder: Path, teacher: Path | None = None) -> Any:
     """A call that sets the run up as training does: (options, state, objective, loader)."""
     from bigmodel_cli.convert import opening
     from bigmodel_cli.device import keep_few_kernels, pick_device
     from bigmodel_cli.spec import load
     from bigmodel_cli.train.held import hold
-    from bigmodel_cli.train.objective import Objective
+    from bigmodel_cli.train.objective import objective_of
     from bigmodel_cli.train.session import set_up
     from bigmodel_cli.train.setup import open_run, open_task
 
     base = Path((folder / f"{case}.base").read_text())
     known = {**opening.read_spec(base), "init": {}}
-    run = open_run(load(folder / f"{case}.yaml", settings(case, way, base), known))
+    run = open_run(load(folder / f"{case}.yaml", settings(case, way, base, teacher), known))
     task, device = open_task(run.spec, run.data), pick_device("cpu", lambda _: None)
     keep_few_kernels()
 
     def build() -> tuple[Any, Any, Any, Any]:
         spec, model, state, loader = set_up(run, task, device, None)
         hold(model, state.left_out, spec.adapter, spec.train.precision)
-        return spec.train, state, Objective(task), loader
+        data = run.data
+        objective = objective_of(spec, task, data.info, data.assets(), model, device)
+        objective.hold(spec.train.precision)
+        return spec.train, state, objective, loader
 
     return build
 
@@ -135,13 +152,13 @@ def stepping(options: Any, state: Any, objective: Any, batches: list[Any]) -> No
     state.after_step()
 
 
-def measured(case: str, way: str, folder: Path) -> dict[str, float]:
+def measured(case: str, way: str, folder: Path, teacher: Path | None) -> dict[str, float]:
     """Peak bytes of one way, in this process."""
     import torch
 
     from bigmodel_cli.bench.peak import peak_memory
 
-    build = started(case, way, folder)
+    build = started(case, way, folder, teacher)
     options, state, objective, loader = build()  # loads libraries, and what they set up once
     for batches in loader.steps(0, 1):
         stepping(options, state, objective, batches)
@@ -163,6 +180,8 @@ def measured(case: str, way: str, folder: Path) -> dict[str, float]:
             stepping(options, state, objective, batches)
 
         tensors = max(tensors, peak_memory(state, step, every, torch.device("cpu")))
+    if way == TAUGHT:  # which the state does not have
+        tensors += sum(p.nbytes for p in objective.teacher.parameters())
     return {"tensors": tensors, "process": process, "building": built}
 
 
@@ -210,14 +229,16 @@ def table_of(case: str, folder: Path, given: argparse.Namespace) -> None:
     """Print the figures of a case."""
     own = [sys.executable, __file__, "--data", str(given.data), "--folder", str(folder)]
     found = {}
-    for way in WAYS:
-        done = run([*own, "--one", case, way])
+    taught = given.teacher is not None and case == "minilm"
+    for way in (*WAYS, *([TAUGHT] if taught else [])):
+        more = ["--teacher", str(given.teacher.resolve())] if taught else []
+        done = run([*own, "--one", case, way, *more])
         found[way] = json.loads(done.stdout.splitlines()[-1])
         shown = (
             f"{what} {size / 1e6:7.1f} MB ({size / found['full'][what]:4.0%})"
             for what, size in found[way].items()
         )
-        print(f"{case:8} {way:5}", *shown, flush=True)
+        print(f"{case:8} {way:6}", *shown, flush=True)
     if given.rounds:
         done = run([*own, "--one", case, "time", "--rounds", str(given.rounds)])
         print(f"{case:8} time ", done.stdout.splitlines()[-1], flush=True)
@@ -228,6 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minilm", type=Path, help="the folder of all-MiniLM-L6-v2")
+    parser.add_argument("--teacher", type=Path, help="a finetuned MiniLM of SST-2's labels")
     parser.add_argument("--cases", nargs="*", default=list(SPECS))
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--rounds", type=int, default=23, help="steps to time; 0: none")
@@ -239,7 +261,7 @@ def main() -> None:
         found = (
             timed(case, given.folder, given.rounds)
             if way == "time"
-            else measured(case, way, given.folder)
+            else measured(case, way, given.folder, given.teacher)
         )
         print(json.dumps(found))
         return

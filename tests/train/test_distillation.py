@@ -226,3 +226,24 @@ def test_what_dpo_made_teaches_a_language_model(cli: Cli) -> None:
         result = cli("finetune", "--from", "a", "b.yaml", *sets("distill={teacher: a}"), *extra)
         assert result.status == 2
         assert "task.type: dpo has no probabilities to learn from a teacher" in result.err
+
+
+def test_a_teacher_is_held_as_it_is_computed_with() -> None:
+    """In bf16 half of its bytes, and the same steps to the bit."""
+    student, teacher = built("classification", 2, 1), built("classification", 5, 2)
+    task = (
+        TASKS["classification"]
+        .model_validate({"type": "classification"})
+        .build(INFO["classification"])
+    )
+    options = DistillOptions(teacher="", weight=0.8, temperature=1.3, hidden=0.5)
+    loaded: Any = SimpleNamespace(model=teacher)
+    objective = Distillation(task, loaded, options, student)
+    totals = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            totals.append(objective(student, batch_of("classification"))[0].item())
+        objective.hold("bf16")
+    assert totals[0] == totals[1]
+    kinds = [p.dtype for p in teacher.parameters() if p.dim() > 1]
+    assert kinds.count(torch.bfloat16) == 5 * 4 + 1  # all but the tables

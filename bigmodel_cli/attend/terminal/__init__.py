@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bigmodel_cli.attend import alignment, spoken
+from bigmodel_cli.attend import alignment, lens, routing, spoken
 from bigmodel_cli.attend.look import CAUTION, Look, Side
 from bigmodel_cli.attend.telling import RULE, Head, Reading, readings, telling
 from bigmodel_cli.attend.terminal.grid import grid
+from bigmodel_cli.attend.terminal.heat_map import CAUTION as OF_MAPS
+from bigmodel_cli.attend.terminal.heat_map import heat_map
 from bigmodel_cli.attend.terminal.maps import CAPTIONS, scale_line, small_maps
 from bigmodel_cli.attend.terminal.reading import apart, heading, patches, shaded
 from bigmodel_cli.attend.terminal.style import (
@@ -30,7 +32,7 @@ from bigmodel_cli.attend.terminal.words import label, safe, width_of, wrapped
 __all__ = ["Style", "show", "style_of"]
 NARROW, FEW = 90, 12
 """Columns below which a scale is short, and lines below which a view has no maps."""
-MOST_MAP = 16
+MOST_MAP, MOST_NOTES = 16, 4
 LEAST_TABLE, MOST_TABLE = 3, 8
 """Lines of a table of words."""
 TEXT_PART = 0.4
@@ -46,11 +48,16 @@ def show(look: Look, width: int, height: int, style: Style) -> str:
     """
     columns, lines = max(1, width), max(1, height - 1)
     above = _facts(look, columns, lines, style)
-    caution = [[Span(line)] for line in wrapped(CAUTION, columns)]
+    said = CAUTION if look.layers or look.heat is None else OF_MAPS
+    caution = [[Span(line)] for line in wrapped(said, columns)]
     if lines < FEW:
         caution = caution[: max(0, lines - len(above) - 2)]
     room = lines - len(above) - len(caution)
-    body = _body(look, columns, room, style) if look.layers else []
+    body: list[Line] = []
+    if look.layers:
+        body = _body(look, columns, room, style)
+    elif look.heat is not None:
+        body = heat_map(look.heat, columns, room, style)
     return rendered([*above, *body, *caution][:lines], columns, style)
 
 
@@ -69,7 +76,7 @@ def _facts(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
     if look.answer:
         texts += wrapped(f"answer: {safe(look.answer, style.unicode)}", columns)[:most]
     notes = [line for note in look.notes for line in wrapped(safe(note, style.unicode), columns)]
-    room = max(0, min(4, lines - len(texts) - 4))
+    room = max(0, min(MOST_NOTES if look.layers else 2 * MOST_NOTES, lines // 4))
     if len(notes) > room:
         left = len(notes) - max(0, room - 1)
         notes = [*notes[: max(0, room - 1)], f"({left} more lines of notes: --json)"][:room]
@@ -95,8 +102,9 @@ def _size(side: Side, style: Style) -> str:
     name = label(side.name, 16, style.unicode)
     if side.grid is None:
         return f"{name} {len(side):,} {'positions' if side.seconds else 'tokens'}"
-    also = f" + {side.first}" if side.first else ""
-    return f"{name} {side.grid[0]} x {side.grid[1]}{also} patches"
+    others = len(side) - side.grid[0] * side.grid[1]
+    also = f" + {others}" if others else ""
+    return f"{name} {side.grid[0]} x {side.grid[1]}{also}"
 
 
 def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
@@ -124,10 +132,15 @@ def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
 def _words(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     """Which words of a source, or of a recording's seconds, the words written come from."""
     lines: list[str] = []
-    if room > LEAST_TABLE and "alignment" in look.extra:
+    if room > LEAST_TABLE and "lens" in look.extra:
+        lines = lens.shown(look.extra["lens"], columns, room - 2)
+    elif room > LEAST_TABLE and "alignment" in look.extra:
         lines = alignment.shown(look.extra["alignment"], columns, min(room, MOST_TABLE) - 2)
     elif room > LEAST_TABLE and "times" in look.extra:
         lines = spoken.shown(look.extra["times"], columns, min(room, MOST_TABLE) - 2)
+    elif room > LEAST_TABLE and "routing" in look.extra:
+        most, labels = min(room, MOST_TABLE) - 2, look.layers[-1].queries.labels
+        lines = routing.shown(look.extra["routing"], labels, columns, most, not style.unicode)
     return [[Span(safe(line, style.unicode))] for line in lines]
 
 
@@ -148,9 +161,9 @@ def _query(look: Look, reading: Reading, style: Style) -> str:
     """The query in words."""
     side = look.layers[-1].queries
     text = repr(label(side.labels[reading.query], 20, style.unicode).strip())
-    if side.grid is not None and reading.query >= side.first:
+    if side.grid is not None:
         row, column = divmod(reading.query - side.first, side.grid[1])
-        return f"patch {row},{column}"
+        return f"patch {row},{column}" if 0 <= row < side.grid[0] else text
     last = reading.query == len(side) - 1 and len(side) > 1
     return f"the last token {text}" if last else f"{text} (position {reading.query:,})"
 
@@ -189,4 +202,7 @@ def _image(look: Look, reading: Reading, columns: int, room: int, style: Style) 
     heads = telling(look)
     others = small_maps(look, heads, columns - wide - gap, lines, style)
     title: list[Line] = [[Span(label("all of them", wide, style.unicode))], []]
-    return [*above, *beside([[*title, *own], others], gap)]
+    shown = [*above, *beside([[*title, *own], others], gap)]
+    if look.heat is not None and room - len(shown) >= FEW:
+        shown += [[], *heat_map(look.heat, columns, room - len(shown) - 1, style)]
+    return shown

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.attend import colours
+from bigmodel_cli.attend.classes import CLASSES
 from bigmodel_cli.attend.look import Layer, Look
-from bigmodel_cli.attend.terminal.paint import LEGEND
 from bigmodel_cli.attend.terminal.style import BOLD, Line, Span, Style, beside, width_of_line
 from bigmodel_cli.attend.terminal.words import label
 
@@ -39,10 +39,16 @@ def panels(look: Look) -> list[Panel]:
     groups: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for number, layer in enumerate(look.layers):
         key = (layer.kind, layer.queries.name, layer.keys.name)
-        groups.setdefault(key, []).append((number, letters_of(layer)))
+        groups.setdefault(key, []).append((number_of(look, number), letters_of(layer)))
     return [
         Panel(KINDS[kind].format(one, other), rows) for (kind, one, other), rows in groups.items()
     ]
+
+
+def number_of(look: Look, place: int) -> int:
+    """The number of the layer at a place of the look, as --layers and --heads count them."""
+    own = look.layers[place].number
+    return place if own is None else own
 
 
 def letters_of(layer: Layer) -> str:
@@ -71,14 +77,9 @@ def grid(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
         side = columns - max(map(width_of_line, cells)) - GAP
         if not any(layer.letters for layer in look.layers):
             return [*note, *cells]
-        if side >= LEAST_LEGEND and room >= len(LEGEND):
-            return [
-                *note,
-                *beside(
-                    [cells, legend(look, side, max(len(cells), min(room, len(LEGEND) + 1)), style)],
-                    GAP,
-                ),
-            ]
+        if side >= LEAST_LEGEND and room >= len(CLASSES):
+            most = max(len(cells), min(room, len(CLASSES) + 1))
+            return [*note, *beside([cells, legend(look, side, most, style)], GAP)]
         compact = _compact(look, columns, style)
         if len(cells) + len(compact) <= room:
             return [*note, *cells, *compact]
@@ -166,10 +167,10 @@ def legend(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
     """
     counts = Counter(letter for layer in look.layers for letter in letters_of(layer))
     digits = max(5, len(str(sum(counts.values()))))
-    longest = max(len(rule) for _, rule in LEGEND.values())
-    two = columns < 15 + digits + longest and lines > 2 * len(LEGEND)
+    longest = max(len(rule) for _, rule in CLASSES.values())
+    two = columns < 15 + digits + longest and lines > 2 * len(CLASSES)
     rows: list[Line] = [[Span(label(f"class        {'heads':>{digits}}", columns, style.unicode))]]
-    for letter, (name, rule) in LEGEND.items():
+    for letter, (name, rule) in CLASSES.items():
         text = f" {name:<9} {counts[letter]:>{digits}}{'' if two else '  ' + rule}"
         shown = Span(label(text, columns - 3, style.unicode))
         rows.append([letter_of(letter, style, f" {letter} "), shown])
@@ -182,7 +183,7 @@ def _compact(look: Look, columns: int, style: Style) -> list[Line]:
     """The same in as few lines as hold it."""
     counts = Counter(letter for layer in look.layers for letter in letters_of(layer))
     lines: list[Line] = [[]]
-    for letter, (name, rule) in LEGEND.items():
+    for letter, (name, rule) in CLASSES.items():
         piece = [letter_of(letter, style), Span(f" {name} {counts[letter]} ({rule})")]
         if lines[-1] and width_of_line(lines[-1]) + 2 + width_of_line(piece) > columns:
             lines.append([])

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 
 from bigmodel_cli.attend import colours
-from bigmodel_cli.attend.look import Layer, Look
+from bigmodel_cli.attend.classes import CLASSES
+from bigmodel_cli.attend.look import Layer, Look, Side
 from bigmodel_cli.attend.telling import Head, left_out, pooled, without_sink
-from bigmodel_cli.attend.terminal.grid import letter_of, letters_of
-from bigmodel_cli.attend.terminal.paint import LEGEND
+from bigmodel_cli.attend.terminal.grid import letter_of, letters_of, number_of
 from bigmodel_cli.attend.terminal.style import (
     BOLD,
+    RGB,
     Line,
     Span,
     Style,
@@ -24,7 +25,6 @@ from bigmodel_cli.attend.terminal.style import (
 from bigmodel_cli.attend.terminal.words import fitted, label
 from bigmodel_cli.lazy import Tensor, torch
 
-HALF = "▀"
 STRETCH = 1.6
 LARGEST = 6
 """Rows and columns that a weight is drawn large at most."""
@@ -58,27 +58,30 @@ def drawn(
         scale = max(rows / tall, across / (columns * stretch / aspect))
         wide = min(columns, across * aspect, round(across / scale * aspect * stretch))
         picture = pooled(picture, min(tall, max(1, round(rows / scale))), max(1, wide))
+    return cells_of(picture, style, signed)
+
+
+def cells_of(picture: Tensor, style: Style, signed: bool = False) -> list[Line]:
+    """A matrix of 0 to 1 (signed: -1 to 1), a value in a cell or in half of one; NaN is blank."""
     cells = picture.tolist()
     if style.per_line == 1:
-        return [[_cell(x, style, signed) for x in row] for row in cells]
+        return [
+            [Span(" ") if math.isnan(x) else shade(x, style, signed) for x in row] for row in cells
+        ]
     if len(cells) % 2:
         cells.append([math.nan] * len(cells[0]))
-    pairs = zip(cells[::2], cells[1::2], strict=True)
-    return [[_half(a, b, style, signed) for a, b in zip(*pair, strict=True)] for pair in pairs]
+    inks = [
+        [None if math.isnan(x) else shade(x, style, signed).ground for x in row] for row in cells
+    ]
+    pairs = zip(inks[::2], inks[1::2], strict=True)
+    return [[half(a, b) for a, b in zip(*pair, strict=True)] for pair in pairs]
 
 
-def _cell(x: float, style: Style, signed: bool) -> Span:
-    return Span(" ") if math.isnan(x) else shade(x, style, signed)
-
-
-def _half(upper: float, lower: float, style: Style, signed: bool) -> Span:
-    """Two values in one character: the ink above, the ground below."""
-    if math.isnan(upper) and math.isnan(lower):
-        return Span(" ")
-    if math.isnan(upper):
-        return Span("▄", shade(lower, style, signed).ground)
-    ground = None if math.isnan(lower) else shade(lower, style, signed).ground
-    return Span(HALF, shade(upper, style, signed).ground, ground)
+def half(upper: RGB | None, lower: RGB | None) -> Span:
+    """Two colours in one character: the ink above, the ground below; None is the terminal's."""
+    if upper is None:
+        return Span(" ") if lower is None else Span("▄", lower)
+    return Span("▀", upper, lower)
 
 
 def small_maps(
@@ -100,8 +103,8 @@ FEWEST = 12
 def _one(look: Look, which: Head, wide: int, lines: int, style: Style) -> list[Line]:
     layer = look.layers[which.layer]
     letter = letters_of(layer)[which.head]
-    name = LEGEND.get(letter, ("",))[0]
-    head = f"{which.layer}.{which.head} "
+    name = CLASSES.get(letter, ("",))[0]
+    head = f"{number_of(look, which.layer)}.{which.head} "
     sink = float(layer.statistics.sink[which.head])
     also = f", sink {100 * sink:.0f} %" if left_out(layer, which.head) else ""
     title = [Span(head, stress=BOLD)]
@@ -119,9 +122,15 @@ def _one(look: Look, which: Head, wide: int, lines: int, style: Style) -> list[L
 def _patches(layer: Layer, head: int, signed: bool) -> Tensor:
     """What the query reads of the patches, as parts of the largest."""
     grid = layer.keys.grid or (1, 1)
-    read = layer.read[head].detach().double().cpu()[layer.keys.first :].reshape(grid)
+    read = in_grid(layer.read[head], layer.keys).reshape(grid)
     parts = read / read.abs().max().clamp_min(1e-30)
     return parts.abs().sqrt() * parts.sign() if signed else parts.sqrt()
+
+
+def in_grid(values: Tensor, side: Side) -> Tensor:
+    """Of values of all positions (S) those of the patches, without what stands before and after."""
+    rows, across = side.grid or (1, len(side))
+    return values.detach().double().cpu()[side.first : side.first + rows * across]
 
 
 def scaled(weights: Tensor, signed: bool, keys: int) -> Tensor:
@@ -137,7 +146,7 @@ def scaled(weights: Tensor, signed: bool, keys: int) -> Tensor:
 def heaviest(layer: Layer, head: int, style: Style) -> str:
     """The largest weight outside a sink, in words: which token reads which."""
     if layer.keys.grid is not None:
-        read = layer.read[head].detach().double().cpu()[layer.keys.first :]
+        read = in_grid(layer.read[head], layer.keys)
         place, across = int(read.abs().argmax()), layer.keys.grid[1]
         value = _amount(layer, float(read[place]))
         return f"patch {place // across},{place % across} {value}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from bigmodel_cli.attend.telling import Reading
-from bigmodel_cli.attend.terminal.maps import drawn
+from bigmodel_cli.attend.terminal.maps import drawn, in_grid
 from bigmodel_cli.attend.terminal.style import (
     BOLD,
     MARKED,
@@ -178,8 +178,7 @@ def patches(reading: Reading, columns: int, lines: int, style: Style) -> list[Li
     grid = reading.keys.grid
     if grid is None:
         return []
-    first = reading.keys.first
-    picture = reading.weights[first:].reshape(grid)
+    picture = in_grid(reading.weights, reading.keys).reshape(grid)
     peak = float(reading.weights.abs().max()) or 1.0
     return drawn(
         (picture.abs() / peak).sqrt() * picture.sign(), columns, lines, style, reading.signed
@@ -187,10 +186,12 @@ def patches(reading: Reading, columns: int, lines: int, style: Style) -> list[Li
 
 
 def apart(reading: Reading, columns: int, style: Style) -> Line:
-    """The special positions before the patches, each with its share."""
+    """The special positions before and after the patches, each with its share."""
     peak = float(reading.weights.abs().max()) or 1.0
     line: Line = []
-    for place in range(reading.keys.first):
+    rows, across = reading.keys.grid or (1, len(reading.keys))
+    stop = reading.keys.first + rows * across
+    for place in (*range(reading.keys.first), *range(stop, len(reading.keys))):
         weight = float(reading.weights[place])
         text = f" {label(reading.keys.labels[place], 12, style.unicode)} {100 * weight:.0f} % "
         if reading.left_out and not place:

@@ -183,7 +183,9 @@ def test_from_training_to_text(tones: Path, cli: Callable[..., Result]) -> None:
         assert texts == ["low one", "high one"], beams
     looked = cli("attend", "run", "recs/r00.wav", "--json")
     assert looked.status == 0, looked.err
-    assert json.loads(looked.out)["answer"] == "low one"
+    looked_values = json.loads(looked.out)
+    assert looked_values["answer"] == "low one"
+    assert [word["word"] for word in looked_values["times"]["words"]] == ["low", "one"]
     more = spec(train={"steps": 1, "batch_size": 8, "precision": "fp32"})
     del more["model"], more["data"]["tokenizer"], more["data"]["rate"], more["data"]["mels"]
     Path("b.yaml").write_text(yaml.safe_dump(more))  # how it hears comes with the checkpoint

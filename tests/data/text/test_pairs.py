@@ -180,6 +180,8 @@ def test_an_encoder_decoder_learns_to_reverse_words(cli: Cli) -> None:
     looked = json.loads(cli("attend", "run", "abc", "--json").out)
     assert looked["answer"] == "cba"
     assert {layer["kind"] for layer in looked["layers"]} == {"self", "cross"}
+    assert looked["alignment"]["source"] == ["abc", "<end>"]
+    assert looked["alignment"]["target"] == ["cba"]
     assert cli("bench", "turn.yaml", "--seconds", 0.1).status == 0
 
 

@@ -1,0 +1,93 @@
+"""attend --ablate, --diff and --over on the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Result
+
+Cli = Callable[..., Result]
+TEXT = "a rose is a rose"
+
+
+def test_ablate_ranks_all_heads_and_takes_several_inputs(base: Path, cli: Cli) -> None:
+    found = cli("attend", base, TEXT, "--ablate", "auto", "--device", "cpu")
+    assert found.status == 0, found.err
+    lines = found.out.splitlines()
+    assert "nats per token" in lines[0]
+    assert "class" in lines[2]
+    assert len([line for line in lines if line.strip()[:2] in ("0.", "1.")]) == 4
+    found = cli("attend", base, TEXT, "rose is", "--ablate", "0.1", "--json")
+    assert found.status == 0, found.err
+    values = json.loads(found.out)
+    assert values["inputs"] == 2
+    assert values["heads"][0]["low"] < values["heads"][0]["high"]
+    mean = cli("attend", base, TEXT, "--ablate", "0.1", "--ablate-with", "mean", "--json")
+    assert json.loads(mean.out)["replaced_by"] == "its mean over positions"
+    some = cli("attend", base, TEXT, "--ablate", "auto", "--layers", "1", "--json")
+    assert {each["head"] for each in json.loads(some.out)["heads"]} == {"1.0", "1.1"}
+
+
+def test_diff_compares_two_checkpoints(base: Path, cli: Cli) -> None:
+    found = cli("attend", base, TEXT, "--diff", base, "--json")
+    assert found.status == 0, found.err
+    values = json.loads(found.out)
+    assert [layer["bits"] for layer in values["layers"]] == [[0.0, 0.0], [0.0, 0.0]]
+    found = cli("attend", base, TEXT, "--diff", base)
+    assert "bits" in found.out
+    assert "\x1b" not in found.out
+    drawn = cli("attend", base, TEXT, "--diff", base, "--png", "d.png")
+    assert (drawn.status, drawn.out) == (0, "d.png\n"), drawn.err
+    assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
+    sets = ["--set", "train.keep_last=9", "--set", "train.checkpoint_every=4"]
+    assert cli("pretrain", decoder_spec, *sets, "--out", "run").status == 0
+    found = cli("attend", "run", "--over")
+    assert found.status == 0, found.err
+    assert "3 checkpoints, steps 4 to 12" in found.out
+    assert "repeat" in found.out
+    plain = cli("attend", "run", "all you need", "--over", "--ascii")
+    assert plain.out.isascii()
+    values = json.loads(cli("attend", "run", "--over", "--json").out)
+    assert values["steps"] == [4, 8, 12]
+    assert values["schema_version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--ablate", "auto", "--over"], "--ablate and --over exclude one another"),
+        (["--ablate-with", "mean"], "--ablate-with goes with --ablate"),
+        (["--ablate", "0.0", "--ablate-with", "ones"], "zeros or mean"),
+        (["--ablate", "0.7"], "the heads of layer 0 are 0 to 1"),
+        (["--ablate", "x"], "name heads as LAYER.HEAD"),
+        (["--ablate", "auto", "--png", "a.png"], "--png has no effect on --ablate"),
+        (["--over"], "1 checkpoint is there"),
+        (["--over", "--target", "x"], "--target has no effect on --over"),
+        (["--diff", "BASE", "--heads", "0.1"], "--heads has no effect on --diff"),
+        (["--diff", "BASE", "second input"], "--diff takes one input, and 2 are given"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    words: list[str], fault: str, base: Path, cli: Cli
+) -> None:
+    own = Path("alone/checkpoints") / base.name
+    shutil.copytree(base, own)
+    found = cli("attend", own, TEXT, *(str(base) if w == "BASE" else w for w in words))
+    assert (found.status, found.out) == (2, "")
+    assert fault in found.err
+    assert len(found.err.strip().splitlines()[-1]) < 300
+
+
+def test_a_second_checkpoint_that_is_not_there_is_a_fault_of_a_checkpoint(
+    base: Path, cli: Cli
+) -> None:
+    found = cli("attend", base, TEXT, "--diff", "nowhere")
+    assert (found.status, found.out) == (4, "")
+    assert "nowhere: no such checkpoint" in found.err
