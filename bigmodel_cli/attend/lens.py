@@ -199,7 +199,7 @@ def shown(
         line = f"{layer['name']:{width}} {layer['rank'][position]:5}  {layer['kl'][position]:5.2f} "
         pairs = zip(layer["names"][position], layer["probabilities"][position], strict=True)
         for named, probability in pairs:
-            cell = f" {_cut(one_line(named), 16)} {100 * probability:.0f} %"
+            cell = f" {_cut(_named(named), 16)} {100 * probability:.0f} %"
             if columns_of(line + cell) > columns:
                 break
             line += padded(cell, 18, right=False) if columns_of(line) + 18 <= columns else cell
@@ -209,6 +209,11 @@ def shown(
     )
     left = len(layers) - len(chosen)
     return [*text, _cut(f"{note}; {left} layers are left out" if left else note, columns)]
+
+
+def _named(choice: str) -> str:
+    """A choice's name for the terminal, in quotation marks where it is blank or ends so."""
+    return one_line(choice if choice.strip() == choice else repr(choice))
 
 
 def _cut(text: str, columns: int) -> str:
