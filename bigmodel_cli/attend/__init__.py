@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.attend.data import check_data, values_of, write_data
+from bigmodel_cli.attend.details import MOST_ENTRIES, Details
 from bigmodel_cli.attend.images import ImageOptions
 from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.page import page
-from bigmodel_cli.attend.picture import PictureOptions, draw, draw_heat
-from bigmodel_cli.attend.terminal import show
-from bigmodel_cli.attend.terminal.style import style_of
-from bigmodel_cli.attend.text import show_heat
-from bigmodel_cli.console import has_colour
+from bigmodel_cli.attend.picture import PictureOptions, draw
+from bigmodel_cli.attend.telling import telling
+from bigmodel_cli.attend.terminal import show, style_of
 from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.loaded import Loaded
@@ -31,6 +31,8 @@ SCREEN = (100, 40)
 """Columns and lines where stdout is not a terminal."""
 SHARP = 1024
 """Blocks to a map's side in a picture or a page."""
+SAMPLED = 64
+"""Queries whose figures are made again where only tensors are asked for."""
 READ = 8
 """Heaviest keys of each query that a page lists."""
 
@@ -84,6 +86,7 @@ class Request:
             lens=self.lens,
             resolution=SHARP if files else 128,
             dense=self.data is not None,
+            whole=0 if self.html is None else MOST_ENTRIES,
         )
 
     def image(self) -> ImageOptions:
@@ -120,33 +123,47 @@ def attend(
     for number, given in enumerate(inputs, 1):
         place = "the input" if len(inputs) == 1 else f"{word} {number}"
         try:
-            wanted, image = request.wanted(patches), request.image() if patches else None
+            wanted, image = request.wanted(patches), request.image()
             look = look_at(loaded, given, wanted, place, request.target, image)
         except DataError as error:
             failed.append(str(error))
             continue
-        write_files(look, request, number if len(inputs) > 1 else None)
+        details = None
+        if request.html is not None:
+            again = partial(look_at, loaded, given, place=place, target=request.target, image=image)
+            details = _details(look, wanted, again)
+        write_files(look, request, number if len(inputs) > 1 else None, details)
         yield look
     if failed:
         several = f"{len(failed):,} of {len(inputs):,} {word}s could not be read; the first: "
         raise DataError((several if len(inputs) > 1 else "") + failed[0])
 
 
-def write_files(look: Look, request: Request, number: int | None) -> None:
+def _details(look: Look, wanted: Wanted, again: Callable[[Wanted], Look]) -> Details:
+    """What a page carries; of a long input the most telling heads, for which it is run again."""
+    details = Details.of(look)
+    if wanted.heads or any(details.found.values()):
+        return details
+    told = [(look.layers[one.layer], one) for one in telling(look)]
+    heads = tuple((one.layer if la.number is None else la.number, one.head) for la, one in told)
+    if not heads:
+        return details
+    return Details.of(again(replace(wanted, layers=None, heads=heads, rows=SAMPLED, resolution=1)))
+
+
+def write_files(
+    look: Look, request: Request, number: int | None, details: Details | None = None
+) -> None:
     """Write what is asked for; `number` is put into the names."""
     places = {layer.number: place for place, layer in enumerate(look.layers)}
     heads = None
     if request.heads is not None:
         heads = [(places[layer], head) for layer, head in _heads(request.heads)]
-    plain = heads is None and request.layers is None
     for _, name in request.pictures:
-        path = numbered(name, number)
-        if look.heat is not None and (plain or not look.layers):
-            draw_heat(look.heat, f"{look.model}: {look.title}, {look.answer}", path)
-        else:
-            draw(look, path, PictureOptions(heads=heads, query=request.query is not None))
+        options = PictureOptions(heads=heads, query=request.query is not None)
+        draw(look, numbered(name, number), options)
     if request.html is not None:
-        write_output(numbered(request.html, number), [page(look).encode()])
+        write_output(numbered(request.html, number), [page(look, details).encode()])
     if request.data is not None:
         write_data(look, numbered(request.data, number))
 
@@ -159,8 +176,6 @@ def numbered(path: Path, number: int | None) -> Path:
 def screen(look: Look, only_ascii: bool = False) -> str:
     """The view of a terminal, as large as stdout's."""
     size = shutil.get_terminal_size(SCREEN) if sys.stdout.isatty() else SCREEN
-    if look.heat is not None and not look.layers:
-        return show_heat(look.heat, has_colour(sys.stdout) and not only_ascii)
     return show(look, size[0], size[1], style_of(sys.stdout, only_ascii))
 
 

@@ -2,10 +2,10 @@
 
 Of each layer there are two readings, which the literature knows: what a target token reads while it
 is written, and what it reads once it is the input, one position later (Chen et al. 2020). Which
-heads and which reading align is measured: each source word in turn is hidden from cross-attention,
-and the reading is taken, of one head or of all heads of a layer, whose weights lie most where
-hiding costs the target's tokens probability. Weights are those of |weight| x |v W_O| (Kobayashi et
-al. 2020), as shares.
+layer and which reading align is measured: each source word in turn is hidden from cross-attention,
+and the reading is taken whose weights lie most where hiding costs the target's tokens probability.
+Weights are those of |weight| x |v W_O| (Kobayashi et al. 2020), as shares, heads together: a single
+head may fit the words that matter better, and misses more of them.
 """
 
 from __future__ import annotations
@@ -29,25 +29,19 @@ LITTLE = 0.1
 @dataclass(frozen=True)
 class Reading:
     """weights (T, S): how much of the source's tokens each target token reads in a layer, as
-    shares, by one `head` or all; `when` is `WRITES` or `READS`.
+    shares, by all its heads; `when` is `WRITES` or `READS`.
     """
 
     layer: str
     when: str
     weights: Tensor
-    head: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The layer and the head."""
-        return self.layer if self.head is None else f"{self.layer}, head {self.head}"
 
 
 @dataclass(frozen=True)
 class Alignment:
     """weights (Wt, Ws) are shares of what each target word reads on each source word.
 
-    `layer` names the heads whose reading it is. `effect` (Wt, Ws) is how many nats of
+    `layer` is the one whose reading it is. `effect` (Wt, Ws) is how many nats of
     log-probability a target word loses where a source word is hidden, NaN for special tokens; None
     where it was not measured. `agreement` is the share of all that is lost which the weights lie
     on. `rule` says in words how the reading was chosen.
@@ -97,7 +91,7 @@ class Alignment:
         """As plain values."""
         measured = self.agreement is not None
         return {
-            "heads": self.layer,
+            "layer": self.layer,
             "reading": self.when,
             "rule": self.rule,
             "source": self.source,
@@ -121,7 +115,7 @@ def aligned(
     """
     best, highest = None, -float("inf")
     for reading in readings:
-        if effect is None and (reading.when != WRITES or reading.head is not None):
+        if effect is None and reading.when != WRITES:
             continue
         columns = by_source(reading.weights, source)
         score = _sharpness(columns) if effect is None else agreement(columns, effect)
@@ -134,12 +128,12 @@ def aligned(
     if effect is None:
         weights = by_target(columns, target)
         rule = "the layer whose weights are sharpest"
-        return Alignment(*named, weights, reading.name, reading.when, rule, real)
+        return Alignment(*named, weights, reading.layer, reading.when, rule, real)
     weights = by_target(columns, target, effect.nan_to_num(0.0).clamp(min=0).sum(1))
     lost = torch.stack([effect[w.first : w.stop].sum(0) for w in target])
     rule = "the reading that lies most on the words that matter when hidden"
     return Alignment(
-        *named, weights, reading.name, reading.when, rule, real, lost, agreement=highest
+        *named, weights, reading.layer, reading.when, rule, real, lost, agreement=highest
     )
 
 
@@ -191,7 +185,7 @@ def shown(table: Mapping[str, Any], width: int = 100, most: int = 12) -> list[st
     wide = max(map(columns_of, texts), default=0)
     columns = max(1, min((width + 3) // (wide + 3), -(-len(texts) // max(1, most))))
     height = min(most, -(-len(texts) // columns))
-    head = f"alignment {table['reading']} ({table['heads']})"
+    head = f"alignment {table['reading']} ({table['layer']})"
     if "agreement" in table:
         head += f", {100 * table['agreement']:.0f} % of it on words that are needed"
     lines = [cut(head, width)]

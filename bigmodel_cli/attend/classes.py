@@ -22,9 +22,9 @@ CLASSES = {
     "p": ("previous", f"previous >= {PREVIOUS}"),
     "i": ("induction", f"induction >= {INDUCTION}"),
     "s": ("sink", f"sink >= {SINK}"),
-    "l": ("local", f"distance <= {LOCAL} of equal weights'"),
+    "l": ("local", f"distance <= {LOCAL} of even"),
     "c": ("column", f"one key >= {COLUMN}"),
-    "u": ("uniform", f"entropy >= {UNIFORM} of the largest"),
+    "u": ("uniform", f"entropy >= {UNIFORM} of even"),
     "x": ("other", "none of these"),
 }
 """Letter -> name and threshold, in the order in which they are asked: the first that holds."""

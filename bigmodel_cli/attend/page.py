@@ -33,15 +33,16 @@ def page(look: Look, details: Details | None = None, options: PageOptions | None
     Without `details` they are made of what the look has kept; heads that have none are shown as
     blocks. Raises `SpecError` for a look at nothing.
     """
-    options = options or PageOptions()
+    options, details = options or PageOptions(), details or Details.of(look)
     if look.heat is not None:
         if options.image is None:
             options = replace(options, image=png_of(look.heat.image))
         mapped = layer_of_heat(look.heat)
-        look = replace(look, layers=[*look.layers, *([mapped] if mapped else [])])
+        if mapped is not None:
+            details.add_matrix(mapped.name, 0, mapped.blocks.most[0], causal=False)
+            look = replace(look, layers=[*look.layers, mapped])
     if not look.layers:
         raise SpecError("--html: there is nothing to show: neither heads nor a map of an image")
-    details = details or Details.of(look)
     arrays = Arrays()
     facts = facts_of(look, details, options, arrays)
     room = files("bigmodel_cli.attend") / "web"

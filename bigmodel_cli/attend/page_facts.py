@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.classes import CLASSES
 from bigmodel_cli.attend.details import Detail, Details, deflated
 from bigmodel_cli.attend.look import CAUTION, Blocks, Layer, Look, Side
-from bigmodel_cli.console import one_line
+from bigmodel_cli.attend.page_heat import KIND
+from bigmodel_cli.attend.telling import telling
+from bigmodel_cli.console import counted, one_line
 from bigmodel_cli.lazy import F, Tensor, torch
 
 THUMBNAIL = 48
@@ -40,12 +42,13 @@ STATISTICS = (
 class PageOptions:
     """How the page opens: at which layer, head, query and key, and in which view.
 
+    Without a `head` (layer, head) it is the most telling one of which the page has all weights.
+
     `view` is "map", "lines", "text", "image", "keys" or "statistics", the one that fits the input
     when None; `image` a PNG that lies under the patches.
     """
 
-    layer: int = 0
-    head: int = 0
+    head: tuple[int, int] | None = None
     query: int | None = None
     key: int = 0
     view: str | None = None
@@ -78,14 +81,19 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
     layers = [
         _layer(layer, sides, details.found.get(layer.name, {}), arrays) for layer in look.layers
     ]
-    first = look.layers[min(options.layer, len(look.layers) - 1)]
+    place, head = options.head or _opened(look, details)
+    first = look.layers[min(place, len(look.layers) - 1)]
     lengths = " x ".join(dict.fromkeys(f"{one_line(s.name)}: {len(s)}" for s in sides))
-    heads = sum(layer.heads for layer in look.layers)
-    line = f"{lengths} · {heads} heads in {len(look.layers)} layers"
-    line += f" · weights x values within {look.difference:.1e} of the kernel's output"
+    attending = [layer for layer in look.layers if layer.kind != KIND]
+    heads = counted(sum(layer.heads for layer in attending), "head")
+    line = f"{lengths} · {heads} in {counted(len(attending), 'layer')}"
+    if attending:
+        line += f" · weights x values within {look.difference:.1e} of the kernel's output"
+    else:
+        line = ""
     return {
         "model": one_line(look.model),
-        "facts": line + (f" · {one_line(look.answer)}" if look.answer else ""),
+        "facts": " · ".join(filter(None, (line, one_line(look.answer)))),
         "caution": CAUTION,
         "notes": [one_line(note) for note in look.notes],
         "sides": [_side(side) for side in sides],
@@ -103,13 +111,25 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
         if options.image is None
         else "data:image/png;base64," + base64.b64encode(options.image).decode(),
         "start": {
-            "layer": options.layer,
-            "head": options.head,
+            "layer": place,
+            "head": head,
             "query": first.query if options.query is None else options.query,
             "key": options.key,
             "view": options.view or ("map" if first.keys.grid is None else "image"),
         },
     }
+
+
+def _opened(look: Look, details: Details) -> tuple[int, int]:
+    """The first head that is shown, by the place of its layer."""
+    places = [
+        (place, head)
+        for place, layer in enumerate(look.layers)
+        for head in details.found.get(layer.name, {})
+    ]
+    heads = replace(look, layers=[layer for layer in look.layers if layer.kind != KIND])
+    told = [(one.layer, one.head) for one in telling(heads, 8)]
+    return next((head for head in told if head in places), places[0] if places else (0, 0))
 
 
 def _scale(kind: str, dark: bool) -> str:
@@ -191,7 +211,10 @@ def _detail(detail: Detail, arrays: Arrays) -> dict[str, Any]:
 
 
 def _thumbnails(layer: Layer, signed: bool, peak: float, arrays: Arrays) -> dict[str, Any]:
-    small, tall, wide = _coarser(layer.blocks.most, THUMBNAIL)
+    most = layer.blocks.most
+    if layer.kind == KIND and layer.keys.grid is not None:
+        most = most.unflatten(-1, layer.keys.grid)[:, 0]
+    small, tall, wide = _coarser(most, THUMBNAIL)
     return {
         "rows": small.shape[1],
         "columns": small.shape[2],

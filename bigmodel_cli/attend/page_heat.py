@@ -33,8 +33,6 @@ def layer_of_heat(heat: Heat) -> Layer | None:
         return None
     values = heat.heat.detach().float().cpu()
     size = [min(MOST, length) for length in values.shape]
-    if heat.coarse is not None and max(heat.coarse.shape) <= MOST:
-        size = list(heat.coarse.shape)
     if heat.axes is not None:
         values = values.flip(0)  # rows of a spectrogram count upwards
     small = F.interpolate(values[None, None], size=size, mode="area")[0, 0].clamp(0, 1)

@@ -203,26 +203,21 @@ def dense(tiled: Tiled) -> Tensor:
 
 
 def shares(weights: Tensor, sizes: Tensor | None) -> Tensor:
-    """(H, T, S), (H, S) -> (H + 1, T, S)   |weight| x length of the value, as shares.
-
-    They are of each head, and last of all heads together.
-    """
+    """(H, T, S), (H, S) -> (T, S)   |weight| x length of the value, heads together, as shares."""
     moved = weights.abs() if sizes is None else weights.abs() * sizes[:, None].to(weights)
-    moved = torch.cat((moved, moved.sum(0, keepdim=True)))
-    return moved / moved.sum(-1, keepdim=True).clamp(min=1e-30)
+    total = moved.sum(0)
+    return total / total.sum(-1, keepdim=True).clamp(min=1e-30)
 
 
 def readings(pair: Pair) -> list[Reading]:
-    """The two readings of each layer: of all its heads, and of each."""
+    """The two readings of each layer."""
     found, count = [], len(pair.tokens)
     for name, weights, sizes in crossings(pair):
-        *single, whole = shares(weights, sizes)
-        for head, each in ((None, whole), *enumerate(single)):
-            written = each[pair.begins - 1 :][:count]
-            read = each[pair.begins :][:count]
-            if len(read) < count:  # the last token of a text without an end is not read
-                read = torch.cat((read, written[-1:]))
-            found += [Reading(name, WRITES, written, head), Reading(name, READS, read, head)]
+        whole = shares(weights, sizes)
+        written, read = whole[pair.begins - 1 :][:count], whole[pair.begins :][:count]
+        if len(read) < count:  # the last token of a text without an end is not read
+            read = torch.cat((read, written[-1:]))
+        found += [Reading(name, WRITES, written), Reading(name, READS, read)]
     return found
 
 

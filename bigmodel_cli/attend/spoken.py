@@ -15,9 +15,11 @@ from bigmodel_cli.attend.times import (
     aligning_heads,
     monotone_share,
     path_times,
+    said_aloud,
     standing_out,
     word_times,
 )
+from bigmodel_cli.attend.words import pieces_of
 from bigmodel_cli.console import columns_of, cut, one_line
 from bigmodel_cli.convert.generation import alignment_heads
 from bigmodel_cli.lazy import Tensor, torch
@@ -56,19 +58,27 @@ def times_of(pair: Pair) -> Times | None:
     """The times of the words that an encoder-decoder wrote down; None where it wrote nothing.
 
     Cross-attention of the heads that read the sound in order is warped to the frames (as in the
-    code of Whisper, Radford et al. 2022). Heads are those that the model was published with, else
-    the most monotone ones.
+    code of Whisper, Radford et al. 2022; unlike there, of the queries that write something audible
+    alone: what blanks and the end read is anywhere in small models). Heads are those that the model
+    was published with, else the most monotone ones.
     """
-    words, count = pair.words(), len(pair.tokens)
+    pieces = pieces_of(pair.tokenizer, pair.tokens)
+    special = pair.tokenizer.special
+    visible = [
+        token not in special and not piece.isspace()
+        for token, piece in zip(pair.tokens, pieces, strict=True)
+    ]
+    words, places = said_aloud(pair.words(), visible)
     if not words:
         return None
+    queries = torch.tensor(places) + pair.begins - 1
     published = alignment_heads(pair.loaded.assets)
     best: list[tuple[float, tuple[int, int], Tensor]] = []
     frames, seconds = pair.batch["frames"].shape[1], 1.0
     for layer, (_, weights, _) in enumerate(crossings(pair)):
         seconds = seconds_of(pair.loaded, frames, weights.shape[-1])
         real = max(1, math.ceil((pair.heard or 0.0) / seconds))  # without silence behind it
-        rows = weights[:, pair.begins - 1 : pair.begins + count, :real]
+        rows = weights[:, queries, :real]
         for head, share in enumerate(monotone_share(rows).tolist()):
             if published is None or (layer, head) in published:
                 best.append((share, (layer, head), rows[head]))

@@ -97,18 +97,32 @@ def warped(gains: Tensor) -> list[int]:
     return first
 
 
-def word_times(gains: Tensor, words: Sequence[Word], seconds: float) -> list[Timed]:
-    """gains (T + 1, S) of the queries that write T tokens and then the end -> the times of words.
+def said_aloud(words: Sequence[Word], visible: Sequence[bool]) -> tuple[list[Word], list[int]]:
+    """Words of tokens, of which some are `visible` -> the words of these alone, and their places.
 
-    `words` are of the T tokens; a word begins where its first token does, and ends where the token
-    after it begins. Without an end (T, S) the last one ends with the sound.
+    Blanks and special tokens are left out, and so is the end of the text: nothing is heard of them,
+    so that what they read is anywhere.
+    """
+    places = [place for place, shown in enumerate(visible) if shown]
+    before = [0]
+    for shown in visible:
+        before.append(before[-1] + shown)
+    kept = [
+        Word(w.text, before[w.first], before[w.stop])
+        for w in words
+        if not w.special and before[w.first] < before[w.stop]
+    ]
+    return kept, places
+
+
+def word_times(gains: Tensor, words: Sequence[Word], seconds: float) -> list[Timed]:
+    """gains (T, S) of the queries that write T tokens -> the times of their words.
+
+    A word begins where its first token does, and ends where the token after it begins; the last
+    one ends with the sound.
     """
     first = [*warped(gains), gains.shape[1]]
-    return [
-        Timed(word.text, first[word.first] * seconds, first[word.stop] * seconds)
-        for word in words
-        if not word.special
-    ]
+    return [Timed(w.text, first[w.first] * seconds, first[w.stop] * seconds) for w in words]
 
 
 def path_times(

@@ -188,8 +188,10 @@ def attend(
             files = list(request.files(number if len(given) > 1 else None))
             for note in look.notes if files or json else ():
                 say(note)
-            if not json:
-                result("\n".join(map(str, files)) if files else screen(look, form.only_ascii))
+            if files and not json:
+                result("\n".join(map(str, files)))
+            elif not json:
+                result(screen(look, form.only_ascii), styled=True)
     finally:
         if json and looks:
             several = len(given) > 1

@@ -40,11 +40,11 @@ def test_words_have_the_sum_of_keys_and_the_mean_of_queries() -> None:
 def test_the_reading_is_taken_that_lies_on_what_matters() -> None:
     readings = [
         Reading("decoder.0.cross", WRITES, WRONG),
-        Reading("decoder.0.cross", READS, RIGHT, 2),
+        Reading("decoder.0.cross", READS, RIGHT),
         Reading("decoder.1.cross", WRITES, torch.full((3, 4), 0.25)),
     ]
     found = aligned(readings, SOURCE, TARGET, EFFECT)
-    assert (found.layer, found.when) == ("decoder.0.cross, head 2", READS)
+    assert (found.layer, found.when) == ("decoder.0.cross", READS)
     # by hand: the gain of -0.3 is no loss
     share = (0.7 * 2 + 0.2 * 0.1 + 0.7 * 1 + 0.6 * 3) / (2 + 0.1 + 1 + 3)
     assert found.agreement == pytest.approx(share, abs=1e-6)
@@ -64,7 +64,7 @@ def test_the_reading_is_taken_that_lies_on_what_matters() -> None:
         },
     ]
     assert values["agreement"] == round(share, 4)
-    head = "alignment as words are read again (decoder.0.cross, head 2)"
+    head = "alignment as words are read again (decoder.0.cross)"
     assert shown(values)[0] == f"{head}, {100 * share:.0f} % of it on words that are needed"
 
 

@@ -18,8 +18,10 @@ from test_details import CASES, call_of, plain
 from torch import Tensor
 
 from bigmodel_cli.attend.details import Details, of_matrix
+from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.look import CAUTION, Kept, Look, Side
 from bigmodel_cli.attend.page import PageOptions, page
+from bigmodel_cli.errors import SpecError
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>", "<!--<script>", "]]>", "&lt;b&gt;", "\u202eabc\u202c",
@@ -132,7 +134,7 @@ def test_a_long_input_is_computed_in_the_page(browser: Browser, tmp_path: Path) 
 
 def test_every_view_is_reached_by_keys(browser: Browser, tmp_path: Path) -> None:
     look = made(layers=3, heads=4, tokens=30)
-    show(browser, tmp_path, page(look, filled(look)))
+    show(browser, tmp_path, page(look, filled(look), PageOptions(head=(0, 0))))
 
     def chosen() -> str:
         return str(browser.run("`${attend.state.layer}.${attend.state.head}`"))
@@ -180,7 +182,7 @@ def test_every_view_is_reached_by_keys(browser: Browser, tmp_path: Path) -> None
 
 def test_the_pointer_shows_a_weight_and_rows_sort(browser: Browser, tmp_path: Path) -> None:
     look = made(layers=2, heads=3, tokens=24)
-    show(browser, tmp_path, page(look, filled(look), PageOptions(layer=1, head=2)))
+    show(browser, tmp_path, page(look, filled(look), PageOptions(head=(1, 2))))
     place = """(() => { const box = document.getElementById("stage").getBoundingClientRect();
         const { scale } = attend.view; const [left, top] = attend.view.corner();
         return [box.left + left + 7.5 * scale, box.top + top + 15.5 * scale]; })()"""
@@ -244,6 +246,20 @@ def test_patches_lie_over_the_image_and_can_be_chosen(browser: Browser, tmp_path
     browser.until("document.getElementById('said').textContent.includes('patch 6')")
     assert browser.faults() == []
     assert browser.requests() == []
+
+
+def test_a_map_of_the_class_lies_over_its_image(browser: Browser, tmp_path: Path) -> None:
+    values = torch.rand(6, 8)
+    heat = Heat(torch.rand(3, 6, 8), values, "cat", 0.75, (3, 4), "Grad-CAM", None)
+    path = tmp_path / "page.html"
+    path.write_text(page(Look("cnn", [], "cat: 75.0 %", heat=heat)), encoding="utf-8")
+    browser.open(path)
+    browser.until("document.getElementById('said').textContent.startsWith('Grad-CAM: where')")
+    found = weights_in(browser, 0, 0, (0, 1, 0, 48)).view(6, 8)
+    assert (found - values / values.max() * float(values.max())).abs().max() <= 1 / 255
+    assert browser.faults() == []
+    with pytest.raises(SpecError, match="nothing to show"):
+        page(Look("nothing", []))
 
 
 def png(width: int, height: int) -> bytes:

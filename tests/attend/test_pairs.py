@@ -36,10 +36,11 @@ def spec(steps: int, tokens: str, **cross: object) -> str:
     heads = {"num_heads": 4}
     own = {"type": "attention", **heads}
     block = {"mixer": own, "ffn": {"type": "relu"}, "placement": "post"}
+    apart = {"ffn": {"type": "relu"}}  # each position keeps to its own word
     two_sided = {"source": ["train.a"], "target": ["train.b"], "val_fraction": 0.05}
     return yaml.safe_dump({
         "model": {
-            "type": "seq2seq", "dim": 32, "encoder": [block],
+            "type": "seq2seq", "dim": 32, "encoder": [block if tokens == "bytes" else apart],
             "decoder": [{**block, "repeat": 2, "cross": {**heads, **cross}}],
         },
         "data": {"type": "pairs", **two_sided, "context": 16, "tokenizer": {"type": tokens}},
@@ -80,7 +81,7 @@ def test_a_trained_model_shows_which_word_comes_from_which(cli: Cli) -> None:
             needed += pair["needs"] == pair["target"]
     assert (count, needed, right) == (14, 14, 14)
     kinds = [(layer.kind, layer.name.split(".")[0]) for layer in look.layers]
-    assert kinds == [("self", "encoder"), *[("self", "decoder"), ("cross", "decoder")] * 2]
+    assert kinds == [("self", "decoder"), ("cross", "decoder")] * 2
     assert look.difference < 1e-5
     assert json.loads(json.dumps(look.extra)) == look.extra
     given = look_at(loaded, "天玄宙", target="宙玄天")
@@ -177,10 +178,8 @@ def test_shares_are_of_what_all_heads_move(cli: Cli) -> None:
             block = part.out.weight[:, head * width : (head + 1) * width]  # type: ignore[union-attr]
             lengths = (values[head // 2] @ block.T).norm(dim=-1)
             moved += weights[head] * lengths
-            own = weights[head] * lengths / (weights[head] * lengths).sum(-1, keepdim=True)
-            assert torch.allclose(shares(weights, sizes)[head], own, atol=1e-5)
         expected = moved / moved.sum(-1, keepdim=True)
-        assert torch.allclose(shares(weights, sizes)[-1], expected, atol=1e-5)
+        assert torch.allclose(shares(weights, sizes), expected, atol=1e-5)
         given.append((weights, sizes))
     assert len(given) == 2
 

@@ -70,7 +70,8 @@ def test_times_are_where_attention_moves_on(
     assert pair.heard == pytest.approx(0.9)
     frames, positions = (90, 45) if padded is None else (150, 75)
     assert pair.batch["frames"].shape[1] == frames
-    spans = [(0, 7), (7, 14), (14, 20), (20, 28), (28, 37), (37, 45)]  # h, i, blank, l, o, the end
+    # h, i, a blank that reads anything, l, o, and the end, which reads the beginning
+    spans = [(0, 7), (7, 20), (30, 37), (20, 28), (28, 45), (0, 3)]
     good = weights_of(spans, positions)
     flat, sink = torch.full_like(good, 1 / positions), torch.zeros_like(good)
     sink[:, positions - 1] = 1.0  # of silence, where there is any
@@ -85,8 +86,8 @@ def test_times_are_where_attention_moves_on(
     assert times.heads == [(1, 1)]
     assert times.seconds == pytest.approx(0.02)
     assert times.to_json()["words"] == [
-        {"word": "hi", "start": 0.0, "end": pytest.approx(0.28)},
-        {"word": "lo", "start": pytest.approx(0.28), "end": pytest.approx(0.74)},
+        {"word": "hi", "start": 0.0, "end": pytest.approx(0.4)},
+        {"word": "lo", "start": pytest.approx(0.4), "end": pytest.approx(0.9)},
     ]
     monkeypatch.setattr(spoken, "alignment_heads", lambda assets: [(0, 0), (1, 1)])
     published = spoken.times_of(pair)
@@ -94,7 +95,7 @@ def test_times_are_where_attention_moves_on(
     assert (published.heads, published.rule) == (
         [(0, 0), (1, 1)], "the model's published alignment heads",
     )  # fmt: skip
-    assert [w.start for w in published.words] == pytest.approx([0.0, 0.28])
+    assert [w.start for w in published.words] == pytest.approx([0.0, 0.4])
 
 
 def test_a_model_of_sound_from_its_folder(cli: Cli) -> None:

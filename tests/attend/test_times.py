@@ -16,6 +16,7 @@ from bigmodel_cli.attend.times import (
     aligning_heads,
     monotone_share,
     path_times,
+    said_aloud,
     standing_out,
     warped,
     word_times,
@@ -85,14 +86,21 @@ def test_what_stands_out_is_smoothed_by_a_median() -> None:
 
 
 def test_words_begin_where_their_first_token_does() -> None:
-    rows = torch.full((5, 12), -1.0)  # four tokens, and the end
-    for token, (first, stop) in enumerate([(0, 3), (3, 5), (5, 8), (8, 11), (11, 12)]):
+    rows = torch.full((4, 12), -1.0)
+    for token, (first, stop) in enumerate([(0, 3), (3, 5), (5, 8), (8, 12)]):
         rows[token, first:stop] = 1.0
-    words = [Word("one", 0, 2), Word("<mark>", 2, 3, special=True), Word("two", 3, 4)]
-    assert word_times(rows, words, 0.5) == [Timed("one", 0.0, 2.5), Timed("two", 4.0, 5.5)]
-    cut = word_times(rows[:4, :11], words, 0.5)  # a text without an end
-    assert cut == [Timed("one", 0.0, 2.5), Timed("two", 4.0, 5.5)]
+    words = [Word("one", 0, 2), Word("two", 2, 3), Word(".", 3, 4)]
+    found = [Timed("one", 0.0, 2.5), Timed("two", 2.5, 4.0), Timed(".", 4.0, 6.0)]
+    assert word_times(rows, words, 0.5) == found
     assert Timed("one", 0.0, 2.51239).to_json() == {"word": "one", "start": 0.0, "end": 2.512}
+
+
+def test_blanks_and_marks_are_not_said() -> None:
+    words = [Word("ab", 0, 3), Word("<x>", 3, 4, special=True), Word("c", 4, 6), Word(" ", 6, 7)]
+    visible = [False, True, True, False, False, True, False]
+    kept, places = said_aloud(words, visible)
+    assert places == [1, 2, 5]
+    assert kept == [Word("ab", 0, 2), Word("c", 2, 3)]
 
 
 def test_times_of_a_ctc_path() -> None:

@@ -25,7 +25,7 @@ PANELS = (
 NAMED = 3
 """Heads of a panel that are drawn in colour and named: those that changed most."""
 COLOURS = tuple(hexadecimal(CLASSES[letter]) for letter in "spi")
-WIDE, HIGH, LEFT, ABOVE, BELOW = 620, 420, 110, 50, 90
+WIDE, HIGH, LEFT, ABOVE, BELOW = 620, 420, 110, 50, 110
 
 
 def draw_course(course: Course, path: Path) -> None:

@@ -77,10 +77,12 @@ def grid(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
         side = columns - max(map(width_of_line, cells)) - GAP
         if not any(layer.letters for layer in look.layers):
             return [*note, *cells]
+        compact = _compact(look, columns, style)
         if side >= LEAST_LEGEND and room >= len(CLASSES):
+            if side < _least_side(look, len(cells)) and len(cells) + len(compact) <= room:
+                return [*note, *cells, *compact]
             most = max(len(cells), min(room, len(CLASSES) + 1))
             return [*note, *beside([cells, legend(look, side, most, style)], GAP)]
-        compact = _compact(look, columns, style)
         if len(cells) + len(compact) <= room:
             return [*note, *cells, *compact]
     return []
@@ -167,8 +169,7 @@ def legend(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
     """
     counts = Counter(letter for layer in look.layers for letter in letters_of(layer))
     digits = max(5, len(str(sum(counts.values()))))
-    longest = max(len(rule) for _, rule in CLASSES.values())
-    two = columns < 15 + digits + longest and lines > 2 * len(CLASSES)
+    two = columns < _least_side(look, 0) and lines > 2 * len(CLASSES)
     rows: list[Line] = [[Span(label(f"class        {'heads':>{digits}}", columns, style.unicode))]]
     for letter, (name, rule) in CLASSES.items():
         text = f" {name:<9} {counts[letter]:>{digits}}{'' if two else '  ' + rule}"
@@ -177,6 +178,15 @@ def legend(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
         if two:
             rows.append([Span(label(f"    {rule}", columns, style.unicode))])
     return rows[-lines:] if len(rows) > lines else rows
+
+
+def _least_side(look: Look, lines: int) -> int:
+    """Columns that the legend needs beside so many lines of the grid, to be whole."""
+    longest = max(len(rule) for _, rule in CLASSES.values())
+    if lines > 2 * len(CLASSES):
+        return longest + 4
+    digits = max(5, len(str(sum(layer.heads for layer in look.layers))))
+    return 15 + digits + longest
 
 
 def _compact(look: Look, columns: int, style: Style) -> list[Line]:

@@ -106,7 +106,7 @@ def _one(look: Look, which: Head, wide: int, lines: int, style: Style) -> list[L
     name = CLASSES.get(letter, ("",))[0]
     head = f"{number_of(look, which.layer)}.{which.head} "
     sink = float(layer.statistics.sink[which.head])
-    also = f", sink {100 * sink:.0f} %" if left_out(layer, which.head) else ""
+    also = f", sink {100 * sink:.0f}%" if left_out(layer, which.head) else ""
     title = [Span(head, stress=BOLD)]
     if name:
         title.append(letter_of(letter, style, f" {letter} "))

@@ -44,8 +44,9 @@ def heading(
         scale = [Span(" -1 "), *ramp(style, 9, signed=True), Span(" 1 of the largest, signed")]
     how = f" ({reading.what}{sink})"
     room = columns - width_of_line(scale)
-    if len(words) + len(how) <= room:
-        return [[Span(words, stress=BOLD), Span(how), *scale]]
+    for said in (how, f" ({reading.what.split(', by')[0]}{sink})"):
+        if width_of(words) + width_of(said) <= room:
+            return [[Span(words, stress=BOLD), Span(said), *scale]]
     head = [Span(label(words, columns, style.unicode), stress=BOLD)]
     return [head, [Span(label(how.strip(), room, style.unicode)), *scale]]
 

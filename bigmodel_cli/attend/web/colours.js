@@ -19,12 +19,14 @@ function dark() {
   return forced ? forced === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
-function tableOf(signed) {
-  return scales[dark() ? "dark" : "light"][signed ? "diverging" : "sequential"];
+// Over an image what is large is bright in both themes.
+function tableOf(signed, over = false) {
+  return scales[dark() || over ? "dark" : "light"][signed ? "diverging" : "sequential"];
 }
 
 // A weight's place 0..1: logarithmic above equal weights, as in colours.py; of signed ones by the root.
 function levelOf(weight, keys, signed, peak) {
+  if (keys === 0) return Math.min(1, Math.max(0, weight)); // a map of the class: as it is
   if (signed) {
     const root = Math.sqrt(Math.min(1, Math.abs(weight) / peak));
     return 0.5 + 0.5 * Math.sign(weight) * root;
@@ -64,7 +66,7 @@ function shown(weight) {
 }
 
 // The bar of the scale with its ticks, beside the tools.
-function drawBar(keys, signed, peak) {
+function drawBar(keys, signed, peak, over) {
   const canvas = $("bar");
   const [width, height, ratio] = [260, 34, devicePixelRatio || 1];
   canvas.width = width * ratio;
@@ -74,14 +76,15 @@ function drawBar(keys, signed, peak) {
   const pen = canvas.getContext("2d");
   pen.scale(ratio, ratio);
   const [left, wide] = [14, width - 28];
-  const table = tableOf(signed);
+  const table = tableOf(signed, over);
   for (let x = 0; x < wide; x++) {
     pen.fillStyle = css(table, x / (wide - 1));
     pen.fillRect(left + x, 2, 1.5, 12);
   }
   pen.strokeStyle = variable("--line");
   pen.strokeRect(left + 0.5, 2.5, wide - 1, 12);
-  const ticks = signed ? [-peak, 0, peak] : [0, 1 / keys, 0.01, 0.1, 1];
+  const evenly = keys === 0 ? [0, 0.5, 1] : [0, 1 / keys, 0.01, 0.1, 1];
+  const ticks = signed ? [-peak, 0, peak] : evenly;
   pen.fillStyle = variable("--soft");
   pen.font = "11px system-ui, sans-serif";
   pen.textAlign = "center";

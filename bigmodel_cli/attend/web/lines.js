@@ -102,14 +102,18 @@ async function drawImage(turn) {
   }
   if (row) shadePatches(pen, layer, row, Boolean(facts.image));
   nameSpecials(pen, layer, row);
+  const name = quoted(queriesOf(layer), state.query);
+  const own = queriesOf(layer) === side;
+  $("said").textContent = `What ${own ? "query " : ""}${name} reads`
+    + (own ? "; choose a patch to ask for another." : ".");
+  $("map").setAttribute("aria-label", `${described()}: patches that query ${name} reads`);
+  if (layer.kind.startsWith("map")) $("said").textContent = `${layer.name}: where ${name} comes from.`;
+  if (!own) return;
   const [x, y] = placeOfPatch(state.query);
   pen.strokeStyle = variable("--accent");
   pen.lineWidth = 3;
   const outline = special(state.query) ? Math.min(each, 32) : each;
   pen.strokeRect(x, y, outline, outline);
-  const name = quoted(queriesOf(layer), state.query);
-  $("said").textContent = `What query ${name} reads; choose a patch to ask for another.`;
-  $("map").setAttribute("aria-label", `${described()}: patches that query ${name} reads`);
 }
 
 function placeOfPatch(position) {
@@ -129,13 +133,13 @@ function specialNumber(position) {
 }
 
 function shadePatches(pen, layer, row, over) {
-  const table = tableOf(layer.signed);
+  const table = tableOf(layer.signed, over);
   for (let position = 0; position < row.length; position++) {
     if (Number.isNaN(row[position])) continue;
-    const level = levelOf(row[position], row.length, layer.signed, layer.peak);
+    const level = levelOf(row[position], scaleOf(layer), layer.signed, layer.peak);
     const strength = layer.signed ? Math.abs(level - 0.5) * 2 : level;
     const [x, y] = placeOfPatch(position);
-    pen.globalAlpha = over && !special(position) ? 0.25 + 0.65 * strength : 1;
+    pen.globalAlpha = over && !special(position) ? 0.12 + 0.68 * strength : 1;
     pen.fillStyle = css(table, level);
     const side = special(position) ? Math.min(patches.side, 32) : patches.side + 0.5;
     pen.fillRect(x, y, side, side);
@@ -156,6 +160,7 @@ function nameSpecials(pen, layer, row) {
 
 function patchAt(x, y) {
   const { side, rows, columns, first } = patches;
+  if (queriesOf(layerOf()) !== keysOf(layerOf())) return null;
   if (y < patches.y) {
     const place = Math.floor((x - patches.x) / (Math.min(side, 32) + 44));
     const count = queriesOf(layerOf()).labels.length - rows * columns;

@@ -103,7 +103,7 @@ function paint(canvas, values, rows, columns, layer) {
   const image = new ImageData(columns, rows);
   const pixels = new Uint32Array(image.data.buffer);
   const table = tableOf(layer.signed);
-  const keys = keysOf(layer).labels.length;
+  const keys = scaleOf(layer);
   for (let i = 0; i < pixels.length; i++) {
     const value = values[i];
     if (!Number.isNaN(value)) {

@@ -14,6 +14,8 @@ let drawn = 0; // counts calls of `draw`: one that waits for numbers gives up wh
 const layerOf = () => facts.layers[state.layer];
 const queriesOf = (layer) => facts.sides[layer.queries];
 const keysOf = (layer) => facts.sides[layer.keys];
+// What the scale depends on: the number of keys, 0 for a map of the class, which is linear.
+const scaleOf = (layer) => (layer.kind.startsWith("map") ? 0 : keysOf(layer).labels.length);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const numberOf = (place) => facts.layers[place].number ?? place;
 
@@ -56,6 +58,7 @@ function choose(change, spoken = false) {
 function described() {
   const layer = layerOf();
   const letter = layer.letters[state.head];
+  if (layer.kind.startsWith("map")) return layer.name;
   const named = letter && facts.classes[letter] ? `, ${facts.classes[letter].name}` : "";
   return `Layer ${numberOf(state.layer)}, head ${state.head}${named}`;
 }
@@ -117,7 +120,7 @@ function draw() {
   $("zooms").hidden = state.view !== "map";
   $("reduced").hidden = state.view !== "map";
   markHead();
-  drawBar(keysOf(layer).labels.length, layer.signed, layer.peak);
+  drawBar(scaleOf(layer), layer.signed, layer.peak, state.view === "image" && facts.image !== null);
   const drawing = { map: drawMap, lines: drawLines, text: drawText, image: drawImage };
   drawing.keys = drawKeys;
   drawing.statistics = drawStatistics;
@@ -132,7 +135,7 @@ function summaryOf(layer) {
   }
   const sink = layer.statistics.sink?.[state.head];
   if (typeof sink === "number") parts.push(make("span", `first key ${(100 * sink).toFixed(0)} %`));
-  parts.push(make("span", `rebuilt within ${layer.difference.toExponential(1)} of the kernel's`));
+  parts.push(make("span", `rebuilt within ${layer.difference.toExponential(1)} of the kernel's output`));
   const detail = layer.details[state.head];
   if (!detail) parts.push(make("span", "blocks only: name it with --heads for single weights"));
   if (detail && detail.form === "scores") {

@@ -65,7 +65,7 @@ function tokens(side, page, weightOf, layer = layerOf()) {
     token.dataset.place = place;
     const weight = weightOf(place);
     if (!Number.isNaN(weight) && weight !== null) {
-      const level = levelOf(weight, side.labels.length, layer.signed, layer.peak);
+      const level = levelOf(weight, scaleOf(layer), layer.signed, layer.peak);
       token.style.backgroundColor = css(table, level);
       token.style.color = inkOn(table, level);
       token.title = `${place}: ${shown(weight)}`;
