@@ -131,7 +131,9 @@ def path_times(
     """The likeliest unit of each position (T') of a CTC model -> the times of words, exact to a
     position of so many `seconds`.
 
-    A word begins where its first unit does, and ends after the last position of its last one.
+    A word begins where its first unit does, and ends after the last position of its last one. A
+    trained model gives most positions to the blank, so that this is when it decides for a word,
+    which is a part of the time that the word takes.
     """
     spoken: list[Timed] = []
     for place, unit in enumerate(best):
