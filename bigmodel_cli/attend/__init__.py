@@ -18,7 +18,7 @@ from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.page import page
-from bigmodel_cli.attend.picture import PictureOptions, draw, draw_heat
+from bigmodel_cli.attend.picture import PictureOptions, draw
 from bigmodel_cli.attend.telling import telling
 from bigmodel_cli.attend.terminal import show, style_of
 from bigmodel_cli.data import input_of
@@ -51,6 +51,7 @@ class Request:
     key: int | None = None
     top: int | None = None
     rows: int | None = None
+    lens: bool = False
     target: str | None = None
     cam: str | None = None
     cam_layer: str | None = None
@@ -82,6 +83,7 @@ class Request:
             key=self.key,
             top=self.top or (READ if self.html is not None else 0),
             rows=self.rows,
+            lens=self.lens,
             resolution=SHARP if files else 128,
             dense=self.data is not None,
             whole=0 if self.html is None else MOST_ENTRIES,
@@ -157,13 +159,9 @@ def write_files(
     heads = None
     if request.heads is not None:
         heads = [(places[layer], head) for layer, head in _heads(request.heads)]
-    plain = heads is None and request.layers is None
     for _, name in request.pictures:
-        path = numbered(name, number)
-        if look.heat is not None and (plain or not look.layers):
-            draw_heat(look.heat, f"{look.model}: {look.title}, {look.answer}", path)
-        else:
-            draw(look, path, PictureOptions(heads=heads, query=request.query is not None))
+        options = PictureOptions(heads=heads, query=request.query is not None)
+        draw(look, numbered(name, number), options)
     if request.html is not None:
         write_output(numbered(request.html, number), [page(look, details).encode()])
     if request.data is not None:

@@ -10,6 +10,7 @@ from bigmodel_cli.attend.capture import watch, watch_mixing
 from bigmodel_cli.attend.classes import letters
 from bigmodel_cli.attend.look import Layer, Side
 from bigmodel_cli.attend.mixing import Mixed
+from bigmodel_cli.attend.routing import routing_table, watch_routing
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.sums import Sums
@@ -37,7 +38,8 @@ class Wanted:
     `heads` are chosen ones (layer, head), whose tensors are `kept`. `query` and `key` are positions
     (from the end where negative), `top` the number of heaviest keys kept of each query, `rows` the
     number of queries that are drawn with `seed`, `resolution` the most blocks to a map's side.
-    With `dense` all weights of the chosen heads are kept, or of all heads where none is chosen.
+    With `lens` the residual stream is read after each block (see lens.py). With `dense` all weights
+    of the chosen heads are kept, or of all heads where none is chosen.
     Where none is chosen, heads of at most `whole` weights have their tensors `kept`.
     """
 
@@ -47,6 +49,7 @@ class Wanted:
     key: int | None = None
     top: int = 0
     rows: int | None = None
+    lens: bool = False
     seed: int = 0
     resolution: int = 128
     dense: bool = False
@@ -67,12 +70,13 @@ class Wanted:
 class Found:
     """What a run has shown: layers with the sums behind their figures; how many calls there were.
 
-    `output` is what the model returned.
+    `output` is what the model returned, and `extra` tables of parts that do not attend.
     """
 
     layers: list[tuple[Layer, Sums]] = field(default_factory=list)
     calls: list[tuple[str, int]] = field(default_factory=list)  # names, and how many heads
     output: Any = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def join(self, other: Found) -> Found:
         """`other`, the next window of a text, with the figures of both."""
@@ -82,7 +86,7 @@ class Found:
             figures = sums.statistics(layer.heads)
             named = letters(figures, len(layer.queries), len(layer.keys), layer.causal)
             joined.append((replace(layer, statistics=figures, letters=named), sums))
-        return Found(joined, other.calls, other.output)
+        return Found(joined, other.calls, other.output, other.extra)
 
 
 def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted) -> Found:
@@ -104,25 +108,40 @@ def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted
                 found.layers.append(layer_of(title, number, part, call, sides(name, call), wanted))
 
     def mixed(name: str, call: MixingCall) -> None:
-        title, _, looked = begin(name, call.output.shape[1])
+        title, number, looked = begin(name, call.output.shape[1])
         if looked:
             with torch.no_grad(), full_precision(call.output.device):
-                found.layers.append(mixing_layer(title, call, sides(name, call), wanted))
+                found.layers.append(mixing_layer(title, number, call, sides(name, call), wanted))
 
-    with watch(model, each), watch_mixing(model, mixed):
+    with watch(model, each), watch_mixing(model, mixed), watch_routing(model) as routed:
         found.output = run()
+    found.extra = routing_table(routed)
     return found
 
 
 def mixing_layer(
-    name: str, call: MixingCall, sides: tuple[Side, Side], wanted: Wanted
+    name: str, number: int, call: MixingCall, sides: tuple[Side, Side], wanted: Wanted
 ) -> tuple[Layer, Sums]:
     """What the first row of a call shows, which had no state of earlier calls."""
     assert not call.carried, "the matrix knows nothing of the positions of earlier calls"
     matrix = call.matrix()
-    layer, sums = tiled_layer(name, "mixing", Mixed(matrix), sides, wanted)
+    mixed, chosen, weights = Mixed(matrix), wanted.of(number), None
+    _check_heads(number, chosen, mixed.heads)
+    layer, sums = tiled_layer(name, "mixing", mixed, sides, wanted)
+    if wanted.dense:
+        heads = chosen or list(range(mixed.heads))
+        weights = torch.tensor(heads), weights_of(mixed, heads)
     own = matrix.difference()
-    return (layer if own is None else replace(layer, difference=own)), sums
+    difference = layer.difference if own is None else own
+    return replace(layer, difference=difference, number=number, weights=weights), sums
+
+
+def _check_heads(number: int, chosen: Sequence[int], heads: int) -> None:
+    """Raise `SpecError` for a head that a layer does not have."""
+    if chosen and max(chosen) >= heads:
+        raise SpecError(
+            f"--heads: {number}.{max(chosen)}: the heads of layer {number} are 0 to {heads - 1}"
+        )
 
 
 def layer_of(
@@ -136,11 +155,7 @@ def layer_of(
     """What the first row of a call shows, and the sums behind its figures."""
     stream = Stream(call)
     chosen = wanted.of(number)
-    if chosen and max(chosen) >= stream.heads:
-        raise SpecError(
-            f"--heads: {number}.{max(chosen)}: the heads of layer {number} are 0 to"
-            f" {stream.heads - 1}"
-        )
+    _check_heads(number, chosen, stream.heads)
     kind = "cross" if call.memory else "self"
     layer, sums = tiled_layer(name, kind, stream, sides, wanted, sizes_of(part, call))
     weights = None

@@ -92,6 +92,14 @@ class Model(Module):
             for number, layer in enumerate(getattr(self, stack))
         }
 
+    def answer_layers(self) -> list[Module]:
+        """The blocks along the stream that the answer is read from; [] where there is none."""
+        return self.stream_layers()
+
+    def answer_remark(self) -> str | None:
+        """What to say of an answer that is read from an earlier block of that stream."""
+        return None
+
     def resizing(self, before: DatasetInfo) -> Mapping[str, Resizing]:
         """How weights that follow the images' size become this model's, by name.
 

@@ -171,6 +171,9 @@ class AnySeq2Seq(Skeleton):
     def last_layers(self) -> tuple[str, ...]:
         return ("decoder_norm", *self.output_layers())
 
+    def answer_layers(self) -> list[Module]:
+        return list(self.decoder)
+
     def source(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return tuple(batch[name] for name in self.inputs if name != "target" and name in batch)
 

@@ -78,6 +78,15 @@ class Skeleton(Model):
     def output_layers(self) -> tuple[str, ...]:
         return ("head",)
 
+    def answer_remark(self) -> str | None:
+        if not any(block.is_post for block in self.answer_layers()):
+            return None
+        return (
+            "each block normalises the stream (placement: post), so an earlier one is on another"
+            " scale than the head was trained on: of early layers take the order more than the"
+            " probabilities"
+        )
+
     def embed(
         self, table: nn.Embedding, tokens: Tensor, position: Module | None, sequence: SequenceInfo
     ) -> Tensor:

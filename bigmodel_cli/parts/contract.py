@@ -13,7 +13,7 @@ from bigmodel_cli.config import Options
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.context import LayerContext
 from bigmodel_cli.parts.mixing import MixingWatcher
-from bigmodel_cli.parts.watched import Watcher
+from bigmodel_cli.parts.watched import RoutingWatcher, Watcher
 
 
 class AnyMixerOptions(Options):
@@ -100,9 +100,16 @@ class Attends(Protocol):
 
 @runtime_checkable
 class Mixes(Protocol):
-    """A part that implies a matrix over positions, and hands each call to a watcher."""
+    """A part that implies a matrix over positions, and hands each call to a watcher that is set."""
 
     mixing_watcher: MixingWatcher | None
+
+
+@runtime_checkable
+class Routes(Protocol):
+    """A part that sends tokens to experts, and hands each call to a watcher that is set."""
+
+    routing_watcher: RoutingWatcher | None
 
 
 @runtime_checkable
@@ -170,6 +177,11 @@ def attending(model: Module) -> dict[str, Attends]:
 def mixing(model: Module) -> dict[str, Mixes]:
     """The parts that imply a matrix over positions, by their names."""
     return {name: m for name, m in model.named_modules() if isinstance(m, Mixes)}
+
+
+def routing(model: Module) -> dict[str, Routes]:
+    """The parts that send tokens to experts, by their names."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Routes)}
 
 
 def is_limited(model: Module) -> bool:

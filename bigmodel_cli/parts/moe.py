@@ -14,6 +14,7 @@ from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import FeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recomputed import recomputed
+from bigmodel_cli.parts.watched import RoutingCall, RoutingWatcher
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 MOST_EXPERTS = 1 << 16
@@ -125,6 +126,7 @@ class MixtureOfExperts(OwnMatrices):
     bias: Tensor
     load: Tensor  # tokens of each expert since the last step
     auxiliary: Tensor | None = None
+    routing_watcher: RoutingWatcher | None = None
 
     def __init__(self, options: MoEOptions, dim: int) -> None:
         super().__init__()
@@ -159,11 +161,12 @@ class MixtureOfExperts(OwnMatrices):
 
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Route each position."""
-        tokens = x.flatten(0, -2)  # (N, C)
-        # (N, k) each
-        scores, chosen = self.route(
-            tokens, None if sequence.real is None else sequence.real.flatten()
-        )
+        tokens, real = x.flatten(0, -2), sequence.real  # (N, C)
+        scores, chosen = self.route(tokens, None if real is None else real.flatten())  # (N, k)
+        if self.routing_watcher is not None:
+            a, b = (t.detach().view(*x.shape[:-1], -1) for t in (chosen, scores))
+            own = self.options
+            self.routing_watcher(RoutingCall(a, b, own.experts, own.shared, real=real))
         y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         if self.shared is None:
             return y
@@ -220,8 +223,7 @@ class MixtureOfExperts(OwnMatrices):
         """
         if recorded():
             return self.all_of_them(tokens, scores, chosen)
-        # (N * k): indices into `chosen`, expert by expert.
-        order = chosen.flatten().argsort(stable=True)
+        order = chosen.flatten().argsort(stable=True)  # (N * k): into `chosen`, expert by expert
         rows = tokens[order // self.options.top_k]
         if tokens.is_meta:  # only shapes and FLOPs, the same for any expert
             counts = torch.tensor([len(rows)] + [0] * (self.options.experts - 1), device="cpu")

@@ -59,3 +59,23 @@ class AttentionCall:
 
 Watcher = Callable[[AttentionCall], Tensor | None]
 """Is given each call; a tensor that it returns takes the place of the output (a head cut out)."""
+
+
+@dataclass(frozen=True)
+class RoutingCall:
+    """Which of `experts` the tokens took: their numbers and their weights (B, T, k).
+
+    `shared` are experts beside them that every token takes; `dropped` is how many choices no expert
+    had room for, and `real` (B, T) is False for padding (None: nowhere).
+    """
+
+    chosen: Tensor
+    weights: Tensor
+    experts: int
+    shared: int = 0
+    dropped: int = 0
+    real: Tensor | None = None
+
+
+RoutingWatcher = Callable[[RoutingCall], None]
+"""Is given each call."""

@@ -12,8 +12,8 @@ from bigmodel_cli.attend.picture.frame import PictureOptions
 from bigmodel_cli.attend.picture.grid import draw_grid
 from bigmodel_cli.attend.picture.large import draw_large
 from bigmodel_cli.attend.picture.patches import draw_heat_over, draw_patches
-from bigmodel_cli.attend.picture.plain_maps import draw_heads, draw_heat, draw_rows
 from bigmodel_cli.attend.picture.query import draw_query
+from bigmodel_cli.attend.picture.rows import draw_rows
 from bigmodel_cli.errors import SpecError
 
 __all__ = [
@@ -22,8 +22,6 @@ __all__ = [
     "draw_alignment",
     "draw_apart",
     "draw_course",
-    "draw_heads",
-    "draw_heat",
     "draw_rows",
 ]
 
@@ -44,15 +42,12 @@ def draw(look: Look, path: Path, options: PictureOptions | None = None) -> None:
             raise SpecError("this model has no attention to draw")
         draw_heat_over(look, path)
     elif look.layers[0].keys.grid is not None and look.layers[0].kind != "mixing":
-        draw_patches(look, path, options)
+        draw_patches(look, path)
     elif options.query:
         draw_query(look, path, options)
     else:
         every = [(p, head) for p, layer in enumerate(look.layers) for head in range(layer.heads)]
-        heads = every
-        if options.heads is not None:
-            heads = [(p, head) for p, head in every if (options.number(p), head) in options.heads]
         if options.heads is None and len(every) > FEW:
             draw_grid(look, path, options)
         else:
-            draw_large(look, heads, path, options)
+            draw_large(look, options.heads or every, path, options)

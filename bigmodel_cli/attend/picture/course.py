@@ -25,14 +25,16 @@ PANELS = (
 NAMED = 3
 """Heads of a panel that are drawn in colour and named: those that changed most."""
 COLOURS = tuple(hexadecimal(CLASSES[letter]) for letter in "spi")
-WIDE, HIGH, LEFT, ABOVE, BELOW = 620, 420, 110, 50, 90
+WIDE, HIGH, LEFT, ABOVE, BELOW = 620, 420, 110, 50, 110
 
 
 def draw_course(course: Course, path: Path) -> None:
     """A panel for the loss and one for each statistic, with a line for each head."""
     sheet = Sheet()
     width = 3 * (WIDE + LEFT) - MARGIN
-    look = Look(course.model, [], notes=[course.said(), *course.notes], title=course.title)
+    look = Look(
+        course.model, [], notes=[*filter(None, [course.said()]), *course.notes], title=course.title
+    )
     heads = counted(len(course.heads()), "head")
     facts = [counted(len(course.steps), "checkpoint"), heads]
     top = draw_header(sheet, look, width, facts)

@@ -21,23 +21,17 @@ CHIP = 30
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What is drawn. `numbers` are what the layers of the look are called, from 0 on when None;
-    `heads` are chosen ones (number of the layer, head), None leaves it to the picture.
+    """What is drawn: `heads` are places (layer, head) in the look; None leaves it to the picture.
 
     `query` draws what the look's query reads, in the place of maps. `measure` is what blocks show,
     "most" or "mean". Without `sink` the first keys are blank where they are sinks, with their share
     as a number.
     """
 
-    numbers: Sequence[int] | None = None
     heads: Sequence[tuple[int, int]] | None = None
     query: bool = False
     measure: str = "most"
     sink: bool = True
-
-    def number(self, place: int) -> int:
-        """What the layer at a place of the look is called."""
-        return place if self.numbers is None else self.numbers[place]
 
 
 def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) -> float:

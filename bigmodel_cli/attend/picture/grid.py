@@ -26,6 +26,7 @@ from bigmodel_cli.attend.picture.maps import (
     cells,
     draw_map,
     kind_of,
+    number_of,
     pooled,
 )
 from bigmodel_cli.attend.picture.sheet import GREY, MARGIN, POINT, Sheet
@@ -59,7 +60,7 @@ def draw_grid(look: Look, path: Path, options: PictureOptions) -> None:
             sheet.text(left - 18, y - 24, "head", 6, ha="right", color=GREY)
             sheet.text(MARGIN + 12, y + strip + high / 2, "layer", 6, color=GREY, **CENTRED)
             group = named
-        sheet.text(left - 18, y + strip + high / 2, str(options.number(place)), 6.5, ha="right")
+        sheet.text(left - 18, y + strip + high / 2, str(number_of(layer, place)), 6.5, ha="right")
         for head in range(layer.heads):
             x = left + head * pitch
             values, share = shown(layer, head, options)

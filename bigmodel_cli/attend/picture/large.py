@@ -28,6 +28,7 @@ from bigmodel_cli.attend.picture.maps import (
     Scale,
     cells,
     draw_map,
+    number_of,
     pooled,
     signed,
 )
@@ -39,7 +40,7 @@ NAMED = 60
 WIDE = 2400
 ONE, SEVERAL = 1560, 900
 """Pixels of a map's side, at most where tokens are few."""
-GAP, TITLE = 70, 420
+GAP, TITLE = 70, 520
 """Pixels between maps, and of the title of one."""
 
 
@@ -118,7 +119,7 @@ def _panel(
     down = max(cell, math.ceil(PITCH * min(NAMED, 4) / values.shape[0]) if by > 1 else cell)
     rows, columns = layer.blocks.rows * by, layer.blocks.columns * by
     return _Panel(
-        layer, options.number(place), head, values, share, scale, (cell, down),
+        layer, number_of(layer, place), head, values, share, scale, (cell, down),
         named(layer.queries, rows, values.shape[0], down),
         named(layer.keys, columns, values.shape[1], cell),
         by,

@@ -85,6 +85,11 @@ def kind_of(layer: Layer) -> str:
     return KINDS[layer.kind].format(plain(layer.queries.name), plain(layer.keys.name))
 
 
+def number_of(layer: Layer, place: int) -> int:
+    """What a layer is called: its number in the model, or its place in a look made by hand."""
+    return place if layer.number is None else layer.number
+
+
 def scale_of(layers: Sequence[Layer], measure: str = "most") -> Scale:
     """One scale for layers that are all signed, or all not."""
     keys = max(len(layer.keys) for layer in layers)
@@ -168,7 +173,7 @@ def draw_map(
 def draw_bar(sheet: Sheet, x: float, y: float, scale: Scale, width: int, title: str) -> float:
     """A horizontal bar of a scale with its ticks below and its title above; returns its bottom."""
     sheet.text(x, y + 14, title, 6, color=GREY)
-    y, height = y + 38, 26
+    x, y, height = x + 10 + 16 * scale.signed, y + 38, 26
     places = np.linspace(-1 if scale.signed else 0, 1, width)
     parts = (places + 1) / 2 if scale.signed else places
     strip = scale.table[np.round(parts * (len(scale.table) - 1)).astype(int)][None]

@@ -11,7 +11,6 @@ from bigmodel_cli.attend.heat import Heat, Trial
 from bigmodel_cli.attend.look import Layer, Look
 from bigmodel_cli.attend.picture.frame import (
     LEAST_WIDTH,
-    PictureOptions,
     draw_caption,
     draw_classes,
     draw_header,
@@ -24,6 +23,7 @@ from bigmodel_cli.attend.picture.maps import (
     Scale,
     draw_bar,
     draw_map,
+    number_of,
     scale_of,
     weight_title,
 )
@@ -39,7 +39,7 @@ SHARE = 0.6
 BLUE, ORANGE = "#0050b6", "#e5791b"
 
 
-def draw_patches(look: Look, path: Path, options: PictureOptions) -> None:
+def draw_patches(look: Look, path: Path) -> None:
     """The image, the map over it where there is one, and what the query reads in every head."""
     layers = look.layers
     rows, columns = layers[0].keys.grid or (1, 1)
@@ -58,7 +58,7 @@ def draw_patches(look: Look, path: Path, options: PictureOptions) -> None:
     scale = scale_of(layers)
     for place, layer in enumerate(layers):
         high = rows * cell
-        number = str(options.number(place))
+        number = str(number_of(layer, place))
         sheet.text(left - 18, y + strip + high / 2, number, 6.5, ha="right")
         for head in range(layer.heads):
             x = left + head * pitch
@@ -138,7 +138,7 @@ def draw_image(sheet: Sheet, look: Look, y: float, layer: Layer | None) -> float
         if heat.trial is not None:
             _draw_trial(sheet, x, top, size[1], heat.trial)
             sheet.text(x, y + 16, "a test of the map", 7, weight="bold")
-            bottom = max(bottom, top + size[1] + 160)
+            bottom = max(bottom, top + size[1] + 184)
     return bottom
 
 
@@ -205,7 +205,7 @@ def _draw_trial(sheet: Sheet, x: float, y: float, high: float, trial: Trial) -> 
     ):
         axes.plot(shares, values, color=colour, lw=1.2)
         said = f"{name}: area {area:.2f}"
-        sheet.text(x, y + high + 92 + 26 * row, said, 6, color=colour)
+        sheet.text(x, y + high + 112 + 28 * row, said, 6, color=colour)
     chance = np.array(trial.at_random)
     for column, colour in ((0, ORANGE), (1, BLUE)):
         axes.axhspan(
@@ -214,7 +214,7 @@ def _draw_trial(sheet: Sheet, x: float, y: float, high: float, trial: Trial) -> 
     _tidy(axes, "share of the pixels", "probability that the class keeps")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, max(1.0, *deleted, *shown) * 1.05)
-    sheet.text(x, y + high + 144, "bands: areas of random maps", 6, color=GREY)
+    sheet.text(x, y + high + 168, "bands: areas of random maps", 6, color=GREY)
 
 
 def _tidy(axes: Any, across: str, up: str) -> None:

@@ -27,6 +27,7 @@ from bigmodel_cli.attend.picture.maps import (
     draw_bar,
     draw_map,
     kind_of,
+    number_of,
     pooled,
     signed,
     weight_title,
@@ -142,7 +143,7 @@ def _draw_rows(
         top = y + row * down + 6 * own.index(place)
         draw_map(sheet, x, top, part, scale, (cell, down))
         named_at = top + layer.heads * down / 2
-        sheet.text(x - down - 14, named_at, f"layer {options.number(place)}", 6, ha="right")
+        sheet.text(x - down - 14, named_at, f"layer {number_of(layer, place)}", 6, ha="right")
         if down >= 16:
             for head, letter in enumerate(layer.letters):
                 sheet.chip(x - down - 4, top + head * down + 1, down - 2, letter, CLASSES[letter])
