@@ -77,23 +77,15 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
     """The page's values, for JSON; their arrays are added to `arrays`."""
     sides: list[Side] = []
     for layer in look.layers:
-        sides += [s for s in (layer.queries, layer.keys) if not any(s is known for known in sides)]
+        sides += [s for s in (layer.queries, layer.keys) if s not in sides]
     layers = [
         _layer(layer, sides, details.found.get(layer.name, {}), arrays) for layer in look.layers
     ]
     place, head = options.head or _opened(look, details)
     first = look.layers[min(place, len(look.layers) - 1)]
-    lengths = " x ".join(dict.fromkeys(f"{one_line(s.name)}: {len(s)}" for s in sides))
-    attending = [layer for layer in look.layers if layer.kind != KIND]
-    heads = counted(sum(layer.heads for layer in attending), "head")
-    line = f"{lengths} · {heads} in {counted(len(attending), 'layer')}"
-    if attending:
-        line += f" · weights x values within {look.difference:.1e} of the kernel's output"
-    else:
-        line = ""
     return {
         "model": one_line(look.model),
-        "facts": " · ".join(filter(None, (line, one_line(look.answer)))),
+        "facts": " · ".join(filter(None, (_line(look), one_line(look.answer)))),
         "caution": CAUTION,
         "notes": [one_line(note) for note in look.notes],
         "sides": [_side(side) for side in sides],
@@ -118,6 +110,18 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
             "view": options.view or ("map" if first.keys.grid is None else "image"),
         },
     }
+
+
+def _line(look: Look) -> str:
+    """How much there is of what, and how true it is."""
+    attending = [layer for layer in look.layers if layer.kind != KIND]
+    if not attending:
+        return ""
+    sides = (side for layer in attending for side in (layer.queries, layer.keys))
+    lengths = " x ".join(dict.fromkeys(f"{one_line(s.name)}: {len(s)}" for s in sides))
+    heads = counted(sum(layer.heads for layer in attending), "head")
+    true = f"weights x values within {look.difference:.1e} of the kernel's output"
+    return f"{lengths} · {heads} in {counted(len(attending), 'layer')} · {true}"
 
 
 def _opened(look: Look, details: Details) -> tuple[int, int]:
@@ -151,10 +155,7 @@ def _side(side: Side) -> dict[str, Any]:
 def _layer(
     layer: Layer, sides: list[Side], details: dict[int, Detail], arrays: Arrays
 ) -> dict[str, Any]:
-    queries, keys = (
-        next(i for i, known in enumerate(sides) if known is side)
-        for side in (layer.queries, layer.keys)
-    )
+    queries, keys = sides.index(layer.queries), sides.index(layer.keys)
     signed = layer.signed
     peak = float(layer.blocks.most.nan_to_num(0).abs().max()) or 1.0 if signed else 1.0
     many = len(layer.queries) * len(layer.keys) > FEW_WEIGHTS

@@ -17,10 +17,13 @@ from looks import layer_of, made
 from test_details import CASES, call_of, plain
 from torch import Tensor
 
+from bigmodel_cli.attend import _details as needed
 from bigmodel_cli.attend.details import Details, of_matrix
 from bigmodel_cli.attend.heat import Heat
+from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.look import CAUTION, Kept, Look, Side
 from bigmodel_cli.attend.page import PageOptions, page
+from bigmodel_cli.attend.telling import telling
 from bigmodel_cli.errors import SpecError
 
 HOSTILE = [
@@ -333,6 +336,32 @@ def test_the_page_says_what_it_must_and_asks_for_nothing() -> None:
     assert "default-src 'none'" in text
     assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttp|innerHTML|eval\(", text)
     assert page(look, filled(look)) == text  # byte for byte
+
+
+def test_a_long_input_is_run_again_for_the_heads_that_tell_most() -> None:
+    look = made(layers=2, heads=3, tokens=24)
+    coarse = [
+        replace(la, number=5 + i, blocks=replace(la.blocks, rows=2, columns=2))
+        for i, la in enumerate(look.layers)
+    ]
+    look, asked = replace(look, layers=coarse), []
+
+    def again(wanted: Wanted) -> Look:
+        asked.append(wanted)
+        q = torch.randn(1, 24, 4)
+        kept = Kept([wanted.heads[0][1]], q, q, torch.zeros(1, 24), 0.5, causal=True)
+        layer = next(la for la in coarse if la.number == wanted.heads[0][0])
+        return Look("again", [replace(layer, kept=kept)])
+
+    details = needed(look, Wanted(layers=[5, 6]), again)
+    assert asked[0].layers is None
+    assert asked[0].heads == tuple((5 + one.layer, one.head) for one in telling(look))
+    place = asked[0].heads[0][0] - 5
+    assert list(details.found) == [coarse[place].name]
+    text = page(look, details)
+    assert f'"start":{{"layer":{place},"head":{asked[0].heads[0][1]},' in text
+    assert needed(look, Wanted(heads=[(5, 0)]), again).found == {}  # as asked for
+    assert len(asked) == 1
 
 
 def test_rows_of_heads_without_details_and_sides_of_one() -> None:

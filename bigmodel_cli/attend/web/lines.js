@@ -107,7 +107,7 @@ async function drawImage(turn) {
   $("said").textContent = `What ${own ? "query " : ""}${name} reads`
     + (own ? "; choose a patch to ask for another." : ".");
   $("map").setAttribute("aria-label", `${described()}: patches that query ${name} reads`);
-  if (layer.kind.startsWith("map")) $("said").textContent = `${layer.name}: where ${name} comes from.`;
+  if (layer.kind.startsWith("map")) $("said").textContent = `${layer.name}: where ${isolated(queriesOf(layer).labels[0])} comes from.`;
   if (!own) return;
   const [x, y] = placeOfPatch(state.query);
   pen.strokeStyle = variable("--accent");
@@ -141,8 +141,9 @@ function shadePatches(pen, layer, row, over) {
     const [x, y] = placeOfPatch(position);
     pen.globalAlpha = over && !special(position) ? 0.12 + 0.68 * strength : 1;
     pen.fillStyle = css(table, level);
-    const side = special(position) ? Math.min(patches.side, 32) : patches.side + 0.5;
-    pen.fillRect(x, y, side, side);
+    const side = special(position) ? Math.min(patches.side, 32) : patches.side;
+    const [left, top] = [Math.round(x), Math.round(y)]; // neighbours neither overlap nor part
+    pen.fillRect(left, top, Math.round(x + side) - left, Math.round(y + side) - top);
   }
   pen.globalAlpha = 1;
 }

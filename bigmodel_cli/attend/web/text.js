@@ -56,7 +56,8 @@ function pages(side, row, page) {
 }
 
 function tokens(side, page, weightOf, layer = layerOf()) {
-  const holder = make("p", null, { class: "tokens", dir: "auto" });
+  const spaced = side.labels.some((label) => label.startsWith(" "));
+  const holder = make("p", null, { class: spaced ? "tokens" : "tokens apart", dir: "auto" });
   const table = tableOf(layer.signed);
   const end = Math.min(side.labels.length, (page + 1) * MOST_TOKENS);
   const asked = queriesOf(layer) === side;
