@@ -51,6 +51,7 @@ class Request:
     key: int | None = None
     top: int | None = None
     rows: int | None = None
+    lens: bool = False
     target: str | None = None
     cam: str | None = None
     cam_layer: str | None = None
@@ -82,6 +83,7 @@ class Request:
             key=self.key,
             top=self.top or (READ if self.html is not None else 0),
             rows=self.rows,
+            lens=self.lens,
             resolution=SHARP if files else 128,
             dense=self.data is not None,
             whole=0 if self.html is None else MOST_ENTRIES,

@@ -137,13 +137,14 @@ class Course:
     def to_text(self, ascii_only: bool = False) -> str:
         """Small lines over the steps, of the heads that changed most; at most 100 columns."""
         shown = self._shown()
-        columns = ["head", *(["class"] if any(self.letters) else []), *FIGURES]
+        figures = [n for n in FIGURES if any(not math.isnan(v) for v, _ in self.best(n))]
+        columns = ["head", *(["class"] if any(self.letters) else []), *figures]
         rows = []
         for layer, head in shown:
             cells = [f"{layer}.{head}"]
             if any(self.letters):
                 cells.append(self.letters[layer][head])
-            rows.append([*cells, *(self._line(n, layer, head, ascii_only) for n in FIGURES)])
+            rows.append([*cells, *(self._line(n, layer, head, ascii_only) for n in figures)])
         more = len(self.heads()) - len(shown)
         rest = [f"and {counted(more, 'head')} that changed less (all with --json)"] if more else []
         losses = [
@@ -162,7 +163,7 @@ class Course:
                 *rest,
                 "",
                 *losses,
-                self.said(),
+                *filter(None, [self.said()]),
                 "shares from 0 to 1, entropy in nats from 0 to its largest; the last value beside",
                 *self.notes,
             ]
@@ -186,8 +187,10 @@ class Course:
         return f"{_spark(values, limits, ascii_only)} {_shown(values[-1])}"
 
     def said(self) -> str:
-        """When induction appeared, in words, and by which rule."""
+        """When induction appeared, in words, and by which rule; "" where nothing repeats."""
         onset = self.onset()
+        if all(math.isnan(score) for score, _ in self.best("induction")):
+            return ""
         if onset is None:
             return (
                 "induction does not appear: between no two checkpoints does the best head's score"

@@ -15,6 +15,8 @@ STEPS = 8
 """Steps from the whole image to none of it."""
 RANDOM_MAPS = 5
 """Maps of random numbers that a map is compared with."""
+LEAST = 0.05
+"""Least probability of a class whose map is tested."""
 AT_ONCE = 16
 """Images of a forward pass."""
 
@@ -30,15 +32,17 @@ def with_trial(
 ) -> Heat:
     """The heat of a normalised image (1, C, H, W), with its trial.
 
-    As it is where there is none: where the task gives no probability, or the heat is flat.
+    As it is where there is none: where the task gives no probability, or the heat is flat; with a
+    note where the class has next to no probability, which could not fall.
     """
     task = task or likeliest(info)
     if heat.heat is None or heat.value is not None or not bool(heat.heat.max() > 0):
         return heat
     with torch.inference_mode():
         best, _, whole = task.foremost(model(image), chosen)
-    if not whole > 0:
-        return heat
+    if not whole >= LEAST:
+        note = f"not put to the test: the class has {100 * whole:.2g} % of probability to lose"
+        return replace(heat, note="; ".join(filter(None, (heat.note, note))))
     generator = torch.Generator().manual_seed(seed)
     size = (image.shape[2], image.shape[3])
     rivals = [

@@ -85,7 +85,10 @@ def compare(first: Loaded, second: Loaded, batch: Batch, options: DiffOptions) -
     if len(layers) < len(calls):
         raise SpecError("--diff: the two run otherwise: the first attends more often")
     parts = {name: _change(y, others[name]) for name, y in kept.items() if name in others}
-    return Apart(first.name, second.name, layers, parts)
+    names = first.name, second.name
+    if names[0] == names[1]:  # of one run
+        names = f"{first.name} {first.path.name}", f"{second.name} {second.path.name}"
+    return Apart(*names, layers, parts)
 
 
 def check_same(first: Loaded, second: Loaded) -> None:

@@ -11,6 +11,9 @@ from bigmodel_cli.data import input_of
 from bigmodel_cli.lazy import F, Tensor
 from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
 
+KEPT = 0.8
+"""Most of its probability that a class may keep without any of the image, for a test to count."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -35,6 +38,11 @@ class Trial:
     @property
     def verdict(self) -> str:
         """Whether the map does better than the random ones, in words."""
+        if self.deleted[-1] > KEPT:
+            return (
+                "this says little: without any of the image the class keeps"
+                f" {100 * self.deleted[-1]:.0f} %"
+            )
         deletion, insertion = self.areas
         better = (
             deletion < min(one for one, _ in self.at_random),

@@ -38,7 +38,8 @@ class Wanted:
     `heads` are chosen ones (layer, head), whose tensors are `kept`. `query` and `key` are positions
     (from the end where negative), `top` the number of heaviest keys kept of each query, `rows` the
     number of queries that are drawn with `seed`, `resolution` the most blocks to a map's side.
-    With `dense` all weights of the chosen heads are kept, or of all heads where none is chosen.
+    With `lens` the residual stream is read after each block (see lens.py). With `dense` all weights
+    of the chosen heads are kept, or of all heads where none is chosen.
     Where none is chosen, heads of at most `whole` weights have their tensors `kept`.
     """
 
@@ -48,6 +49,7 @@ class Wanted:
     key: int | None = None
     top: int = 0
     rows: int | None = None
+    lens: bool = False
     seed: int = 0
     resolution: int = 128
     dense: bool = False

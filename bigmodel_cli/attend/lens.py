@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bigmodel_cli.attend.runs import name_tokens
 from bigmodel_cli.console import columns_of, one_line, padded
+from bigmodel_cli.data import load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.loaded import Loaded
 
 CLOSE = 1e-5
 """Largest difference of the last layer's logits from the model's own, in parts of the largest."""
+BEFORE = 7
+"""Positions before the query that are looked at too."""
 AT_ONCE = 256
 """Positions whose probabilities are in memory at once."""
 
@@ -55,6 +60,44 @@ def lens(
         "difference": difference,
         "layers": [{"name": name, **row} for name, row in zip(names, rows, strict=True)],
     }
+
+
+def lens_of(
+    loaded: Loaded, run: Callable[[], Any], labels: Sequence[str], query: int, top: int = 5
+) -> dict[str, Any]:
+    """The lens of a loaded model that `run` runs, at the position `query` and some before it.
+
+    `labels` are those of the positions. Raises `SpecError` for a task whose outputs are not
+    choices, and for a model without a stream.
+    """
+    if not loaded.task.chooses:
+        raise SpecError(
+            f"--lens: task.type: {loaded.task.name} has outputs that are no choices of which one is"
+            " right; it shows probabilities of tokens or classes"
+        )
+
+    def logits() -> Tensor:
+        given = run()
+        found: Tensor = given if torch.is_tensor(given) else given[0]  # with lengths, of sounds
+        return found
+
+    place = query % len(labels)
+    positions, name = list(range(max(0, place - BEFORE), place + 1)), choices_of(loaded)
+    found = lens(loaded.model.answer_layers(), logits, name, top=top, positions=positions)
+    several = found["of"] == "positions"
+    found["label"] = f"at {one_line(labels[place])!r}" if several else "the label"
+    found["tokens"] = [labels[position] for position in found["positions"]] if several else []
+    remark = loaded.model.answer_remark()
+    return {**found, "remark": remark} if remark else found
+
+
+def choices_of(loaded: Loaded) -> Callable[[int], str]:
+    """What the choices of the outputs are called: classes, units of a transcript, tokens."""
+    classes = loaded.info.classes
+    if classes:
+        return lambda index: classes[index] if index < len(classes) else "<blank>"
+    tokenizer = load_tokenizer(loaded.assets)
+    return lambda index: name_tokens(tokenizer, [index])[0]
 
 
 def read_from(layers: Sequence[Module], stream: Tensor, run: Callable[[], Tensor]) -> Tensor:
@@ -114,8 +157,8 @@ def _rows(logits: Tensor, positions: Sequence[int]) -> Tensor:
 
 def _figures(logits: Tensor, last: Tensor, top: int, name: Callable[[int], str]) -> dict[str, Any]:
     """By position (N): `choices`, `names` and `probabilities` of the likeliest, `answer` the
-    probability of the last layer's likeliest, `rank` its place here (1: the likeliest), and `kl`, how far the
-    last layer's distribution is from this one, in nats.
+    probability of the last layer's likeliest, `rank` its place here (1: the likeliest), and `kl`,
+    how far the last layer's distribution is from this one, in nats.
     """
     found: dict[str, list[Any]] = {
         key: [] for key in ("choices", "names", "probabilities", "answer", "rank", "kl")
@@ -137,30 +180,26 @@ def _figures(logits: Tensor, last: Tensor, top: int, name: Callable[[int], str])
 
 
 def shown(
-    found: dict[str, Any],
-    label: str,
-    columns: int = 100,
-    lines: int = 40,
-    position: int = -1,
+    found: dict[str, Any], columns: int = 100, lines: int = 40, position: int = -1
 ) -> list[str]:
     """A table within `columns` and `lines`: a line a layer, the likeliest answers at a position.
 
-    `position` is one of those in `found`, by its place there, and `label` says in words what is
-    foretold, such as "after ' cat'". Of more layers than there is room for, some are left out,
-    which is said.
+    `position` is one of those in `found`, by its place there. Of more layers than there is room
+    for, some are left out, which is said.
     """
     layers, room = found["layers"], max(3, lines - 3)
     step = -(-(len(layers) - 1) // (room - 1)) or 1
     chosen = [n for n in range(len(layers)) if not n % step or n == len(layers) - 1]
     width = max(len(layer["name"]) for layer in layers)
-    head = f"logit lens, {one_line(label)}: what the head makes of the stream after each block"
+    where = one_line(found.get("label", "the last position"))
+    head = f"logit lens, {where}: what the head makes of the stream after each block"
     text = [_cut(head, columns), f"{'':{width}}  rank     KL  likeliest"]
     for number in chosen:
         layer = layers[number]
         line = f"{layer['name']:{width}} {layer['rank'][position]:5}  {layer['kl'][position]:5.2f} "
         pairs = zip(layer["names"][position], layer["probabilities"][position], strict=True)
         for named, probability in pairs:
-            cell = f" {_cut(one_line(named), 16)} {100 * probability:.0f} %"
+            cell = f" {_cut(_named(named), 16)} {100 * probability:.0f} %"
             if columns_of(line + cell) > columns:
                 break
             line += padded(cell, 18, right=False) if columns_of(line) + 18 <= columns else cell
@@ -170,6 +209,11 @@ def shown(
     )
     left = len(layers) - len(chosen)
     return [*text, _cut(f"{note}; {left} layers are left out" if left else note, columns)]
+
+
+def _named(choice: str) -> str:
+    """A choice's name for the terminal, in quotation marks where it is blank or ends so."""
+    return one_line(choice if choice.strip() == choice else repr(choice))
 
 
 def _cut(text: str, columns: int) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bigmodel_cli.attend.images import ImageOptions, look_at_image
 from bigmodel_cli.attend.layers import Found, Wanted, found_in, layer_of
+from bigmodel_cli.attend.lens import lens_of
 from bigmodel_cli.attend.look import Layer, Look, Side
 from bigmodel_cli.attend.mixing import NOTE
 from bigmodel_cli.attend.runs import Prepared, prepare
@@ -47,7 +49,15 @@ def look_at(
 
 
 def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOptions) -> Look:
-    """The region that decides the class, and the heads of a network of patches."""
+    """The region that decides the class, and the heads of a network of patches.
+
+    Raises `SpecError` also where heads are chosen of a network in which none has a map.
+    """
+    if loaded.model.grid is None and (wanted.layers or wanted.heads or wanted.key is not None):
+        raise SpecError(
+            "--layers, --heads and --key choose among heads that look at patches, and this network"
+            " has none; leave them out (--cam-layer NAME takes a layer's map)"
+        )
     counts: list[tuple[str, int]] = []
 
     def describe(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:
@@ -61,8 +71,19 @@ def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOpti
     check_choice(counts, wanted)
     layers = [layer for layer in look.layers if wanted.has(layer.number or 0)]
     check_positions(layers, replace(wanted, query=-1))
-    notes = [*look.notes, *_sampled(layers)]
-    return replace(look, layers=layers, notes=notes, title=one_line(Path(path).name))
+    notes, title = [*look.notes, *_sampled(layers)], one_line(Path(path).name)
+    extra = dict(look.extra)
+    if wanted.lens:
+        extra["lens"] = _lens_of_image(loaded, path)
+    return replace(look, layers=layers, notes=notes, title=title, extra=extra)
+
+
+def _lens_of_image(loaded: Loaded, path: str) -> dict[str, Any]:
+    """What the label would be after each block."""
+    reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
+    batch = reader.batch([reader.read(path, "the image")[0]])
+    arguments = [x.to(loaded.device) for x in loaded.model.arguments(batch)]
+    return lens_of(loaded, lambda: loaded.model(*arguments), [one_line(Path(path).name)], -1)
 
 
 def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
@@ -81,6 +102,9 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
     extra = {**prepared.extra(found.output), **found.extra}
+    if wanted.lens:
+        labels = layers[-1].queries.labels
+        extra["lens"] = lens_of(loaded, prepared.windows[-1].run, labels, wanted.query)
     answer = prepared.answer(found.output)
     return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
 

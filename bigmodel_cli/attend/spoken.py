@@ -72,24 +72,26 @@ def times_of(pair: Pair) -> Times | None:
     if not words:
         return None
     queries = torch.tensor(places) + pair.begins - 1
-    published = alignment_heads(pair.loaded.assets)
+    named = set(alignment_heads(pair.loaded.assets) or ())
     best: list[tuple[float, tuple[int, int], Tensor]] = []
+    published: list[tuple[float, tuple[int, int], Tensor]] = []
     frames, seconds = pair.batch["frames"].shape[1], 1.0
     for layer, (_, weights, _) in enumerate(crossings(pair)):
         seconds = seconds_of(pair.loaded, frames, weights.shape[-1])
         real = max(1, math.ceil((pair.heard or 0.0) / seconds))  # without silence behind it
         rows = weights[:, queries, :real]
-        for head, share in enumerate(monotone_share(rows).tolist()):
-            if published is None or (layer, head) in published:
-                best.append((share, (layer, head), rows[head]))
-        if published is None:
-            best = heapq.nlargest(MOST_HEADS, best, key=lambda each: each[0])
-    rule = "the model's published alignment heads"
-    heads = sorted(head for _, head, _ in best)
-    if published is None:
-        heads = aligning_heads([(head, share) for share, head, _ in best])
-        rule = "the heads that read the sound most in order"
-    chosen = torch.stack([rows for _, head, rows in best if head in heads])
+        own = [((layer, head), share) for head, share in enumerate(monotone_share(rows).tolist())]
+        new = [(share, head, rows[head[1]]) for head, share in own]
+        published += [each for each in new if each[1] in named]
+        best = heapq.nlargest(MOST_HEADS, [*best, *new], key=lambda each: each[0])
+    rule, used = "the model's published alignment heads", published
+    if not named or len(published) < len(named):  # none, or of another network
+        near = aligning_heads([(head, share) for share, head, _ in best])
+        rule, used = (
+            "the heads that read the sound most in order",
+            [e for e in best if e[1] in near],
+        )
+    heads, chosen = sorted(head for _, head, _ in used), torch.stack([rows for *_, rows in used])
     return Times(word_times(standing_out(chosen, seconds), words, seconds), rule, seconds, heads)
 
 

@@ -124,7 +124,7 @@ class Pass:
             if tile.logs is None:
                 sums.entropy[heads] -= torch.special.xlogy(size, size).sum(-1)
             else:
-                sums.entropy[heads] -= (size * tile.logs).sum(-1)
+                sums.entropy[heads] -= tile.logs.mul_(size).sum(-1)  # which are not needed again
             if keys.start == 0:
                 sums.first[heads] += size[:, :, 0]
             if self.own:

@@ -75,6 +75,13 @@ class WhatOptions:
             ),
         ),
     ] = None
+    lens: Annotated[
+        bool,
+        typer.Option(
+            "--lens",
+            help="What the model would answer from its stream after each block (logit lens).",
+        ),
+    ] = False
     target: Annotated[
         str | None,
         typer.Option(
@@ -197,7 +204,19 @@ def _request(what: WhatOptions, form: FormOptions) -> Request:
     from bigmodel_cli.attend import Request
 
     named = {"png": form.png, "pdf": form.pdf, "svg": form.svg}
-    same = ("layers", "heads", "query", "key", "top", "rows", "target", "cam", "cam_layer", "named")
+    same = (
+        "layers",
+        "heads",
+        "query",
+        "key",
+        "top",
+        "rows",
+        "lens",
+        "target",
+        "cam",
+        "cam_layer",
+        "named",
+    )
     return Request(
         **{name: getattr(what, name) for name in same},
         pictures=tuple((name, path) for name, path in named.items() if path is not None),

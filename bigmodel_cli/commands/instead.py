@@ -80,6 +80,7 @@ def measure(
 ) -> None:
     """What heads are worth, how far those of two checkpoints are apart, or how they came to be."""
     from bigmodel_cli.attend.over import OverOptions, over
+    from bigmodel_cli.attend.picture import draw_course
     from bigmodel_cli.loaded import load_checkpoint
 
     where = instead.chosen()
@@ -90,6 +91,9 @@ def measure(
     if instead.over:
         course = over(path, _only(inputs, where), OverOptions(rows=request.rows), device)
         found: Any = course
+        for _, file in request.pictures:
+            draw_course(course, file)
+        written = list(request.files(None))
         text = course.to_text(
             only_ascii or not (sys.stdout.encoding or "").lower().startswith("utf")
         )
@@ -110,7 +114,7 @@ def measure(
 
 def _refuse_others(where: str, request: Request) -> None:
     """Raise `SpecError` for an option that this measurement does not take."""
-    named = {f"--{name}": path for name, path in request.pictures} if where != "--diff" else {}
+    named = {f"--{name}": path for name, path in request.pictures} if where == "--ablate" else {}
     same = ("heads", "query", "key", "top", "cam", "cam_layer", "html", "data")
     others = {f"--{name.replace('_', '-')}": getattr(request, name) for name in same}
     of_some = {

@@ -115,6 +115,11 @@ class Block(Module):
                 setattr(self, f"{slot}_scale", scale)
         faults.check()
 
+    @property
+    def is_post(self) -> bool:
+        """Whether it normalises the stream itself."""
+        return self.options.placement == "post"
+
     def filled(self) -> list[str]:
         """The slots that are filled."""
         return [slot for slot in SLOTS if getattr(self, slot) is not None]

@@ -79,7 +79,7 @@ class Skeleton(Model):
         return ("head",)
 
     def answer_remark(self) -> str | None:
-        if all(block.options.placement != "post" for block in self.answer_layers()):
+        if not any(block.is_post for block in self.answer_layers()):
             return None
         return (
             "each block normalises the stream (placement: post), so an earlier one is on another"

@@ -164,9 +164,9 @@ class MixtureOfExperts(OwnMatrices):
         tokens, real = x.flatten(0, -2), sequence.real  # (N, C)
         scores, chosen = self.route(tokens, None if real is None else real.flatten())  # (N, k)
         if self.routing_watcher is not None:
-            took = (t.detach().view(*x.shape[:-1], -1) for t in (chosen, scores))
-            sizes = self.options.experts, self.options.shared
-            self.routing_watcher(RoutingCall(*took, *sizes, real=real))
+            a, b = (t.detach().view(*x.shape[:-1], -1) for t in (chosen, scores))
+            own = self.options
+            self.routing_watcher(RoutingCall(a, b, own.experts, own.shared, real=real))
         y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         if self.shared is None:
             return y

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import replace
 
 import pytest
 import torch
+from looks import made as look_made
+from test_terminal import ODD, STYLES, assert_fits
 
 from bigmodel_cli.attend.alignment import (
     READS,
@@ -18,6 +22,7 @@ from bigmodel_cli.attend.alignment import (
     by_target,
     shown,
 )
+from bigmodel_cli.attend.terminal import show
 from bigmodel_cli.attend.words import Word
 
 SOURCE = [Word("the", 0, 1), Word("cat", 1, 3), Word("<end>", 3, 4, special=True)]
@@ -118,3 +123,20 @@ def test_a_word_that_reads_special_tokens_alone_has_no_source() -> None:
     found = Alignment(["a", "b", "<end>"], ["x"], weights, "y", WRITES, "", [True, True, False])
     assert found.pairs() == [{"target": "x", "source": []}]
     assert shown(found.to_json())[1] == "x <- -"
+
+
+@pytest.mark.parametrize("kind", STYLES)
+def test_the_terminal_shows_the_words_and_still_fits(kind: str) -> None:
+    draw, style = random.Random(2), STYLES[kind]
+    words = [draw.choice(ODD)[:20] for _ in range(40)]
+    weights = torch.rand(40, 40, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    found = Alignment(words, words, weights, "decoder.0.cross", WRITES, "", [True] * 40)
+    said = [{"word": word, "start": n / 2, "end": n / 2 + 0.4} for n, word in enumerate(words)]
+    spoken = {"rule": "the most monotone heads", "words": said}
+    for extra in ({"alignment": found.to_json()}, {"times": spoken}):
+        look = replace(look_made(), extra=extra)
+        for size in ((100, 40), (80, 24), (60, 30), (30, 12), (200, 60)):
+            assert_fits(show(look, *size, style), *size, style)
+        text = show(look, 100, 40, style)
+        assert ("alignment as words" in text) == ("alignment" in extra)
+        assert ("words and their seconds" in text) == ("times" in extra)

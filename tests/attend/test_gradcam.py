@@ -384,10 +384,10 @@ def test_grad_cam_plus_plus_says_where_it_is_not_derived_for_a_map() -> None:
 
 
 class Corner(torch.nn.Module):
-    """Its first class is the mean of the corner above on the left, its second is nothing."""
+    """Its first class is how bright the corner above on the left is beside all of the image."""
 
     def forward(self, images: Tensor) -> Tensor:
-        score = 8 * images[:, 0, :4, :6].mean((1, 2))
+        score = 8 * (images[:, 0, :4, :6].mean((1, 2)) - images.mean((1, 2, 3)))
         return torch.stack((score, torch.zeros_like(score)), 1)
 
 
@@ -426,6 +426,14 @@ def test_a_map_is_put_to_the_test_by_deletion_and_insertion() -> None:
     assert wrong.trial is not None
     assert wrong.trial.areas[0] > got.trial.areas[0]
     assert "do not read the map" in wrong.trial.verdict
+    never: Any = lambda images: torch.tensor([[9.0, 0.0]]).expand(len(images), 2)  # noqa: E731
+    unlikely = with_trial(got, never, image, info, None, 1)
+    assert unlikely.trial == got.trial
+    assert "0.012 % of probability to lose" in unlikely.remarks[0]
+    same: Any = lambda images: torch.tensor([[1.0, 0.0]]).expand(len(images), 2)  # noqa: E731
+    idle = with_trial(got, same, image, info).trial
+    assert idle is not None
+    assert idle.verdict == "this says little: without any of the image the class keeps 100 %"
     flat = heat_over(image, torch.zeros(1, 1, 8, 10), model(image), info, None, "x")
     assert with_trial(flat, model, image, info).trial is None
 

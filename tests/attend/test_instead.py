@@ -54,6 +54,9 @@ def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
     assert "repeat" in found.out
     plain = cli("attend", "run", "all you need", "--over", "--ascii")
     assert plain.out.isascii()
+    drawn = cli("attend", "run", "--over", "--svg", "o.svg")
+    assert (drawn.status, drawn.out) == (0, "o.svg\n"), drawn.err
+    assert b"<svg" in Path("o.svg").read_bytes()
     values = json.loads(cli("attend", "run", "--over", "--json").out)
     assert values["steps"] == [4, 8, 12]
     assert values["schema_version"] == 1

@@ -150,7 +150,7 @@ def test_table_fits_and_hostile_names_are_escaped() -> None:
     model = Decoder(made, DatasetInfo(vocab_size=11, context=16)).eval()
     hostile = "\x1b]52;c;x\x07漢漢漢漢漢漢漢漢漢\u202e"
     found = lens(model.answer_layers(), lambda: model(IDS), lambda i: hostile, positions=[-1])
-    text = shown(found, f"after {hostile!r}", 100, 40)
+    text = shown({**found, "label": f"after {hostile!r}"}, 100, 40)
     assert len(text) <= 40
     from rich.cells import cell_len
 

@@ -96,6 +96,10 @@ def test_times_are_where_attention_moves_on(
         [(0, 0), (1, 1)], "the model's published alignment heads",
     )  # fmt: skip
     assert [w.start for w in published.words] == pytest.approx([0.0, 0.4])
+    monkeypatch.setattr(spoken, "alignment_heads", lambda assets: [(1, 1), (7, 0)])
+    other = spoken.times_of(pair)  # heads of another network
+    assert other is not None
+    assert (other.heads, other.rule) == (times.heads, times.rule)
 
 
 def test_a_model_of_sound_from_its_folder(cli: Cli) -> None:

@@ -22,9 +22,9 @@ import screens
 import torch
 from looks import made
 
-from bigmodel_cli.attend import colours, telling
+from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.look import Look
-from bigmodel_cli.attend.perceived import lab_of
+from bigmodel_cli.attend.telling import pooled, readings, telling
 from bigmodel_cli.attend.terminal import Style, show, style_of
 from bigmodel_cli.attend.terminal.style import MANY, NONE, STEPS, TRUE, nearest
 from bigmodel_cli.attend.terminal.words import label, safe, width_of
@@ -207,7 +207,7 @@ def test_what_is_read_is_the_mean_of_heads_that_are_no_sinks_by_what_they_move()
         rows = [layer.moved[h].double() for h in range(5) if layer.letters[h] != "s"]
         expected += sum(rows) / sum(float(row.sum()) for row in rows)
     expected /= 3
-    (reading,) = telling.readings(look)
+    (reading,) = readings(look)
     assert float(reading.first) == pytest.approx(float(expected[0]))
     assert torch.allclose(reading.weights[1:], expected[1:])
     assert reading.what == "mean of 12 of 15 heads, no sinks, by |w| |v W_O|"
@@ -215,12 +215,12 @@ def test_what_is_read_is_the_mean_of_heads_that_are_no_sinks_by_what_they_move()
 
 def test_telling_heads_are_unlike_one_another() -> None:
     look = made(4, 5, 40)
-    chosen = telling.telling(look)
+    chosen = telling(look)
     kinds = [(5 * one.layer + one.head) % 5 for one in chosen]
     assert len(set(kinds[:3])) == 3
     assert 0 not in kinds[:3], "sinks come last"
     twice = dataclasses.replace(look, layers=[look.layers[0], look.layers[0]])
-    first = telling.telling(twice, 3)
+    first = telling(twice, 3)
     assert len({one.head for one in first}) == 3, "of two equal heads one is shown"
 
 
@@ -228,7 +228,7 @@ def test_blocks_keep_the_largest_value_and_blanks() -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.rand(37, 53, generator=generator)
     matrix = torch.where(torch.ones(37, 53).triu(17).bool(), math.nan, matrix)
-    got = telling.pooled(matrix, 5, 7)
+    got = pooled(matrix, 5, 7)
     for row in range(5):
         for column in range(7):
             rows = [i for i in range(37) if i * 5 // 37 == row]
@@ -240,7 +240,7 @@ def test_blocks_keep_the_largest_value_and_blanks() -> None:
             else:
                 assert math.isnan(float(got[row, column]))
     signed = torch.tensor([[0.2, -0.9], [0.1, 0.3]])
-    assert float(telling.pooled(signed, 1, 1)) == pytest.approx(-0.9)
+    assert float(pooled(signed, 1, 1)) == pytest.approx(-0.9)
 
 
 def test_signed_weights_are_never_called_shares() -> None:
@@ -253,14 +253,16 @@ def test_signed_weights_are_never_called_shares() -> None:
 @pytest.mark.parametrize("dark", [True, False])
 def test_256_colours_keep_the_order_of_the_scale(dark: bool) -> None:
     def light(number: int) -> float:
+        cube = number - 16
+        parts = [STEPS[cube // 36 % 6], STEPS[cube // 6 % 6], STEPS[cube % 6]]
         if number >= 232:
-            return lab_of((8 + 10 * (number - 232),) * 3)[0]
-        number -= 16
-        return lab_of((STEPS[number // 36], STEPS[number // 6 % 6], STEPS[number % 6]))[0]
+            parts = [8 + 10 * (number - 232)] * 3
+        linear = [(part / 255) ** 2.2 for part in parts]
+        return 100 * (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]) ** (1 / 2.4)
 
     found = [light(nearest(colours.sequential(k / 20, dark))) for k in range(21)]
     order = found if dark else found[::-1]
-    assert all(b >= a - 2 for a, b in itertools.pairwise(order)), found
+    assert all(b >= a - 0.5 for a, b in itertools.pairwise(order)), found
     assert len({round(x) for x in found}) >= 10
     assert nearest((0, 0, 0)) in (16, 232)
     assert nearest((255, 255, 255)) == 231

@@ -1,14 +1,20 @@
-"""Tables of the logit lens and of experts fit any terminal, and say what is in them."""
+"""Tables of the logit lens and of experts: they fit, and say what is in them."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import random
 
 import pytest
+import torch
+from looks import made
 from test_terminal import ODD, STYLES, assert_fits
 
-from bigmodel_cli.attend.terminal.tables import lens, routing
+from bigmodel_cli.attend.routing import routing_table
+from bigmodel_cli.attend.terminal import show
+from bigmodel_cli.attend.terminal.style import rendered
+from bigmodel_cli.attend.terminal.tables import lens
+from bigmodel_cli.parts.watched import RoutingCall
 
 
 @pytest.mark.parametrize("kind", STYLES)
@@ -21,16 +27,15 @@ def test_they_fit_any_terminal(kind: str) -> None:
         words = [generator.choice(ODD) for _ in range(generator.choice([1, 4, 90]))]
         tokens = [[generator.choice(ODD) for _ in words] for _ in layers]
         sure = [[generator.random() for _ in words] for _ in layers]
-        assert_fits(lens(layers, words, tokens, sure, size, style), *size, style)
-        loads = [[generator.random() for _ in range(len(words))] for _ in layers]
-        assert_fits(routing(layers, loads, size, style), *size, style)
+        lines = lens(layers, words, tokens, sure, *size, style)
+        assert_fits(rendered(lines, size[0], style), size[0], size[1] + 1, style)
 
 
 def test_the_lens_shows_each_layers_guess_in_its_place() -> None:
     tokens = [["a", "b"], [" cat", " sat"], ["\n", "mat"]]
     sure = [[0.0, 1], [0.5, 0.2], [1, 0]]
-    text = lens(["0", "1", "end"], ["the", " dog"], tokens, sure, (60, 20), STYLES["ascii"])
-    lines = text.split("\n")
+    text = lens(["0", "1", "end"], ["the", " dog"], tokens, sure, 60, 20, STYLES["ascii"])
+    lines = rendered(text, 60, STYLES["ascii"]).split("\n")
     assert lines[0].startswith("logit lens")
     assert lines[1].split() == ["the", "dog"]
     assert [line.split() for line in lines[2:]] == [
@@ -43,20 +48,31 @@ def test_the_lens_shows_each_layers_guess_in_its_place() -> None:
 def test_the_lens_says_what_it_leaves_out() -> None:
     many = [f"w{k}" for k in range(50)]
     layers = [str(k) for k in range(40)]
-    text = lens(layers, many, [many] * 40, [[0.5] * 50] * 40, (100, 20), STYLES["plain"])
+    table = lens(layers, many, [many] * 40, [[0.5] * 50] * 40, 100, 17, STYLES["plain"])
+    text = rendered(table, 100, STYLES["plain"])
     assert "of 50 positions" in text.split("\n")[0]
     assert "15 of 40 layers" in text.split("\n")[0]
     assert text.split("\n")[1].split()[-1] == "w49"
     assert text.split("\n")[-1].split()[0] == "39"
 
 
-def test_the_load_of_experts_is_measured_against_an_even_one() -> None:
-    loads = [[10.0, 10.0, 10.0, 10.0], [40.0, 0.0, 0.0, 0.0], [20, 10, 10, 0]]
-    lines = routing(["0", "1", "2"], loads, (80, 20), STYLES["ascii"]).split("\n")
-    assert "1.00 to 1.00 x even, 4.0 of 4 used" in lines[1]
-    assert "0.00 to 4.00 x even, 1.0 of 4 used" in lines[2]
-    used = math.exp(-sum(p * math.log(p) for p in (0.5, 0.25, 0.25)))
-    assert f"{used:.1f} of 4 used" in lines[3]
-    assert "@@" in lines[2]
-    wide = routing(["0"], [[1.0] * 500], (80, 20), STYLES["plain"])
-    assert "the largest of" in wide
+def test_the_view_has_the_lens_and_the_experts_where_they_were_looked_at() -> None:
+    look = made(3, 4, 6)
+    row = {"names": [[" cat", "x"], [" mat", "y"]], "probabilities": [[0.9, 0.1], [0.4, 0.2]]}
+    layers = [{"name": f"block {k}", **row} for k in range(2)]
+    found = {"of": "positions", "positions": [4, 5], "tokens": ["on", "the"], "layers": layers}
+    for kind, style in STYLES.items():
+        for size in ((100, 40), (80, 24), (30, 12)):
+            with_lens = dataclasses.replace(look, extra={"lens": found})
+            text = show(with_lens, *size, style)
+            assert_fits(text, *size, style)
+            if size[1] > 12:
+                assert "logit lens" in text, kind
+                assert "block 1" in text
+                assert "mat" in text
+    load = torch.zeros(5, 1, dtype=torch.long)
+    call = RoutingCall(load[None], torch.ones(1, 5, 1), 4)
+    experts = dataclasses.replace(look, extra=routing_table([("blocks.0.ffn", call)]))
+    text = show(experts, 100, 40, STYLES["ascii"])
+    assert_fits(text, 100, 40, STYLES["ascii"])
+    assert "3 idle" in text

@@ -32,7 +32,9 @@ def draw_course(course: Course, path: Path) -> None:
     """A panel for the loss and one for each statistic, with a line for each head."""
     sheet = Sheet()
     width = 3 * (WIDE + LEFT) - MARGIN
-    look = Look(course.model, [], notes=[course.said(), *course.notes], title=course.title)
+    look = Look(
+        course.model, [], notes=[*filter(None, [course.said()]), *course.notes], title=course.title
+    )
     heads = counted(len(course.heads()), "head")
     facts = [counted(len(course.steps), "checkpoint"), heads]
     top = draw_header(sheet, look, width, facts)

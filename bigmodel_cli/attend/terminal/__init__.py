@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bigmodel_cli.attend import alignment, spoken
+from bigmodel_cli.attend import alignment, routing, spoken
 from bigmodel_cli.attend.look import CAUTION, Look, Side
 from bigmodel_cli.attend.telling import RULE, Head, Reading, readings, telling
 from bigmodel_cli.attend.terminal.grid import grid
@@ -27,6 +27,7 @@ from bigmodel_cli.attend.terminal.style import (
     style_of,
     width_of_line,
 )
+from bigmodel_cli.attend.terminal.tables import lens_of
 from bigmodel_cli.attend.terminal.words import label, safe, width_of, wrapped
 
 __all__ = ["Style", "show", "style_of"]
@@ -118,10 +119,11 @@ def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     gaps = left >= LEAST_MAP + least + 6
     space: list[Line] = [[]] if gaps else []
     left -= 3 * len(space)
-    if images:
-        return [*heads, *space, *_image(look, found[0], columns, left, style), *space]
-    table = _words(look, columns, left - least - LEAST_MAP, style)
+    asked = "lens" in look.extra  # for which maps make room
+    table = _words(look, columns, left - least - (0 if asked else LEAST_MAP), style)
     left -= len(table)
+    if images:
+        return [*heads, *space, *table, *_image(look, found[0], columns, left, style), *space]
     small = left < least + LEAST_MAP
     text_room = left if small else min(max(least, round(TEXT_PART * left)), left - LEAST_MAP)
     text = _texts(look, found, columns, text_room, style)
@@ -130,12 +132,20 @@ def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
 
 
 def _words(look: Look, columns: int, room: int, style: Style) -> list[Line]:
-    """Which words of a source, or of a recording's seconds, the words written come from."""
+    """What each layer would answer, which words of a source or of a recording's seconds the words
+    written come from, or the experts' loads.
+    """
     lines: list[str] = []
+    if "lens" in look.extra:
+        return lens_of(look.extra["lens"], columns, room, style)
     if room > LEAST_TABLE and "alignment" in look.extra:
         lines = alignment.shown(look.extra["alignment"], columns, min(room, MOST_TABLE) - 2)
     elif room > LEAST_TABLE and "times" in look.extra:
         lines = spoken.shown(look.extra["times"], columns, min(room, MOST_TABLE) - 2)
+    elif room > LEAST_TABLE and "routing" in look.extra:
+        labels = look.layers[-1].queries.labels[-1:]
+        most = min(room, MOST_TABLE)
+        lines = routing.shown(look.extra["routing"], labels, columns, most, not style.unicode)
     return [[Span(safe(line, style.unicode))] for line in lines]
 
 

@@ -194,7 +194,8 @@ def _compact(look: Look, columns: int, style: Style) -> list[Line]:
     counts = Counter(letter for layer in look.layers for letter in letters_of(layer))
     lines: list[Line] = [[]]
     for letter, (name, rule) in CLASSES.items():
-        piece = [letter_of(letter, style), Span(f" {name} {counts[letter]} ({rule})")]
+        what = rule if rule.startswith(name) else f"{name}, {rule}"
+        piece = [letter_of(letter, style), Span(f" {what}: {counts[letter]}")]
         if lines[-1] and width_of_line(lines[-1]) + 2 + width_of_line(piece) > columns:
             lines.append([])
         lines[-1] += [Span("  ")] * bool(lines[-1]) + piece

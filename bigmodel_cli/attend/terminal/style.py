@@ -156,7 +156,7 @@ def nearest(colour: RGB) -> int:
     """The number of the closest of xterm's 256 colours in CIELAB (the first 16 depend on the user's
     theme, and are not used).
     """
-    own = lab_of(colour)
+    own = _lab(colour)
 
     def far(other: tuple[float, float, float]) -> float:
         return math.hypot(LIGHTNESS * (own[0] - other[0]), own[1] - other[1], own[2] - other[2])
@@ -169,7 +169,12 @@ def _palette() -> dict[int, tuple[float, float, float]]:
     """The colours in CIELAB by number: a cube of 6 x 6 x 6, and 24 greys."""
     cube = [(red, green, blue) for red in STEPS for green in STEPS for blue in STEPS]
     greys = [(8 + 10 * k,) * 3 for k in range(24)]
-    return {16 + k: lab_of(colour) for k, colour in enumerate((*cube, *greys))}
+    return {16 + k: _lab(colour) for k, colour in enumerate((*cube, *greys))}
+
+
+def _lab(colour: RGB) -> tuple[float, float, float]:
+    red, green, blue = (part / 255 for part in colour)
+    return lab_of((red, green, blue))
 
 
 def ramp(style: Style, columns: int = 10, signed: bool = False) -> Line:
