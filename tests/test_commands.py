@@ -276,7 +276,8 @@ def test_attend_to_an_image(cnn: Path, cli: Cli) -> None:
     assert float(heat.min()) >= 0
     assert float(heat.max()) <= 1
     assert Image.open("cam.png").size[0] > 300
-    assert "what decides it:" in cli("attend", cnn, name).out
+    shown = cli("attend", cnn, name).out
+    assert f"answer: {values['label']}:" in shown
 
 
 def test_grad_cam_equals_its_formula(cnn: Path) -> None:

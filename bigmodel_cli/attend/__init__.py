@@ -179,10 +179,10 @@ def screen(look: Look, only_ascii: bool = False) -> str:
     return show(look, size[0], size[1], style_of(sys.stdout, only_ascii))
 
 
-def values(looks: Sequence[Look], files: Sequence[Path]) -> dict[str, Any]:
-    """The looks as plain values: one at the top, several in a list."""
+def values(looks: Sequence[Look], files: Sequence[Path], several: bool) -> dict[str, Any]:
+    """The looks as plain values: of one input at the top, of `several` in a list."""
     written = {"files": [str(path) for path in files]} if files else {}
-    if len(looks) == 1:
+    if not several:
         return {**values_of(looks[0]), **written}
     return {"inputs": [values_of(look) for look in looks], **written}
 

@@ -15,7 +15,7 @@ ROWS = 256
 """Queries of a tile."""
 ERROR = 1 / 512
 """Weights whose error would be larger are carried one by one."""
-NOISE = tuple(0.11 / 2**step for step in range(6))
+NOISE = tuple(0.125 / 2**step for step in range(6))
 """Standard deviations of the error of a score, in nats, from the first that is tried."""
 MOST_SINGLE = 48
 """Most weights to a query, in the mean, that are carried one by one."""

@@ -197,7 +197,7 @@ def attend(
             several = len(given) > 1
             numbers = range(1, len(looks) + 1)
             files = [f for n in numbers for f in request.files(n if several else None)]
-            result_json(values(looks, files))
+            result_json(values(looks, files, several))
 
 
 def _request(what: WhatOptions, form: FormOptions) -> Request:

@@ -185,7 +185,7 @@ def test_factors_keep_every_weight(size: float) -> None:
         assert errors.max() == pytest.approx(factors.error, abs=1e-5)
         assert 0 < factors.error <= 1 / 512
         assert len(rows) < 400 * 48
-        assert (scores - factors.sums[:, None] - exact[head].log())[seen].std() < 0.13
+        assert (scores - factors.sums[:, None] - exact[head].log())[seen].std() < 0.15
 
 
 def test_keys_of_a_group_are_carried_once_and_only_wanted_heads_are_kept() -> None:

@@ -254,7 +254,7 @@ def test_patches_are_drawn_as_an_image_with_class_token_and_registers_apart(figu
     )
     assert "What the class token reads" in texts(drawn)
     assert "class token, register 0, register 1" in said(drawn)
-    assert {"what the network is given", "rollout (from 3 × 3)", "a test of the map"} <= set(
+    assert {"what the network is given", "rollout from 3 × 3", "a test of the map"} <= set(
         texts(drawn)
     )
     drawn = figure(draw, patches(query=5), Path("x.png"))

@@ -82,15 +82,21 @@ def test_attend_to_an_image_with_a_vit(cnn_spec: Path, cli: Callable[..., Result
     trained = cli("pretrain", cnn_spec, "--set", model, "--out", "vit")
     assert trained.status == 0, trained.err
     Image.new("L", (8, 8), 90).save("grey.png")
-    result = cli("attend", "vit", "grey.png", "--json")
+    result = cli("attend", "vit", "grey.png", "--json", "--png", "seen.png")
     assert result.status == 0, result.err
     heat = torch.tensor(json.loads(result.out)["heat"])
     assert heat.shape == (8, 8)
-    assert Path("attend.png").stat().st_size > 1000
+    assert Path("seen.png").stat().st_size > 1000
     assert cli("predict", "vit", "grey.png").status == 0
-    refused = cli("attend", "vit", "grey.png", "--head", 1)
-    assert (refused.status, refused.out) == (2, "")
-    assert "--head chooses what is shown of a text" in refused.err
+    for option, value, fault in (
+        ("--heads", "0.7", "--heads"),
+        ("--query", "4,0", "rows are 0 to 3"),
+        ("--cam-layer", "norms", "layers with a map of the image: "),
+        ("--class", "cat", "not one of the model's outputs"),
+    ):
+        refused = cli("attend", "vit", "grey.png", option, value)
+        assert (refused.status, refused.out) == (2, "")
+        assert fault in refused.err
 
 
 def test_the_rollout_of_many_layers_is_a_product_of_their_matrices() -> None:

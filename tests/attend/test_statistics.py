@@ -233,3 +233,35 @@ def check_maps(got: Pass, weights: Tensor, seen: Tensor) -> None:
                     continue
                 assert abs(most) == pytest.approx(float(cells.abs().max()), abs=1e-6)
                 assert mean == pytest.approx(float(cells.mean()), abs=1e-6)
+
+
+def test_sampled_queries_are_unbiased_with_intervals_that_hold() -> None:
+    """Means of many samples are the whole's, and 95 % intervals have it about as often."""
+    call = made(queries=61, keys=61)
+    stream = Stream(call)
+    whole = Pass(stream).statistics()
+    names = ("entropy", "sink", "previous", "distance", "uniform")
+    held = dict.fromkeys(names, 0)
+    means: dict[str, list[Tensor]] = {name: [] for name in names}
+    for seed in range(120):
+        drawn = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(61, generator=drawn)[:20].sort().values
+        got = Pass(stream, rows=rows, resolution=4).statistics()
+        for name in names:
+            mean, true = getattr(got, name), getattr(whole, name)
+            means[name].append(mean)
+            held[name] += int(((mean - true).abs() <= got.half[name]).sum())
+    for name in names:
+        stacked, true = torch.stack(means[name]), getattr(whole, name)
+        error = stacked.std(0) / math.sqrt(120)
+        assert bool(((stacked.mean(0) - true).abs() < 4 * error).all()), name
+        # The shares of the first keys are skewed: few queries have large ones.
+        least = 0.6 if name in ("sink", "previous") else 0.85
+        assert least < held[name] / 480 <= 1, (name, held[name])
+
+
+def test_a_sample_of_all_queries_is_exact() -> None:
+    stream = Stream(made())
+    got = Pass(stream, rows=torch.arange(37)).statistics()
+    assert got.half == {}
+    torch.testing.assert_close(got.entropy, Pass(stream).statistics().entropy)

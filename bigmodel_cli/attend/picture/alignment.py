@@ -52,7 +52,7 @@ def draw_alignment(alignment: Alignment, path: Path, look: Look) -> None:
     y = draw_bar(sheet, MARGIN, y + rows * cell + 40, scale, 640, weight_title(scale))
     how = (
         "Each row says where a word of the target comes from; framed: the named links."
-        f" {alignment.rule}."
+        f" {alignment.rule[:1].upper()}{alignment.rule[1:]}."
     )
     if alignment.agreement is not None:
         how += (

@@ -27,7 +27,7 @@ from bigmodel_cli.attend.picture.maps import (
     scale_of,
     weight_title,
 )
-from bigmodel_cli.attend.picture.sheet import GREY, INK, MARGIN, Pixels, Sheet, array_of
+from bigmodel_cli.attend.picture.sheet import GREY, INK, MARGIN, Pixels, Sheet, array_of, cut_to
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.pictures import plain, plain_names
 
@@ -49,7 +49,7 @@ def draw_patches(look: Look, path: Path) -> None:
     special = len(layers[0].keys) - rows * columns
     pitch = columns * cell + (max(cell, 8) + 8 if special else 0) + 2 * GAP
     sheet, left, strip = Sheet(), MARGIN + 100, 30
-    width = max(LEAST_WIDTH, left + across * pitch - MARGIN)
+    width = max(LEAST_WIDTH, left + across * pitch - MARGIN, image_width(look))
     y = draw_header(sheet, look, width, facts_of(look, layers))
     y = draw_image(sheet, look, y, layers[0]) + 40
     title = f"What {_named(layers[0])} reads"
@@ -116,7 +116,7 @@ def draw_image(sheet: Sheet, look: Look, y: float, layer: Layer | None) -> float
         sheet.text(x + 40 + size[0] / 2, y + 76 + size[1], along, 6.5, ha="center")
         x += 40
     top = y + 50
-    sheet.text(x, y + 16, "what the network is given", 7, weight="bold")
+    sheet.text(x, y + 16, "what the network is given", 6.5, weight="bold")
     sheet.image(x, top, pixels_of_image(heat), *size)
     if layer is not None and layer.queries.grid is not None:
         rows, columns = layer.queries.grid
@@ -129,7 +129,8 @@ def draw_image(sheet: Sheet, look: Look, y: float, layer: Layer | None) -> float
     bottom = top + size[1] + (56 if heat.axes else 0)
     if heat.heat is not None:
         from_size = " × ".join(map(str, heat.size))
-        sheet.text(x, y + 16, f"{plain(heat.method)} (from {from_size})", 7, weight="bold")
+        name = cut_to(f"{plain(heat.method)} from {from_size}", 1.12 * size[0], 6.5)
+        sheet.text(x, y + 16, name, 6.5, weight="bold")
         sheet.image(x, top, overlay(heat), *size)
         bar_top = top + size[1] + 16
         bar = Scale(1, dark=True)
@@ -137,20 +138,31 @@ def draw_image(sheet: Sheet, look: Look, y: float, layer: Layer | None) -> float
         x += size[0] + 150
         if heat.trial is not None:
             _draw_trial(sheet, x, top, size[1], heat.trial)
-            sheet.text(x, y + 16, "a test of the map", 7, weight="bold")
+            sheet.text(x, y + 16, "a test of the map", 6.5, weight="bold")
             bottom = max(bottom, top + size[1] + 184)
     return bottom
+
+
+def image_width(look: Look) -> float:
+    """Pixels that the image, the map and its test take."""
+    if look.heat is None:
+        return 0
+    panels = 1 + (look.heat.heat is not None) * (1 + (look.heat.trial is not None))
+    return panels * (IMAGE + 110) - 60
 
 
 def draw_heat_over(look: Look, path: Path) -> None:
     """The map over an image, without heads."""
     sheet, heat = Sheet(), look.heat
     assert heat is not None
-    panels = 1 + (heat.heat is not None) + (heat.trial is not None)
-    width = max(LEAST_WIDTH, panels * (IMAGE + 110) - 60)
+    width = max(LEAST_WIDTH, image_width(look))
     y = draw_header(sheet, look, width, [f"layer: {plain(heat.layer)}"] if heat.layer else [])
     y = draw_image(sheet, look, y, None)
-    how = "The map is in parts of its largest value, over the image in grey." if panels > 1 else ""
+    how = (
+        "The map is in parts of its largest value, over the image in grey."
+        if heat.heat is not None
+        else ""
+    )
     finish(sheet, path, width, draw_caption(sheet, y + 10, look, width, how, checked=False))
 
 
@@ -213,7 +225,7 @@ def _draw_trial(sheet: Sheet, x: float, y: float, high: float, trial: Trial) -> 
         )
     _tidy(axes, "share of the pixels", "probability that the class keeps")
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, max(1.0, *deleted, *shown) * 1.05)
+    axes.set_ylim(0, max(1.0, *deleted, *shown, float(chance.max())) * 1.05)
     sheet.text(x, y + high + 168, "bands: areas of random maps", 6, color=GREY)
 
 

@@ -1,0 +1,71 @@
+"""`--data`: exact weights of chosen heads, statistics and labels, as safetensors and JSON Lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Result
+from safetensors import safe_open
+
+from bigmodel_cli.attend.layers import Wanted
+from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.loaded import load_checkpoint
+from bigmodel_cli.parts.kernels import weights
+
+
+def test_files_hold_the_weights_and_the_statistics(
+    decoder_spec: Path, cli: Callable[..., Result]
+) -> None:
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    words = ["attend", "run", "attention is", "--heads", "1.0,1.1", "--top", 2]
+    for name in ("a.safetensors", "a.jsonl"):
+        done = cli(*words, "--data", name)
+        assert (done.status, done.out) == (0, f"{name}\n"), done.err
+    loaded = load_checkpoint(Path("run"))
+    kept = {}
+    part = loaded.model.get_submodule("blocks.1.mixer")
+    part.watcher = lambda call: kept.update(call=call)  # type: ignore[assignment]
+    look = look_at(loaded, "attention is", Wanted())
+    part.watcher = lambda call: kept.update(call=call)  # type: ignore[assignment]
+    tokens = torch.tensor([list(look.layers[0].keys.ids or [])])
+    with torch.no_grad():
+        loaded.model(tokens)
+    call = kept["call"]
+    want = weights(call.q, call.k, call.spec)[0].detach()
+    with safe_open("a.safetensors", "pt") as file:
+        found = file.get_tensor("blocks.1.mixer.weights")
+        assert file.get_tensor("blocks.1.mixer.heads").tolist() == [0, 1]
+        torch.testing.assert_close(found, want, atol=1e-6, rtol=0)
+        entropy = file.get_tensor("blocks.1.mixer.entropy")
+        assert not any(name.startswith("blocks.0.") for name in list(file.keys()))
+        facts = json.loads(file.metadata()["attend"])
+    assert facts["layers"][0]["keys"]["tokens"] == list("attention is")
+    records = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
+    assert [(r["name"], r["head"]) for r in records] == [("blocks.1.mixer", h) for h in (0, 1)]
+    for record in records:
+        own = torch.tensor(record["weights"])
+        torch.testing.assert_close(own, want[record["head"]], atol=1e-6, rtol=0)
+        assert record["entropy"] == pytest.approx(float(entropy[record["head"]]))
+        assert torch.tensor(record["top_keys"]).shape == (12, 2)
+
+
+def test_several_inputs_files_and_stdin(decoder_spec: Path, cli: Callable[..., Result]) -> None:
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    Path("long.txt").write_text("attention is all you need attention is")
+    done = cli("attend", "run", "all", "--file", "long.txt", "--json", "--data", "a.jsonl")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["files"] == ["a-1.jsonl", "a-2.jsonl"]
+    first, second = found["inputs"]
+    assert first["notes"] == []
+    assert "it is read in 3 windows" in second["notes"][0]
+    assert "it is read in 3 windows" in done.err
+    some = cli("attend", "run", "all", "", "--json")
+    assert (some.status, "1 of 2 inputs could not be read" in some.err) == (3, True)
+    assert len(json.loads(some.out)["inputs"]) == 1
+    missing = cli("attend", "run", "--file", "none.txt")
+    assert (missing.status, "none.txt: cannot be read" in missing.err) == (3, True)
