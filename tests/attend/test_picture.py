@@ -22,7 +22,6 @@ from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.alignment import Alignment
 from bigmodel_cli.attend.apart import Apart, LayerApart
 from bigmodel_cli.attend.course import Course
-from bigmodel_cli.attend.heads import label
 from bigmodel_cli.attend.heat import Heat, Trial
 from bigmodel_cli.attend.look import CAUTION, Blocks, Look, Side
 from bigmodel_cli.attend.picture import (
@@ -35,6 +34,7 @@ from bigmodel_cli.attend.picture import (
     rows,
     sheet,
 )
+from bigmodel_cli.attend.picture.labels import label
 from bigmodel_cli.attend.picture.maps import Scale, outline, pooled
 from bigmodel_cli.attend.runs import name_tokens
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_cli.attend.alignment import Alignment
-from bigmodel_cli.attend.heads import label
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.picture.frame import LEAST_WIDTH, draw_caption, draw_header, finish
-from bigmodel_cli.attend.picture.labels import label_width
+from bigmodel_cli.attend.picture.labels import label, label_width
 from bigmodel_cli.attend.picture.maps import Scale, draw_bar, draw_map, weight_title
 from bigmodel_cli.attend.picture.sheet import INK, MARGIN, SANS, Sheet, array_of
 from bigmodel_cli.pictures import plain_names

@@ -38,7 +38,6 @@ LEAST, MOST = 84, 520
 FINEST = 2
 """Pixels of a cell, at least: a line of single cells is still seen in print."""
 GAP = 14
-CENTRED = {"ha": "center", "upwards": True}
 
 
 def draw_grid(look: Look, path: Path, options: PictureOptions) -> None:
@@ -58,7 +57,9 @@ def draw_grid(look: Look, path: Path, options: PictureOptions) -> None:
         if (named := kind_of(layer)) != group:
             y = draw_heading(sheet, y, named, [left + h * pitch + wide / 2 for h in range(across)])
             sheet.text(left - 18, y - 24, "head", 6, ha="right", color=GREY)
-            sheet.text(MARGIN + 12, y + strip + high / 2, "layer", 6, color=GREY, **CENTRED)
+            sheet.text(
+                MARGIN + 12, y + strip + high / 2, "layer", 6, color=GREY, ha="center", upwards=True
+            )
             group = named
         sheet.text(left - 18, y + strip + high / 2, str(number_of(layer, place)), 6.5, ha="right")
         for head in range(layer.heads):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bigmodel_cli.attend.heads import label
 from bigmodel_cli.attend.look import Side
 from bigmodel_cli.attend.picture.sheet import width_of
+from bigmodel_cli.console import columns_of, cut, one_line
 from bigmodel_cli.pictures import plain_names
 
 PITCH = 25
@@ -31,3 +31,9 @@ def named(side: Side, block: int, count: int, cell: int) -> list[tuple[float, st
 def label_width(names: Sequence[str], size: float, family: str) -> float:
     """Pixels that the widest of some labels takes."""
     return max((width_of(name, size, family) for name in names), default=0.0)
+
+
+def label(token: str, most: int) -> str:
+    """A token as a label: white space made visible, cut to at most `most` columns."""
+    text = one_line(token.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "␣")) or "␣"
+    return text if columns_of(text) <= most else cut(text, most - 1) + "…"

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from bigmodel_cli.attend.colours import CLASSES, hexadecimal, ink_on, sequential
-from bigmodel_cli.attend.heads import label
 from bigmodel_cli.attend.look import Layer, Look
 from bigmodel_cli.attend.picture.frame import (
     LEAST_WIDTH,
@@ -19,7 +18,7 @@ from bigmodel_cli.attend.picture.frame import (
     facts_of,
     finish,
 )
-from bigmodel_cli.attend.picture.labels import LABEL, SIZE, label_width, named
+from bigmodel_cli.attend.picture.labels import LABEL, SIZE, label, label_width, named
 from bigmodel_cli.attend.picture.maps import (
     Array,
     Scale,

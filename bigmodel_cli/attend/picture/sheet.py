@@ -39,24 +39,35 @@ class Sheet:
         self.axes.set_autoscale_on(False)
         self.insets: list[tuple[Any, tuple[float, float, float, float]]] = []
 
-    def text(self, x: float, y: float, text: str, size: float = 7, **style: Any) -> None:
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 7,
+        *,
+        ha: str = "left",
+        color: str = INK,
+        family: str = SANS,
+        weight: str = "normal",
+        upwards: bool = False,
+    ) -> None:
         """A text, by default from x to the right and with y in the middle of its height.
 
         `upwards` turns it, with x in the middle.
         """
         drop = 0.36 * size * POINT  # from the middle of a capital to its baseline
-        options: dict[str, Any] = {"ha": "left", "va": "baseline", "color": INK, "family": SANS}
-        if style.pop("upwards", False):
-            options |= {"rotation": 90, "rotation_mode": "anchor"}
+        style = {"ha": ha, "va": "baseline", "color": color, "family": family, "weight": weight}
+        if upwards:
+            style |= {"rotation": 90, "rotation_mode": "anchor"}
             x, y = x + drop, y - drop
-        self.axes.text(x, y + drop, text, fontsize=size, **{**options, **style})
+        self.axes.text(x, y + drop, text, fontsize=size, **style)
 
-    def image(
-        self, x: float, y: float, pixels: Pixels, width: float, height: float, **style: Any
-    ) -> None:
-        """Pixels (R, C, 4) as equal cells, without blending neighbours unless asked to."""
-        options = {"interpolation": "nearest", "zorder": 2, **style}
-        self.axes.imshow(pixels, extent=(x, x + width, y + height, y), aspect="auto", **options)
+    def image(self, x: float, y: float, pixels: Pixels, width: float, height: float) -> None:
+        """Pixels (R, C, 4) as equal cells, without blending neighbours."""
+        place = (x, x + width, y + height, y)
+        options = {"interpolation": "nearest", "zorder": 2}
+        self.axes.imshow(pixels, extent=place, aspect="auto", **options)
 
     def lines(self, paths: Sequence[Any], colour: str = LINE, width: float = 0.5) -> None:
         """Lines through points (N, 2), each of them."""
@@ -100,11 +111,11 @@ class Sheet:
         return axes
 
     def paragraph(
-        self, x: float, y: float, text: str, width: float, size: float, **style: Any
+        self, x: float, y: float, text: str, width: float, size: float, color: str = INK
     ) -> float:
         """A text in lines of at most that width; returns where the next may begin."""
         for line in broken(text, width, size):
-            self.text(x, y + 0.5 * size * POINT, line, size, **style)
+            self.text(x, y + 0.5 * size * POINT, line, size, color=color)
             y += 1.45 * size * POINT
         return y
 
