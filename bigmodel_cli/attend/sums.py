@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 
 from bigmodel_cli.attend.look import Statistics
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.metrics.distributions import t_quantile
 
-INTERVAL = 1.96
-"""Half a 95 % interval in standard errors."""
+UNBOUNDED = ("entropy", "distance")
+"""Figures that are no shares of a whole."""
+SAME = 1e-12
+"""The variance of values that are the same but for rounding."""
 
 
 @dataclass
@@ -60,7 +63,11 @@ class Sums:
         return (total / count).float()
 
     def half(self, name: str) -> Tensor:
-        """(H)   half the 95 % interval of the mean, of a sample without replacement."""
+        """(H)   half the 95 % interval (Student's t) of the mean, of a sample without replacement.
+
+        Equal values do not say that the others are equal too: of shares, it is then what so many
+        draws would have missed one time in twenty.
+        """
         total, squares, count = self.found[name]
         if self.looked == self.all:
             return torch.zeros_like(total).float()
@@ -68,7 +75,10 @@ class Sums:
             return torch.full_like(total, math.nan).float()
         spread = ((squares - total.square() / count) / (count - 1)).clamp(min=0)
         left = 1 - self.looked / self.all
-        return (INTERVAL * (spread / count * left).sqrt()).float()
+        half = t_quantile(int(count) - 1) * (spread / count * left).sqrt()
+        if name not in UNBOUNDED:
+            half = half.where(spread > SAME, left * (1 - 0.05 ** (1 / float(count))))
+        return half.float()
 
     def statistics(self, heads: int) -> Statistics:
         """The figures of so many heads."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from bigmodel_cli.attend import statistics, stream, tiles
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
+from bigmodel_cli.attend.sums import Sums
 from bigmodel_cli.parts.fused import AttentionSpec
 from bigmodel_cli.parts.kernels import attend
 from bigmodel_cli.parts.watched import AttentionCall
@@ -265,3 +266,15 @@ def test_a_sample_of_all_queries_is_exact() -> None:
     got = Pass(stream, rows=torch.arange(37)).statistics()
     assert got.half == {}
     torch.testing.assert_close(got.entropy, Pass(stream).statistics().entropy)
+
+
+def test_equal_shares_of_a_small_sample_are_not_taken_for_certain() -> None:
+    sums = Sums(all=100, looked=20)
+    sums.add("sink", torch.tensor([[0.0] * 20, [0.3] * 20]))
+    sums.add("entropy", torch.zeros(1, 20))
+    share = sums.half("sink") / 0.8  # of 80 queries that were not drawn
+    assert (1 - share).pow(20).tolist() == pytest.approx([0.05, 0.05], abs=1e-6)
+    assert float(sums.half("entropy")) == 0
+    few = Sums(all=1_000_000_000, looked=3)
+    few.add("distance", torch.tensor([[0.0, 1.0, 2.0]]))
+    assert float(few.half("distance")) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
