@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bigmodel_cli.attend import statistics, stream, tiles
+from bigmodel_cli.attend.layers import weights_of
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.sums import Sums
@@ -278,3 +280,12 @@ def test_equal_shares_of_a_small_sample_are_not_taken_for_certain() -> None:
     few = Sums(all=1_000_000_000, looked=3)
     few.add("distance", torch.tensor([[0.0, 1.0, 2.0]]))
     assert float(few.half("distance")) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long])
+def test_a_row_whose_keys_are_all_hidden_weighs_nothing(kind: torch.dtype) -> None:
+    call = AttentionCall(
+        *torch.randn(3, 1, 2, 5, 4), AttentionSpec(causal=False), torch.zeros(1, 2, 5, 4)
+    )
+    stream = Stream(replace(call, key_mask=torch.zeros(1, 5, dtype=kind)))
+    assert float(weights_of(stream, [0, 1]).abs().max()) == 0
