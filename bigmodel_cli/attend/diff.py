@@ -23,6 +23,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Model
 from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.roles import PARAMETRIZED, plain_name
 from bigmodel_cli.tasks import Batch
 
 
@@ -110,9 +111,12 @@ def check_same(first: Loaded, second: Loaded) -> None:
 
 
 def _body(model: Model) -> dict[str, Tensor]:
-    """The weights before the layers that a new task draws anew."""
+    """The weights before the layers that a new task draws anew, without those of adapters."""
     last = model.output_layers()
-    return {name: x for name, x in model.state_dict().items() if not below(name, last)}
+    own = {plain_name(name): x for name, x in model.state_dict().items()}
+    return {
+        name: x for name, x in own.items() if PARAMETRIZED not in name and not below(name, last)
+    }
 
 
 def _run(loaded: Loaded, batch: Batch) -> None:

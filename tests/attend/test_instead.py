@@ -45,6 +45,22 @@ def test_diff_compares_two_checkpoints(base: Path, cli: Cli) -> None:
     assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("kind", ["lora", "lora, base: nf4"])
+def test_diff_compares_a_base_with_its_adapter(kind: str, base: Path, cli: Cli) -> None:
+    adapter = f"adapter: {{type: {kind}, rank: 2, targets: ['*.qkv.q', '*.ffn', embedding]}}"
+    Path("ft.yaml").write_text(f"train: {{steps: 2, batch_size: 4, compile: 'off'}}\n{adapter}\n")
+    tuned = cli("finetune", "--from", base, "ft.yaml", "--out", "tuned")
+    assert tuned.status == 0, tuned.err
+    assert cli("merge", "tuned", "--out", "merged").status == 0
+    found, whole = (
+        json.loads(cli("attend", base, TEXT, "--diff", other, "--json").out)["layers"]
+        for other in ("tuned", "merged")
+    )
+    for layer, same in zip(found, whole, strict=True):
+        assert min(layer["bits"]) > 0
+        assert layer["bits"] == pytest.approx(same["bits"], abs=1e-5)
+
+
 def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
     sets = ["--set", "train.keep_last=9", "--set", "train.checkpoint_every=4"]
     assert cli("pretrain", decoder_spec, *sets, "--out", "run").status == 0
