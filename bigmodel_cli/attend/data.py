@@ -103,7 +103,7 @@ def write_data(look: Look, path: Path) -> None:
         return
     from safetensors.torch import save
 
-    tensors = dict(_tensors(look))
+    tensors = {name: tensor.clone() for name, tensor in _tensors(look)}  # figures may share memory
     facts = {"attend": strict_json(values_of(look)), "format": "pt"}
     write_output(path, [save(tensors, facts)])
 

@@ -40,6 +40,8 @@ def look_at(
     """
     wanted, image = wanted or Wanted(), image or ImageOptions()
     if input_of(loaded.info).one_size:
+        if target is not None:
+            raise SpecError("--target is for models that write a text; leave it out")
         return _look_at_image(loaded, given, wanted, image)
     if image.cam or image.layer or image.target:
         raise SpecError("--cam, --cam-layer and --class are for images; leave them out")

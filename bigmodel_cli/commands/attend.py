@@ -180,6 +180,7 @@ def attend(
         return
     given = _inputs(inputs, what.file)
     loaded = load_checkpoint(path, device)
+    _check_files(loaded, what.file or [])
     _warn_of_files(loaded, inputs or [])
     looks: list[Look] = []
     written: list[Path] = []
@@ -241,6 +242,16 @@ def _text_of(path: Path) -> str:
     except OSError as error:
         raise DataError(f"--file: {path}: cannot be read: {error.strerror}") from None
     return content.decode("utf-8", "surrogateescape")
+
+
+def _check_files(loaded: Loaded, files: list[Path]) -> None:
+    """Raise `SpecError` where texts are given to a model of images or recordings."""
+    from bigmodel_cli.data import input_of
+
+    if files and input_of(loaded.info).in_files:
+        raise SpecError(
+            f"--file is for models of texts; name the file alone: {shlex.quote(str(files[0]))}"
+        )
 
 
 def _warn_of_files(loaded: Loaded, inputs: list[str]) -> None:
