@@ -57,7 +57,13 @@ class Sheet:
         `upwards` turns it, with x in the middle.
         """
         drop = 0.36 * size * POINT  # from the middle of a capital to its baseline
-        style = {"ha": ha, "va": "baseline", "color": color, "family": family, "weight": weight}
+        style: dict[str, Any] = {
+            "ha": ha,
+            "va": "baseline",
+            "color": color,
+            "family": family,
+            "weight": weight,
+        }
         if upwards:
             style |= {"rotation": 90, "rotation_mode": "anchor"}
             x, y = x + drop, y - drop
