@@ -10,6 +10,12 @@ from bigmodel_cli.lazy import Tensor, torch
 
 INTERVAL = 1.96
 """Half a 95 % interval in standard errors."""
+SHARES = {"sink", "own", "previous", "induction", "duplicate", "moved", "uniform"}
+"""Figures between 0 and 1."""
+PSEUDO = 2
+"""Queries of share 0, and as many of share 1, that count in the spread of shares: a few queries may
+carry most of one, and a sample without them would be too sure (Agresti and Coull 1998).
+"""
 
 
 @dataclass
@@ -66,7 +72,9 @@ class Sums:
             return torch.zeros_like(total).float()
         if count < 2:
             return torch.full_like(total, math.nan).float()
-        spread = ((squares - total.square() / count) / (count - 1)).clamp(min=0)
+        more = PSEUDO if name in SHARES else 0
+        total, squares, seen = total + more, squares + more, count + 2 * more
+        spread = ((squares - total.square() / seen) / (seen - 1)).clamp(min=0)
         left = 1 - self.looked / self.all
         return (INTERVAL * (spread / count * left).sqrt()).float()
 
