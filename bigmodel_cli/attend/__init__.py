@@ -62,7 +62,13 @@ class Request:
 
     def check(self) -> None:
         """Raise for what cannot be meant, or files that could not be written, before the work."""
-        self.wanted(False)
+        wanted = self.wanted(False)
+        for layer, head in wanted.heads:
+            if not wanted.has(layer):
+                raise SpecError(
+                    f"--heads {layer}.{head}: --layers {self.layers} leaves layer {layer} out; give"
+                    " one of the two"
+                )
         for option, path in self.pictures:
             if path.suffix.lower() != f".{option}":
                 raise SpecError(f"--{option}: {path}: the name must end in .{option}")
@@ -108,8 +114,8 @@ class Request:
 
 def attend(
     loaded: Loaded, inputs: Sequence[str], request: Request, word: str = "input"
-) -> Iterator[Look]:
-    """A look at each input. Files are written on the way, numbered where there are several inputs.
+) -> Iterator[tuple[Look, list[Path]]]:
+    """A look at each input, and the files that were written of it, numbered as the inputs are.
 
     An input that cannot be read is left out; at the end `DataError` says how many there were, and
     of a single one what is wrong with it.
@@ -132,8 +138,9 @@ def attend(
         if request.html is not None:
             again = partial(look_at, loaded, given, place=place, target=request.target, image=image)
             details = _details(look, wanted, again)
-        write_files(look, request, number if len(inputs) > 1 else None, details)
-        yield look
+        own = number if len(inputs) > 1 else None
+        write_files(look, request, own, details)
+        yield look, list(request.files(own))
     if failed:
         several = f"{len(failed):,} of {len(inputs):,} {word}s could not be read; the first: "
         raise DataError((several if len(inputs) > 1 else "") + failed[0])

@@ -95,6 +95,10 @@ def chosen_heads(
     if not counts:
         raise SpecError("this model has no attention whose heads could be cut out")
     if given == "auto":
+        if layers is not None and max(layers) >= len(counts):
+            raise SpecError(
+                f"--layers: {max(layers)}: the layers with attention are 0 to {len(counts) - 1}"
+            )
         return [
             Head(layer, head)
             for layer, count in enumerate(counts)

@@ -47,7 +47,7 @@ def repeats_of(tokens: Tensor) -> Tensor:
     """
     pairs = torch.stack((tokens[:-1], tokens[1:]), 1)
     _, which = pairs.unique(dim=0, return_inverse=True)
-    first = torch.full((int(which.max()) + 1,), len(which)).scatter_reduce(
+    first = torch.full((len(which),), len(which)).scatter_reduce(
         0, which, torch.arange(len(which)), "amin"
     )
     return torch.arange(len(which)) > first[which]
@@ -55,7 +55,7 @@ def repeats_of(tokens: Tensor) -> Tensor:
 
 def losses_of(logits: Tensor, tokens: Tensor) -> tuple[float, float]:
     """Nats per token of tokens (T,) by logits (T, V), of all from the second on, and of those that
-    repeat; NaN where none does.
+    repeat; NaN where none does, and of a single token.
     """
     nats = F.cross_entropy(logits[:-1].double().cpu(), tokens[1:].cpu(), reduction="none")
     again = nats[repeats_of(tokens.cpu())]

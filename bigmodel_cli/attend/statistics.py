@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from bigmodel_cli.attend.blocks import Maps
 from bigmodel_cli.attend.look import Statistics
 from bigmodel_cli.attend.repeats import Cells, Repeats
-from bigmodel_cli.attend.sums import INTERVAL, Sums
+from bigmodel_cli.attend.sums import Sums
 from bigmodel_cli.attend.tiles import ROWS, Queries, Tile, Tiled, spans
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.metrics.distributions import t_quantile
 
 
 @dataclass
@@ -228,7 +229,8 @@ class Pass:
             count, whole = self.sums.looked, self.sums.all
             squares = self.squares[:, 1:].gather(1, places[:, None])[:, 0]
             spread = (squares / count - shares.square()).clamp(min=0) / max(1, count - 1)
-            self.sums.column_half = (INTERVAL * (spread * (1 - count / whole)).sqrt()).float()
+            half = t_quantile(max(1, count - 1)) * (spread * (1 - count / whole)).sqrt()
+            self.sums.column_half = half.float()
 
 
 def _diagonals(queries: Queries, heads: slice, keys: slice, size: Tensor, sums: Rows) -> None:

@@ -37,8 +37,7 @@ class Stream(Tiled):
         window = call.spec.window
         self.window = None if window is None or window >= self.keys else window
         self.segments = _uneven(call.segments, row)
-        mask = _uneven(call.key_mask, row)
-        self.key_mask = None if mask is None else mask.bool()
+        self.key_mask = _uneven(None if call.key_mask is None else call.key_mask.bool(), row)
         self.bias = None if call.bias is None else call.bias.detach()
         self.sinks = None if call.sinks is None else call.sinks.detach().to(self.kind)
         self.lse = self._of_kernel() if self._is_plain() else self._first_pass()  # (M, T)

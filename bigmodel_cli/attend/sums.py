@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 from bigmodel_cli.attend.look import Statistics
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.metrics.distributions import t_quantile
 
-INTERVAL = 1.96
-"""Half a 95 % interval in standard errors."""
 SHARES = {"sink", "own", "previous", "induction", "duplicate", "moved", "uniform"}
 """Figures between 0 and 1."""
 PSEUDO = 2
@@ -66,7 +65,11 @@ class Sums:
         return (total / count).float()
 
     def half(self, name: str) -> Tensor:
-        """(H)   half the 95 % interval of the mean, of a sample without replacement."""
+        """(H)   half the 95 % interval (Student's t) of the mean, of a sample without replacement.
+
+        Equal values do not say that the others are equal too: of shares, it is then what so many
+        draws would have missed one time in twenty.
+        """
         total, squares, count = self.found[name]
         if self.looked == self.all:
             return torch.zeros_like(total).float()
@@ -76,7 +79,7 @@ class Sums:
         total, squares, seen = total + more, squares + more, count + 2 * more
         spread = ((squares - total.square() / seen) / (seen - 1)).clamp(min=0)
         left = 1 - self.looked / self.all
-        return (INTERVAL * (spread / count * left).sqrt()).float()
+        return (t_quantile(int(count) - 1) * (spread / count * left).sqrt()).float()
 
     def statistics(self, heads: int) -> Statistics:
         """The figures of so many heads."""

@@ -182,10 +182,11 @@ def attend(
     loaded = load_checkpoint(path, device)
     _warn_of_files(loaded, inputs or [])
     looks: list[Look] = []
+    written: list[Path] = []
     try:
-        for number, look in enumerate(look_at_each(loaded, given, request), 1):
+        for look, files in look_at_each(loaded, given, request):
             looks.append(look)
-            files = list(request.files(number if len(given) > 1 else None))
+            written += files
             for note in look.notes if files or json else ():
                 say(note)
             if files and not json:
@@ -194,10 +195,7 @@ def attend(
                 result(screen(look, form.only_ascii), styled=True)
     finally:
         if json and looks:
-            several = len(given) > 1
-            numbers = range(1, len(looks) + 1)
-            files = [f for n in numbers for f in request.files(n if several else None)]
-            result_json(values(looks, files, several))
+            result_json(values(looks, written, len(given) > 1))
 
 
 def _request(what: WhatOptions, form: FormOptions) -> Request:

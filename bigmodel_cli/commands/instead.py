@@ -119,6 +119,7 @@ def _refuse_others(where: str, request: Request) -> None:
     others = {f"--{name.replace('_', '-')}": getattr(request, name) for name in same}
     of_some = {
         "--class": request.named,
+        "--lens": request.lens,
         "--rows": request.rows if where != "--over" else None,
         "--layers": request.layers if where != "--ablate" else None,
         "--target": request.target if where == "--over" else None,

@@ -52,6 +52,8 @@ def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
     assert found.status == 0, found.err
     assert "3 checkpoints, steps 4 to 12" in found.out
     assert "repeat" in found.out
+    single = cli("attend", "run", "a", "--over", "--json")
+    assert (single.status, json.loads(single.out)["loss"]) == (0, [None] * 3), single.err
     plain = cli("attend", "run", "all you need", "--over", "--ascii")
     assert plain.out.isascii()
     drawn = cli("attend", "run", "--over", "--svg", "o.svg")
@@ -69,6 +71,11 @@ def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
         (["--ablate-with", "mean"], "--ablate-with goes with --ablate"),
         (["--ablate", "0.0", "--ablate-with", "ones"], "zeros or mean"),
         (["--ablate", "0.7"], "the heads of layer 0 are 0 to 1"),
+        (["--ablate", "auto", "--layers", "1,7"], "--layers: 7: the layers with attention are 0"),
+        (["--ablate", "auto", "--lens"], "--lens has no effect on --ablate"),
+        (["--diff", "BASE", "--lens"], "--lens has no effect on --diff"),
+        (["--over", "--lens"], "--lens has no effect on --over"),
+        (["--heads", "0.1", "--layers", "1"], "--heads 0.1: --layers 1 leaves layer 0 out"),
         (["--ablate", "x"], "name heads as LAYER.HEAD"),
         (["--ablate", "auto", "--png", "a.png"], "--png has no effect on --ablate"),
         (["--over"], "1 checkpoint is there"),
@@ -94,3 +101,13 @@ def test_a_second_checkpoint_that_is_not_there_is_a_fault_of_a_checkpoint(
     found = cli("attend", base, TEXT, "--diff", "nowhere")
     assert (found.status, found.out) == (4, "")
     assert "nowhere: no such checkpoint" in found.err
+
+
+def test_files_keep_the_number_of_their_input_where_another_cannot_be_read(
+    base: Path, cli: Cli
+) -> None:
+    found = cli("attend", base, "", TEXT, "--data", "h.jsonl")
+    assert (found.status, found.out) == (3, "h-2.jsonl\n"), found.err
+    assert Path("h-2.jsonl").exists()
+    found = cli("attend", base, "", TEXT, "--data", "h.jsonl", "--json")
+    assert json.loads(found.out)["files"] == ["h-2.jsonl"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from bigmodel_cli.attend import statistics, stream, tiles
+from bigmodel_cli.attend.layers import weights_of
 from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
+from bigmodel_cli.attend.sums import Sums
 from bigmodel_cli.parts.fused import AttentionSpec
 from bigmodel_cli.parts.kernels import attend
 from bigmodel_cli.parts.watched import AttentionCall
@@ -263,3 +266,26 @@ def test_a_sample_of_all_queries_is_exact() -> None:
     got = Pass(stream, rows=torch.arange(37)).statistics()
     assert got.half == {}
     torch.testing.assert_close(got.entropy, Pass(stream).statistics().entropy)
+
+
+def test_equal_shares_of_a_small_sample_are_not_taken_for_certain() -> None:
+    sums = Sums(all=100, looked=20)
+    sums.add("sink", torch.tensor([[0.0] * 20, [0.3] * 20]))
+    sums.add("entropy", torch.zeros(1, 20))
+    share = sums.half("sink") / 0.8  # of 80 queries that were not drawn
+    # so large a share of queries of another kind would have been met nine times in ten
+    assert bool(((1 - share).pow(20) < 0.1).all())
+    assert bool((share < 0.2).all())
+    assert float(sums.half("entropy")) == 0
+    few = Sums(all=1_000_000_000, looked=3)
+    few.add("distance", torch.tensor([[0.0, 1.0, 2.0]]))
+    assert float(few.half("distance")) == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long])
+def test_a_row_whose_keys_are_all_hidden_weighs_nothing(kind: torch.dtype) -> None:
+    call = AttentionCall(
+        *torch.randn(3, 1, 2, 5, 4), AttentionSpec(causal=False), torch.zeros(1, 2, 5, 4)
+    )
+    stream = Stream(replace(call, key_mask=torch.zeros(1, 5, dtype=kind)))
+    assert float(weights_of(stream, [0, 1]).abs().max()) == 0

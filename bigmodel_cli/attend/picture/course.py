@@ -63,7 +63,8 @@ def _draw_losses(axes: Any, course: Course) -> None:
     ):
         if not all(map(math.isnan, values)):
             axes.plot(course.steps, values, color=colour, lw=1.3, label=name)
-    axes.legend(fontsize=6, frameon=False, handlelength=1.2)
+    if axes.lines:
+        axes.legend(fontsize=6, frameon=False, handlelength=1.2)
     axes.set_ylim(bottom=0)
 
 
