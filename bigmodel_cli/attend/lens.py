@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bigmodel_cli.attend.runs import name_tokens
-from bigmodel_cli.console import columns_of, one_line, padded
+from bigmodel_cli.console import one_line
 from bigmodel_cli.data import load_tokenizer
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -177,49 +177,3 @@ def _figures(logits: Tensor, last: Tensor, top: int, name: Callable[[int], str])
         found["rank"] += ((own > there).sum(-1) + 1).tolist()
         found["kl"] += terms.sum(-1).clamp(min=0).tolist()
     return found
-
-
-def shown(
-    found: dict[str, Any], columns: int = 100, lines: int = 40, position: int = -1
-) -> list[str]:
-    """A table within `columns` and `lines`: a line a layer, the likeliest answers at a position.
-
-    `position` is one of those in `found`, by its place there. Of more layers than there is room
-    for, some are left out, which is said.
-    """
-    layers, room = found["layers"], max(3, lines - 3)
-    step = -(-(len(layers) - 1) // (room - 1)) or 1
-    chosen = [n for n in range(len(layers)) if not n % step or n == len(layers) - 1]
-    width = max(len(layer["name"]) for layer in layers)
-    where = one_line(found.get("label", "the last position"))
-    head = f"logit lens, {where}: what the head makes of the stream after each block"
-    text = [_cut(head, columns), f"{'':{width}}  rank     KL  likeliest"]
-    for number in chosen:
-        layer = layers[number]
-        line = f"{layer['name']:{width}} {layer['rank'][position]:5}  {layer['kl'][position]:5.2f} "
-        pairs = zip(layer["names"][position], layer["probabilities"][position], strict=True)
-        for named, probability in pairs:
-            cell = f" {_cut(_named(named), 16)} {100 * probability:.0f} %"
-            if columns_of(line + cell) > columns:
-                break
-            line += padded(cell, 18, right=False) if columns_of(line) + 18 <= columns else cell
-        text.append(line.rstrip())
-    note = (
-        f"the last line is the model's answer, from which it differs by {found['difference']:.0e}"
-    )
-    left = len(layers) - len(chosen)
-    return [*text, _cut(f"{note}; {left} layers are left out" if left else note, columns)]
-
-
-def _named(choice: str) -> str:
-    """A choice's name for the terminal, in quotation marks where it is blank or ends so."""
-    return one_line(choice if choice.strip() == choice else repr(choice))
-
-
-def _cut(text: str, columns: int) -> str:
-    """Text within so many columns."""
-    if columns_of(text) <= columns:
-        return text
-    while text and columns_of(text) >= columns:
-        text = text[:-1]
-    return f"{text}…"

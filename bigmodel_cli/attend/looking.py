@@ -107,6 +107,7 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     if wanted.lens:
         labels = layers[-1].queries.labels
         extra["lens"] = lens_of(loaded, prepared.windows[-1].run, labels, wanted.query)
+        notes += [extra["lens"]["remark"]] if "remark" in extra["lens"] else []
     answer = prepared.answer(found.output)
     return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
 

@@ -9,10 +9,12 @@ from bigmodel_cli.attend.look import Statistics
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics.distributions import t_quantile
 
-UNBOUNDED = ("entropy", "distance")
-"""Figures that are no shares of a whole."""
-SAME = 1e-12
-"""The variance of values that are the same but for rounding."""
+SHARES = {"sink", "own", "previous", "induction", "duplicate", "moved", "uniform"}
+"""Figures between 0 and 1."""
+PSEUDO = 2
+"""Queries of share 0, and as many of share 1, that count in the spread of shares: a few queries may
+carry most of one, and a sample without them would be too sure (Agresti and Coull 1998).
+"""
 
 
 @dataclass
@@ -73,12 +75,11 @@ class Sums:
             return torch.zeros_like(total).float()
         if count < 2:
             return torch.full_like(total, math.nan).float()
-        spread = ((squares - total.square() / count) / (count - 1)).clamp(min=0)
+        more = PSEUDO if name in SHARES else 0
+        total, squares, seen = total + more, squares + more, count + 2 * more
+        spread = ((squares - total.square() / seen) / (seen - 1)).clamp(min=0)
         left = 1 - self.looked / self.all
-        half = t_quantile(int(count) - 1) * (spread / count * left).sqrt()
-        if name not in UNBOUNDED:
-            half = half.where(spread > SAME, left * (1 - 0.05 ** (1 / float(count))))
-        return half.float()
+        return (t_quantile(int(count) - 1) * (spread / count * left).sqrt()).float()
 
     def statistics(self, heads: int) -> Statistics:
         """The figures of so many heads."""

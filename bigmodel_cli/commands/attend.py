@@ -132,9 +132,9 @@ class FormOptions:
     only_ascii: Annotated[
         bool, typer.Option("--ascii", help="Use neither colours nor characters beyond ASCII.")
     ] = False
-    out: Annotated[Path | None, typer.Option(hidden=True)] = None
-    layer: Annotated[str | None, typer.Option(hidden=True)] = None
-    head: Annotated[str | None, typer.Option(hidden=True)] = None
+    out: Annotated[Path | None, typer.Option(hidden=True, help="Formerly a picture.")] = None
+    layer: Annotated[str | None, typer.Option(hidden=True, help="Formerly a layer.")] = None
+    head: Annotated[str | None, typer.Option(hidden=True, help="Formerly a head.")] = None
 
 
 FORMER = {"--out": "--png, --pdf or --svg", "--layer": "--layers", "--head": "--heads LAYER.HEAD"}

@@ -135,7 +135,7 @@ def check(layers: list[Layer], theirs: list[Tensor]) -> None:
         assert layer.weights is not None
         torch.testing.assert_close(layer.weights[1], want[0].detach().float(), atol=1e-5, rtol=0)
         assert layer.difference <= 1e-5
-        assert float(want.max()) > 2 / want.shape[-1]  # not weights that are all alike
+        assert float(want.max()) > 1.4 / want.shape[-1]  # not weights that are all alike
 
 
 @pytest.mark.parametrize("name", DECODERS)

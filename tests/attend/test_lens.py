@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bigmodel_cli.attend.lens import lens, shown
+from bigmodel_cli.attend.lens import lens
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
@@ -141,21 +141,3 @@ def test_vision_transformer() -> None:
 def test_a_network_without_a_stream_is_refused() -> None:
     with pytest.raises(SpecError, match="no residual stream"):
         lens([], lambda: torch.zeros(1, 3), named)
-
-
-def test_table_fits_and_hostile_names_are_escaped() -> None:
-    torch.manual_seed(0)
-    blocks = [{**BLOCKS[0], "repeat": 60}]
-    made = DecoderOptions.model_validate({"dim": 8, "blocks": blocks})
-    model = Decoder(made, DatasetInfo(vocab_size=11, context=16)).eval()
-    hostile = "\x1b]52;c;x\x07漢漢漢漢漢漢漢漢漢\u202e"
-    found = lens(model.answer_layers(), lambda: model(IDS), lambda i: hostile, positions=[-1])
-    text = shown({**found, "label": f"after {hostile!r}"}, 100, 40)
-    assert len(text) <= 40
-    from rich.cells import cell_len
-
-    assert max(map(cell_len, text)) <= 100
-    assert all(line.isprintable() for line in text)
-    assert "layers are left out" in text[-1]
-    assert text[2].startswith("embedding")
-    assert text[-2].startswith("block 59")

@@ -258,9 +258,7 @@ def test_sampled_queries_are_unbiased_with_intervals_that_hold() -> None:
         stacked, true = torch.stack(means[name]), getattr(whole, name)
         error = stacked.std(0) / math.sqrt(120)
         assert bool(((stacked.mean(0) - true).abs() < 4 * error).all()), name
-        # The shares of the first keys are skewed: few queries have large ones.
-        least = 0.6 if name in ("sink", "previous") else 0.85
-        assert least < held[name] / 480 <= 1, (name, held[name])
+        assert 0.85 < held[name] / 480 <= 1, (name, held[name])
 
 
 def test_a_sample_of_all_queries_is_exact() -> None:
@@ -275,7 +273,9 @@ def test_equal_shares_of_a_small_sample_are_not_taken_for_certain() -> None:
     sums.add("sink", torch.tensor([[0.0] * 20, [0.3] * 20]))
     sums.add("entropy", torch.zeros(1, 20))
     share = sums.half("sink") / 0.8  # of 80 queries that were not drawn
-    assert (1 - share).pow(20).tolist() == pytest.approx([0.05, 0.05], abs=1e-6)
+    # so large a share of queries of another kind would have been met nine times in ten
+    assert bool(((1 - share).pow(20) < 0.1).all())
+    assert bool((share < 0.2).all())
     assert float(sums.half("entropy")) == 0
     few = Sums(all=1_000_000_000, looked=3)
     few.add("distance", torch.tensor([[0.0, 1.0, 2.0]]))

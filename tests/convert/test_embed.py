@@ -154,7 +154,7 @@ def test_a_model_of_the_hub_is_pooled_as_its_files_say(
     monkeypatch.setattr(hub, "_snapshot", recorded)
     found, _ = vectors(cli, Path("hf://org/tiny"))
     assert torch.equal(found, vectors(cli, plain)[0])
-    assert {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"} <= {*asked}
+    assert {"modules.json", "sentence_bert_config.json"} <= {*asked}
 
 
 def test_a_module_outside_the_folder_is_refused(tmp_path: Path) -> None:

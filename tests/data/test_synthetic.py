@@ -177,7 +177,7 @@ def test_synthetic_options_that_cannot_be_met_are_refused(
 def test_too_few_samples_for_every_split_are_refused() -> None:
     with pytest.raises(
         SpecError,
-        match=r"parity has 2 different sample\(s\) of length 1, and splits share none; make",
+        match=r"parity has 2 different samples of length 1, and splits share none; make",
     ):
         opened(problem="parity", length=5, min_length=1)
 

@@ -57,7 +57,7 @@ class Sheet:
         `upwards` turns it, with x in the middle.
         """
         drop = 0.36 * size * POINT  # from the middle of a capital to its baseline
-        style: dict[str, object] = {
+        style: dict[str, Any] = {
             "ha": ha,
             "va": "baseline",
             "color": color,

@@ -96,13 +96,13 @@ def test_blanks_other_than_spaces_are_within_words_and_numbers_of_sentences_are_
 @pytest.mark.parametrize(
     ("content", "options", "fault"),
     [
-        ("a O\nb\n", {}, r"a.conll:2: 1 column\(s\), and the lines before have 2"),
+        ("a O\nb\n", {}, r"a.conll:2: 1 column, and the lines before have 2"),
         (
             "a\nb\n",
             {},
-            r"a.conll:1: 1 column\(s\), and data.words is column 0; words need their tags",
+            r"a.conll:1: 1 column, and data.words is column 0; words need their tags",
         ),
-        ("a O\n", {"tags": 2}, r"a.conll:1: 2 column\(s\), and data.tags is column 2"),
+        ("a O\n", {"tags": 2}, r"a.conll:1: 2 columns, and data.tags is column 2"),
         (
             "a O\n",
             {"tags": "pos"},
