@@ -67,8 +67,8 @@ class Sums:
     def half(self, name: str) -> Tensor:
         """(H)   half the 95 % interval (Student's t) of the mean, of a sample without replacement.
 
-        Equal values do not say that the others are equal too: of shares, it is then what so many
-        draws would have missed one time in twenty.
+        Equal values do not say that the others are equal too: shares come with `PSEUDO` queries
+        more, so that the interval of none is empty.
         """
         total, squares, count = self.found[name]
         if self.looked == self.all:
