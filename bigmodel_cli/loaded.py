@@ -55,6 +55,8 @@ class Loaded:
     model: Model
     device: torch.device
     assets: dict[str, bytes]
+    headless: bool = False
+    """Whether the output layers have no content: see `load_checkpoint`."""
 
     @property
     def name(self) -> str:
@@ -135,7 +137,7 @@ def load_checkpoint(
     moved(model, chosen).eval()
     if spec.adapter is not None and spec.adapter.base is not None:
         quantize(model)
-    return Loaded(path, spec, info, task, model, chosen, contents.assets)
+    return Loaded(path, spec, info, task, model, chosen, contents.assets, contents.headless)
 
 
 def _warn_of_not_finite(path: Path, model: Model, names: Sequence[str]) -> None:
@@ -158,11 +160,16 @@ def _contents(path: Path, body: bool) -> checkpoints.Checkpoint:
     for note in contents.notes:
         say_once(note)
     if contents.headless and not body:
-        raise CheckpointError(
-            f"{path}: the body of a network, without a head that answers; finetune it first:"
-            f" bigmodel finetune --from {shlex.quote(str(path))} SPEC"
-        )
+        raise without_head(path)
     return contents
+
+
+def without_head(path: Path) -> CheckpointError:
+    """What is wrong where a head is needed and there is none."""
+    return CheckpointError(
+        f"{path}: the body of a network, without a head that answers; finetune it first:"
+        f" bigmodel finetune --from {shlex.quote(str(path))} SPEC"
+    )
 
 
 def _say_unused(

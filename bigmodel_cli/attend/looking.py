@@ -17,7 +17,7 @@ from bigmodel_cli.console import one_line
 from bigmodel_cli.data import input_of
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.loaded import Loaded, without_head
 from bigmodel_cli.parts.contract import Attends, attending, mixing
 from bigmodel_cli.parts.watched import AttentionCall
 
@@ -39,6 +39,9 @@ def look_at(
     position that is not there, or a model without attention.
     """
     wanted, image = wanted or Wanted(), image or ImageOptions()
+    alone = not input_of(loaded.info).one_size and loaded.model.stacks == ("blocks",)
+    if loaded.headless and (wanted.lens or loaded.model.can_generate or not alone):
+        raise without_head(loaded.path)
     if input_of(loaded.info).one_size:
         if target is not None:
             raise SpecError("--target is for models that write a text; leave it out")

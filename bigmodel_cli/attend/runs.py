@@ -196,7 +196,7 @@ def _next(tokenizer: Tokenizer, logits: Tensor) -> str:
 
 def _labels(loaded: Loaded, outputs: Any, window: Window) -> str:
     """The foremost label and its probability, or the value; nothing where it has none."""
-    if target_of(loaded.info) is None or not loaded.task.labels:
+    if loaded.headless or target_of(loaded.info) is None or not loaded.task.labels:
         return ""
     _, name, value = loaded.task.foremost(outputs)
     said = f"{100 * value:.1f} %" if loaded.task.of_probability else f"{value:.6g}"

@@ -179,7 +179,7 @@ def attend(
         measure(path, own, request, instead, device, only_ascii=form.only_ascii, json=json)
         return
     given = _inputs(inputs, what.file)
-    loaded = load_checkpoint(path, device)
+    loaded = load_checkpoint(path, device, body=True)  # heads look without one that answers
     _check_files(loaded, what.file or [])
     _warn_of_files(loaded, inputs or [])
     looks: list[Look] = []

@@ -179,3 +179,16 @@ def test_a_model_without_texts_is_refused(cli: Any, tmp_path: Path) -> None:
     found = cli("predict", with_tokenizer(saved(model, tmp_path), None), "--embed", "w3")
     assert found.status == 2
     assert "--embed is for encoders of texts" in found.err
+
+
+def test_heads_of_a_body_without_a_head_look(cli: Any, model: Any, tmp_path: Path) -> None:
+    """A sentence encoder has no answer, and its attention is shown all the same."""
+    with_tokenizer(saved(model, tmp_path), "[MASK]")
+    looked = cli("attend", tmp_path, "some words", "--json")
+    assert looked.status == 0, looked.err
+    found = json.loads(looked.out)
+    assert found["layers"]
+    assert not found.get("answer")
+    lens = cli("attend", tmp_path, "some words", "--lens")
+    assert lens.status == 4
+    assert "without a head that answers" in lens.err
