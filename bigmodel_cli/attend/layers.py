@@ -231,11 +231,8 @@ def _place(wanted: int, count: int) -> int:
 def row_of(tiled: Tiled, query: int) -> Tensor:
     """(H, S)   what a query reads."""
     found = torch.zeros(tiled.heads, tiled.keys)
-    queries = tiled.of(torch.tensor([query]))
-    for keys in spans(queries):
-        seen = tiled.seen(queries, keys)
-        for heads in tiled.chunks(tiled.heads, 1, keys):
-            found[heads, keys] = tiled.tile(queries, heads, keys, seen).weights[:, 0].to(found)
+    for _, heads, keys, tile in tiled.walk(torch.tensor([query])):
+        found[heads, keys] = tile[:, 0].to(found)
     return found
 
 

@@ -9,7 +9,7 @@ from bigmodel_cli.attend.alignment import READS, WRITES, Alignment, Reading, ali
 from bigmodel_cli.attend.capture import watch
 from bigmodel_cli.attend.layers import sizes_of
 from bigmodel_cli.attend.stream import Stream
-from bigmodel_cli.attend.tiles import ROWS, Tiled, spans
+from bigmodel_cli.attend.tiles import Tiled
 from bigmodel_cli.attend.words import Word, words_of
 from bigmodel_cli.data import Reader, Sources, Tokenizer, load_source_tokenizer, load_tokenizer
 from bigmodel_cli.device import autocast
@@ -191,14 +191,8 @@ def crossings(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None]]:
 def dense(tiled: Tiled) -> Tensor:
     """(H, T, S)   the weights themselves."""
     whole = torch.zeros(tiled.heads, tiled.queries, tiled.keys)
-    for start in range(0, tiled.queries, ROWS):
-        rows = torch.arange(start, min(start + ROWS, tiled.queries))
-        queries = tiled.of(rows)
-        for keys in spans(queries):
-            seen = tiled.seen(queries, keys)
-            for heads in tiled.chunks(tiled.heads, len(rows), keys):
-                tile = tiled.tile(queries, heads, keys, seen).weights
-                whole[heads, start : start + len(rows), keys] = tile.to(whole)
+    for rows, heads, keys, tile in tiled.walk():
+        whole[heads, int(rows[0]) : int(rows[-1]) + 1, keys] = tile.to(whole)
     return whole
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bigmodel_cli.attend.tiles import ROWS, Tiled, spans
+from bigmodel_cli.attend.tiles import Tiled
 from bigmodel_cli.lazy import Tensor, torch
 
 ROLLOUT = "attention rollout (a heuristic)"
@@ -31,12 +31,6 @@ def rolled(layers: Sequence[Tiled], start: Tensor) -> Tensor:
 def _read(tiled: Tiled, shares: Tensor) -> Tensor:
     """(T,) -> (S,)   what queries with these shares read, as a sum over heads."""
     total = torch.zeros(tiled.keys, dtype=torch.float64)
-    for start in range(0, tiled.queries, ROWS):
-        rows = torch.arange(start, min(start + ROWS, tiled.queries))
-        queries = tiled.of(rows)
-        for keys in spans(queries):
-            seen = tiled.seen(queries, keys)
-            for heads in tiled.chunks(tiled.heads, len(rows), keys):
-                weights = tiled.tile(queries, heads, keys, seen).weights.sum(0).double().cpu()
-                total[keys] += shares[rows] @ weights
+    for rows, _, keys, tile in tiled.walk():
+        total[keys] += shares[rows] @ tile.sum(0).double().cpu()
     return total

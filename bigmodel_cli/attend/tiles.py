@@ -81,6 +81,18 @@ class Tiled:
         for start in range(0, heads, size):
             yield slice(start, min(start + size, heads))
 
+    def walk(self, places: Tensor | None = None) -> Iterator[tuple[Tensor, slice, slice, Tensor]]:
+        """(R) queries, heads, keys, and the tile of their weights (h, R, C): all tiles where a
+        query sees a key, of these queries (ascending) or all.
+        """
+        every = torch.arange(self.queries) if places is None else places
+        for rows in every.split(ROWS):
+            queries = self.of(rows)
+            for keys in spans(queries):
+                seen = self.seen(queries, keys)
+                for heads in self.chunks(self.heads, len(rows), keys):
+                    yield rows, heads, keys, self.tile(queries, heads, keys, seen).weights
+
 
 def spans(queries: Queries, step: int = 1) -> Iterator[slice]:
     """The keys that some queries see, in pieces that begin at multiples of `step`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from bigmodel_cli.attend.telling import Reading
 from bigmodel_cli.attend.terminal.maps import drawn, in_grid
@@ -68,12 +67,6 @@ def shaded(reading: Reading, columns: int, lines: int, style: Style) -> list[Lin
             break
         where = _less(reading, where)
     return [line for row in made[:rows] for line in _drawn(row, style)]
-
-
-def share_of(reading: Reading, positions: Sequence[int]) -> float:
-    """The part of the shaded weight that these positions have."""
-    total = float(reading.weights.abs().sum())
-    return float(reading.weights[list(positions)].abs().sum()) / total if total else 1.0
 
 
 def _order(reading: Reading) -> list[int]:
