@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.attend.look import Blocks, Look
+from bigmodel_cli.attend.look import Blocks
 from bigmodel_cli.console import counted, one_line, table
 from bigmodel_cli.lazy import Tensor
 
@@ -55,20 +55,6 @@ class Apart:
             for head, change in enumerate(layer.outputs)
         ]
         return sorted(rows, key=lambda row: (-1.0 if row[2] is None else -row[2], -row[3]))
-
-    def pictured(self, look: Look) -> Look:
-        """A look at the first model with its maps replaced by the differences, which are signed.
-
-        Layers without maps of differences, and those of other mixers, are left out.
-        """
-        maps = {layer.name: layer.blocks for layer in self.layers}
-        found = [
-            replace(layer, blocks=blocks, signed=True, letters="", kept=None, top=None)
-            for layer in look.layers
-            if (blocks := maps.get(layer.name)) is not None
-        ]
-        note = f"maps are the weights in {self.second} less those in {self.first}"
-        return replace(look, layers=found, answer="", notes=[*look.notes, note], extra={})
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

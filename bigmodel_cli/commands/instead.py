@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,23 +136,19 @@ def _only(inputs: list[str], where: str) -> str | None:
 
 def _apart(first: Loaded, second: Loaded, inputs: list[str], request: Request) -> Any:
     """Two checkpoints on an input; pictures are of the differences of their weights."""
-    from bigmodel_cli.attend import SHARP, write_files
+    from bigmodel_cli.attend import SHARP
     from bigmodel_cli.attend.diff import DiffOptions, diff
-    from bigmodel_cli.attend.images import ImageOptions
-    from bigmodel_cli.attend.looking import look_at
-    from bigmodel_cli.data import input_of
+    from bigmodel_cli.attend.picture import draw_apart
 
     given = _only(inputs, "--diff")
     if given is None:
         raise SpecError("--diff: there is no input; give a text, or the path of an image")
     sharp = SHARP if request.pictures else 0
     found = diff(first, second, given, DiffOptions(sharp, request.target))
+    for _, file in request.pictures:
+        draw_apart(found, file)
     if request.pictures:
-        image = ImageOptions(None, None, None, None) if input_of(first.info).one_size else None
-        look = look_at(first, given, target=request.target, image=image)
-        write_files(replace(found.pictured(look), heat=None), request, None)
-        for note in found.to_text().splitlines()[:1]:
-            say(note)
+        say(found.to_text().splitlines()[0])
     return found
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bigmodel_cli.attend.apart import SHOWN, Apart, LayerApart
 from bigmodel_cli.attend.diff import DiffOptions, compare, diff
-from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.matching import assignment
+from bigmodel_cli.attend.picture import draw_apart
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.models import build
@@ -242,17 +242,14 @@ def test_long_tables_are_cut_and_json_is_whole() -> None:
     assert math.isclose(values["layers"][3]["bits"][8], float(layers[3].bits[8]))  # type: ignore[index]
 
 
-def test_a_look_shows_the_differences(made: Made) -> None:
+def test_maps_of_differences_are_as_fine_as_asked_for(made: Made, tmp_path: Path) -> None:
     one, two = made(PLAIN, 0), made(PLAIN, 1)
     found = diff(one, two, TEXT, DiffOptions(resolution=5))
-    look = found.pictured(look_at(one, TEXT))
-    assert [layer.name for layer in look.layers] == ["blocks.0.mixer", "blocks.1.mixer"]
-    for layer, apart in zip(look.layers, found.layers, strict=True):
-        assert layer.signed
-        assert layer.blocks is apart.blocks
+    for layer in found.layers:
+        assert layer.blocks is not None
         assert (layer.blocks.rows, layer.blocks.columns) == (3, 3)
-        assert layer.letters == ""
-    assert "less those in" in look.notes[-1]
+    with pytest.raises(SpecError, match="no heads to draw"):
+        draw_apart(replace(found, layers=[]), tmp_path / "a.png")
 
 
 def test_compare_takes_a_batch(made: Made) -> None:

@@ -14,6 +14,7 @@ from bigmodel_cli.attend.picture.grid import FINEST, GAP, HEIGHT, LEAST, MOST, W
 from bigmodel_cli.attend.picture.maps import Array, Scale, cells, draw_bar, draw_map, pooled
 from bigmodel_cli.attend.picture.sheet import MARGIN, POINT, Sheet, array_of
 from bigmodel_cli.console import counted
+from bigmodel_cli.errors import SpecError
 
 BADGE = 76
 
@@ -21,8 +22,15 @@ BADGE = 76
 def draw_apart(apart: Apart, path: Path) -> None:
     """All heads as small multiples: the second's weights less the first's, with the divergence of
     each in bits; where there are no maps, the divergences alone.
+
+    Raises `SpecError` for models without heads.
     """
     layers = apart.layers
+    if not layers:
+        raise SpecError(
+            "--diff: these models have no attention, so that there are no heads to draw; leave the"
+            " picture out: what is apart is printed"
+        )
     sheet, across = Sheet(), max(len(layer.outputs) for layer in layers)
     side = max(LEAST, min(MOST, (WIDTH - GAP * across) / across, HEIGHT / len(layers) - 40))
     maps = [_maps(layer.blocks, side) for layer in layers]
