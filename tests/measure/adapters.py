@@ -121,7 +121,7 @@ def started(case: str, way: str, folder: Path, teacher: Path | None = None) -> A
     from bigmodel_cli.device import keep_few_kernels, pick_device
     from bigmodel_cli.spec import load
     from bigmodel_cli.train.held import hold
-    from bigmodel_cli.train.objective import objective_of
+    from bigmodel_cli.train.objectives import objective_of
     from bigmodel_cli.train.session import set_up
     from bigmodel_cli.train.setup import open_run, open_task
 

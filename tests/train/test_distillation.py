@@ -19,7 +19,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import MODELS
 from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.tasks import TASKS
-from bigmodel_cli.train.objective import Distillation
+from bigmodel_cli.train.distillation import Distillation
 
 Cli = Callable[..., Any]
 VOCAB = 23
@@ -147,7 +147,8 @@ def test_validations_keep_no_streams() -> None:
     objective(student, batch)
     for _ in range(3):
         task.forward(student, batch, training=False)
-    assert not any(objective.streams.values())
+    assert not objective.own.kept
+    assert not objective.theirs.kept
 
 
 def test_streams_of_other_lengths_are_refused() -> None:
