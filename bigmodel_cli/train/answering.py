@@ -30,7 +30,7 @@ from bigmodel_cli.train.distillation import Streams
 from bigmodel_cli.train.loader import on_device
 from bigmodel_cli.train.plan import example
 from bigmodel_cli.train.setup import Opened
-from bigmodel_cli.train.teachers import open_teacher, say_teacher
+from bigmodel_cli.train.teachers import open_teacher
 
 LOOKED_AT = 64
 """Rows by which the answers' size is estimated, and that are compared with another epoch's."""
@@ -49,11 +49,10 @@ def answered(
     spec, data, options = opened.spec, opened.data, opened.spec.distill
     assert options is not None
     teacher = open_teacher(options, spec, task, data.info, data.assets(), student, device)
-    say_teacher(teacher, options, student)
     split, start = data.split("train"), time.perf_counter()
     answers = Answers(folder, len(split))
     watched = Streams(teacher.model, len(student.stream_layers()) if options.hidden else 0)
-    with progress("the teacher answers", len(split), "rows") as shown:
+    with progress("rows that the teacher answers", len(split), "") as shown:
         for samples in _batches(split, spec.train):
             batch = on_device(split.batch(samples, 0, spec.train.seed, True), device)
             answers.write(samples, *_asked(teacher, task, watched, batch))
@@ -87,17 +86,16 @@ def _asked(
     teacher: Loaded, task: Task, watched: Streams, batch: dict[str, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The teacher's answers to each row of a batch, as `Answers.write` takes them."""
-    with torch.no_grad(), watched as kept:
+    kept: list[tuple[Tensor, Tensor | None]] = []
+    with torch.no_grad(), watched.to(lambda y, real: kept.append((y.to(torch.bfloat16), real))):
         outputs = task.forward(teacher.model, batch)
-        logits, rows = task.target_logits(outputs, batch), task.target_rows(outputs, batch)
-        count = len(batch[KEY])
-        counts = torch.bincount(rows, minlength=count).tolist()
-        if not kept:
-            return [*logits.split(counts)], []
-        streams = torch.stack([y.to(torch.bfloat16) for y, _ in kept], 2).flatten(2)  # (B, T, C)
-        real = kept[0][1]
-        own = [streams[row] if real is None else streams[row][real[row]] for row in range(count)]
-        return [*logits.split(counts)], own
+    logits, rows = task.target_logits(outputs, batch), task.target_rows(outputs, batch)
+    count = len(batch[KEY])
+    own = [*logits.split(torch.bincount(rows, minlength=count).tolist())]
+    if not kept:
+        return own, []
+    streams, real = torch.stack([y for y, _ in kept], 2).flatten(2), kept[0][1]  # (B, T, C)
+    return own, [streams[i] if real is None else streams[i][real[i]] for i in range(count)]
 
 
 def check_once(
@@ -150,8 +148,9 @@ def _stream_bytes(teacher: Loaded, student: Model, split: Split) -> int:
     """About how many bytes the streams of all rows take, by the shapes of one."""
     meta = torch.device("meta")
     longest = split.longest_rows()
-    with Streams(teacher.model, len(student.stream_layers())) as kept, torch.no_grad():
+    sizes: list[int] = []
+    streams = Streams(teacher.model, len(student.stream_layers()))
+    with torch.no_grad(), streams.to(lambda y, real: sizes.append(2 * y.numel())):
         teacher.model(*example(teacher.spec, teacher.info, 1, meta, longest))
-        row = sum(2 * y.numel() for y, _ in kept)
     lengths = split.lengths
-    return int(row * (len(split) if lengths is None else lengths.sum() / lengths.max()))
+    return int(sum(sizes) * (len(split) if lengths is None else lengths.sum() / lengths.max()))

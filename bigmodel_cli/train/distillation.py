@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.errors import SpecError
@@ -15,34 +19,86 @@ from bigmodel_cli.train.answers import LOGITS, POSITIONS, STREAMS
 from bigmodel_cli.train.held import hold_in_precision
 from bigmodel_cli.train.objective import Batch, Objective
 
-Stream = tuple[Tensor, Tensor | None]
-"""A residual stream (B, T, C), and which of its positions are not padding (B, T); None: all."""
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher says of a batch: the logits (N, K) of its targets, and its residual streams
+    (B, T, C), which are let go one after the other.
+    """
+
+    given: Tensor
+    streams: list[Tensor]
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """(N, K)   of the targets, where `rows` (N,) says which row each is in."""
+        return self.given
+
+    def stream(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """(B, T, C)   the next one, beside the student's x, of which the positions `real` (B, T;
+        None: all) are not padding.
+        """
+        y = self.streams.pop(0)
+        if x.shape != y.shape:
+            raise _other_length(x.shape[1], y.shape[1])
+        return y
+
+
+@dataclass(frozen=True)
+class Stored(Answer):
+    """What it has said before, padded by rows: `given` (B, M, K), each stream (B, M', C), of which
+    `positions` (B,) are no padding.
+    """
+
+    positions: Tensor | None
+
+    def logits(self, rows: Tensor) -> Tensor:
+        counts = torch.bincount(rows, minlength=len(self.given))
+        return self.given[_first(counts, self.given.shape[1])]
+
+    def stream(self, x: Tensor, real: Tensor | None) -> Tensor:
+        positions, y = self.positions, self.streams.pop(0)
+        assert positions is not None
+        count = x.shape[1]
+        counts = torch.full_like(positions, count) if real is None else real.sum(1)
+        if not torch.equal(counts, positions):
+            row = int((counts != positions).nonzero()[0, 0])
+            raise _other_length(int(counts[row]), int(positions[row]))
+        if real is None:
+            return y[:, :count]  # in a larger batch rows were padded
+        placed = y.new_zeros((*real.shape, y.shape[2]))
+        placed[real] = y[_first(counts, y.shape[1])]
+        return placed
+
+
+def _first(counts: Tensor, most: int) -> Tensor:
+    """(B,) -> (B, most) bool   True in the first `counts` places of each row."""
+    return torch.arange(most, device=counts.device) < counts[:, None]
 
 
 class Streams:
-    """The residual streams of a model after some of its layers, in each forward pass that is
-    watched: validations pass through the same blocks.
+    """Calls back with the residual stream of a model after each of some layers, and with what of it
+    is not padding, in the forward passes inside `with`: validations pass through the same blocks.
     """
 
     def __init__(self, model: Model, count: int) -> None:
-        """Of `count` layers that are spread evenly, the last one among them (see `compared`)."""
-        self.kept: list[Stream] = []
-        self.watching = False
+        """After `count` layers that are spread evenly, the last one among them (see `compared`)."""
+        self.tell: Callable[[Tensor, Tensor | None], None] | None = None
         layers = model.stream_layers()
         for i in compared(len(layers), count):
-            layers[i].register_forward_hook(self._keep)
+            layers[i].register_forward_hook(self._seen)
 
-    def _keep(self, module: Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if self.watching:
-            self.kept.append((output, inputs[1].real))
+    def _seen(self, module: Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if self.tell is not None:
+            self.tell(output, inputs[1].real)
 
-    def __enter__(self) -> list[Stream]:
-        self.watching = True
-        return self.kept
-
-    def __exit__(self, *raised: object) -> None:
-        self.watching = False
-        self.kept.clear()
+    @contextlib.contextmanager
+    def to(self, tell: Callable[[Tensor, Tensor | None], None]) -> Iterator[None]:
+        """Inside, `tell` is called."""
+        self.tell = tell
+        try:
+            yield
+        finally:
+            self.tell = None
 
 
 class Taught(Objective):
@@ -53,44 +109,47 @@ class Taught(Objective):
     are spread evenly over the teacher's, the last with the last; the mean is over a row's positions
     that are not padding, and over rows, each as often as it has targets: so all terms are sums over
     rows, and no micro-batch changes them. The teacher sees what the student sees: the same hidden
-    tokens, the same augmentation, but no dropout.
+    tokens, the same augmentation, but no dropout. It is asked first, while the student keeps
+    nothing for its backward pass.
     """
 
     def __init__(self, task: Task, options: DistillOptions, student: Model) -> None:
         super().__init__(task)
         self.options = options
-        count = len(student.stream_layers()) if options.hidden else 0
-        self.own = Streams(student, count)
+        self.compared = len(student.stream_layers()) if options.hidden else 0
+        self.own = Streams(student, self.compared)
 
     @abstractmethod
-    def answers(self, outputs: Any, batch: Batch, own: list[Stream]) -> tuple[Tensor, list[Tensor]]:
-        """The teacher's logits of the targets (N, K), and its streams, each (B, T, C), where the
-        student has given `outputs` and has streams of its `own`.
-        """
+    def ask(self, batch: Batch) -> Answer:
+        """What the teacher says of the batch."""
 
     def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        task = self.task
-        with self.own as own:
+        task, answer = self.task, self.ask(batch)
+        errors: list[Tensor] = []
+
+        def compare(x: Tensor, real: Tensor | None) -> None:
+            errors.append(row_errors(x, answer.stream(x, real), real))
+
+        with self.own.to(compare):
             outputs = task.forward(model, batch)
-            loss, count = task.loss(outputs, batch)
-            logits, streams = self.answers(outputs, batch, own)
-            weight, temperature = self.options.weight, self.options.temperature
-            ours, theirs = (
-                F.log_softmax(y.float() / temperature, -1)
-                for y in (task.target_logits(outputs, batch), logits)
-            )
-            weights = task.target_weights(batch)
-            if weights is None:
-                apart = F.kl_div(ours, theirs, reduction="sum", log_target=True)
-            else:
-                each = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)  # (N,)
-                apart = (each * weights).sum()
-            total = (1 - weight) * loss + weight * apart * temperature**2
-            if self.options.hidden:
-                rows = task.target_rows(outputs, batch)  # (N,)
-                weights = ours.new_ones(len(ours)) if weights is None else weights.to(ours.dtype)
-                errors = _errors(own, streams)
-                total = total + self.options.hidden * (errors[rows] * weights).sum()
+        loss, count = task.loss(outputs, batch)
+        weight, temperature = self.options.weight, self.options.temperature
+        rows = task.target_rows(outputs, batch)  # (N,)
+        ours, theirs = (
+            F.log_softmax(y.float() / temperature, -1)
+            for y in (task.target_logits(outputs, batch), answer.logits(rows))
+        )
+        weights = task.target_weights(batch)
+        if weights is None:
+            apart = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+        else:
+            each = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)  # (N,)
+            apart = (each * weights).sum()
+        total = (1 - weight) * loss + weight * apart * temperature**2
+        if self.options.hidden:
+            weights = ours.new_ones(len(ours)) if weights is None else weights.to(ours.dtype)
+            error = torch.stack(errors).mean(0)  # (B,)
+            total = total + self.options.hidden * (error[rows] * weights).sum()
         return total, count
 
 
@@ -102,59 +161,64 @@ class Distillation(Taught):
     ) -> None:
         super().__init__(task, options, student)
         self.teacher = teacher.model.requires_grad_(False)
-        count = len(student.stream_layers()) if options.hidden else 0
-        self.theirs = Streams(self.teacher, count)
+        self.theirs = Streams(self.teacher, self.compared)
 
     def hold(self, precision: str) -> None:
         hold_in_precision(self.teacher, self.teacher.state_dict().keys(), precision)
 
-    def answers(self, outputs: Any, batch: Batch, own: list[Stream]) -> tuple[Tensor, list[Tensor]]:
-        """Those of a forward pass."""
+    def ask(self, batch: Batch) -> Answer:
+        """What a forward pass says."""
         self.teacher.eval()
-        with torch.no_grad(), self.theirs as theirs:
+        streams: list[Tensor] = []
+        with torch.no_grad(), self.theirs.to(lambda y, real: streams.append(y)):
             taught = self.task.forward(self.teacher, batch)
-            return self.task.target_logits(taught, batch), [y for y, _ in theirs]
+            return Answer(self.task.target_logits(taught, batch), streams)
 
 
 class Recalled(Taught):
     """With answers that a teacher gave before the first step, and that come with the batch."""
 
-    def answers(self, outputs: Any, batch: Batch, own: list[Stream]) -> tuple[Tensor, list[Tensor]]:
-        """Those of the batch, without padding where the student has none."""
-        rows = self.task.target_rows(outputs, batch)  # (N,)
-        given = batch[LOGITS]  # (B, M, K)
-        logits = given[_first(torch.bincount(rows, minlength=len(given)), given.shape[1])]
-        if not own:
-            return logits, []
-        x, there = own[0]
-        count, positions = x.shape[1], batch[POSITIONS]  # (B,)
-        counts = torch.full_like(positions, count) if there is None else there.sum(1)
-        if not torch.equal(counts, positions):
-            row = int((counts != positions).nonzero()[0, 0])
-            raise _other_length(int(counts[row]), int(positions[row]))
-        streams = batch[STREAMS].unflatten(2, (len(own), -1))  # (B, M, layers, C)
-        if there is not None:
-            placed = streams.new_zeros((*there.shape, *streams.shape[2:]))
-            placed[there] = streams[_first(counts, streams.shape[1])]
-            streams = placed
-        return logits, [*streams[:, :count].unbind(2)]
+    def ask(self, batch: Batch) -> Answer:
+        """What the batch has."""
+        if not self.compared:
+            return Stored(batch[LOGITS], [], None)
+        streams = batch[STREAMS].unflatten(2, (self.compared, -1))  # (B, M, layers, C)
+        return Stored(batch[LOGITS], [*streams.unbind(2)], batch[POSITIONS])
 
 
-def _first(counts: Tensor, most: int) -> Tensor:
-    """(B,) -> (B, most) bool   True in the first `counts` places of each row."""
-    return torch.arange(most, device=counts.device) < counts[:, None]
+def row_errors(x: Tensor, y: Tensor, real: Tensor | None) -> Tensor:
+    """(B, T, C), (B, T, C), (B, T) -> (B,)   the mean squared difference at each row's `real`
+    positions (None: all); of y there is no gradient.
+
+    Of both, the difference alone is kept for the backward pass, in the precision of the products.
+    """
+    there = x.new_ones(x.shape[:2]) if real is None else real
+    there = there.to(torch.float32)
+    share = there / there.sum(1, keepdim=True).clamp(min=1) / x.shape[2]  # (B, T)
+    error: Tensor = _row_errors().apply(x, y, share)
+    return error
 
 
-def _errors(own: list[Stream], theirs: list[Tensor]) -> Tensor:
-    """(B,)   the mean squared difference of the streams in each row."""
-    errors = []
-    for (x, real), y in zip(own, theirs, strict=True):
-        if x.shape != y.shape:
-            raise _other_length(x.shape[1], y.shape[1])
-        error = (x.float() - y.float()).square().mean(-1)  # (B, T)
-        there = torch.ones_like(error) if real is None else real.to(error.dtype)
-        errors.append((error * there).sum(1) / there.sum(1).clamp(min=1))
-    return torch.stack(errors).mean(0)
+@functools.cache
+def _row_errors() -> Any:
+    class RowErrors(torch.autograd.Function):
+        """sum over positions of `share` times the sum of squared differences."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+            difference, kind = x.float() - y.float(), x.device.type
+            kept = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+            ctx.save_for_backward(difference.to(kept), share)
+            ctx.kind = x.dtype
+            return (difference.square().sum(2) * share).sum(1)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+            difference, share = ctx.saved_tensors
+            scale = 2 * share * gradients[0][:, None]  # (B, T)
+            return (difference * scale[:, :, None]).to(ctx.kind), None, None
+
+    return RowErrors
 
 
 def _other_length(own: int, theirs: int) -> SpecError:

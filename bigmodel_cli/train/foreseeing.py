@@ -11,7 +11,7 @@ from bigmodel_cli.train.answering import check_once
 from bigmodel_cli.train.held import check_held
 from bigmodel_cli.train.objectives import check_objective
 from bigmodel_cli.train.setup import Opened
-from bigmodel_cli.train.teachers import open_teacher
+from bigmodel_cli.train.teachers import open_teacher, say_teacher
 
 
 def check_weights(opened: Opened, task: Task, folder: Path) -> Model | None:
@@ -33,6 +33,7 @@ def check_weights(opened: Opened, task: Task, folder: Path) -> Model | None:
     options = spec.distill
     if options is not None:
         teacher = open_teacher(options, spec, task, data.info, data.assets(), model, None)
+        say_teacher(teacher, options, model)
         if options.once:
             check_once(teacher, task, data, model, options.hidden > 0, folder)
     return model

@@ -160,7 +160,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     changed = check_fingerprint(saved, data, request.accept_data)
     task = open_task(opened.spec, data, first=saved is None)
     trained_on = _trained_on(opened, saved, changed)
-    opened = taught_once(opened, task, device, directory, previous)
+    opened = taught_once(opened, task, device, directory.path, previous)
     data = opened.data
     spec, model, state, loader = set_up(opened, task, device, saved)
     total = spec.train.total_steps(loader.batches.per_epoch)
