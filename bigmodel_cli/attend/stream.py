@@ -40,7 +40,9 @@ class Stream(Tiled):
         self.key_mask = _uneven(None if call.key_mask is None else call.key_mask.bool(), row)
         self.bias = None if call.bias is None else call.bias.detach()
         self.sinks = None if call.sinks is None else call.sinks.detach().to(self.kind)
-        self.lse = self._of_kernel() if self._is_plain() else self._first_pass()  # (M, T)
+        sums = self._first_pass() if call.log_sums is None else call.log_sums[row].detach()
+        sums = sums.to(self.kind)  # of queries that see nothing, kernels give what they like
+        self.lse = sums.masked_fill(~sums.isfinite() | (sums < 0.1 * NEVER), 0.0)  # (M, T)
 
     def outside(self, rows: Tensor) -> Tensor | None:
         return None if self.sinks is None else self.sinks[:, None] - self.lse[:, rows]
@@ -138,25 +140,6 @@ class Stream(Tiled):
             scores = scores - queries.lse[maps][..., None]
         return scores if seen is None else scores.masked_fill_(~seen, NEVER)
 
-    def _is_plain(self) -> bool:
-        """Whether a kernel gives the log-sum-exp of just these scores."""
-        rules = (self.window, self.segments, self.key_mask, self.softcap, self.bias, self.sinks)
-        square = not self.causal or self.queries == self.keys
-        return all(rule is None for rule in rules) and square and self.q.device.type == "cpu"
-
-    def _of_kernel(self) -> Tensor:
-        """(M, T)   as the fused kernel of CPUs gives it, one group of heads after the other.
-
-        It needs no values for it: the keys are given in their place.
-        """
-        found, times = [], self.maps // len(self.k)
-        op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        for group, k in enumerate(self.k[:, None, None]):
-            q = self.q[group * times : (group + 1) * times].to(self.kind)
-            key = k.to(self.kind).expand(-1, times, -1, -1)
-            found.append(op(q[None], key, key, 0.0, self.causal, scale=self.scale)[1][0])
-        return torch.cat(found)
-
     def _first_pass(self) -> Tensor:
         """(M, T)   a running log-sum-exp over the tiles."""
         lse = self.q.new_full((self.maps, self.queries), -math.inf, dtype=self.kind)
@@ -173,7 +156,7 @@ class Stream(Tiled):
                     own[maps] = torch.logaddexp(own[maps], scores.logsumexp(-1))
         if self.sinks is not None:
             lse = torch.logaddexp(lse, self.sinks[:, None])
-        return lse.masked_fill_(lse < 0.1 * NEVER, 0.0)  # queries that see nothing
+        return lse
 
 
 def _uneven(marks: Tensor | None, row: int) -> Tensor | None:
