@@ -32,9 +32,10 @@ class Maps:
         """Count the cells of a tile that are seen: `seen` (R, C), all when None."""
         if not self.wanted:
             return
-        cells = torch.ones(len(rows), keys.stop - keys.start) if seen is None else seen.cpu()
+        cells = torch.ones(1, keys.stop - keys.start) if seen is None else seen.cpu()
         where = torch.div(rows.cpu(), self.rows, rounding_mode="floor")
-        self._own(self.counts, keys).index_add_(0, where, self._folded(cells.float()).sum(-1))
+        counts = self._folded(cells.float()).sum(-1).expand(len(rows), -1)
+        self._own(self.counts, keys).index_add_(0, where, counts)
 
     def add(self, rows: Tensor, heads: slice, keys: slice, weights: Tensor) -> None:
         """Add a tile (h, R, C)."""
@@ -66,8 +67,10 @@ class Maps:
 
     def _folded(self, cells: Tensor) -> Tensor:
         """(..., C) -> (..., blocks, columns)."""
-        padded = F.pad(cells, (0, -cells.shape[-1] % self.columns))
-        folded: Tensor = padded.unflatten(-1, (-1, self.columns))
+        missing = -cells.shape[-1] % self.columns
+        if missing:  # padding by nothing would copy
+            cells = F.pad(cells, (0, missing))
+        folded: Tensor = cells.unflatten(-1, (-1, self.columns))
         return folded
 
     def _own(self, whole: Tensor, keys: slice) -> Tensor:

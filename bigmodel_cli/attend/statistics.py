@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bigmodel_cli.attend.blocks import Maps
+from bigmodel_cli.attend.cores import on_cores
 from bigmodel_cli.attend.look import Statistics
 from bigmodel_cli.attend.repeats import Cells, Repeats
 from bigmodel_cli.attend.sums import Sums
-from bigmodel_cli.attend.tiles import ROWS, Queries, Tile, Tiled, spans
+from bigmodel_cli.attend.tiles import AT_ONCE, KEYS, ROWS, Queries, Tile, Tiled, spans
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics.distributions import t_quantile
+
+EVEN = 8
+"""Columns of a product come in such numbers, for which it is fastest."""
 
 
 @dataclass
@@ -67,7 +72,8 @@ class Pass:
         heads, queries, keys = tiled.heads, tiled.queries, tiled.keys
         self.sampled = rows is not None and len(rows) < queries
         self.rows = torch.arange(queries) if rows is None else rows
-        self.width = tiled.values(slice(0, 1), slice(0, 1)).shape[-1]
+        values = tiled.values(slice(0, 1), slice(0, 1))
+        self.width = values.shape[-1]
         self.maps = Maps((heads, queries, keys), resolution, tiled.signed)
         self.sums = Sums(queries, len(self.rows))
         self.received = torch.zeros(heads, keys, dtype=torch.float64)
@@ -77,7 +83,9 @@ class Pass:
         shape = (heads, len(self.rows), min(top, keys))
         self.top = (torch.zeros(shape, dtype=torch.long), torch.zeros(shape))
         self.worst, self.largest = 0.0, 0.0
-        self._run()
+        several = heads * min(ROWS, queries) * min(KEYS, keys) > AT_ONCE
+        with on_cores(values.device, several) as self.on_all:
+            self._run()
 
     @property
     def difference(self) -> float:
@@ -118,27 +126,44 @@ class Pass:
         for number, each in enumerate(cells):
             if each is not None:
                 sums.repeated[number] |= each.having
-        for heads in tiled.chunks(tiled.heads, count, keys):
-            tile = tiled.tile(queries, heads, keys, seen)
-            size = tile.weights.abs() if tiled.signed else tile.weights
-            self._products(queries, heads, keys, tile, size, sums)
-            if tile.logs is None:
-                sums.entropy[heads] -= torch.special.xlogy(size, size).sum(-1)
-            else:
-                sums.entropy[heads] -= tile.logs.mul_(size).sum(-1)  # which are not needed again
-            if keys.start == 0:
-                sums.first[heads] += size[:, :, 0]
-            if self.own:
-                _diagonals(queries, heads, keys, size, sums)
-            for each, target in zip(cells, (sums.duplicate, sums.induction), strict=True):
-                if each is not None:
-                    target[heads] += each.sums(size)
-            self.received[heads, keys] += size.sum(1)
-            if self.squares is not None:
-                self.squares[heads, keys] += size.square().sum(1)
-            self.maps.add(queries.rows, heads, keys, tile.weights)
-            if self.top[0].shape[-1]:
-                self._heaviest(heads, keys, chunk, tile.weights, size)
+
+        def add(heads: slice) -> None:
+            self._add(queries, heads, keys, seen, sums, chunk, cells)
+
+        self.on_all(add, list(tiled.chunks(tiled.heads, count, keys)))
+
+    def _add(
+        self,
+        queries: Queries,
+        heads: slice,
+        keys: slice,
+        seen: Tensor | None,
+        sums: Rows,
+        chunk: slice,
+        cells: list[Cells | None],
+    ) -> None:
+        """Add a tile of some heads, to what is summed of these heads alone."""
+        tiled = self.tiled
+        tile = tiled.tile(queries, heads, keys, seen)
+        size = tile.weights.abs() if tiled.signed else tile.weights
+        self._products(queries, heads, keys, tile, size, sums)
+        if tile.bits is None:
+            sums.entropy[heads] -= torch.special.xlogy(size, size).sum(-1)
+        else:  # which are not needed again
+            sums.entropy[heads] -= tile.bits.mul_(size).sum(-1) * math.log(2)
+        if keys.start == 0:
+            sums.first[heads] += size[:, :, 0]
+        if self.own:
+            _diagonals(queries, heads, keys, size, sums)
+        for each, target in zip(cells, (sums.duplicate, sums.induction), strict=True):
+            if each is not None:
+                target[heads] += each.sums(size)
+        self.received[heads, keys] += size.sum(1)
+        if self.squares is not None:
+            self.squares[heads, keys] += size.square().sum(1)
+        self.maps.add(queries.rows, heads, keys, tile.weights)
+        if self.top[0].shape[-1]:
+            self._heaviest(heads, keys, chunk, tile.weights, size)
 
     def _products(
         self, queries: Queries, heads: slice, keys: slice, tile: Tile, size: Tensor, sums: Rows
@@ -157,6 +182,8 @@ class Pass:
         more = [ramp.to(values).view(1, -1, 1).expand(shape), values.new_ones(shape)]
         if self.sizes is not None:
             more.append(self.sizes[heads, keys, None].to(values))
+        beyond = -(self.width + len(more)) % EVEN
+        more.append(values.new_zeros(*shape[:2], beyond))
         if self.tiled.signed:
             sums.y[heads] += tile.weights @ values
             found = size @ torch.cat(more, -1)

@@ -32,10 +32,13 @@ class Queries:
 
 @dataclass(frozen=True)
 class Tile:
-    """Weights (h, R, C), and their logarithms where they are known; 0 where nothing is seen."""
+    """Weights (h, R, C), and where they are known their logarithms to the base 2.
+
+    Weights are 0 where nothing is seen.
+    """
 
     weights: Tensor
-    logs: Tensor | None
+    bits: Tensor | None
 
 
 class Tiled:

@@ -33,17 +33,17 @@ def layer(length: int) -> None:
     from bigmodel_cli.attend.stream import Stream
     from bigmodel_cli.attend.tiles import spans
     from bigmodel_cli.parts.fused import AttentionSpec
-    from bigmodel_cli.parts.kernels import attend
+    from bigmodel_cli.parts.kernels import attended
     from bigmodel_cli.parts.watched import AttentionCall
 
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
     q, k, v = (torch.randn(1, HEADS, length, WIDTH) for _ in range(3))
     spec = AttentionSpec(True)
-    output = attend(q, k, v, spec)
+    output, sums = attended(q, k, v, spec)
     ids = torch.randint(5000, (length,))
     before, began = peak(), time.perf_counter()
-    stream = Stream(AttentionCall(q, k, v, spec, output))
+    stream = Stream(AttentionCall(q, k, v, spec, output, log_sums=sums))
     first = time.perf_counter() - began
     seen = Pass(stream, ids=ids, sizes=v[0].norm(dim=-1), resolution=128)
     took, more = time.perf_counter() - began, peak() - before
