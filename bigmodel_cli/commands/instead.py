@@ -79,9 +79,12 @@ def measure(
     json: bool,
 ) -> None:
     """What heads are worth, how far those of two checkpoints are apart, or how they came to be."""
+    from bigmodel_cli.attend import SHARP
     from bigmodel_cli.attend.over import OverOptions, over
+    from bigmodel_cli.attend.page_measured import page_of_course
     from bigmodel_cli.attend.picture import draw_course
     from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.outputs import write_output
 
     where = instead.chosen()
     assert where is not None
@@ -89,8 +92,11 @@ def measure(
     written: list[Path] = []
     text: str | None = None
     if instead.over:
-        course = over(path, _only(inputs, where), OverOptions(rows=request.rows), device)
+        options = OverOptions(rows=request.rows, maps=SHARP if request.html else 0)
+        course = over(path, _only(inputs, where), options, device)
         found: Any = course
+        if request.html is not None:
+            write_output(request.html, [page_of_course(course).encode()])
         for _, file in request.pictures:
             draw_course(course, file)
         written = list(request.files(None))
@@ -103,6 +109,7 @@ def measure(
         written = list(request.files(None))
     else:
         found = _worth(load_checkpoint(path, device), inputs, request, instead)
+        written = list(request.files(None))
     if json:
         files = {"files": [str(path) for path in written]} if written else {}
         result_json({**found.to_json(), **files})
@@ -115,7 +122,7 @@ def measure(
 def _refuse_others(where: str, request: Request) -> None:
     """Raise `SpecError` for an option that this measurement does not take."""
     named = {f"--{name}": path for name, path in request.pictures} if where == "--ablate" else {}
-    same = ("heads", "query", "key", "top", "cam", "cam_layer", "html", "data")
+    same = ("heads", "query", "key", "top", "cam", "cam_layer", "data")
     others = {f"--{name.replace('_', '-')}": getattr(request, name) for name in same}
     of_some = {
         "--class": request.named,
@@ -138,25 +145,37 @@ def _apart(first: Loaded, second: Loaded, inputs: list[str], request: Request) -
     """Two checkpoints on an input; pictures are of the differences of their weights."""
     from bigmodel_cli.attend import SHARP
     from bigmodel_cli.attend.diff import DiffOptions, diff
+    from bigmodel_cli.attend.layers import Wanted
+    from bigmodel_cli.attend.looking import look_at
+    from bigmodel_cli.attend.page_measured import page_of_apart
     from bigmodel_cli.attend.picture import draw_apart
+    from bigmodel_cli.outputs import write_output
 
     given = _only(inputs, "--diff")
     if given is None:
         raise SpecError("--diff: there is no input; give a text, or the path of an image")
-    sharp = SHARP if request.pictures else 0
+    drawn = bool(request.pictures) or request.html is not None
+    sharp = SHARP if drawn else 0
     found = diff(first, second, given, DiffOptions(sharp, request.target))
+    if request.html is not None:
+        names = look_at(first, given, Wanted(resolution=1), target=request.target)
+        write_output(request.html, [page_of_apart(found, names).encode()])
     for _, file in request.pictures:
         draw_apart(found, file)
-    if request.pictures:
+    if drawn:
         say(found.to_text().splitlines()[0])
     return found
 
 
 def _worth(loaded: Loaded, inputs: list[str], request: Request, instead: InsteadOptions) -> Any:
     """What heads are worth, beside their statistics on the first input."""
+    from bigmodel_cli.attend import SHARP
     from bigmodel_cli.attend.cutting import AblateOptions, ablate
+    from bigmodel_cli.attend.details import MOST_ENTRIES
     from bigmodel_cli.attend.layers import Wanted
     from bigmodel_cli.attend.looking import look_at
+    from bigmodel_cli.attend.page_measured import page_of_worth
+    from bigmodel_cli.outputs import write_output
 
     if not inputs:
         raise SpecError("--ablate: there is no input; give a text, or the path of an image")
@@ -167,5 +186,11 @@ def _worth(loaded: Loaded, inputs: list[str], request: Request, instead: Instead
         None if chosen is None else list(chosen),
         request.target,
     )
-    look = look_at(loaded, inputs[0], Wanted(resolution=1), target=request.target)
-    return ablate(loaded, inputs, options, look)
+    wanted = Wanted(resolution=1)
+    if request.html is not None:
+        wanted = Wanted(resolution=SHARP, whole=MOST_ENTRIES)
+    look = look_at(loaded, inputs[0], wanted, target=request.target)
+    found = ablate(loaded, inputs, options, look)
+    if request.html is not None:
+        write_output(request.html, [page_of_worth(found, look).encode()])
+    return found

@@ -4,7 +4,7 @@ const buttons = [];
 let cell = 44; // CSS pixels of one map
 
 function buildOverview() {
-  const most = Math.max(...facts.layers.map((layer) => layer.heads));
+  const most = Math.max(1, ...facts.layers.map((layer) => layer.heads));
   const available = Math.max(220, Math.min(520, innerWidth * 0.36));
   cell = clamp(Math.floor((available - 26) / most) - 4, 14, 56);
   const grid = $("grid");
