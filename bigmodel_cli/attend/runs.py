@@ -113,7 +113,7 @@ def _text(loaded: Loaded, given: str, place: str) -> Prepared:
         if loaded.model.can_generate
         else (lambda y: _labels(loaded, y, windows[-1]))
     )
-    return Prepared(_titled(given), windows, answer, notes)
+    return Prepared(titled(given), windows, answer, notes)
 
 
 def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepared:
@@ -142,7 +142,7 @@ def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepare
     window = Window(pair.run, sides, len(written), pair.batch)
     said, notes = one_line(pair.text), [pair.cut] if pair.cut else []
     remarks = lambda logits: [checked(pair, logits)]  # noqa: E731
-    return Prepared(_titled(given), [window], lambda y: said, notes, remarks, tables)
+    return Prepared(titled(given), [window], lambda y: said, notes, remarks, tables)
 
 
 def _transcribed(loaded: Loaded, given: str, window: Window) -> Prepared:
@@ -181,7 +181,8 @@ def _on(loaded: Loaded, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
 
 
-def _titled(given: str) -> str:
+def titled(given: str) -> str:
+    """The beginning of an input, on one line."""
     text = one_line(" ".join(given.split()))
     return text if len(text) <= TITLE else f"{text[: TITLE - 1]}…"
 

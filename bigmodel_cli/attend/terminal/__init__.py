@@ -28,9 +28,9 @@ from bigmodel_cli.attend.terminal.style import (
     width_of_line,
 )
 from bigmodel_cli.attend.terminal.tables import lens_of
-from bigmodel_cli.attend.terminal.words import label, safe, width_of, wrapped
+from bigmodel_cli.attend.terminal.words import in_ascii, label, safe, width_of, wrapped
 
-__all__ = ["Style", "show", "style_of"]
+__all__ = ["Style", "in_ascii", "show", "style_of"]
 NARROW, FEW = 90, 12
 """Columns below which a scale is short, and lines below which a view has no maps."""
 MOST_MAP, MOST_NOTES = 16, 4
