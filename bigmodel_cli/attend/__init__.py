@@ -157,7 +157,14 @@ def write_files(
     if request.heads is not None:
         heads = [(places[layer], head) for layer, head in _heads(request.heads)]
     for _, name in request.pictures:
-        options = PictureOptions(heads=heads, query=request.query is not None)
+        chosen = (request.layers, request.heads, request.query, request.key)
+        options = PictureOptions(
+            heads=heads,
+            query=request.query is not None,
+            key=request.key is not None,
+            told=all(choice is None for choice in chosen),
+            lens=request.lens,
+        )
         draw(look, numbered(name, number), options)
     if request.html is not None:
         write_output(numbered(request.html, number), [page(look, details).encode()])

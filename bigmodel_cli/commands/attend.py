@@ -169,12 +169,13 @@ def attend(
     for option, present in FORMER.items():
         if getattr(form, option.removeprefix("--")) is not None:
             raise SpecError(f"{option}: it is called {present} now")
+    measured = instead.chosen() is not None
     view = _checked(what, instead, form, json=json)
     request = _request(what, form)
     request.check()
     path = resolve_checkpoint(checkpoint, with_inputs=True)
     given = given_of(inputs, what.file, from_stdin=view != OVER)
-    if instead.chosen() is not None:
+    if measured:
         measure(path, given, request, instead, device, only_ascii=form.only_ascii, json=json)
         return
     loaded = load_checkpoint(path, device, body=True)  # heads look without one that answers
