@@ -106,13 +106,15 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
     notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
-    extra = {**prepared.extra(found.output), **found.extra}
+    told = prepared.told(found.output)
+    extra = {**told.tables(), **found.extra}
     if wanted.lens:
         labels = layers[-1].queries.labels
         extra["lens"] = lens_of(loaded, prepared.windows[-1].run, labels, wanted.query)
         notes += [extra["lens"]["remark"]] if "remark" in extra["lens"] else []
+        notes += ["the logit lens is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
-    return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
+    return Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
 
 
 def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
+from bigmodel_cli.data.audio.mel import band_hertz
 from bigmodel_cli.data.audio.texts import HEARD, LANGUAGE, prompt_tokens
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
@@ -143,6 +144,7 @@ __all__ = [
     "Template",
     "Tokenizer",
     "Turns",
+    "band_hertz",
     "check_held_out",
     "denormalise",
     "exposure",

@@ -97,6 +97,13 @@ def filters_of(sound: MelConfig) -> Tensor:
     return made(sound.mels, fft_size(sound), sound.rate, sound.low, sound.high)
 
 
+def band_hertz(sound: MelConfig) -> Tensor:
+    """(mels)   the middle of each band in Hz, by its weights."""
+    filters = filters_of(sound)
+    bins = torch.linspace(0, sound.rate / 2, filters.shape[1], dtype=filters.dtype)
+    return (filters @ bins) / filters.sum(1)
+
+
 def check_filters(sound: MelConfig) -> None:
     """Raise `SpecError` where a band is so narrow that no FFT bin of the window falls into it."""
     empty = int((filters_of(sound).sum(1) == 0).sum())
