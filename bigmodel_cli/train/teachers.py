@@ -86,7 +86,8 @@ def _check(teacher: Loaded, task: Task, info: DatasetInfo, assets: Mapping[str, 
             (
                 "distill.teacher",
                 f"{place} has another tokenizer, so that its probabilities are of other tokens;"
-                f" train with its own: data.tokenizer: {{type: file, path: {teacher.path / TOKENIZER}}}",
+                " train with its own: data.tokenizer: {type: file, path:"
+                f" {teacher.path / TOKENIZER}}}",
             )
         )
     if (theirs.image_shape, theirs.mean, theirs.std) != (info.image_shape, info.mean, info.std):
@@ -94,8 +95,8 @@ def _check(teacher: Loaded, task: Task, info: DatasetInfo, assets: Mapping[str, 
             (
                 "distill.teacher",
                 f"{place} reads images of {theirs.image_shape} with mean {theirs.mean} and"
-                f" deviation {theirs.std}, and the data has {info.image_shape}, {info.mean}, {info.std}; give"
-                " data.size and data.normalize",
+                f" deviation {theirs.std}, and the data has {info.image_shape}, {info.mean},"
+                f" {info.std}; give data.size and data.normalize",
             )
         )
 
