@@ -16,7 +16,7 @@ from bigmodel_cli.console import quantity, say
 from bigmodel_cli.data import DataSet, Split
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.draw import KEY
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Model
@@ -101,15 +101,18 @@ def _asked(
 def check_once(
     teacher: Loaded, task: Task, data: DataSet, student: Model, hidden: bool, folder: Path
 ) -> None:
-    """Raise `SpecError` where a teacher that answers each row once would not see what the student
+    """Raise `OptionError` where a teacher that answers each row once would not see what the student
     does, or its answers do not fit the disk of this folder.
 
     `teacher` and `student` may be without storage.
     """
     if task.draws:
-        raise SpecError(
-            f"distill.once: task.type: {task.name} draws anew in each epoch what it hides, and a"
-            " teacher that answers once has not seen it; leave distill.once out"
+        raise OptionError(
+            (
+                "distill.once",
+                f"task.type: {task.name} draws anew in each epoch what it hides, and a"
+                " teacher that answers once has not seen it; leave distill.once out",
+            )
         )
     split = data.split("train")
     if data.missing or not len(split):
@@ -117,9 +120,11 @@ def check_once(
     some = np.unique(np.linspace(0, len(split) - 1, LOOKED_AT).astype(np.int64))
     batch = split.batch(some, 0, 0, True)
     if why := split.redrawn() or _differing(batch, split.batch(some, 1, 0, True)):
-        raise SpecError(
-            f"distill.once: {why}, and a teacher that answers once has not seen that; leave one of"
-            " them out"
+        raise OptionError(
+            (
+                "distill.once",
+                f"{why}, and a teacher that answers once has not seen that; leave one of them out",
+            )
         )
     targets = task.shown(batch, Spell(lambda name, tokens: "")).count / len(some)  # of a row
     logits = int(4 * len(split) * targets * task.choices(data.info))
@@ -130,11 +135,14 @@ def check_once(
     if logits + streams > free:
         parts = f", {quantity(streams, 'B')} of them residual streams" if streams else ""
         remedy = "set distill.hidden to 0, or " if 0 < logits < free and streams else ""
-        raise SpecError(
-            f"distill.once: a teacher's answers to {len(split):,} training rows take about"
-            f" {quantity(logits + streams, 'B')}{parts}, and the disk of {folder.resolve()} has"
-            f" {quantity(free, 'B')} free; {remedy}leave distill.once out, so that it answers each"
-            " batch"
+        raise OptionError(
+            (
+                "distill.once",
+                f"a teacher's answers to {len(split):,} training rows take about"
+                f" {quantity(logits + streams, 'B')}{parts}, and the disk of {folder.resolve()} has"
+                f" {quantity(free, 'B')} free; {remedy}leave distill.once out, so that it answers"
+                " each batch",
+            )
         )
 
 

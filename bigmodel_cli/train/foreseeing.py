@@ -23,7 +23,8 @@ def check_weights(opened: Opened, task: Task, folder: Path) -> Model | None:
         reference_source(spec)
     if spec.adapter is not None:
         check_held(spec.adapter, started=opened.source is not None)
-    check_objective(spec, task)
+    with spec.placing():
+        check_objective(spec, task)
     if opened.source is not None:
         model = check_start(spec, data.info, opened.source)
     elif spec.distill is not None or spec.train.consistency is not None:
@@ -35,5 +36,6 @@ def check_weights(opened: Opened, task: Task, folder: Path) -> Model | None:
         teacher = open_teacher(options, spec, task, data.info, data.assets(), model, None)
         say_teacher(teacher, options, model)
         if options.once:
-            check_once(teacher, task, data, model, options.hidden > 0, folder)
+            with spec.placing():
+                check_once(teacher, task, data, model, options.hidden > 0, folder)
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.spec import Spec
@@ -25,7 +25,8 @@ def objective_of(
 
     Raises `SpecError` where the teacher cannot teach this student.
     """
-    check_objective(spec, task)
+    with spec.placing():
+        check_objective(spec, task)
     options, consistency = spec.distill, spec.train.consistency
     if options is None:
         return Objective(task) if consistency is None else Consistency(task, consistency)
@@ -40,13 +41,12 @@ def check_objective(spec: Spec, task: Task) -> None:
     """Raise `SpecError` where the task has nothing that a teacher or a second pass could tell."""
     options, consistency = spec.distill, spec.train.consistency
     if consistency is not None and options is not None:
-        raise SpecError("train.consistency has no effect beside distill; leave one of them out")
+        raise OptionError(
+            ("train.consistency", "it has no effect beside distill; leave one of them out")
+        )
     if consistency is not None and not task.teachable:
-        raise SpecError(
-            f"train.consistency: task.type: {task.name} has no probabilities that two passes could"
-            " differ in; leave it out"
-        )
+        what = "has no probabilities that two passes could differ in; leave it out"
+        raise OptionError(("train.consistency", f"task.type: {task.name} {what}"))
     if options is not None and not task.teachable:
-        raise SpecError(
-            f"distill: task.type: {task.name} has no probabilities to learn from a teacher"
-        )
+        what = "has no probabilities to learn from a teacher"
+        raise OptionError(("distill", f"task.type: {task.name} {what}"))

@@ -9,7 +9,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, say
 from bigmodel_cli.data import TOKENIZER
 from bigmodel_cli.data.files import expand
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.models import Model
@@ -41,9 +41,10 @@ def open_teacher(
         tell=lambda _: None,
         read=device is not None,
     )
-    _check(teacher, task, info, assets)
-    if options.hidden:
-        _check_streams(teacher, spec, student)
+    with spec.placing():
+        _check(teacher, task, info, assets)
+        if options.hidden:
+            _check_streams(teacher, spec, student)
     return teacher
 
 
@@ -62,42 +63,64 @@ def say_teacher(teacher: Loaded, options: DistillOptions, student: Model) -> Non
 
 
 def _check(teacher: Loaded, task: Task, info: DatasetInfo, assets: Mapping[str, bytes]) -> None:
-    """Raise `SpecError` where teacher and student do not answer the same question."""
-    place = f"distill.teacher: {teacher.path}"
+    """Raise `OptionError` where teacher and student do not answer the same question."""
+    place = str(teacher.path)
     if teacher.spec.task.head() != task.name:
-        raise SpecError(f"{place} was trained for {teacher.task.name}, and the task is {task.name}")
+        raise OptionError(
+            (
+                "distill.teacher",
+                f"{place} was trained for {teacher.task.name}, and the task is {task.name}",
+            )
+        )
     theirs = teacher.info
     if theirs.classes != info.classes:
-        raise SpecError(
-            f"{place} tells {', '.join(theirs.classes[:5])} apart, in this order, and the data has"
-            f" {', '.join(info.classes[:5])}; classes must be the same"
+        raise OptionError(
+            (
+                "distill.teacher",
+                f"{place} tells {', '.join(theirs.classes[:5])} apart, in this order, and the data"
+                f" has {', '.join(info.classes[:5])}; classes must be the same",
+            )
         )
     if teacher.assets.get(TOKENIZER) != assets.get(TOKENIZER):
-        raise SpecError(
-            f"{place} has another tokenizer, so that its probabilities are of other tokens; train"
-            f" with its own: data.tokenizer: {{type: file, path: {teacher.path / TOKENIZER}}}"
+        raise OptionError(
+            (
+                "distill.teacher",
+                f"{place} has another tokenizer, so that its probabilities are of other tokens;"
+                " train with its own: data.tokenizer: {type: file, path:"
+                f" {teacher.path / TOKENIZER}}}",
+            )
         )
     if (theirs.image_shape, theirs.mean, theirs.std) != (info.image_shape, info.mean, info.std):
-        raise SpecError(
-            f"{place} reads images of {theirs.image_shape} with mean {theirs.mean} and deviation"
-            f" {theirs.std}, and the data has {info.image_shape}, {info.mean}, {info.std}; give"
-            " data.size and data.normalize"
+        raise OptionError(
+            (
+                "distill.teacher",
+                f"{place} reads images of {theirs.image_shape} with mean {theirs.mean} and"
+                f" deviation {theirs.std}, and the data has {info.image_shape}, {info.mean},"
+                f" {info.std}; give data.size and data.normalize",
+            )
         )
 
 
 def _check_streams(teacher: Loaded, spec: Spec, student: Model) -> None:
-    """Raise `SpecError` where residual streams cannot be compared."""
+    """Raise `OptionError` where residual streams cannot be compared."""
     counts = [len(model.stream_layers()) for model in (teacher.model, student)]
     if not all(counts):
-        raise SpecError("distill.hidden compares residual streams, and a model has no blocks")
+        raise OptionError(
+            ("distill.hidden", "it compares residual streams, and a model has no blocks")
+        )
     if counts[0] < counts[1]:
-        raise SpecError(
-            f"distill.hidden: the teacher has {counts[0]} blocks, fewer than the student's"
-            f" {counts[1]}"
+        raise OptionError(
+            (
+                "distill.hidden",
+                f"the teacher has {counts[0]} blocks, fewer than the student's {counts[1]}",
+            )
         )
     widths = [options.width() for options in (teacher.spec.model, spec.model)]
     if widths[0] != widths[1]:
-        raise SpecError(
-            f"distill.hidden: the teacher's stream is {widths[0]} wide and the student's"
-            f" {widths[1]}; set it to 0, or model.dim to {widths[0]}"
+        raise OptionError(
+            (
+                "distill.hidden",
+                f"the teacher's stream is {widths[0]} wide and the student's"
+                f" {widths[1]}; set it to 0, or model.dim to {widths[0]}",
+            )
         )
