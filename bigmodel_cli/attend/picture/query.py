@@ -38,6 +38,7 @@ from bigmodel_cli.attend.picture.sheet import (
     POINT,
     Sheet,
     array_of,
+    cut_to,
     width_of,
 )
 from bigmodel_cli.attend.telling import Reading, reading_of
@@ -83,7 +84,7 @@ def _draw_group(
     first = layers[0]
     (token,) = plain_names([label(first.queries.labels[first.query], 2 * LABEL)])
     what = f"What position {first.query:,} ({token}) reads — {kind_of(first)}"
-    sheet.text(MARGIN, y + 14, what, 7.5, weight="bold")
+    sheet.text(MARGIN, y + 14, cut_to(what, width, 7.5, bold=True), 7.5, weight="bold")
     y = _draw_text(sheet, y + 66, layers, width) + 40
     return _draw_rows(sheet, y, own, layers, options)
 
@@ -94,7 +95,8 @@ def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float) ->
     side, weights = reading.keys, np.abs(array_of(reading.weights))
     last = layers[0].query + 1 if layers[0].causal else len(side)
     begin = max(0, last - MOST_TEXT)
-    names = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
+    whole = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
+    names = [cut_to(name, width - 8, TEXT, MONO) for name in whole]
     peak = max(float(weights[begin:last].max(initial=0)), 1e-30)
     high, x = 1.7 * TEXT * POINT, float(MARGIN)
     sheet.text(x, y - 14, _said(reading, begin, last), 6, color=GREY)

@@ -138,9 +138,8 @@ class Sheet:
 
 @functools.cache
 def width_of(text: str, size: float, family: str = SANS, bold: bool = False) -> float:
-    """Pixels that a text is wide."""
+    """Pixels that a text is wide, as it is drawn in PNG: there its letters are fitted to pixels."""
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
 
     if not text:
         return 0.0
@@ -148,8 +147,15 @@ def width_of(text: str, size: float, family: str = SANS, bold: bool = False) -> 
     others = [] if text.isascii() else dict.fromkeys(fonts_for([text]).values())
     weight = "bold" if bold else "normal"
     font = FontProperties(family=[family, *others], size=size, weight=weight)
-    width, _, _ = text_to_path.get_text_width_height_descent(shown, font, False)
-    return float(width) * POINT
+    width, _, _ = _measure().get_text_width_height_descent(shown, font, False)
+    return float(width)
+
+
+@functools.cache
+def _measure() -> Any:
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, DPI)
 
 
 def broken(text: str, width: float, size: float) -> list[str]:
