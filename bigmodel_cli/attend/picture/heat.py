@@ -22,6 +22,7 @@ from bigmodel_cli.attend.picture.sheet import (
     Sheet,
     array_of,
     cut_to,
+    width_of,
 )
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.pictures import plain, plain_names
@@ -55,9 +56,10 @@ def draw_image(sheet: Sheet, look: Look, y: float, layer: Layer | None) -> float
     bottom, room = max(bottom, top + size[1]), max(ROOM, size[0])
     x += room + GAP
     if heat.heat is not None:
-        from_size = " × ".join(map(str, heat.size))
-        name = f"{plain(heat.method)} from {from_size}"
-        sheet.text(x, y + 16, cut_to(name, room + GAP, TITLE, bold=True), TITLE, weight="bold")
+        room = map_room(heat)
+        sheet.text(
+            x, y + 16, cut_to(_map_title(heat), room, TITLE, bold=True), TITLE, weight="bold"
+        )
         sheet.image(x, top, overlay(heat), *size)
         below = _draw_linear(sheet, x, top + size[1] + 16, Scale(1, dark=True), max(size[0], 240))
         bottom = max(bottom, below)
@@ -72,6 +74,16 @@ PLOT_LABELS = 90
 """Pixels that the numbers and the label of a plot's vertical axis take."""
 TICK = 30
 """Pixels from one tick's label to the next, at least."""
+
+
+def map_room(heat: Heat) -> float:
+    """Pixels across that the map takes with its title, which is cut where it is far longer."""
+    wide = max(ROOM, size_of(heat)[0])
+    return max(wide, min(wide + 2 * GAP, width_of(_map_title(heat), TITLE, bold=True)))
+
+
+def _map_title(heat: Heat) -> str:
+    return f"{plain(heat.method)} from {' × '.join(map(str, heat.size))}"
 
 
 def size_of(heat: Heat) -> tuple[float, float]:
@@ -135,7 +147,7 @@ def image_width(look: Look) -> float:
     if heat is None:
         return 0
     room = max(ROOM, size_of(heat)[0])
-    panels = room + (heat.heat is not None) * (room + GAP)
+    panels = room + (GAP + map_room(heat) if heat.heat is not None else 0)
     plot = GAP + PLOT_LABELS + IMAGE + 20 if heat.trial is not None else 0
     return axes_width(heat) + panels + plot
 
