@@ -68,7 +68,7 @@ class Mean:
 def judge(first: Rounds, second: Rounds, tolerance: float = TOLERANCE) -> Verdict:
     """The verdict on the second target against the first; the fewest rounds of a process count."""
     blocks = [*first, *second]
-    rounds = [r for r in zip(*blocks, strict=False)]
+    rounds = list(zip(*blocks, strict=False))
     kept = [r for r in rounds if not any(block.rejected for block in r)]
     rejected = len(rounds) - len(kept)
     logs = [[math.log(block.median) for block in r] for r in kept]
