@@ -75,8 +75,8 @@ def named(given: Path, found: Path) -> Path:
     A blob that is the file of two models has the name of the one that was opened last.
     """
     name = recorded(given, found)
-    for folder, _, files in os.walk(found):
-        for file in files:
+    for folder, folders, files in os.walk(found):
+        for file in (*folders, *files):
             blob = located(Path(folder), file)
             if blob.parent != Path(folder):
                 call(blob, f"{name}/{(Path(folder) / file).relative_to(found)}")

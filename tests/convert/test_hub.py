@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_with_the_cache_and_a_remedy(cached: Path, cli: 
         assert cli("predict", name, "ab").status == 4
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_damaged_file_is_called_as_the_hub_does_and_not_by_its_blob(
     name: str, cached: Path, cli: Cli
 ) -> None:
