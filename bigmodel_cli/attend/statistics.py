@@ -105,7 +105,7 @@ class Pass:
         )
         self.worst, self.largest = 0.0, 0.0
         several = heads * min(ROWS, queries) * min(KEYS, keys) > AT_ONCE
-        with on_cores(values.device, several) as self.on_all:
+        with on_cores(values.device, heads, several) as self.cores:
             self._run()
 
     @property
@@ -130,6 +130,7 @@ class Pass:
                 seen = self.tiled.seen(queries, keys)
                 if seen is None or bool(seen.any()):
                     self._visit(queries, keys, seen, sums, chunk)
+            self.cores.finish()
             self._finish(queries, sums)
         self.top = (self.top[0].cpu(), self.top[1].cpu())
         self._columns()
@@ -150,7 +151,7 @@ class Pass:
                 sums.repeated[number] |= each.having
 
         strip = Strip(queries, keys, chunk, seen, self._away(queries, keys), cells, sums)
-        self.on_all(partial(self._add, strip), list(tiled.chunks(tiled.heads, count, keys)))
+        self.cores.start(partial(self._add, strip))
 
     def _away(self, queries: Queries, keys: slice) -> Tensor | None:
         """(R, C)   how far the keys are from the queries, where some are before and some after."""
@@ -160,8 +161,13 @@ class Pass:
         place = torch.arange(keys.start, keys.stop, device=places.device)
         return (places[:, None] - place).abs().to(self.nothing)
 
-    def _add(self, strip: Strip, heads: slice) -> None:
-        """Add a tile of some heads, to what is summed of these heads alone."""
+    def _add(self, strip: Strip, group: slice) -> None:
+        """Add the tiles of some heads, to what is summed of these heads alone."""
+        count, first = group.stop - group.start, group.start
+        for own in self.tiled.chunks(count, len(strip.queries.rows), strip.keys):
+            self._add_tile(strip, slice(first + own.start, first + own.stop))
+
+    def _add_tile(self, strip: Strip, heads: slice) -> None:
         tiled, sums, keys = self.tiled, strip.sums, strip.keys
         tile = tiled.tile(strip.queries, heads, keys, strip.seen)
         size = tile.weights.abs() if tiled.signed else tile.weights
@@ -236,6 +242,7 @@ class Pass:
         elif tiled.signed:
             total = sums.total.clamp(min=1e-30)
             sums.entropy = sums.entropy / total + total.log()
+        sums.entropy = sums.entropy.clamp(min=0).abs()  # which is at least 0, and not -0
         self.total += total[:, there].sum(1).double()
         places = sums.seen + (beside is not None)
         add = self.sums.add
