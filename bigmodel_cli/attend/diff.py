@@ -222,7 +222,7 @@ class _Sums:
         outside = [tiled.outside(rows) for tiled in (self.first, self.second)]
         if any(each is not None for each in outside):
             p, q = (
-                torch.zeros(self.first.heads, len(rows)) if each is None else each.exp()
+                torch.zeros(self.first.heads, len(rows)) if each is None else each.exp().cpu()
                 for each in outside
             )
             self.nats += _nats(p[..., None], q[..., None])

@@ -59,6 +59,7 @@ class Stream(Tiled):
         return y - self.minus * self.output[self._second(heads)][:, rows].to(self.kind)
 
     def of(self, rows: Tensor) -> Queries:
+        rows = rows.to(self.q.device)
         return self._scored(rows, self.lse[:, rows])
 
     def seen(self, queries: Queries, keys: slice) -> Tensor | None:
@@ -80,7 +81,9 @@ class Stream(Tiled):
         bias = None if self.bias is None else self.bias[chosen].cpu()
         sink = None if self.sinks is None else self.sinks[chosen].cpu()
         q, k, lse = self.q[chosen].cpu(), self.k[groups].cpu(), self.lse[chosen].cpu()
-        rules = (self.causal, self.window, self.softcap, self.segments, self.key_mask)
+        segments = None if self.segments is None else self.segments.cpu()
+        key_mask = None if self.key_mask is None else self.key_mask.cpu()
+        rules = (self.causal, self.window, self.softcap, segments, key_mask)
         return Kept(chosen, q, k, lse, self.scale, *rules, bias, sink)
 
     def _second(self, heads: slice) -> slice:

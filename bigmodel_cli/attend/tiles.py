@@ -56,7 +56,7 @@ class Tiled:
 
     @abstractmethod
     def of(self, rows: Tensor) -> Queries:
-        """Queries by their numbers, in ascending order."""
+        """Queries by their numbers, in ascending order, of whatever device."""
 
     @abstractmethod
     def seen(self, queries: Queries, keys: slice) -> Tensor | None:
@@ -120,6 +120,7 @@ class Dense(Tiled):
         self.causal, self.signed, self.kind = causal, signed, weights.dtype
 
     def of(self, rows: Tensor) -> Queries:
+        rows = rows.to(self.all.device)
         places = rows + (self.keys - self.queries)
         stop = min(self.keys, int(places[-1]) + 1) if self.causal else self.keys
         return Queries(rows, places, 0, max(0, stop))
