@@ -18,6 +18,7 @@ from bigmodel_cli.attend.page_heat import KIND
 from bigmodel_cli.attend.page_room import LONG, SHORT, fitted
 from bigmodel_cli.attend.page_views import View
 from bigmodel_cli.attend.telling import telling
+from bigmodel_cli.attend.terminal.heat_map import CAUTION as OF_MAPS
 from bigmodel_cli.console import counted, one_line
 
 FEW_WEIGHTS = 1_500_000
@@ -92,7 +93,7 @@ def facts_of(
     facts: dict[str, Any] = {
         "model": one_line(look.model),
         "facts": " · ".join(filter(None, (_line(look), one_line(look.answer)))),
-        "caution": CAUTION if look.layers else "",
+        "caution": _caution(look),
         "notes": [one_line(note) for note in look.notes],
         "sides": [_side(side) for side in sides],
         "layers": layers,
@@ -177,6 +178,11 @@ def _start(
         "key": options.key,
         "view": options.view or ("map" if first.keys.grid is None else "image"),
     }
+
+
+def _caution(look: Look) -> str:
+    """What is to be kept in mind of heads, or of a map alone."""
+    return CAUTION if _attending(look).layers else OF_MAPS if look.layers else ""
 
 
 def _attending(look: Look) -> Look:

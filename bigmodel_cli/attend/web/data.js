@@ -121,7 +121,7 @@ const later = (work) => (globalThis.requestIdleCallback ?? ((idle) => setTimeout
 function prepare(layer, head) {
   const count = facts.layers[layer].heads;
   later(() => {
-    for (const other of [(head + 1) % count, (head + count - 1) % count]) weightsOf(layer, other);
+    for (const other of [(head + 1) % count, (head + count - 1) % count]) readyMap(layer, other);
   });
 }
 

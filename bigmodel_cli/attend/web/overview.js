@@ -102,13 +102,13 @@ async function drawThumbnails() {
 function paint(canvas, values, rows, columns, layer) {
   const image = new ImageData(columns, rows);
   const pixels = new Uint32Array(image.data.buffer);
-  const table = tableOf(layer.signed);
-  const keys = scaleOf(layer);
+  const colours = coloursOf(tableOf(layer.signed), scaleOf(layer), layer.signed);
+  const share = 1 / layer.peak;
   for (let i = 0; i < pixels.length; i++) {
-    const value = values[i];
-    if (!Number.isNaN(value)) {
-      pixels[i] = table[entry(table, levelOf(value, keys, layer.signed, layer.peak))];
-    }
+    const value = values[i] * share;
+    if (value !== value) continue;
+    const root = Math.sqrt(Math.min(1, Math.abs(value))) * ROOTS + 0.5;
+    pixels[i] = colours[ROOTS + (value < 0 ? -root | 0 : root | 0)];
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }

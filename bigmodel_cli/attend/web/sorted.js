@@ -20,7 +20,7 @@ function sortedTable(name, caption, columns, rows, { marked = () => false, choic
   for (const row of shown.slice(first, first + MOST_ROWS)) {
     table.tBodies[0].append(rowOf(columns, row, marked, choice));
   }
-  if (rows.length > MOST_ROWS) holder.append(partOf(name, rows.length, order, again));
+  if (rows.length > MOST_ROWS) holder.append(selectPart(name, rows.length, order, again));
   holder.append(table);
   return holder;
 }
@@ -41,7 +41,7 @@ function heading(name, column, number, order, again) {
   const sort = number === order.column ? way : "none";
   const holder = make("th", null, { scope: "col", "aria-sort": sort });
   const button = make("button", null, { type: "button", id: `sort-${name}-${number}` });
-  button.append(make("bdi", column.title));
+  button.append(wordOf(column.title));
   if (column.meaning) button.title = column.meaning;
   button.addEventListener("click", () => {
     order.down = number === order.column ? !order.down : Boolean(column.downFirst);
@@ -68,7 +68,7 @@ function rowOf(columns, row, marked, choice) {
   return line;
 }
 
-function partOf(name, count, order, again) {
+function selectPart(name, count, order, again) {
   const label = make("label", "Rows ");
   const list = make("select", null, { id: `part-${name}` });
   for (let part = 0; part * MOST_ROWS < count; part++) {

@@ -9,10 +9,18 @@ function buildTabs() {
   }
 }
 
+// A page without heads: beside its views stand the notes, if there are any.
+function onlyNotes() {
+  $("overview-title").textContent = "Notes";
+  $("frame").hidden = true;
+  $("overview").hidden = facts.notes.length === 0;
+}
+
 function start() {
   $("model").textContent = facts.model;
   $("facts").textContent = facts.facts;
   $("caution").textContent = facts.caution;
+  show("caution", facts.caution !== "");
   for (const note of facts.notes) $("notes").append(make("p", note));
   buildTabs();
   buildHelp();
@@ -34,11 +42,14 @@ function start() {
   });
   Object.assign(state, facts.start);
   $("theme").textContent = dark() ? "Light" : "Dark";
-  $("overview").hidden = facts.layers.length === 0;
+  if (facts.layers.every(isMap)) onlyNotes();
   choose({});
   later(drawThumbnails);
 }
 
 // For a console, and for tests.
-globalThis.attend = { facts, state, choose, weights: weightsOf, view, patches: () => patches };
+globalThis.attend = {
+  facts, state, choose, weights: weightsOf, view, patches: () => patches,
+  drawing: () => drawing,
+};
 start();

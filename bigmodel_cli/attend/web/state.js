@@ -12,6 +12,7 @@ const FURTHER = Object.fromEntries(facts.views.map((view) => [view.name, view]))
 const VIEWS = [...HEADS, ...facts.views.map((view) => [view.name, view.title])];
 const state = { layer: 0, head: 0, query: 0, key: 0, view: "map", sink: false, mode: "most" };
 let drawn = 0; // counts calls of `draw`: one that waits for numbers gives up when a later one began
+let drawing = null; // the promise of the last one
 
 const layerOf = () => facts.layers[state.layer];
 const queriesOf = (layer) => facts.sides[layer.queries];
@@ -56,12 +57,12 @@ function choose(change, spoken = false) {
   state.layer = clamp(state.layer, 0, Math.max(0, facts.layers.length - 1));
   const layer = layerOf();
   if (!views().some(([name]) => name === state.view)) state.view = views()[0][0];
-  if (!layer) return draw();
+  if (!layer) return (drawing = draw());
   state.head = clamp(state.head, 0, layer.heads - 1);
   state.query = clamp(state.query, 0, queriesOf(layer).labels.length - 1);
   state.key = clamp(state.key, 0, keysOf(layer).labels.length - 1);
   if (before.layer !== state.layer) fitted(before.layer);
-  const drawing = draw();
+  drawing = draw();
   if (spoken) say();
   prepare(state.layer, state.head);
   return drawing;
@@ -133,10 +134,11 @@ function draw() {
   const layer = layerOf();
   if (document.activeElement !== $("query")) $("query").value = state.query;
   drawBar(scaleOf(layer), layer.signed, layer.peak, state.view === "image" && facts.image !== null);
-  const drawing = { map: drawMap, lines: drawLines, text: drawText, image: drawImage };
-  drawing.keys = drawKeys;
-  drawing.statistics = drawStatistics;
-  return drawing[state.view](turn);
+  const ways = {
+    map: drawMap, lines: drawLines, text: drawText, image: drawImage, keys: drawKeys,
+    statistics: drawStatistics,
+  };
+  return ways[state.view](turn);
 }
 
 function show(id, shown) {

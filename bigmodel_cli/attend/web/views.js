@@ -68,7 +68,7 @@ function cellOf(kind, value) {
 function headCell([place, head]) {
   const holder = make("span");
   const button = make("button", `${numberOf(place)}.${head}`, { type: "button", class: "plain" });
-  button.setAttribute("aria-label", `Layer ${numberOf(place)}, head ${head}`);
+  button.setAttribute("aria-label", `Head ${button.textContent}`);
   holder.append(button);
   const letter = facts.layers[place]?.letters[head];
   if (facts.classes[letter]) holder.append(" ", classCell(letter));
