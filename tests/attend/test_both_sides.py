@@ -257,4 +257,4 @@ def test_two_of_them_are_compared_over_what_the_decoder_reads(cli: Cli) -> None:
         assert layer.bits is not None
         np.testing.assert_allclose(layer.bits, (want**2).mean(-1), atol=2e-6)
     with pytest.raises(DataError, match="the model has room for 16 tokens, the end included"):
-        diff(one, two, "c a", DiffOptions(target="a b c d e f g h "))
+        diff(one, two, "c a", DiffOptions(target="a b c d e f g hh"))
