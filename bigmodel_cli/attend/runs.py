@@ -40,12 +40,16 @@ TITLE = 60
 
 @dataclass(frozen=True)
 class Window:
-    """A run of the model: the first argument's length, how to run it, and what positions are."""
+    """A run of the model: the first argument's length, how to run it, and what positions are.
+
+    `answered` are those of the outputs, where layers look from other sides too.
+    """
 
     run: Callable[[], Any]
     sides: Sides
     length: int
     batch: dict[str, Tensor]
+    answered: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepare
         heard = heard_of(loaded, pair.batch["frames"], pair.heard)
         return Told(times=times_of(pair), heard=heard)
 
-    window = Window(pair.run, sides, len(written), pair.batch)
+    window = Window(pair.run, sides, len(written), pair.batch, written)
     said, notes = one_line(pair.text), [pair.cut] if pair.cut else []
     remarks = lambda logits: [checked(pair, logits)]  # noqa: E731
     return Prepared(titled(given), [window], lambda y: said, notes, remarks, told)

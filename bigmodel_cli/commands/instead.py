@@ -121,13 +121,15 @@ def _over(
     path: Path, given: Given, request: Request, device: str, plain: bool, found: Measured
 ) -> Inputs:
     """The heads at each checkpoint of a run, on each input, or on random tokens that repeat."""
-    from bigmodel_cli.attend import numbered
+    from bigmodel_cli.attend import SHARP, numbered
     from bigmodel_cli.attend.over import OverOptions, over, saved
+    from bigmodel_cli.attend.page_measured import page_of_course
     from bigmodel_cli.attend.picture import draw_course
     from bigmodel_cli.attend.several import Inputs
     from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.outputs import write_output
 
-    options = OverOptions(rows=request.rows)
+    options = OverOptions(rows=request.rows, maps=SHARP if request.html else 0)
     inputs = Inputs(given.words)
     if given.files:  # texts, or names of images: the model knows
         last = saved(path)[0][-1]
@@ -140,6 +142,8 @@ def _over(
     for number, course in courses:
         found.values.append(course.to_json())
         found.texts.append(course.to_text(plain))
+        if request.html is not None:
+            write_output(numbered(request.html, number), [page_of_course(course).encode()])
         for _, file in request.pictures:
             draw_course(course, numbered(file, number))
         found.files += request.files(number)
@@ -152,22 +156,31 @@ def _diff(
     """Two checkpoints on each input; pictures are of the differences of their weights."""
     from bigmodel_cli.attend import SHARP, numbered
     from bigmodel_cli.attend.diff import DiffOptions, diff
+    from bigmodel_cli.attend.layers import Wanted
+    from bigmodel_cli.attend.looking import look_at
+    from bigmodel_cli.attend.page_measured import page_of_apart
     from bigmodel_cli.attend.picture import draw_apart
     from bigmodel_cli.attend.runs import titled
     from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.outputs import write_output
 
     second = load_checkpoint(other, device)
     first = load_checkpoint(path, device)
     inputs = _some(given.of(first), DIFF)
-    options = DiffOptions(SHARP if request.pictures else 0, request.target)
+    drawn = bool(request.pictures) or request.html is not None
+    options = DiffOptions(SHARP if drawn else 0, request.target)
     for number, apart in inputs.each(lambda own, place: diff(first, second, own, options, place)):
-        named = f"{titled(inputs.given[number - 1])!r}: " if number else ""
+        given_input = inputs.given[(number or 1) - 1]
+        named = f"{titled(given_input)!r}: " if number else ""
         text = named + apart.to_text()
         found.values.append(apart.to_json())
         found.texts.append(text)
+        if request.html is not None:
+            names = look_at(first, given_input, Wanted(resolution=1), target=request.target)
+            write_output(numbered(request.html, number), [page_of_apart(apart, names).encode()])
         for _, file in request.pictures:
             draw_apart(apart, numbered(file, number))
-        if request.pictures:
+        if drawn:
             say(text.partition("\n")[0])
         found.files += request.files(number)
     return inputs
@@ -182,11 +195,15 @@ def _worth(
     found: Measured,
 ) -> Inputs:
     """What heads are worth over all inputs, beside their statistics on the first."""
+    from bigmodel_cli.attend import SHARP
     from bigmodel_cli.attend.cutting import AblateOptions, ablate
+    from bigmodel_cli.attend.details import MOST_ENTRIES
     from bigmodel_cli.attend.judging import read_alone
     from bigmodel_cli.attend.layers import Wanted
     from bigmodel_cli.attend.looking import look_at
+    from bigmodel_cli.attend.page_measured import page_of_worth
     from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.outputs import write_output
 
     loaded = load_checkpoint(path, device)
     inputs = _some(given.of(loaded), ABLATE)
@@ -204,8 +221,14 @@ def _worth(
 
     readables = [own for _, own in inputs.each(readable)]
     if readables:
-        look = look_at(loaded, readables[0], Wanted(resolution=1), target=request.target)
+        wanted = Wanted(resolution=1)
+        if request.html is not None:
+            wanted = Wanted(resolution=SHARP, whole=MOST_ENTRIES)
+        look = look_at(loaded, readables[0], wanted, target=request.target)
         worth = ablate(loaded, readables, options, look)
+        if request.html is not None:
+            write_output(request.html, [page_of_worth(worth, look).encode()])
+            found.files.append(request.html)
         found.values.append(worth.to_json())
         found.texts.append(worth.to_text())
     return inputs

@@ -28,20 +28,21 @@ VIEWS: dict[str, dict[str, frozenset[str]]] = {
         "terminal": CHOICE | IMAGES | ASCII,
         "--json": WITH_TOP,
         **dict.fromkeys(PICTURES, frozenset({"--query", "--target"})),
+        "--html": WITH_TOP,
     },
     ABLATE: {
         "terminal": TARGET | ASCII | {"--layers", "--ablate-with"},
-        "--json": TARGET | {"--layers", "--ablate-with"},
+        **dict.fromkeys(("--json", "--html"), TARGET | {"--layers", "--ablate-with"}),
     },
     DIFF: {
         "terminal": TARGET | ASCII,
         "--json": TARGET,
-        **dict.fromkeys(PICTURES, TARGET),
+        **dict.fromkeys((*PICTURES, "--html"), TARGET),
     },
     OVER: {
         "terminal": ROWS | ASCII,
         "--json": ROWS,
-        **dict.fromkeys(PICTURES, ROWS),
+        **dict.fromkeys((*PICTURES, "--html"), ROWS),
     },
 }
 """View -> form -> the options that change what is shown; a form that is not there is not made."""

@@ -10,9 +10,10 @@ from bigmodel_cli.attend.picture.apart import draw_apart
 from bigmodel_cli.attend.picture.course import draw_course
 from bigmodel_cli.attend.picture.frame import PictureOptions
 from bigmodel_cli.attend.picture.grid import draw_grid
+from bigmodel_cli.attend.picture.heat import draw_heat_over
 from bigmodel_cli.attend.picture.large import draw_large
 from bigmodel_cli.attend.picture.lens import draw_lens
-from bigmodel_cli.attend.picture.patches import draw_heat_over, draw_patches
+from bigmodel_cli.attend.picture.patches import draw_patches
 from bigmodel_cli.attend.picture.query import draw_query
 from bigmodel_cli.attend.picture.rows import draw_rows
 from bigmodel_cli.attend.picture.times import draw_times

@@ -42,7 +42,7 @@ class PictureOptions:
 def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) -> float:
     """The model, what it looked at, its answer, and facts; returns where the body may begin."""
     y = float(MARGIN)
-    title = cut_to(plain(look.model), width, 9)
+    title = cut_to(plain(look.model), width, 9, bold=True)
     sheet.text(MARGIN, y + 18, title, 9, weight="bold")
     y += 50
     said = [look.title and f"“{look.title}”", look.answer and f"answer: {look.answer}"]

@@ -39,6 +39,7 @@ from bigmodel_cli.attend.picture.sheet import (
     POINT,
     Sheet,
     array_of,
+    cut_to,
     width_of,
 )
 from bigmodel_cli.attend.telling import Reading, readers_of, reading_of, turned
@@ -95,7 +96,8 @@ def _draw_group(
     if key:
         kind = replace(first, queries=first.keys, keys=first.queries)
     what = f"Who reads {named}" if key else f"What {named} reads"
-    sheet.text(MARGIN, y + 14, f"{what} — {kind_of(kind)}", 7.5, weight="bold")
+    titled = cut_to(f"{what} — {kind_of(kind)}", width, 7.5, bold=True)
+    sheet.text(MARGIN, y + 14, titled, 7.5, weight="bold")
     y = _draw_text(sheet, y + 66, layers, width, key) + 40
     return _draw_rows(sheet, y, own, layers, key)
 
@@ -107,7 +109,8 @@ def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float, ke
     seen = _seen(layers[0], key)
     last = seen.stop
     begin = max(seen.start, last - MOST_TEXT)
-    names = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
+    whole = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
+    names = [cut_to(name, width - 8, TEXT, MONO) for name in whole]
     peak = max(float(weights[begin:last].max(initial=0)), 1e-30)
     high, x = 1.7 * TEXT * POINT, float(MARGIN)
     sheet.text(x, y - 14, _said(reading, begin > seen.start, last), 6, color=GREY)

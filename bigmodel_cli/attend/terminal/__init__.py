@@ -29,6 +29,7 @@ from bigmodel_cli.attend.terminal.style import (
 )
 from bigmodel_cli.attend.terminal.tables import lens_of
 from bigmodel_cli.attend.terminal.words import in_ascii, label, safe, width_of, wrapped
+from bigmodel_cli.console.text import counted
 
 __all__ = ["Style", "in_ascii", "show", "style_of"]
 NARROW, FEW = 90, 12
@@ -93,7 +94,7 @@ def _sizes(look: Look, style: Style) -> list[str]:
     parts = [_size(side, style) for side in list(sides.values())[:3]]
     counts = [layer.heads for layer in look.layers]
     if len(set(counts)) == 1:
-        parts.append(f"{len(counts)} layer{'s'[: len(counts) - 1]} x {counts[0]} heads")
+        parts.append(f"{counted(len(counts), 'layer')} x {counted(counts[0], 'head')}")
     elif counts:
         parts.append(f"{len(counts)} layers, {sum(counts)} heads")
     return parts
@@ -102,7 +103,7 @@ def _sizes(look: Look, style: Style) -> list[str]:
 def _size(side: Side, style: Style) -> str:
     name = label(side.name, 16, style.unicode)
     if side.grid is None:
-        return f"{name} {len(side):,} {'positions' if side.seconds else 'tokens'}"
+        return f"{name} {counted(len(side), 'position' if side.seconds else 'token')}"
     others = len(side) - side.grid[0] * side.grid[1]
     also = f" + {others}" if others else ""
     return f"{name} {side.grid[0]} x {side.grid[1]}{also}"

@@ -5,7 +5,12 @@ from __future__ import annotations
 import functools
 
 from bigmodel_cli.config import DatasetInfo, MelConfig
-from bigmodel_cli.data.audio.mel_filters import mel_filters, slaney_filters
+from bigmodel_cli.data.audio.mel_filters import (
+    mel_corners,
+    mel_filters,
+    slaney_corners,
+    slaney_filters,
+)
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 
@@ -97,11 +102,10 @@ def filters_of(sound: MelConfig) -> Tensor:
     return made(sound.mels, fft_size(sound), sound.rate, sound.low, sound.high)
 
 
-def band_hertz(sound: MelConfig) -> Tensor:
-    """(mels)   the middle of each band in Hz, by its weights."""
-    filters = filters_of(sound)
-    bins = torch.linspace(0, sound.rate / 2, filters.shape[1], dtype=filters.dtype)
-    return (filters @ bins) / filters.sum(1)
+def middles_of(sound: MelConfig) -> Tensor:
+    """(mels,)   the frequency in Hz in the middle of each band."""
+    made = slaney_corners if sound.features == "whisper" else mel_corners
+    return made(sound.mels, sound.low, sound.high)[1:-1]
 
 
 def check_filters(sound: MelConfig) -> None:
