@@ -39,14 +39,16 @@ class DiffOptions:
     target: str | None = None
 
 
-def diff(first: Loaded, second: Loaded, given: str, options: DiffOptions) -> Apart:
-    """How far the heads of two models are apart on an input.
+def diff(
+    first: Loaded, second: Loaded, given: str, options: DiffOptions, place: str = "the input"
+) -> Apart:
+    """How far the heads of two models are apart on an input, which messages call `place`.
 
     Raises `DataError` for an input that cannot be read, and `SpecError` where the two are not of
     one structure, or read the input otherwise.
     """
     check_same(first, second)
-    ours, theirs = (read_alone(loaded, given) for loaded in (first, second))
+    ours, theirs = (read_alone(loaded, given, place) for loaded in (first, second))
     if ours.keys() != theirs.keys() or not all(torch.equal(ours[n], theirs[n]) for n in ours):
         raise SpecError(
             "--diff: the two read the input otherwise: they have other tokenizers, or other sizes"
@@ -220,7 +222,7 @@ class _Sums:
         outside = [tiled.outside(rows) for tiled in (self.first, self.second)]
         if any(each is not None for each in outside):
             p, q = (
-                torch.zeros(self.first.heads, len(rows)) if each is None else each.exp()
+                torch.zeros(self.first.heads, len(rows)) if each is None else each.exp().cpu()
                 for each in outside
             )
             self.nats += _nats(p[..., None], q[..., None])

@@ -77,10 +77,10 @@ def _tell_of(cuts: int, reader: Reader) -> None:
         say(f"{counted(cuts, 'input is', 'inputs are')} cut: the model reads {reader.most}")
 
 
-def read_alone(loaded: Loaded, given: str) -> Batch:
-    """An input as a batch of one row, without targets. Raises `DataError`."""
+def read_alone(loaded: Loaded, given: str, place: str = "the input") -> Batch:
+    """An input as a batch of one row, without targets. Raises `DataError`; `place` names it."""
     reader = _reader(loaded)
-    return dict(reader.batch([reader.read(given, "the input")[0]]))
+    return dict(reader.batch([reader.read(given, place)[0]]))
 
 
 def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,8 @@ class Sums:
         values = values.double()
         if counted is not None:
             values = values[:, counted]
-        new = values.sum(1), values.square().sum(1), torch.tensor(float(values.shape[1]))
+        count = torch.tensor(float(values.shape[1]))
+        new = values.sum(1).cpu(), values.square().sum(1).cpu(), count
         old = self.found.get(name)
         self.found[name] = (
             new if old is None else (old[0] + new[0], old[1] + new[1], old[2] + new[2])

@@ -201,14 +201,14 @@ def test_the_pointer_shows_a_weight_and_rows_sort(browser: Browser, tmp_path: Pa
     browser.mouse("mouseWheel", x, y, deltaX=0, deltaY=-300)
     browser.until("attend.view.scale > 30")
     browser.press("s")
-    browser.run("document.getElementById('sort-4').click()")
+    browser.run("document.getElementById('sort-statistics-4').click()")
     column = (
         "Array.from(document.querySelectorAll('tbody tr'), (r) => Number(r.cells[4].textContent))"
     )
     shares = browser.run(column)
     assert shares == sorted(shares, reverse=True)
     assert len(shares) == 6
-    browser.run("document.getElementById('sort-4').click()")
+    browser.run("document.getElementById('sort-statistics-4').click()")
     assert browser.run(column) == sorted(shares)
     assert browser.run("document.querySelector('[aria-sort=ascending]').cellIndex") == 4
     assert browser.faults() == []

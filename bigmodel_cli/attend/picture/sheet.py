@@ -137,18 +137,25 @@ class Sheet:
 
 
 @functools.cache
-def width_of(text: str, size: float, family: str = SANS) -> float:
-    """Pixels that a text is wide."""
+def width_of(text: str, size: float, family: str = SANS, bold: bool = False) -> float:
+    """Pixels that a text is wide, as it is drawn in PNG: there its letters are fitted to pixels."""
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
 
     if not text:
         return 0.0
     shown = text.replace(r"\$", "$")
     others = [] if text.isascii() else dict.fromkeys(fonts_for([text]).values())
-    font = FontProperties(family=[family, *others], size=size)
-    width, _, _ = text_to_path.get_text_width_height_descent(shown, font, False)
-    return float(width) * POINT
+    weight = "bold" if bold else "normal"
+    font = FontProperties(family=[family, *others], size=size, weight=weight)
+    width, _, _ = _measure().get_text_width_height_descent(shown, font, False)
+    return float(width)
+
+
+@functools.cache
+def _measure() -> Any:
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
 
 
 def broken(text: str, width: float, size: float) -> list[str]:
@@ -163,14 +170,14 @@ def broken(text: str, width: float, size: float) -> list[str]:
     return [cut_to(line, width, size) for line in lines if line]
 
 
-def cut_to(text: str, width: float, size: float, family: str = SANS) -> str:
+def cut_to(text: str, width: float, size: float, family: str = SANS, bold: bool = False) -> str:
     """A text of at most that many pixels, with a mark where it is cut."""
-    if width_of(text, size, family) <= width:
+    if width_of(text, size, family, bold) <= width:
         return text
     low, high = 0, len(text)
     while high - low > 1:
         middle = (low + high) // 2
-        fits = width_of(text[:middle] + "…", size, family) <= width
+        fits = width_of(text[:middle] + "…", size, family, bold) <= width
         low, high = (middle, high) if fits else (low, middle)
     return text[:low].rstrip("\\ ") + "…"
 
