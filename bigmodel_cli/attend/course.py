@@ -223,7 +223,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+    return "-" if math.isnan(value) else f"{value:z.2f}"
 
 
 def _spark(values: Sequence[float], limits: tuple[float, float], ascii_only: bool) -> str:
