@@ -34,12 +34,14 @@ Losses = Callable[[], tuple[float, float]]
 class OverOptions:
     """`seed` draws the repeated tokens that are read where no input is given, and `rows` is how
     many queries the statistics are of (all when None). With `maps` the look at the last checkpoint,
-    with blocks of so many to a side and its heads' tensors, is kept too.
+    with blocks of so many to a side and its heads' tensors, is kept too. `place` is what messages
+    call the input.
     """
 
     seed: int = 0
     rows: int | None = None
     maps: int = 0
+    place: str = "the input"
 
 
 def over(run: Path, given: str | None, options: OverOptions, device: str = "auto") -> Course:
@@ -104,7 +106,7 @@ def _input(loaded: Loaded, given: str | None, options: OverOptions) -> tuple[Pre
         )
         title = f"{tokens.shape[1]} tokens: random ones, and the same again (seed {options.seed})"
         return Prepared(title, [window], lambda y: ""), lambda: _copied(loaded, tokens)
-    prepared = prepare(loaded, given, "the input")
+    prepared = prepare(loaded, given, options.place)
     if loaded.model.can_generate and not loaded.model.is_encoder_decoder:
         tokens = prepared.windows[-1].batch["tokens"]
         return prepared, lambda: _copied(loaded, tokens)

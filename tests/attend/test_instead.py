@@ -97,7 +97,7 @@ def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
         (["--over"], "1 checkpoint is there"),
         (["--over", "--target", "x"], "--target has no effect on --over"),
         (["--diff", "BASE", "--heads", "0.1"], "--heads has no effect on --diff"),
-        (["--diff", "BASE", "second input"], "--diff takes one input, and 2 are given"),
+        (["--diff", " "], "--diff is empty; name a second checkpoint"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
