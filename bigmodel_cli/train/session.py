@@ -209,7 +209,8 @@ def set_up(
         keep_few_kernels()
     if task.needs_reference:
         task.reference = reference_of(spec, info, device)
-    model = assemble(spec, info, device, opened.source, download=saved is None)
+    own = None if saved is None else saved.model
+    model = assemble(spec, info, device, opened.source, saved=own)
     check_enough(spec, split)
     check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
