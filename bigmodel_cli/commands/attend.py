@@ -129,7 +129,9 @@ class FormOptions:
     svg: Annotated[Path | None, typer.Option(help="The same as SVG, e.g. --svg heads.svg.")] = None
     html: Annotated[
         Path | None,
-        typer.Option(help="A page to look around in, in one file, e.g. --html heads.html."),
+        typer.Option(
+            help="Any view as a page to look around in, in one file, e.g. --html heads.html."
+        ),
     ] = None
     data: Annotated[
         Path | None,
