@@ -75,14 +75,14 @@ def reading_of(layers: Sequence[Layer]) -> Reading:
     signed = layers[0].signed
     by_norm = not signed and all(layer.moved is not None for layer in layers)
     total = torch.zeros(len(layers[0].keys), dtype=torch.float64)
-    heads, counted = 0, 0
+    heads, used = 0, 0
     sinks_only = all(set(layer.letters) == {"s"} for layer in layers)
     for layer in layers:
         chosen = [h for h in range(layer.heads) if sinks_only or layer.letters[h : h + 1] != "s"]
         heads += layer.heads
         if not chosen:
             continue
-        counted += len(chosen)
+        used += len(chosen)
         values = layer.moved if by_norm and layer.moved is not None else layer.read
         rows = values[chosen].detach().double().cpu().nan_to_num()
         if signed:
@@ -95,8 +95,8 @@ def reading_of(layers: Sequence[Layer]) -> Reading:
     if left_out:
         weights = weights.clone()
         weights[0] = 0
-    which = "heads" if counted == heads else f"of {heads} heads, no sinks"
-    what = f"mean of {counted} {which}{', by |w| |v W_O|' if by_norm else ''}"
+    which = counted(used, "head") if used == heads else f"{used} of {heads} heads, no sinks"
+    what = f"mean of {which}{', by |w| |v W_O|' if by_norm else ''}"
     return Reading(
         keys=layers[0].keys,
         kind=layers[0].kind,

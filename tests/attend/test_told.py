@@ -18,8 +18,8 @@ from bigmodel_cli.attend.picture import PictureOptions, draw, sheet
 from bigmodel_cli.attend.telling import readings
 from bigmodel_cli.attend.terminal import Style, show
 from bigmodel_cli.attend.times import Heard, Timed, Times
-from bigmodel_cli.config import MelConfig
-from bigmodel_cli.data import middles_of
+from bigmodel_cli.config import DatasetInfo, MelConfig
+from bigmodel_cli.data import input_of
 
 KEY = 2
 
@@ -95,25 +95,25 @@ def test_words_stand_above_their_seconds_and_bands_have_their_hertz(
     figure: Callable[..., Any],
 ) -> None:
     sound = MelConfig(rate=16000, window=400, hop=160, mels=40, low=20.0, high=8000.0)
-    mel = np.linspace(*(2595 * np.log10(1 + np.array([20, 8000]) / 700)), 42)[1:-1]
-    hertz = middles_of(sound)
-    bin_wide = 16000 / 512
-    np.testing.assert_allclose(hertz, 700 * (10 ** (mel / 2595) - 1), atol=bin_wide)
+    info = DatasetInfo(sound=sound, frame_width=40)
+    ticks = input_of(info).ticks(200)
+    assert ticks is not None
     words = [Timed("one", 0.1, 0.5), Timed("two", 0.9, 1.3)]
-    heard = Heard(torch.rand(40, 200), 0.01, hertz)
+    heard = Heard(torch.rand(40, 200), 0.01, ticks)
     told = Told(times=Times(words, "made", 0.02, []), heard=heard)
     drawn = figure(replace(asked()[0], told=told), told=True)
     found = {text.get_text(): text for text in drawn.axes[0].texts}
-    assert {"one", "two", "0", "0.2", "2", "seconds", "Hz", "1,000"} <= found.keys()
+    assert {"one", "two", "0 s", "0.5 s", "1,000 Hz"} <= found.keys()
     (spectrogram,) = [i for i in drawn.axes[0].images if i.get_array().shape[:2] == (40, 200)]
     left, right, bottom, top = spectrogram.get_extent()
     drop = 0.36 * 7 * 300 / 72
     for word in words:
         middle = left + (right - left) * (word.start + word.end) / 2 / 2.0
         assert found[word.text].get_position()[0] == pytest.approx(middle + drop, abs=1)
-    place = np.interp(1000, hertz, np.arange(40)) + 0.5
+    mel = 2595 * np.log10(1 + np.array([20, 1000, 8000]) / 700)
+    place = 41 * (mel[1] - mel[0]) / (mel[2] - mel[0]) - 0.5  # bands are evenly on the mel scale
     at = bottom - (bottom - top) * place / 40
-    assert found["1,000"].get_position()[1] == pytest.approx(at + 0.36 * 6 * 300 / 72, abs=1)
+    assert found["1,000 Hz"].get_position()[1] == pytest.approx(at + 0.36 * 6 * 300 / 72, abs=6)
 
 
 def test_the_lens_is_a_table_of_layers_and_positions(figure: Callable[..., Any]) -> None:
