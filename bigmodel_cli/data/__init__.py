@@ -10,6 +10,7 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
+from bigmodel_cli.data.audio.mel import middles_of
 from bigmodel_cli.data.audio.texts import HEARD, LANGUAGE, prompt_tokens
 from bigmodel_cli.data.audio.ticks import Ticks
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
@@ -154,6 +155,7 @@ __all__ = [
     "load_source_tokenizer",
     "load_tokenizer",
     "load_trained_on",
+    "middles_of",
     "open_data",
     "open_or_expect",
     "prepare_image",

@@ -35,15 +35,18 @@ from bigmodel_cli.attend.picture.maps import (
     weight_title,
 )
 from bigmodel_cli.attend.picture.sheet import MARGIN, Sheet, array_of
+from bigmodel_cli.attend.telling import turned
 from bigmodel_cli.pictures import plain, plain_names
 
 MOST = 300
 """Pixels of a head's map, at most."""
 
 
-def draw_patches(look: Look, path: Path) -> None:
-    """The image, the map over it where there is one, and what the query reads in every head."""
-    layers = look.layers
+def draw_patches(look: Look, path: Path, key: bool = False) -> None:
+    """The image, the map over it where there is one, and what the query reads in every head, or
+    who reads the `key`.
+    """
+    layers = [turned(layer) for layer in look.layers] if key else look.layers
     rows, columns = layers[0].keys.grid or (1, 1)
     across = max(layer.heads for layer in layers)
     room = min(MOST, (WIDTH - 2 * GAP * across) / across, HEIGHT / len(layers) - 40)
@@ -54,7 +57,7 @@ def draw_patches(look: Look, path: Path) -> None:
     width = max(LEAST_WIDTH, left + across * pitch - MARGIN, image_width(look))
     y = draw_header(sheet, look, width, facts_of(look, layers))
     y = draw_image(sheet, look, y, layers[0]) + 40
-    title = f"What {_named(layers[0])} reads"
+    title = f"Who reads {_named(layers[0])}" if key else f"What {_named(layers[0])} reads"
     places = [left + head * pitch + columns * cell / 2 + GAP / 2 for head in range(across)]
     y = draw_heading(sheet, y, title, places)
     draw_axes_names(sheet, left - 18, y - 24, y + strip + rows * cell / 2)
