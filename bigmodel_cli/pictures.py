@@ -182,9 +182,13 @@ def save_figure(figure: Any, path: Path, dpi: int, *, tight: bool = False) -> No
     ending = path.suffix.lower().removeprefix(".")
     dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     picture = io.BytesIO()
-    # joining many images takes long
-    settings: dict[Any, Any] = {"image.composite_image": False, "pdf.fonttype": 42}
-    with rc_context({**settings, "svg.hashsalt": "bigmodel"}):
+    with rc_context(
+        {
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "bigmodel",
+            "image.composite_image": False,  # joining many images takes long
+        }
+    ):
         figure.savefig(
             picture,
             dpi=dpi,
