@@ -20,6 +20,7 @@ from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded, without_head
 from bigmodel_cli.parts.contract import Attends, attending, mixing
 from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.progress import progress
 
 
 def look_at(
@@ -94,15 +95,16 @@ def _lens_of_image(loaded: Loaded, path: str) -> dict[str, Any]:
 def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     """The same of an input that is prepared."""
     found: Found | None = None
-    for window in prepared.windows:
-        shown = (
-            wanted
-            if window is prepared.windows[-1]
-            else replace(wanted, query=-1, key=None, top=0, resolution=1)
-        )
-        new = found_in(loaded.model, window.run, window.sides, shown)
-        check_choice(new.calls, wanted)
-        found = new if found is None else found.join(new)
+    with progress("windows of the text", len(prepared.windows), "") as seen:
+        for number, window in enumerate(prepared.windows):
+            seen.to(number)
+            if window is prepared.windows[-1]:
+                shown = wanted
+            else:
+                shown = replace(wanted, query=-1, key=None, top=0, resolution=1)
+            new = found_in(loaded.model, window.run, window.sides, shown)
+            check_choice(new.calls, wanted)
+            found = new if found is None else found.join(new)
     assert found is not None
     layers = [layer for layer, _ in found.layers]
     name = f"{loaded.name} ({loaded.spec.model.type})"

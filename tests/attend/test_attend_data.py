@@ -69,3 +69,22 @@ def test_several_inputs_files_and_stdin(decoder_spec: Path, cli: Callable[..., R
     assert len(json.loads(some.out)["inputs"]) == 1
     missing = cli("attend", "run", "--file", "none.txt")
     assert (missing.status, "none.txt: cannot be read" in missing.err) == (3, True)
+
+
+def test_long_work_says_how_far_it_is(
+    decoder_spec: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of several windows, heads that are cut out in turn, the checkpoints of a run."""
+    kept = ["--set", "train.steps=2", "--set", "train.validate_every=null"]
+    kept += ["--set", "train.checkpoint_every=1", "--set", "train.keep_last=5"]
+    assert cli("pretrain", decoder_spec, "--out", "run", *kept).status == 0
+    monkeypatch.setattr("bigmodel_cli.progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("bigmodel_cli.attend.cutting.AT_ONCE", 1)
+    for words, said in (
+        (["attention is all you need attention is"], "windows of the text: 67 % of 3"),
+        (["attention", "--ablate", "auto"], "heads cut out: 75 % of 4"),
+        (["attention", "--over"], "checkpoints: 50 % of 2"),
+    ):
+        done = cli("attend", "run", *words)
+        assert done.status == 0, done.err
+        assert any(line.startswith(f"{said}, ") for line in done.err.splitlines()), done.err
