@@ -16,7 +16,7 @@ from bigmodel_cli.attend.details import MOST_ENTRIES, Details
 from bigmodel_cli.attend.images import ImageOptions
 from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.look import Look
-from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.attend.looking import NO_PATCHES, look_at
 from bigmodel_cli.attend.page import page
 from bigmodel_cli.attend.picture import PictureOptions, draw
 from bigmodel_cli.attend.several import Inputs
@@ -123,6 +123,8 @@ def attend(loaded: Loaded, inputs: Inputs, request: Request) -> Iterator[tuple[L
         raise SpecError(
             f"--query {request.query}: ROW,COLUMN is a patch of an image; give a number"
         )
+    if request.top is not None and patches and loaded.model.grid is None:
+        raise SpecError(NO_PATCHES)
     wanted, image = request.wanted(patches), request.image()
 
     def work(given: str, place: str) -> tuple[Look, Details | None]:
@@ -205,4 +207,4 @@ def _heads(given: str) -> tuple[tuple[int, int], ...]:
     if not re.fullmatch(r"\d{1,9}\.\d{1,9}(,\d{1,9}\.\d{1,9})*", given):
         raise SpecError(f"--heads {given}: give LAYER.HEAD with commas between: 0.2,3.1")
     pairs = (each.split(".") for each in given.split(","))
-    return tuple((int(layer), int(head)) for layer, head in pairs)
+    return tuple(dict.fromkeys((int(layer), int(head)) for layer, head in pairs))

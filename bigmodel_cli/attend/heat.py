@@ -69,8 +69,8 @@ class Trial:
             for both in zip(*self.at_random, strict=True)
         )
         return (
-            "as more and more of the most important pixels are replaced by {BASELINE}, the"
-            f" class keeps {100 * deletion:.0f} % of its probability on average (random maps:"
+            f"as more and more of the most important pixels are replaced by {BASELINE}, the class"
+            f" keeps {100 * deletion:.0f} % of its probability on average (random maps:"
             f" {low}); as they are shown alone, {100 * insertion:.0f} % (random maps: {high}):"
             f" {self.verdict}"
         )

@@ -22,6 +22,11 @@ from bigmodel_cli.parts.contract import Attends, attending, mixing
 from bigmodel_cli.parts.watched import AttentionCall
 from bigmodel_cli.progress import progress
 
+NO_PATCHES = (
+    "--layers, --heads, --key, --rows and --top are of heads that look at patches, and this network"
+    " has none; leave them out (--cam-layer NAME takes a layer's map)"
+)
+
 
 def look_at(
     loaded: Loaded,
@@ -59,11 +64,9 @@ def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOpti
 
     Raises `SpecError` also where heads are chosen of a network in which none has a map.
     """
-    if loaded.model.grid is None and (wanted.layers or wanted.heads or wanted.key is not None):
-        raise SpecError(
-            "--layers, --heads and --key choose among heads that look at patches, and this network"
-            " has none; leave them out (--cam-layer NAME takes a layer's map)"
-        )
+    of_heads = wanted.layers or wanted.heads or wanted.rows or wanted.key is not None
+    if loaded.model.grid is None and of_heads:
+        raise SpecError(NO_PATCHES)
     counts: list[tuple[str, int]] = []
 
     def describe(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:

@@ -34,6 +34,8 @@ class Sums:
     def add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
         """Count a figure (H, R); `counted` (R) says of which queries, all when left out."""
         values = values.double()
+        if name in SHARES:  # which rounding may lead out of their range
+            values = values.clamp(0, 1)
         if counted is not None:
             values = values[:, counted]
         count = torch.tensor(float(values.shape[1]))

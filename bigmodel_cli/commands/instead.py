@@ -63,6 +63,8 @@ class InsteadOptions:
         """The option that is given, if any. Raises `SpecError` for what it does not take."""
         if self.ablate_with is not None and self.ablate is None:
             raise SpecError("--ablate-with goes with --ablate; give both, or neither")
+        if self.diff is not None and not self.diff.strip():
+            raise SpecError("--diff is empty; name a second checkpoint")
         if self.ablate_with not in (None, "zeros", "mean"):
             raise SpecError(f"--ablate-with {self.ablate_with}: zeros or mean")
         asked = {ABLATE: self.ablate is not None, DIFF: self.diff is not None, OVER: self.over}

@@ -77,10 +77,9 @@ def check_view(view: str, forms: Collection[str], options: Mapping[str, object])
             continue
         if not heeding:
             raise SpecError(f"{option} has no effect on {view}; leave it out")
-        shown = ", ".join("the terminal's view" if f == "terminal" else f for f in forms)
         raise SpecError(
-            f"{option} has no effect on {shown} of {view}, but on that {_listed(heeding)}; leave it"
-            " out"
+            f"{option} has no effect on {view} as shown {_listed(forms)}; it goes with"
+            f" {' or '.join('the terminal' if f == 'terminal' else f for f in heeding)}"
         )
 
 
@@ -91,6 +90,8 @@ def summary() -> str:
 
 
 def _listed(forms: Collection[str]) -> str:
-    """Forms in words: in the terminal, with --json or as --png."""
-    named = [f"{'in the ' if form == 'terminal' else 'with '}{form}" for form in forms]
-    return " or ".join([", ".join(named[:-1]), named[-1]] if named[1:] else named)
+    """Forms in words: in the terminal, with --json, --png or --svg."""
+    others = [form for form in forms if form != "terminal"]
+    there = ["in the terminal"] if "terminal" in forms else []
+    last = [f"with {' or '.join([', '.join(others[:-1]), others[-1]])}"] if others[1:] else []
+    return " or ".join([*there, *(last or [f"with {other}" for other in others])])

@@ -195,6 +195,8 @@ def test_all_figures_equal_dense_ones(name: str, row: int) -> None:
             assert figure == "moved"
             assert sizes is None
             continue
+        assert not bool(value[value == 0].signbit().any())  # which would be printed
+        assert figure in ("entropy", "distance") or not bool((value > 1).any())
         for head, values in enumerate(by_head):
             mean = sum(values) / len(values) if values else math.nan
             assert float(value[head]) == pytest.approx(mean, abs=1e-6, rel=1e-6, nan_ok=True), (

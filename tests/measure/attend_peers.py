@@ -2,9 +2,9 @@
 
 Run alone: python tests/measure/attend_peers.py [64 128 256 512 1024]. Both read the same folder of
 drawn weights, in a process of their own for each length: from the start of Python to the bytes of
-the page. BertViz is installed into an environment of its own (its two packages come from PyPI). A
-process that takes more than 5 minutes, or more memory than GIGABYTES in the environment says (16),
-is stopped; its tool is not tried with more.
+the page. BertViz is installed from PyPI into an environment of its own. A process that takes more
+than 5 minutes, or more memory than GIGABYTES in the environment says (16), is stopped; its tool is
+not tried with more.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def peer(folder: Path) -> Path:
     )
     here = [path for path in sys.path if path.endswith("site-packages")]
     (Path(site.strip()) / "here.pth").write_text("\n".join(here))
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "bertviz"], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "ipython"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", "--no-deps", "bertviz"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", "ipython"], check=True)
     return python
 
 

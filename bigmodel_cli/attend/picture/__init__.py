@@ -45,8 +45,8 @@ def draw(look: Look, path: Path, options: PictureOptions | None = None) -> None:
         draw_lens(look, path)
     elif options.told and look.told.alignment is not None:
         draw_alignment(look.told.alignment, path, look)
-    elif options.told and look.told.times is not None and look.told.heard is not None:
-        draw_times(look.told.times, look.told.heard, path, look)
+    elif options.told and (times := look.told.times) and times.words and look.told.heard:
+        draw_times(times, look.told.heard, path, look)
     elif not look.layers:
         if look.heat is None:
             raise SpecError("this model has no attention to draw")

@@ -113,7 +113,7 @@ def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float, ke
     names = [cut_to(name, width - 8, TEXT, MONO) for name in whole]
     peak = max(float(weights[begin:last].max(initial=0)), 1e-30)
     high, x = 1.7 * TEXT * POINT, float(MARGIN)
-    sheet.text(x, y - 14, _said(reading, begin, last), 6, color=GREY)
+    sheet.text(x, y - 14, _said(reading, begin > seen.start, last), 6, color=GREY)
     y += 8
     boxes, colours = [], []
     for name, weight in zip(names, weights[begin:last], strict=True):
@@ -130,12 +130,12 @@ def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float, ke
     return y + high
 
 
-def _said(reading: Reading, begin: int, last: int) -> str:
+def _said(reading: Reading, cut: bool, last: int) -> str:
     """What the text's shades are."""
     parts = [reading.what]
     if reading.left_out:
         parts.append(f"the first key, {reading.first:.0%} of it, is left out")
-    if begin:
+    if cut:
         parts.append(f"the last {MOST_TEXT} of {last:,} tokens")
     return "; ".join(parts)
 
