@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.attend.telling import readings
 from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.parts.kernels import weights
 
@@ -88,3 +89,26 @@ def test_long_work_says_how_far_it_is(
         done = cli("attend", "run", *words)
         assert done.status == 0, done.err
         assert any(line.startswith(f"{said}, ") for line in done.err.splitlines()), done.err
+
+
+def test_the_screen_shows_the_heads_that_are_asked_for(
+    decoder_spec: Path, cli: Callable[..., Result]
+) -> None:
+    """Their maps, and what they read on average: by dense weights and a norm computed anew."""
+    assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
+    done = cli("attend", "run", "attention is", "--heads", "1.1,0.0")
+    assert done.status == 0, done.err
+    assert "chosen heads, " in done.out
+    (maps,) = [line.split() for line in done.out.splitlines() if line.startswith("0.0  ")]
+    assert [word for word in maps if word[0].isdigit() and "." in word] == ["0.0", "1.1"]
+    assert "reads (mean of 2 chosen heads" in done.out
+    look = look_at(load_checkpoint(Path("run")), "attention is", Wanted(heads=((1, 1), (0, 0))))
+    assert [layer.chosen for layer in look.layers] == [(0,), (1,)]
+    read = [la.moved[h] for la, h in zip(look.layers, (0, 1), strict=True) if la.moved is not None]
+    want = sum(row.double() / row.double().sum() for row in read) / 2
+    (reading,) = readings(look)
+    if not reading.left_out:
+        torch.testing.assert_close(reading.weights, want, atol=1e-6, rtol=0)
+    done = cli("attend", "run", "attention is", "--heads", "0.0,0.1,1.0,1.1")
+    assert "chosen heads, " in done.out
+    assert cli("attend", "run", "attention is").out.count("chosen") == 0
