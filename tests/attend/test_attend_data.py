@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Result
+from looks import made
 from safetensors import safe_open
 
 from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.attend.picture import PictureOptions, draw, query
 from bigmodel_cli.attend.telling import readings
+from bigmodel_cli.attend.terminal.reading import _percent
 from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.parts.kernels import weights
 
@@ -112,3 +117,20 @@ def test_the_screen_shows_the_heads_that_are_asked_for(
     done = cli("attend", "run", "attention is", "--heads", "0.0,0.1,1.0,1.1")
     assert "chosen heads, " in done.out
     assert cli("attend", "run", "attention is").out.count("chosen") == 0
+
+
+def test_a_picture_of_a_query_has_the_heads_that_are_asked_for() -> None:
+    """A row of the map for each, of what the query reads."""
+    drawn: list[np.ndarray] = []
+    look = made(layers=3, heads=4, tokens=9)
+    layers = [
+        replace(la, chosen=own) for la, own in zip(look.layers, ((2,), (), (0, 3)), strict=True)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(query, "draw_map", lambda s, x, y, part, *rest: drawn.append(part))
+        draw(replace(look, layers=layers), Path("a.png"), PictureOptions(query=True))
+    assert [len(part) for part in drawn] == [1, 2]
+    np.testing.assert_allclose(drawn[0][0], look.layers[0].read[2], atol=1e-6)
+    np.testing.assert_allclose(drawn[1][1], look.layers[2].read[3], atol=1e-6)
+    assert _percent(1.0) == "100"
+    assert [_percent(x) for x in (0.9996, 0.0996, 0.0123, 1e-4)] == ["100", "10", "1.2", "0.01"]
