@@ -23,6 +23,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.parts.contract import attending
+from bigmodel_cli.progress import progress
 
 MOST = 100
 """Checkpoints that are looked at; of more, so many evenly spread ones."""
@@ -63,14 +64,16 @@ def over(run: Path, given: str | None, options: OverOptions, device: str = "auto
     prepared, losses = _input(loaded, given, options)
     wanted = Wanted(rows=options.rows, seed=options.seed, resolution=1)
     course = Course(loaded.name, prepared.title, notes=[*notes, *prepared.notes])
-    for path in found:
-        contents = opening.read(path)
-        checkpoints.load_weights(loaded.model, contents.model, spare=contents.model.spare)
-        if options.maps and path == found[-1]:
-            wanted = replace(wanted, resolution=options.maps, whole=MOST_ENTRIES)
-        look = look_through(loaded, prepared, wanted)
-        course.last = look if path == found[-1] else None
-        course.add(contents.step, look.layers, *losses())
+    with progress("checkpoints", len(found), "") as seen:
+        for number, path in enumerate(found):
+            seen.to(number)
+            contents = opening.read(path)
+            checkpoints.load_weights(loaded.model, contents.model, spare=contents.model.spare)
+            if options.maps and path == found[-1]:
+                wanted = replace(wanted, resolution=options.maps, whole=MOST_ENTRIES)
+            look = look_through(loaded, prepared, wanted)
+            course.last = look if path == found[-1] else None
+            course.add(contents.step, look.layers, *losses())
     return course
 
 
