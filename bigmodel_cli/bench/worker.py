@@ -126,7 +126,7 @@ class Process:
     def block(self, seconds: float, least: int) -> Block:
         found = self._ask("block", {"seconds": seconds, "least": least})
         parts = {name: tuple(values) for name, values in found["parts"].items()}
-        return Block(tuple(found["seconds"]), parts)
+        return Block(tuple(found["seconds"]), parts, found["processor"])
 
     def work(self) -> Work:
         found = self._ask("work")
