@@ -56,8 +56,9 @@ def bench(request: Request, start: Callable[[Asked], Subject] | None = None) -> 
     seconds = (ALONE if alone else COMPARED) if request.seconds is None else request.seconds
     with contextlib.ExitStack() as stack:
         subjects: list[Subject] = []
-        for asked in asked_for * count:  # one after the other: some measure what is fastest
-            subjects.append(start(asked))
+        for number, asked in enumerate(asked_for * count):
+            # one after the other: some measure what is fastest
+            subjects.append(start(replace(asked, quiet=number >= len(asked_for))))
             stack.callback(subjects[-1].close)
         turns = Turns(subjects)
         kinds = len(asked_for)

@@ -46,6 +46,12 @@ def verdict_of(measured: Measured, first: Measured) -> str:
     assert verdict is not None
     per = f"for each of its {measured.facts.unit}"
     name, other = measured.facts.name, first.facts.name
+    if verdict.rejected > verdict.rounds:
+        every = verdict.rounds + verdict.rejected
+        return (
+            f"{name} against {other}: other work ran in {verdict.rejected:,} of"
+            f" {counted(every, 'round')}, too many to tell; run it alone"
+        )
     if not math.isfinite(verdict.high):
         return f"{name} against {other}: too few rounds to tell"
     percent = f"{abs(100 * verdict.change):.1f} % "
@@ -56,8 +62,9 @@ def verdict_of(measured: Measured, first: Measured) -> str:
         "same": f"{name} and {other} are equally fast, within 1 %",
         UNDECIDED: f"{name} against {other}: not decided",
     }[verdict.says]
-    rejected = sum(1 for block in measured.blocks if block.rejected)
-    lost = f"; {counted(verdict.rejected, 'round was', 'rounds were')} left out" if rejected else ""
+    lost = ""
+    if verdict.rejected:
+        lost = f"; {counted(verdict.rejected, 'round was', 'rounds were')} left out: other work ran"
     return (
         f"{said} (99 %: {ends[0]:+.1f} to {ends[1]:+.1f} %; processes of one program differ by"
         f" {100 * verdict.floor:.1f} %; {counted(verdict.rounds, 'round')}{lost})"
