@@ -17,6 +17,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.distributions import t_quantile
 from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.progress import progress
 from bigmodel_cli.tasks import Task
 
 AT_ONCE = 8192
@@ -146,9 +147,11 @@ class _Run:
         logits = rows * (self.loaded.info.vocab_size or 1)
         size = max(1, min(AT_ONCE // rows, LOGITS // logits))
         found = []
-        for first in range(0, len(cuts), size):
-            some = cuts[first : first + size]
-            found.append(self._pass(_Cutting(some, self.item.rows, self.mean), len(some))[0])
+        with progress("heads cut out", len(cuts), "") as done:
+            for first in range(0, len(cuts), size):
+                done.to(first)
+                some = cuts[first : first + size]
+                found.append(self._pass(_Cutting(some, self.item.rows, self.mean), len(some))[0])
         return torch.cat(found)
 
     def _pass(self, each: Each, times: int) -> tuple[Tensor, Tensor]:

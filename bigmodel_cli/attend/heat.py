@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.data import Ticks, input_of, ticks_of
+from bigmodel_cli.data import Ticks, input_of
 from bigmodel_cli.lazy import F, Tensor
 from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
 
@@ -171,7 +171,7 @@ def picture_of(image: Tensor, info: DatasetInfo, note: str = "") -> Heat:
     """A normalised image (1, C, H, W) without a map."""
     kind = input_of(info)
     rows, columns = image.shape[-2:]
-    pixels, ticks = kind.pixels_of(image[0].cpu()), ticks_of(info.sound, columns)
+    pixels, ticks = kind.pixels_of(image[0].cpu()), kind.ticks(columns)
     return Heat(pixels, None, "", 0.0, (rows, columns), "", kind.axes, note, ticks=ticks)
 
 
@@ -224,7 +224,7 @@ def heat_over(
         layer,
         heat[0, 0].cpu(),
         accounts,
-        ticks=ticks_of(info.sound, width),
+        ticks=kind.ticks(width),
     )
 
 

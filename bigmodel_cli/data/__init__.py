@@ -12,7 +12,7 @@ from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.audio.mel import middles_of
 from bigmodel_cli.data.audio.texts import HEARD, LANGUAGE, prompt_tokens
-from bigmodel_cli.data.audio.ticks import Ticks, ticks_of
+from bigmodel_cli.data.audio.ticks import Ticks
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
 from bigmodel_cli.data.chat.template import ASSET as CHAT_TEMPLATE
@@ -166,6 +166,5 @@ __all__ = [
     "record",
     "say_overlaps",
     "target_of",
-    "ticks_of",
     "with_replay",
 ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.data.audio.ticks import Ticks, frequency_ticks, time_ticks
 from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.image.pixels import denormalise
 from bigmodel_cli.data.inputs import Images, LongReader, Reader, Rows, Sounds, Windows
@@ -22,10 +23,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class Input:
-    """A model's input.
-
-    `name` is its key in a batch.
-    """
+    """A model's input; `name` is its key in a batch."""
 
     name: ClassVar[str]
     in_files: ClassVar[bool] = True
@@ -48,6 +46,11 @@ class Input:
     def axes(self) -> tuple[str, str] | None:
         """Labels of an image's vertical and horizontal axes; None for an ordinary picture."""
         return None
+
+    def ticks(self, columns: int) -> tuple[Ticks, Ticks] | None:
+        """Round values along a sound's bands, from below, and frames; None of other data."""
+        sound = self.info.sound
+        return None if sound is None else (frequency_ticks(sound), time_ticks(sound, columns))
 
     def pixels_of(self, image: Tensor) -> Tensor:
         """A normalised image (C, H, W) as pixels in 0..1."""
@@ -102,10 +105,8 @@ class ImageInput(Input):
         sound = self.info.sound
         if sound is None:
             return None
-        return (
-            f"mel bands, {sound.low:g} to {sound.high:g} Hz",
-            f"frames of {1000 * sound.hop / sound.rate:g} ms",
-        )
+        hop = 1000 * sound.hop / sound.rate
+        return f"mel bands, {sound.low:g} to {sound.high:g} Hz", f"frames of {hop:g} ms"
 
     def pixels_of(self, image: Tensor) -> Tensor:
         """A normalised image (C, H, W) as pixels in 0..1; frames are scaled from their minimum to

@@ -16,11 +16,6 @@ MOST = 6
 ROUND = (1, 2, 5)
 
 
-def ticks_of(sound: MelConfig | None, frames: int) -> tuple[Ticks, Ticks] | None:
-    """Those of a spectrogram's rows, from below, and of its columns; None of other images."""
-    return None if sound is None else (frequency_ticks(sound), time_ticks(sound, frames))
-
-
 def time_ticks(sound: MelConfig, frames: int) -> Ticks:
     """Round times on the axis of the frames, each of which is centred on its hop's first sample."""
     second = sound.rate / sound.hop  # in frames

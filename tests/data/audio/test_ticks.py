@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from bigmodel_cli.config import MelConfig
+from bigmodel_cli.config import DatasetInfo, MelConfig
+from bigmodel_cli.data import input_of
 from bigmodel_cli.data.audio.mel import log_mel
-from bigmodel_cli.data.audio.ticks import frequency_ticks, ticks_of, time_ticks
+from bigmodel_cli.data.audio.ticks import frequency_ticks, time_ticks
 
 SOUNDS = [
     MelConfig(rate=8000, window=256, hop=100, mels=32, low=60, high=3900),
@@ -48,8 +49,8 @@ def test_short_sounds_and_ordinary_images() -> None:
     assert [name for _, name in time_ticks(SOUNDS[0], 9)] == [
         "0 s", "0.02 s", "0.04 s", "0.06 s", "0.08 s", "0.1 s",
     ]  # fmt: skip
-    assert ticks_of(None, 8) is None
-    both = ticks_of(SOUNDS[0], 50)
-    assert both is not None
-    assert both == (frequency_ticks(SOUNDS[0]), time_ticks(SOUNDS[0], 50))
-    assert both[1][-1][0] <= 50
+    assert input_of(DatasetInfo(image_shape=(3, 8, 8), classes=("a", "b"))).ticks(8) is None
+    heard = DatasetInfo(image_shape=(1, 32, 50), classes=("a", "b"), sound=SOUNDS[0])
+    ticks = input_of(heard).ticks(50)
+    assert ticks is not None
+    assert ticks[1][-1][0] <= 50
