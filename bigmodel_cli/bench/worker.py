@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import Doing, block, warm
 from bigmodel_cli.bench.kinds import KINDS
+from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import Block, Facts, Operation, Work
 from bigmodel_cli.bench.targets import built_in, opened
 from bigmodel_cli.console import say
@@ -84,12 +85,14 @@ class Here:
         with batch_norm_explained():
             self.doing: Doing = KINDS[asked.doing](found, device)
             warm(self.doing)
+        self.reference = Reference(device)
 
     def facts(self) -> Facts:
         return self.doing.facts()
 
     def block(self, seconds: float, least: int) -> Block:
-        return block(self.doing, seconds, least)
+        found = block(self.doing, seconds, least)
+        return replace(found, reference=self.reference.seconds())
 
     def work(self) -> Work:
         return self.doing.work()
@@ -132,7 +135,7 @@ class Process:
     def block(self, seconds: float, least: int) -> Block:
         found = self._ask("block", {"seconds": seconds, "least": least})
         parts = {name: tuple(values) for name, values in found["parts"].items()}
-        return Block(tuple(found["seconds"]), parts, found["processor"])
+        return Block(tuple(found["seconds"]), parts, found["processor"], found["reference"])
 
     def work(self) -> Work:
         found = self._ask("work")
