@@ -24,6 +24,7 @@ def draw(result: Result, path: Path) -> None:
     for number, own in enumerate(measured):
         _draw_turns(turns, own, COLOURS[number % len(COLOURS)])
     turns.set(xlabel="turn", ylabel="milliseconds of a step", ylim=(0, _top(measured)))
+    turns.xaxis.get_major_locator().set_params(integer=True)
     turns.legend(loc="lower right", frameon=False)
     names = [plain(m.facts.name) for m in measured]
     boxes = spread.boxplot(

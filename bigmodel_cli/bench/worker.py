@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from bigmodel_cli import errors
@@ -30,6 +31,9 @@ from bigmodel_cli.errors import BigmodelError, ResourceError
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
 from bigmodel_cli.train.step import batch_norm_explained
+
+HOME = Path(__file__).resolve().parents[2]
+"""Where this package lies: the process of a target runs the same one."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,10 @@ class Process:
     """
 
     def __init__(self, asked: Asked) -> None:
-        command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+        code = (
+            f"import sys; sys.path.insert(0, {str(HOME)!r}); from {__name__} import serve; serve()"
+        )
+        command = [sys.executable, "-c", code]
         # its own group: Ctrl-C comes to this process alone, which ends it by closing its pipe
         self.process = subprocess.Popen(
             command,

@@ -100,7 +100,7 @@ def test_one_changed_value_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"0\.blocks\.2\.seconds\.0"):
         read(tmp_path / "a.json")
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="No such file"):
         read(tmp_path / "b.json")
 
 
