@@ -150,6 +150,3 @@ def bytes_of(cache: Cache) -> int:
 
     note(cache)
     return sum(found.values())
-
-
-

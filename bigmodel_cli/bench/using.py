@@ -216,4 +216,3 @@ class Passes:
 
     def close(self) -> None:
         """Nothing was started."""
-

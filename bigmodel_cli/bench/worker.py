@@ -15,12 +15,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
 from bigmodel_cli.bench.kinds import KINDS
 from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory
+from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import Block, Facts, Operation, Work
 from bigmodel_cli.bench.targets import built_in, opened
 from bigmodel_cli.console import say
@@ -29,6 +31,9 @@ from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
 from bigmodel_cli.train.step import batch_norm_explained
+
+HOME = Path(__file__).resolve().parents[2]
+"""Where this package lies: the process of a target runs the same one."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,9 @@ class Here:
         device = pick_device(asked.device, say)
         found = (built_in if asked.built_in else opened)(asked.target, asked.changes)
         self.places = found.places
+        self.reference = Reference(device)
         self.memory = OwnMemory()
+        self.most: tuple[int, int | None] | None = None
         if asked.room is not None and device.type != "cuda":
             limit_memory(asked.room)
         with batch_norm_explained(), _supported(found, device):
@@ -117,15 +124,23 @@ class Here:
         return self.doing.facts()
 
     def block(self, seconds: float, least: int) -> Block:
-        return block(self.doing, seconds, least)
+        found = block(self.doing, seconds, least)
+        return replace(found, reference=self.reference.seconds())
 
     def work(self) -> Work | None:
+        self.most = self.most or self._most()
         return self.doing.work()
 
     def peaks(self) -> Peaks:
+        self.most = self.most or self._most()
+        return Peaks(self.doing.peak_tensors(), *self.most)
+
+    def _most(self) -> tuple[int, int | None]:
+        """Of the process and the device so far: before the machine's peaks are measured."""
         device, process = self.doing.device, self.memory.peak()
-        reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
-        return Peaks(self.doing.peak_tensors(), process, reserved)
+        if device.type != "cuda":
+            return process, None
+        return process, int(torch.cuda.max_memory_reserved(device))
 
     def close(self) -> None:
         self.doing.close()
@@ -138,7 +153,10 @@ class Process:
     """
 
     def __init__(self, asked: Asked) -> None:
-        command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+        code = (
+            f"import sys; sys.path.insert(0, {str(HOME)!r}); from {__name__} import serve; serve()"
+        )
+        command = [sys.executable, "-c", code]
         # its own group: Ctrl-C comes to this process alone, which ends it by closing its pipe
         self.process = subprocess.Popen(
             command,
@@ -161,7 +179,7 @@ class Process:
     def block(self, seconds: float, least: int) -> Block:
         found = self._ask("block", {"seconds": seconds, "least": least})
         parts = {name: tuple(values) for name, values in found["parts"].items()}
-        return Block(tuple(found["seconds"]), parts, found["processor"])
+        return Block(tuple(found["seconds"]), parts, found["processor"], found["reference"])
 
     def work(self) -> Work | None:
         found = self._ask("work")
