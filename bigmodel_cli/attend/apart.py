@@ -20,10 +20,10 @@ class LayerApart:
 
     `bits` are Jensen-Shannon divergences of the weights, the mean over queries: 0 where they are
     the same, 1 where none is on the same key; None where weights are no shares (differential
-    attention, mixers in its place). `outputs` are the changes of what heads give (weights times values), as parts of the
-    mean of both lengths. `partners` are, for each head of the first, the head of the second that
-    looks most like it; a head is its own partner unless others match clearly better. `blocks` are
-    the second's weights less the first's, where they are wanted.
+    attention, mixers in its place). `outputs` are the changes of what heads give (weights times
+    values), as parts of the mean of both lengths. `partners` are, for each head of the first, the
+    head of the second that looks most like it; a head is its own partner unless others match
+    clearly better. `blocks` are the second's weights less the first's, where they are wanted.
     """
 
     name: str
