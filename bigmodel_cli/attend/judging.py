@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.attend.repeated import repeats_of
 from bigmodel_cli.console import counted, say
 from bigmodel_cli.data import (
+    LongReader,
     Prompts,
     Reader,
     Sources,
@@ -20,7 +22,7 @@ from bigmodel_cli.errors import DataError
 from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
 from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.text import Decoding, longest_text, write
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.tasks import TASKS, Batch, Task, build_task
 
@@ -29,12 +31,15 @@ from bigmodel_cli.tasks import TASKS, Batch, Task, build_task
 class Judged:
     """An input as the rows of a batch with targets, on the model's device.
 
-    `answer` is the model's own in words, where that is the target.
+    `answer` is the model's own in words, where that is the target. `repeats` (rows, T) are the
+    tokens of a text that follow the one before them as they did earlier; None where none does, and
+    for models that do not continue texts.
     """
 
     given: str
     batch: Batch
     answer: str = ""
+    repeats: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -65,15 +70,41 @@ def judged(
         place = "the input" if len(inputs) == 1 else f"input {number}"
         content, truncated = reader.read(given, place)
         cuts += truncated
-        batch = {n: t.to(loaded.device) for n, t in reader.batch([content]).items()}
-        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            if loaded.model.is_encoder_decoder:
-                found.append(_with_target(loaded, given, batch, target))
-            else:
-                found.append(_with_answer(loaded, task, given, batch))
+        found.append(_judged(loaded, task, given, reader.batch([content]), target))
     if cuts:
         say(f"{counted(cuts, 'input is', 'inputs are')} cut: the model reads {reader.most}")
     return found
+
+
+def judged_whole(loaded: Loaded, task: Task, given: str) -> list[Judged]:
+    """As `judged`; a text that is longer than the context in several windows, each from its own
+    beginning.
+    """
+    if loaded.model.is_encoder_decoder:
+        return judged(loaded, task, [given])
+    reader = _long_reader(loaded)
+    windows = reader.windows(given, "the input")
+    return [_judged(loaded, task, given, reader.batch([content])) for content in windows]
+
+
+def of_tokens(tokens: Tensor) -> Judged:
+    """Tokens (1, T) as what a model that continues texts is judged on."""
+    return Judged("", {"tokens": tokens}, repeats=_repeats(tokens))
+
+
+def losses_of(loaded: Loaded, task: Task, items: Sequence[Judged]) -> tuple[float, float]:
+    """The mean loss over the targets of all items, and over what repeats in them; NaN: none."""
+    sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2)
+    for item in items:
+        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+            outputs = task.forward(loaded.model, item.batch, training=False)
+            masks = [{}] if item.repeats is None else [{}, {"loss_mask": item.repeats}]
+            for place, mask in enumerate(masks):
+                (mean,), (count,) = nats_of(task, outputs, {**item.batch, **mask})
+                sums[place] += mean * count
+                counts[place] += count
+    means = sums / counts  # 0 / 0: NaN
+    return float(means[0]), float(means[1])
 
 
 def read_alone(loaded: Loaded, given: str) -> Batch:
@@ -93,18 +124,37 @@ def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Ten
 
 def _reader(loaded: Loaded) -> Reader:
     """What reads the inputs of this model, as `predict` does."""
-    if loaded.model.is_encoder_decoder:
-        return source_reader(loaded)
+    return source_reader(loaded) if loaded.model.is_encoder_decoder else _long_reader(loaded)
+
+
+def _long_reader(loaded: Loaded) -> LongReader:
     if loaded.model.can_generate:
         return Prompts(load_tokenizer(loaded.assets), loaded.model.limit, loaded.spec.data)
     return input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
+
+
+def _judged(
+    loaded: Loaded, task: Task, given: str, batch: Batch, target: str | None = None
+) -> Judged:
+    batch = {name: values.to(loaded.device) for name, values in batch.items()}
+    with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+        if loaded.model.is_encoder_decoder:
+            return _with_target(loaded, given, batch, target)
+        return _with_answer(loaded, task, given, batch)
 
 
 def _with_answer(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
     batch = task.asked(batch)
     outputs = task.forward(loaded.model, batch, training=False)
     answer = task.foremost(outputs)[1] if task.labels else ""
-    return Judged(given, task.answered(outputs, batch), answer)
+    repeats = _repeats(batch["tokens"]) if loaded.model.can_generate else None
+    return Judged(given, task.answered(outputs, batch), answer, repeats)
+
+
+def _repeats(tokens: Tensor) -> Tensor | None:
+    """Which of tokens (rows, T) a model that copies could foretell; None where none."""
+    found = torch.stack([F.pad(repeats_of(row.cpu()), (1, 0)) for row in tokens])
+    return found.to(tokens.device) if bool(found.any()) else None
 
 
 def _with_target(loaded: Loaded, given: str, batch: Batch, target: str | None) -> Judged:

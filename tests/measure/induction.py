@@ -1,16 +1,25 @@
 """Decoders that learn to copy: what their heads look at against what the heads are worth, and when
 that appeared.
 
-    python tests/measure/induction.py --seeds 3 --steps 1500
+    python tests/measure/induction.py --first 201 --seeds 3
 
-Each decoder (two layers, rotary positions) learns random segments of letters that come several
-times. Then, of each, on new such segments: every head's induction score (`attend`'s statistics) and
-what it is worth (`attend --ablate auto`: the rise of the loss without it). Printed are Spearman's
-rank correlation of the two over the heads of the layer that copies, with the 95 % interval of a
-bootstrap over heads, and over all heads; where induction appeared (`attend --over`, on random
-letters that come twice) against where the loss on them fell; and how long `--over` takes. Heads of
-the first layer that look at the previous token are worth much without a score: what they write is
-what the copying heads look for (Olsson et al. 2022).
+The protocol was chosen on other seeds (100 and 101) before those that are reported were run:
+
+- Each decoder has 3 layers of 8 heads, width 64, rotary positions and a context of 64. It learns
+  random segments of 5 to 14 letters, of 32, that come 3 to 5 times in a row: what repeats can only
+  be foretold by copying. 20 checkpoints are kept.
+- Of each, on 8 new such texts: every head's induction score (the statistic of `attend`) and what it
+  is worth, the rise of the loss without it (`attend --ablate auto`), over the tokens that repeat.
+- The figure is Spearman's rank correlation of the two over the heads of all layers but the first,
+  pooled over the seeds, with the 95 % interval of a bootstrap over heads. In the first layer no
+  head can look for what followed a token; those of its heads that look at the previous token, or
+  tell which tokens are equal, are worth most of all and have no score, for what they write is what
+  copying heads look for (Olsson et al. 2022). The same over all heads is printed beside, and with
+  the head's mean in the place of zeros, and with the loss on all tokens.
+- `attend --over`, on such a text: the step at which induction appears, against that at which the
+  loss on what repeats falls most, and how long it takes.
+- `attend --diff` of each decoder with a copy in which two heads of a layer have changed places, 10
+  times in all: whether it names the two.
 """
 
 from __future__ import annotations
@@ -40,20 +49,21 @@ model:
   type: decoder
   dim: {dim}
   blocks:
-    - repeat: 2
+    - repeat: 3
       mixer: {{type: attention, num_heads: {heads}, position: {{type: rotary}}}}
       ffn: {{type: gelu, hidden: 64}}
 data:
   type: text
   files: [train.txt]
   val_files: [val.txt]
-  context: 48
+  context: 64
   tokenizer: {{type: characters}}
 task: {{type: causal_lm, sample_tokens: 0}}
 train:
   steps: {steps}
   batch_size: 32
   optimizer: {{lr: 3.0e-3}}
+  schedule: {{type: cosine, warmup: 100}}
   seed: {seed}
   precision: fp32
   validate_every: {steps}
@@ -105,7 +115,14 @@ def main() -> None:
     """Train, look, cut, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/induction"))
-    for name, default in (("seeds", 3), ("steps", 1500), ("dim", 64), ("heads", 4), ("texts", 8)):
+    for name, default in (
+        ("first", 201),
+        ("seeds", 3),
+        ("steps", 1000),
+        ("dim", 64),
+        ("heads", 8),
+        ("texts", 8),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
