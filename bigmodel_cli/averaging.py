@@ -125,7 +125,9 @@ def _check_alone(path: Path, found: checkpoints.Checkpoint) -> None:
     if any(name.endswith(RUNNING) for name in found.model):
         raise SpecError(
             f"{path}: its batch normalisation has running statistics, which the mean of weights"
-            " does not share; train.average_last averages within one training, and takes them anew"
+            " does not share; take the best of them (bigmodel eval RUN), or average the checkpoints"
+            " of one training, which takes them anew: bigmodel finetune ... --set"
+            " train.average_last=5 --set train.validate_every=100"
         )
 
 

@@ -37,6 +37,16 @@ def key_of(change: Change) -> str:
     return change.key if isinstance(change, Override) else change.partition("=")[0].strip()
 
 
+def to_plain(change: Change) -> Any:
+    """A change as plain values, for another process."""
+    return vars(change) if isinstance(change, Override) else change
+
+
+def from_plain(values: Any) -> Change:
+    """The inverse."""
+    return Override(**values) if isinstance(values, dict) else str(values)
+
+
 def apply_overrides(root: Node, overrides: Iterable[Change], options: type[Options]) -> None:
     """Put the values into the tree, whose root is typed as `options`.
 

@@ -20,12 +20,15 @@ MARKED = 30
 """A line with fewer points has each of them marked."""
 
 
-def new_figure(size: tuple[float, float]) -> Any:
-    """A matplotlib figure of that size in inches, without a window."""
+def new_figure(size: tuple[float, float], layout: str | None = "constrained") -> Any:
+    """A matplotlib figure of that size in inches, without a window.
+
+    Without a `layout` its parts stay where they are put, and it is drawn once.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -177,7 +180,8 @@ def save_figure(figure: Any, path: Path, dpi: int, *, tight: bool = False) -> No
     ending = path.suffix.lower().removeprefix(".")
     dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     picture = io.BytesIO()
-    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "bigmodel"}):
+    apart = {"image.composite_image": False}  # joining many images takes long
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "bigmodel", **apart}):
         figure.savefig(
             picture,
             dpi=dpi,

@@ -148,7 +148,7 @@ class TextPrinter:
         for found in record.get("hypotheses", [record]):
             if self.printed is None:
                 self.open(
-                    record["input"], f" score {found['score']:.4f} " if "score" in found else ""
+                    record["input"], f" score {found['score']:z.4f} " if "score" in found else ""
                 )
             told, text = self.printed or "", found["text"]
             result(text[len(told) :] if text.startswith(told) else f"\n{text}", end="")

@@ -288,3 +288,11 @@ class DistillOptions(Options):
             " last"
         ),
     )
+    once: bool = Field(
+        False,
+        description=(
+            "the teacher answers each training row before the first step, in fp32, and is freed:"
+            " its answers wait in a file beside the run (residual streams in bf16) that goes with"
+            " the process; for data whose rows are the same in each epoch"
+        ),
+    )

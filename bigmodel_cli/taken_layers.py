@@ -100,7 +100,8 @@ def _checked(spec: Spec, stored: Spec, source: Path) -> Mapping[str, Sequence[in
     given, stacks, kind = spec.init.layers or {}, stored.model.stacks, stored.model.type
     if not stacks:
         what = f"{source}: model.type: {kind} is not made of blocks that could be taken one by one"
-        raise OptionError(("init.layers", f"{what}; leave it out"))
+        why = f" ({found})" if (found := stored.model.in_blocks) else ""
+        raise OptionError(("init.layers", f"{what}{why}; leave it out"))
     faults = []
     for stack, numbers in given.items():
         if stack not in stacks:

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "eval": ("bigmodel_cli.evaluation.report._check_length", ["run"]),
     "predict": ("bigmodel_cli.predict.continue_texts", ["run", "a"]),
     "attend": ("bigmodel_cli.attend.look_at", ["run", "a model", "--png", "look.png"]),
-    "bench": ("bigmodel_cli.bench.prepare", ["decoder.yaml"]),
+    "bench": ("bigmodel_cli.bench.training.prepare", ["decoder.yaml"]),
 }
 
 

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.convert import opening
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import load_checkpoint
+from bigmodel_cli.spec import check
+from bigmodel_cli.taken_layers import with_depth
+from bigmodel_cli.yaml_source import parse_yaml
 
 Cli = Callable[..., Result]
 DEEP = """\
@@ -137,12 +141,23 @@ def test_what_is_not_there_is_refused(
     assert not Path("run").exists()
 
 
+TORCHVISION = (
+    "model: {type: torchvision, name: vit_b_16}\n"
+    "data: {type: image_folder, root: x}\ntask: classification\ntrain: {steps: 1}\n"
+)
+
+
 def test_networks_that_are_not_of_blocks_are_refused(cli: Cli, cnn_spec: Path) -> None:
     base = cli("pretrain", cnn_spec, "--out", "cnn", *sets("train.steps=1")).out.strip()
     result = cli("finetune", "--from", base, *sets("init.layers=[0]", "train.steps=1"))
     assert result.status == 2
     assert "init.layers: " in result.err
     assert "cnn is not made of blocks" in result.err
+    stored = check(parse_yaml(TORCHVISION.encode(), "stored.yaml"))
+    more = f"{TORCHVISION}init: {{checkpoint: vit.pth, layers: [0]}}\n"
+    asked = check(parse_yaml(more.encode(), "asked.yaml"))
+    with pytest.raises(SpecError, match=r"a ViT that timm or transformers published .* is read in"):
+        with_depth(asked, stored, Path("vit.pth"))
     result = cli("pretrain", cnn_spec, *sets("init.layers=[0]"))
     assert result.status == 2
     assert "--set init.layers=[0]: init.layers: there is no checkpoint" in result.err

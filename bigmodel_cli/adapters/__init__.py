@@ -12,7 +12,13 @@ from bigmodel_cli.adapters.lora import LoRAOptions, RsLoRAOptions
 from bigmodel_cli.adapters.owners import owners, with_roles
 from bigmodel_cli.adapters.peft import PEFTOptions
 from bigmodel_cli.adapters.pissa import PiSSAOptions
-from bigmodel_cli.adapters.quantizing import Hollow, moved, quantize
+from bigmodel_cli.adapters.quantizing import (
+    Hollow,
+    four_bit_names,
+    moved,
+    quantize,
+    saved_by_four_bits,
+)
 from bigmodel_cli.config import Table
 
 ADAPTERS = Table(
@@ -35,11 +41,13 @@ __all__ = [
     "attach",
     "bytes_of",
     "count_trained",
+    "four_bit_names",
     "is_quantized",
     "merged",
     "moved",
     "owners",
     "quantize",
+    "saved_by_four_bits",
     "stored_as",
     "with_roles",
 ]

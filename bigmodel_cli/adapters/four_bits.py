@@ -65,6 +65,14 @@ def bytes_of(weight: Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in stored_as(weight))
 
 
+def bytes_for(numbers: int) -> int:
+    """The bytes that so many numbers take in 4 bits: with a byte for each block, and a number for
+    each of their scales in common.
+    """
+    blocks = numbers // BLOCK
+    return numbers // 2 + blocks + 4 * (blocks // math.gcd(SCALES, blocks)) + 4 * 17
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`, (..., N) -> (..., M), of a weight that is held in any way.
 

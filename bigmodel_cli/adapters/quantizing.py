@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bigmodel_cli.adapters.base import AnyAdapterOptions
 from bigmodel_cli.adapters.four_bits import (
     BLOCK,
+    bytes_for,
     bytes_of,
     in_four_bits,
     is_quantized,
@@ -69,6 +70,23 @@ def quantize(model: Module) -> Quantized:
         size += bytes_of(getattr(places[0].module, places[0].name))
         held.add(weight.name)
     return Quantized(frozenset(held), numbers, size, whole)
+
+
+def four_bit_names(model: Module) -> frozenset[str]:
+    """All names of the matrices that the model holds in 4 bits."""
+    named = model.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, p in named if is_quantized(p))
+
+
+def saved_by_four_bits(model: Module) -> int:
+    """The bytes that `quantize` will save of a model without storage; zeros are not known of."""
+    found, of_weights = 0, owners(model)
+    for weight, role in with_roles(model):
+        tensor = weight.tensor
+        matrix = role.matrix and not tensor.requires_grad
+        if matrix and _fits(tensor, of_weights[id(tensor)]):
+            found += tensor.numel() * tensor.element_size() - bytes_for(tensor.numel())
+    return found
 
 
 def _fits(tensor: Tensor, places: Sequence[Owner]) -> bool:

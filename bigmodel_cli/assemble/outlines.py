@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from bigmodel_cli.adapters import saved_by_four_bits
 from bigmodel_cli.assemble.building import build_on_meta
 from bigmodel_cli.assemble.sizes import state_bytes
 from bigmodel_cli.config import DatasetInfo
@@ -26,7 +27,8 @@ class Outline:
     shortened.
 
     `short` is the model with shortened stacks, `more` are those with one more block of each long
-    stack; `weights` are the whole model's. Nothing is shortened where weights are frozen by the
+    stack; `weights` are the whole model's, and `saved` bytes of them are not needed, since they are
+    held in 4 bits. Nothing is shortened where weights are frozen by the
     names of their blocks, or adapted.
     """
 
@@ -34,6 +36,7 @@ class Outline:
     short: Model
     more: list[Model]
     weights: list[Weight]
+    saved: int = 0
 
     @property
     def measured(self) -> list[Model]:
@@ -67,7 +70,8 @@ def outline(spec: Spec, info: DatasetInfo) -> Outline:
         freeze(model, spec.init)
     weights = named_weights(built[0])
     if not cut:
-        return Outline([], built[0], [], weights)
+        four = spec.adapter is not None and spec.adapter.base is not None
+        return Outline([], built[0], [], weights, saved_by_four_bits(built[0]) if four else 0)
     whole = in_whole(
         stacks, weights, lambda weight: weight.name, lambda weight, name: replace(weight, name=name)
     )
@@ -86,7 +90,7 @@ def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline
     Raises `SpecError` for a model that cannot fit the device.
     """
     outlined = outline(spec, info)
-    needed, available = state_bytes(spec, outlined.weights), total_memory(device)
+    needed, available = state_bytes(spec, outlined.weights, outlined.saved), total_memory(device)
     if needed > available:
         count = sum(p.numel() for p in outlined.tensors)
         raise SpecError(

@@ -8,14 +8,14 @@ from bigmodel_cli.roles import Weight
 from bigmodel_cli.spec import Spec
 
 
-def state_bytes(spec: Spec, weights: Iterable[Weight]) -> int:
+def state_bytes(spec: Spec, weights: Iterable[Weight], saved: int = 0) -> int:
     """Bytes that weights, gradients, optimizer state and the moving average take."""
-    return sum(kept_bytes(spec, weights))
+    return sum(kept_bytes(spec, weights, saved))
 
 
-def kept_bytes(spec: Spec, weights: Iterable[Weight]) -> tuple[int, int, int]:
+def kept_bytes(spec: Spec, weights: Iterable[Weight], saved: int = 0) -> tuple[int, int, int]:
     """(weights, gradients, optimizer state and average) in bytes: frozen weights have neither
-    gradient nor optimizer state.
+    gradient nor optimizer state, and `saved` bytes of them are not needed (4 bits).
     """
     sizes = [(w.tensor.numel() * w.tensor.element_size(), w) for w in weights]
     trained = [(size, w.role) for size, w in sizes if w.tensor.requires_grad]
@@ -23,7 +23,7 @@ def kept_bytes(spec: Spec, weights: Iterable[Weight]) -> tuple[int, int, int]:
     state = sum(size * copies(role) for size, role in trained)
     moved = sum(size for size, _ in trained)
     averaged = moved if spec.adapter is not None else every
-    return every, moved, state + averaged * (spec.train.ema is not None)
+    return every - saved, moved, state + averaged * (spec.train.ema is not None)
 
 
 def numbers_per_weight(spec: Spec) -> int:

@@ -46,24 +46,27 @@ def assemble(
     device: torch.device,
     source: Path | None = None,
     *,
-    download: bool = True,
+    saved: checkpoints.Tensors | None = None,
 ) -> Model:
     """The model that training starts with, on its device: seeded, initialised, and frozen as
     `spec.init` says, or adapted as `spec.adapter` does.
 
     Its weights are drawn, or those of the checkpoint `source`, with a new head where the classes
-    differ. Pretrained weights are not downloaded where a checkpoint's weights replace them, at once
-    or (without `download`) later. Raises `SpecError` where the model does not fit the data or the
+    differ. A run that is resumed has `saved` weights, which replace all of them later, up to
+    matrices in 4 bits, which are read here. Pretrained weights are not downloaded where a
+    checkpoint's replace them. Raises `SpecError` where the model does not fit the data or the
     device, and `CheckpointError` where the checkpoint's weights do not fit the model.
     """
     torch.manual_seed(spec.train.seed)
     fresh: Sequence[str] = ()
     measured: Mapping[str, Tensor] = {}
-    if source is None:
-        model = _drawn(spec if download else without_download(spec), info, device)
+    if saved is not None and spec.adapter is not None and spec.adapter.base is not None:
+        model = _read_in_four_bits(spec, info, device, saved)
+    elif source is None:
+        model = _drawn(spec if saved is None else without_download(spec), info, device)
     else:
         model, fresh, measured = _from_checkpoint(spec, info, device, source)
-    _choose_trained(spec, info, model, fresh, measured, fill=download)
+    _choose_trained(spec, info, model, fresh, measured, fill=saved is None)
     moved(model, device)
     return model
 
@@ -161,6 +164,17 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device) -> Model:
     return build_model(bare, info)  # what was counted beside the weights is not part of them
 
 
+def _read_in_four_bits(
+    spec: Spec, info: DatasetInfo, device: torch.device, saved: checkpoints.Tensors
+) -> Model:
+    """The adapted model with a run's own weights, no more than one exact matrix at once."""
+    model = build_for(spec, info, saved, draw=False)
+    if state_bytes(spec, named_weights(model)) > total_memory(device):
+        check_memory(spec, info, device)
+    checkpoints.load_weights(model, saved, complete=Hollow(model, spec.adapter).keep)
+    return model
+
+
 def _largest(values: Any) -> int:
     """The largest integer in plain values."""
     if isinstance(values, dict | list):
@@ -182,7 +196,7 @@ def _from_checkpoint(
     for note in contents.notes:
         say_once(note)
     stored = of_checkpoint(contents.spec, source)
-    adapter, spec = spec.adapter, _adapted_as(stored, spec, source)
+    given, adapter, spec = spec, spec.adapter, _adapted_as(stored, spec, source)
     # the kinds of outputs, not the tasks: one that finetunes another's has its head
     same_task = stored.task.head() == spec.task.head()
     other = why_new_head(info, contents, same_task=same_task)
@@ -195,7 +209,7 @@ def _from_checkpoint(
         alone = _head_shapes(spec, info) if four and other and not spec.init.leave_out else None
         model = build_for(spec, info, contents.model, info.outputs, draw=drawn, alone=alone)
         if state_bytes(spec, named_weights(model)) > total_memory(device):
-            check_memory(spec, info, device)
+            check_memory(given, info, device)  # of which an adapter trains a part
     before = DatasetInfo.from_json(contents.info)
     weights = _resized(model, before, info, taken)
     rows: Mapping[str, Callable[[Tensor], Tensor]] = {}

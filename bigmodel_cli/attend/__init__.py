@@ -16,13 +16,14 @@ from bigmodel_cli.attend.details import MOST_ENTRIES, Details
 from bigmodel_cli.attend.images import ImageOptions
 from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.look import Look
-from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.attend.looking import NO_PATCHES, look_at
 from bigmodel_cli.attend.page import page
 from bigmodel_cli.attend.picture import PictureOptions, draw
+from bigmodel_cli.attend.several import Inputs
 from bigmodel_cli.attend.telling import telling
 from bigmodel_cli.attend.terminal import show, style_of
 from bigmodel_cli.data import input_of
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.outputs import check_output, write_output
 from bigmodel_cli.pictures import check_picture
@@ -112,38 +113,29 @@ class Request:
             raise SpecError(f"--query {self.query}: a position is a whole number") from None
 
 
-def attend(
-    loaded: Loaded, inputs: Sequence[str], request: Request, word: str = "input"
-) -> Iterator[tuple[Look, list[Path]]]:
+def attend(loaded: Loaded, inputs: Inputs, request: Request) -> Iterator[tuple[Look, list[Path]]]:
     """A look at each input, and the files that were written of it, numbered as the inputs are.
 
-    An input that cannot be read is left out; at the end `DataError` says how many there were, and
-    of a single one what is wrong with it.
+    An input that cannot be read is left out; at the end `DataError` says which.
     """
-    failed: list[str] = []
     patches = input_of(loaded.info).one_size
     if request.query is not None and "," in request.query and not patches:
         raise SpecError(
             f"--query {request.query}: ROW,COLUMN is a patch of an image; give a number"
         )
-    for number, given in enumerate(inputs, 1):
-        place = "the input" if len(inputs) == 1 else f"{word} {number}"
-        try:
-            wanted, image = request.wanted(patches), request.image()
-            look = look_at(loaded, given, wanted, place, request.target, image)
-        except DataError as error:
-            failed.append(str(error))
-            continue
-        details = None
-        if request.html is not None:
-            again = partial(look_at, loaded, given, place=place, target=request.target, image=image)
-            details = _details(look, wanted, again)
-        own = number if len(inputs) > 1 else None
-        write_files(look, request, own, details)
-        yield look, list(request.files(own))
-    if failed:
-        several = f"{len(failed):,} of {len(inputs):,} {word}s could not be read; the first: "
-        raise DataError((several if len(inputs) > 1 else "") + failed[0])
+    if request.top is not None and patches and loaded.model.grid is None:
+        raise SpecError(NO_PATCHES)
+    wanted, image = request.wanted(patches), request.image()
+
+    def work(given: str, place: str) -> tuple[Look, Details | None]:
+        again = partial(look_at, loaded, given, place=place, target=request.target, image=image)
+        look = again(wanted)
+        return look, None if request.html is None else _details(look, wanted, again)
+
+    for number, (look, details) in inputs.each(work):
+        write_files(look, request, number, details)
+        yield look, list(request.files(number))
+    inputs.check()
 
 
 def _details(look: Look, wanted: Wanted, again: Callable[[Wanted], Look]) -> Details:
@@ -167,7 +159,14 @@ def write_files(
     if request.heads is not None:
         heads = [(places[layer], head) for layer, head in _heads(request.heads)]
     for _, name in request.pictures:
-        options = PictureOptions(heads=heads, query=request.query is not None)
+        chosen = (request.layers, request.heads, request.query, request.key)
+        options = PictureOptions(
+            heads=heads,
+            query=request.query is not None,
+            key=request.key is not None,
+            told=all(choice is None for choice in chosen),
+            lens=request.lens,
+        )
         draw(look, numbered(name, number), options)
     if request.html is not None:
         write_output(numbered(request.html, number), [page(look, details).encode()])
@@ -186,12 +185,14 @@ def screen(look: Look, only_ascii: bool = False) -> str:
     return show(look, size[0], size[1], style_of(sys.stdout, only_ascii))
 
 
-def values(looks: Sequence[Look], files: Sequence[Path], several: bool) -> dict[str, Any]:
-    """The looks as plain values: of one input at the top, of `several` in a list."""
+def values(looks: Sequence[Look], files: Sequence[Path], inputs: Inputs) -> dict[str, Any]:
+    """The looks as plain values: of one input at the top, of several in a list, beside those that
+    could not be read.
+    """
     written = {"files": [str(path) for path in files]} if files else {}
-    if not several:
+    if len(inputs.given) == 1:
         return {**values_of(looks[0]), **written}
-    return {"inputs": [values_of(look) for look in looks], **written}
+    return {"inputs": [values_of(look) for look in looks], **inputs.failures(), **written}
 
 
 def _numbers(given: str) -> tuple[int, ...]:
@@ -206,4 +207,4 @@ def _heads(given: str) -> tuple[tuple[int, int], ...]:
     if not re.fullmatch(r"\d{1,9}\.\d{1,9}(,\d{1,9}\.\d{1,9})*", given):
         raise SpecError(f"--heads {given}: give LAYER.HEAD with commas between: 0.2,3.1")
     pairs = (each.split(".") for each in given.split(","))
-    return tuple((int(layer), int(head)) for layer, head in pairs)
+    return tuple(dict.fromkeys((int(layer), int(head)) for layer, head in pairs))

@@ -12,9 +12,18 @@ LARGE = 1 << 16
 
 
 class Maps:
-    """Of heads x queries x keys, at most `resolution` blocks to a side; 0: none are made."""
+    """Of heads x queries x keys, at most `resolution` blocks to a side; 0: none are made.
 
-    def __init__(self, size: tuple[int, int, int], resolution: int, signed: bool) -> None:
+    They are filled on `device`, a CPU's memory when None.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        resolution: int,
+        signed: bool,
+        device: torch.device | None = None,
+    ) -> None:
         heads, queries, keys = size
         self.signed, self.wanted, self.rows, self.columns = signed, resolution > 0, 1, 1
         if not self.wanted:
@@ -23,28 +32,30 @@ class Maps:
         self.whole = self.rows == self.columns == 1
         shape = (heads, -(-queries // self.rows), -(-keys // self.columns))
         half = self.whole and queries * keys > LARGE
-        self.most = torch.zeros(shape, dtype=torch.float16 if half else torch.float32)
-        self.least = torch.zeros(shape) if signed and not self.whole else self.most
-        self.sums = self.most if self.whole else torch.zeros(shape)
-        self.counts = torch.zeros(shape[1:])
+        kind = torch.float16 if half else torch.float32
+        self.most = torch.zeros(shape, dtype=kind, device=device)
+        self.least = torch.zeros_like(self.most) if signed and not self.whole else self.most
+        self.sums = self.most if self.whole else torch.zeros_like(self.most)
+        self.counts = torch.zeros(shape[1:], device=device)
 
     def count(self, rows: Tensor, keys: slice, seen: Tensor | None) -> None:
         """Count the cells of a tile that are seen: `seen` (R, C), all when None."""
         if not self.wanted:
             return
-        cells = torch.ones(len(rows), keys.stop - keys.start) if seen is None else seen.cpu()
-        where = torch.div(rows.cpu(), self.rows, rounding_mode="floor")
-        self._own(self.counts, keys).index_add_(0, where, self._folded(cells.float()).sum(-1))
+        cells = self.counts.new_ones(1, keys.stop - keys.start) if seen is None else seen
+        where = rows.to(self.counts.device) // self.rows
+        counts = self._folded(cells.to(self.counts)).sum(-1).expand(len(rows), -1)
+        self._own(self.counts, keys).index_add_(0, where, counts)
 
     def add(self, rows: Tensor, heads: slice, keys: slice, weights: Tensor) -> None:
         """Add a tile (h, R, C)."""
         if not self.wanted:
             return
-        weights = weights.cpu()
+        rows, weights = rows.to(self.most.device), weights.to(self.most.device)
         if self.whole:
-            self.most[heads, :, keys][:, rows.cpu()] = weights.to(self.most.dtype)
+            self.most[heads, :, keys][:, rows] = weights.to(self.most.dtype)
             return
-        cells, where = self._folded(weights), rows.cpu() // self.rows
+        cells, where = self._folded(weights), rows // self.rows
         first, last = int(where[0]), int(where[-1]) + 1
         where = where - first
         self._reduced(self.most[heads, first:last], keys, where, cells.amax(-1), "amax")
@@ -62,12 +73,14 @@ class Maps:
             self.most = torch.where(-self.least > self.most, self.least, self.most)
         most = self.most.masked_fill_(hidden, math.nan)
         mean = most if self.whole else self.sums.div_(self.counts).masked_fill_(hidden, math.nan)
-        return Blocks(most, mean, self.rows, self.columns)
+        return Blocks(most.cpu(), mean.cpu(), self.rows, self.columns)
 
     def _folded(self, cells: Tensor) -> Tensor:
         """(..., C) -> (..., blocks, columns)."""
-        padded = F.pad(cells, (0, -cells.shape[-1] % self.columns))
-        folded: Tensor = padded.unflatten(-1, (-1, self.columns))
+        missing = -cells.shape[-1] % self.columns
+        if missing:  # padding by nothing would copy
+            cells = F.pad(cells, (0, missing))
+        folded: Tensor = cells.unflatten(-1, (-1, self.columns))
         return folded
 
     def _own(self, whole: Tensor, keys: slice) -> Tensor:

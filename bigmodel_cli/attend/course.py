@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from bigmodel_cli.attend.look import Layer
+from bigmodel_cli.attend.look import Layer, Look
 from bigmodel_cli.console import counted, one_line, table
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -56,6 +56,8 @@ class Course:
     letters: list[str] = field(default_factory=list)  # of the last step
     figures: dict[str, list[list[Tensor]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    last: Look | None = None
+    """The look at the last step."""
 
     def add(self, step: int, layers: Sequence[Layer], loss: float, repeats: float) -> None:
         """A checkpoint's."""
@@ -221,7 +223,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
+    return "-" if math.isnan(value) else f"{value:z.2f}"
 
 
 def _spark(values: Sequence[float], limits: tuple[float, float], ascii_only: bool) -> str:

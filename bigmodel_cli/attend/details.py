@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bigmodel_cli.attend.look import Kept, Look
@@ -24,7 +24,8 @@ class Detail:
 
     `form` is "map" (codes of the weights that may be seen, row after row) or "scores" (whole
     numbers for queries and keys, and sums that make weights of scores). `minus` is what is
-    subtracted from the head, `factor` times (differential attention).
+    subtracted from the head, `factor` times (differential attention). `as_map` is the same head
+    as a map, of "scores" that take fewer bytes.
     """
 
     form: str
@@ -32,6 +33,7 @@ class Detail:
     arrays: dict[str, bytes]
     minus: Detail | None = None
     factor: float = 0.0
+    as_map: Detail | None = None
 
     @property
     def size(self) -> int:
@@ -127,7 +129,7 @@ def _joined(one: Detail | None, other: Detail | None, call: AttentionCall) -> De
         return one
     if other is None:
         return None
-    return Detail(one.form, one.facts, one.arrays, other, float(call.minus))
+    return replace(one, minus=other, factor=float(call.minus))
 
 
 def _detailed(heads: list[Scores]) -> list[Detail | None]:
@@ -148,7 +150,9 @@ def _detailed(heads: list[Scores]) -> list[Detail | None]:
     shared = len(of[0].arrays["k"]) * (len(of) - 1)  # the keys are carried once
     if maps is not None and sum(d.size for d in maps) <= sum(d.size for d in of) - shared:
         return list(maps)
-    return list(of)
+    if maps is None:
+        return list(of)
+    return [replace(head, as_map=whole) for head, whole in zip(of, maps, strict=True)]
 
 
 def of_weights(scores: Scores) -> Detail:

@@ -13,6 +13,7 @@ from bigmodel_cli.attend.blocks import Maps
 from bigmodel_cli.attend.capture import watch
 from bigmodel_cli.attend.judging import judge_of, judged, read_alone
 from bigmodel_cli.attend.matching import matched
+from bigmodel_cli.attend.pairs import forced
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.tiles import ROWS, Queries, Tiled, spans
 from bigmodel_cli.checkpoints.weights import below
@@ -38,14 +39,16 @@ class DiffOptions:
     target: str | None = None
 
 
-def diff(first: Loaded, second: Loaded, given: str, options: DiffOptions) -> Apart:
-    """How far the heads of two models are apart on an input.
+def diff(
+    first: Loaded, second: Loaded, given: str, options: DiffOptions, place: str = "the input"
+) -> Apart:
+    """How far the heads of two models are apart on an input, which messages call `place`.
 
     Raises `DataError` for an input that cannot be read, and `SpecError` where the two are not of
     one structure, or read the input otherwise.
     """
     check_same(first, second)
-    ours, theirs = (read_alone(loaded, given) for loaded in (first, second))
+    ours, theirs = (read_alone(loaded, given, place) for loaded in (first, second))
     if ours.keys() != theirs.keys() or not all(torch.equal(ours[n], theirs[n]) for n in ours):
         raise SpecError(
             "--diff: the two read the input otherwise: they have other tokenizers, or other sizes"
@@ -120,6 +123,10 @@ def _body(model: Model) -> dict[str, Tensor]:
 
 
 def _run(loaded: Loaded, batch: Batch) -> None:
+    """One pass, of an encoder-decoder over all of the target but its last token."""
+    if loaded.model.is_encoder_decoder:
+        forced(loaded, {name: x.to(loaded.device) for name, x in batch.items()})
+        return
     with torch.inference_mode(), autocast(loaded.device, loaded.precision):
         loaded.model(*loaded.model.arguments({n: t.to(loaded.device) for n, t in batch.items()}))
 
@@ -215,7 +222,7 @@ class _Sums:
         outside = [tiled.outside(rows) for tiled in (self.first, self.second)]
         if any(each is not None for each in outside):
             p, q = (
-                torch.zeros(self.first.heads, len(rows)) if each is None else each.exp()
+                torch.zeros(self.first.heads, len(rows)) if each is None else each.exp().cpu()
                 for each in outside
             )
             self.nats += _nats(p[..., None], q[..., None])

@@ -12,6 +12,7 @@ from typing import Any
 
 from bigmodel_cli.attend.heat import Heat, heat_over, likeliest
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import listed, one_line
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.models import Model
@@ -190,9 +191,8 @@ def class_of(given: str | None, info: DatasetInfo) -> int | None:
         return None
     names = info.classes or info.targets
     if given not in names:
-        shown = ", ".join(names[:10]) + (f" ... ({len(names)} in all)" if len(names) > 10 else "")
         raise SpecError(
             f"--class {given!r} is not one of the model's outputs{did_you_mean(given, names)}; they"
-            f" are {shown}"
+            f" are {listed([one_line(name) for name in names], 10)}"
         )
     return names.index(given)

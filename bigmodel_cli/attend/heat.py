@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.data import input_of
+from bigmodel_cli.data import Ticks, input_of
 from bigmodel_cli.lazy import F, Tensor
 from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
 
+BASELINE = "the image's mean colour"
+"""What pixels are replaced by in a test of a map."""
 KEPT = 0.8
 """Most of its probability that a class may keep without any of the image, for a test to count."""
 
@@ -67,8 +69,8 @@ class Trial:
             for both in zip(*self.at_random, strict=True)
         )
         return (
-            "as more and more of the most important pixels are replaced by the mean colour, the"
-            f" class keeps {100 * deletion:.0f} % of its probability on average (random maps:"
+            f"as more and more of the most important pixels are replaced by {BASELINE}, the class"
+            f" keeps {100 * deletion:.0f} % of its probability on average (random maps:"
             f" {low}); as they are shown alone, {100 * insertion:.0f} % (random maps: {high}):"
             f" {self.verdict}"
         )
@@ -79,6 +81,7 @@ class Trial:
         return {
             "deletion": deletion,
             "insertion": insertion,
+            "in_place_of_pixels": BASELINE,
             "random_deletion": [one for one, _ in self.at_random],
             "random_insertion": [one for _, one in self.at_random],
             "shares": list(self.shares),
@@ -103,9 +106,10 @@ class Heat:
 
     A regression has a `value` instead of a probability. `method` names how the heat was made, of
     what the module `layer` gave. `axes` label rows (upwards) and columns where the image is a
-    spectrogram. `size` is that of the map before it was resized, `coarse` (h, w) that map, not
-    scaled. `heat` is None where the map has one position; `note` is a remark on the heat, if any.
-    `accounts` are the map's sum and what the class's score has of the layer, for HiResCAM.
+    spectrogram, and `ticks` are round values on them (see data/audio/ticks.py). `size` is that of
+    the map before it was resized, `coarse` (h, w) that map, not scaled. `heat` is None where the
+    map has one position; `note` is a remark on the heat, if any. `accounts` are the map's sum and
+    what the class's score has of the layer, for HiResCAM.
     """
 
     image: Tensor
@@ -121,6 +125,7 @@ class Heat:
     coarse: Tensor | None = None
     accounts: tuple[float, float] | None = None
     trial: Trial | None = None
+    ticks: tuple[Ticks, Ticks] | None = None
 
     @property
     def caption(self) -> str:
@@ -166,7 +171,8 @@ def picture_of(image: Tensor, info: DatasetInfo, note: str = "") -> Heat:
     """A normalised image (1, C, H, W) without a map."""
     kind = input_of(info)
     rows, columns = image.shape[-2:]
-    return Heat(kind.pixels_of(image[0].cpu()), None, "", 0.0, (rows, columns), "", kind.axes, note)
+    pixels, ticks = kind.pixels_of(image[0].cpu()), kind.ticks(columns)
+    return Heat(pixels, None, "", 0.0, (rows, columns), "", kind.axes, note, ticks=ticks)
 
 
 def heat_over(
@@ -218,6 +224,7 @@ def heat_over(
         layer,
         heat[0, 0].cpu(),
         accounts,
+        ticks=kind.ticks(width),
     )
 
 

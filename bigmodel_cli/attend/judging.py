@@ -6,24 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel_cli.attend.pairs import read_pair
 from bigmodel_cli.attend.repeated import repeats_of
 from bigmodel_cli.console import counted, say
-from bigmodel_cli.data import (
-    LongReader,
-    Prompts,
-    Reader,
-    Sources,
-    Tokenizer,
-    input_of,
-    load_tokenizer,
-)
+from bigmodel_cli.data import LongReader, Prompts, Reader, input_of, load_tokenizer
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import DataError
-from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
-from bigmodel_cli.generation.excluding import Excluding
-from bigmodel_cli.generation.text import Decoding, longest_text, write
+from bigmodel_cli.generation.conditioned import source_reader
+from bigmodel_cli.generation.text import Decoding
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.predict import as_published
 from bigmodel_cli.tasks import TASKS, Batch, Task, build_task
 
 
@@ -65,14 +57,14 @@ def judged(
     An encoder-decoder is given `target`, or what it writes itself. Raises `DataError` for an input
     that cannot be read.
     """
+    if loaded.model.is_encoder_decoder:
+        return _with_targets(loaded, inputs, target)
     found, reader, cuts = [], _reader(loaded), 0
-    for number, given in enumerate(inputs, 1):
-        place = "the input" if len(inputs) == 1 else f"input {number}"
+    for given, place in _placed(inputs):
         content, truncated = reader.read(given, place)
         cuts += truncated
-        found.append(_judged(loaded, task, given, reader.batch([content]), target))
-    if cuts:
-        say(f"{counted(cuts, 'input is', 'inputs are')} cut: the model reads {reader.most}")
+        found.append(_judged(loaded, task, given, reader.batch([content])))
+    _tell_of(cuts, reader)
     return found
 
 
@@ -107,10 +99,21 @@ def losses_of(loaded: Loaded, task: Task, items: Sequence[Judged]) -> tuple[floa
     return float(means[0]), float(means[1])
 
 
-def read_alone(loaded: Loaded, given: str) -> Batch:
-    """An input as a batch of one row, without targets. Raises `DataError`."""
+def _placed(inputs: Sequence[str]) -> list[tuple[str, str]]:
+    """The inputs, and what messages call each."""
+    alone = len(inputs) == 1
+    return [(x, "the input" if alone else f"input {number}") for number, x in enumerate(inputs, 1)]
+
+
+def _tell_of(cuts: int, reader: Reader) -> None:
+    if cuts:
+        say(f"{counted(cuts, 'input is', 'inputs are')} cut: the model reads {reader.most}")
+
+
+def read_alone(loaded: Loaded, given: str, place: str = "the input") -> Batch:
+    """An input as a batch of one row, without targets. Raises `DataError`; `place` names it."""
     reader = _reader(loaded)
-    return dict(reader.batch([reader.read(given, "the input")[0]]))
+    return dict(reader.batch([reader.read(given, place)[0]]))
 
 
 def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Tensor, Tensor]:
@@ -133,13 +136,9 @@ def _long_reader(loaded: Loaded) -> LongReader:
     return input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
 
 
-def _judged(
-    loaded: Loaded, task: Task, given: str, batch: Batch, target: str | None = None
-) -> Judged:
+def _judged(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
     batch = {name: values.to(loaded.device) for name, values in batch.items()}
     with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-        if loaded.model.is_encoder_decoder:
-            return _with_target(loaded, given, batch, target)
         return _with_answer(loaded, task, given, batch)
 
 
@@ -157,34 +156,16 @@ def _repeats(tokens: Tensor) -> Tensor | None:
     return found.to(tokens.device) if bool(found.any()) else None
 
 
-def _with_target(loaded: Loaded, given: str, batch: Batch, target: str | None) -> Judged:
+def _with_targets(loaded: Loaded, inputs: Sequence[str], target: str | None) -> list[Judged]:
     """With `target`, or the text that the model writes; what it begins with is no target."""
-    tokenizer = load_tokenizer(loaded.assets)
-    first, end = _begin(loaded, tokenizer, batch), tokenizer.end_of_text
-    assert end is not None
-    if target is None:
-        most = longest_text(loaded, Decoding())
-        generator = loaded.model.generator(*loaded.model.source(batch))
-        reading = Excluding(generator, tokenizer.never, tokenizer.never_first)
-        start = torch.tensor([first], device=loaded.device)
-        stops = tokenizer.stops
-        ((best, *_),) = write(loaded, reading, start, Decoding(), [0], most, stops, 0.0, None)
-        own, text = best.tokens, tokenizer.decode(best.tokens)
-        own = [*own, end] if best.ended else own
-    else:
-        room = loaded.model.max_len + 1 - len(first)
-        (own, truncated), text = Sources(tokenizer, room).read(target, "--target"), ""
-        if truncated:
-            raise DataError(
-                f"--target: too long: the model writes {room:,} tokens, the end included"
-            )
-    row = torch.tensor([[*first, *own]], device=loaded.device)
-    learnt = torch.arange(row.shape[1], device=loaded.device)[None] >= len(first)
-    return Judged(given, {**batch, "target": row, "loss_mask": learnt}, text)
-
-
-def _begin(loaded: Loaded, tokenizer: Tokenizer, batch: Batch) -> list[int]:
-    """The tokens that the target begins with, the language as the model hears it."""
-    first = target_begins(loaded, tokenizer)
-    generator = loaded.model.generator(*loaded.model.source(batch))
-    return [int(t) for t in begun(generator, first, 1, tokenizer.languages, loaded.device)[0]]
+    how = as_published(loaded, Decoding())
+    found, cuts = [], 0
+    for given, place in _placed(inputs):
+        pair = read_pair(loaded, given, place, how, target)
+        cuts += bool(pair.cut)
+        row = pair.batch["target"]
+        learnt = torch.arange(row.shape[1], device=loaded.device)[None] >= pair.begins
+        answer = pair.text if target is None else ""
+        found.append(Judged(given, {**pair.batch, "loss_mask": learnt}, answer))
+    _tell_of(cuts, source_reader(loaded))
+    return found

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bigmodel_cli.attend.alignment import Alignment
 from bigmodel_cli.attend.heat import Heat
+from bigmodel_cli.attend.times import Heard, Times
 from bigmodel_cli.lazy import Tensor
 
 
@@ -150,6 +152,22 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Which words of a source the words written come from, or when they are said in what was
+    `heard`.
+    """
+
+    alignment: Alignment | None = None
+    times: Times | None = None
+    heard: Heard | None = None
+
+    def tables(self) -> dict[str, Any]:
+        """As plain values, by name."""
+        named = {"alignment": self.alignment, "times": self.times}
+        return {name: table.to_json() for name, table in named.items() if table is not None}
+
+
+@dataclass(frozen=True)
 class Look:
     """All of it: the model's name, its layers in the order of the forward pass, and what is said.
 
@@ -165,6 +183,7 @@ class Look:
     """Of an image: its pixels, and a map of where the answer comes from."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further tables by name, for `--json`: routing of experts, logit lens, alignment."""
+    told: Told = field(default_factory=Told)
     title: str = ""
     """What was looked at, in a few words: the text's beginning, or the file's name."""
 

@@ -21,6 +21,11 @@ from bigmodel_cli.loaded import Loaded, without_head
 from bigmodel_cli.parts.contract import Attends, attending, mixing
 from bigmodel_cli.parts.watched import AttentionCall
 
+NO_PATCHES = (
+    "--layers, --heads, --key, --rows and --top are of heads that look at patches, and this network"
+    " has none; leave them out (--cam-layer NAME takes a layer's map)"
+)
+
 
 def look_at(
     loaded: Loaded,
@@ -58,11 +63,9 @@ def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOpti
 
     Raises `SpecError` also where heads are chosen of a network in which none has a map.
     """
-    if loaded.model.grid is None and (wanted.layers or wanted.heads or wanted.key is not None):
-        raise SpecError(
-            "--layers, --heads and --key choose among heads that look at patches, and this network"
-            " has none; leave them out (--cam-layer NAME takes a layer's map)"
-        )
+    of_heads = wanted.layers or wanted.heads or wanted.rows or wanted.key is not None
+    if loaded.model.grid is None and of_heads:
+        raise SpecError(NO_PATCHES)
     counts: list[tuple[str, int]] = []
 
     def describe(name: str, part: Attends, call: AttentionCall, side: Side, query: int) -> Layer:
@@ -95,8 +98,11 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     """The same of an input that is prepared."""
     found: Found | None = None
     for window in prepared.windows:
-        last = window is prepared.windows[-1]
-        shown = wanted if last else replace(wanted, query=-1, key=None, top=0, resolution=1)
+        shown = (
+            wanted
+            if window is prepared.windows[-1]
+            else replace(wanted, query=-1, key=None, top=0, resolution=1)
+        )
         new = found_in(loaded.model, window.run, window.sides, shown)
         check_choice(new.calls, wanted)
         found = new if found is None else found.join(new)
@@ -106,13 +112,16 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
     notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
-    extra = {**prepared.extra(found.output), **found.extra}
+    told = prepared.told(found.output)
+    extra = {**told.tables(), **found.extra}
     if wanted.lens:
-        labels = layers[-1].queries.labels
-        extra["lens"] = lens_of(loaded, prepared.windows[-1].run, labels, wanted.query)
+        last = prepared.windows[-1]
+        side = last.answered or layers[-1].queries
+        extra["lens"] = lens_of(loaded, last.run, side.labels, wanted.query)
         notes += [extra["lens"]["remark"]] if "remark" in extra["lens"] else []
+        notes += ["the logit lens is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
-    return Look(name, layers, answer, notes, extra=extra, title=prepared.title)
+    return Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
 
 
 def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:

@@ -27,10 +27,11 @@ class Mixed(Tiled):
         self.matrix, self.kind = matrix, matrix.kind
         self.heads, self.queries = matrix.heads, matrix.length
         self.keys = self.queries
+        self.device = matrix.values(slice(0, 1), slice(0, 1)).device
         self.begun: tuple[Tensor, Any] | None = None
 
     def of(self, rows: Tensor) -> Queries:
-        window = self.matrix.window
+        rows, window = rows.to(self.device), self.matrix.window
         start = 0 if window is None else max(0, int(rows[0]) - window + 1)
         return Queries(rows, rows, start, int(rows[-1]) + 1)
 
@@ -45,9 +46,10 @@ class Mixed(Tiled):
         return None if bool(seen.all()) else seen
 
     def tile(self, queries: Queries, heads: slice, keys: slice, seen: Tensor | None) -> Tile:
-        if self.begun is None or self.begun[0] is not queries.rows:
-            self.begun = queries.rows, self.matrix.begin(queries.rows)
-        return Tile(self.matrix.tile(self.begun[1], heads, keys), None)
+        begun = self.begun  # by another head, which may run at the same time
+        if begun is None or begun[0] is not queries.rows:
+            begun = self.begun = queries.rows, self.matrix.begin(queries.rows)
+        return Tile(self.matrix.tile(begun[1], heads, keys), None)
 
     def values(self, heads: slice, keys: slice) -> Tensor:
         return self.matrix.values(heads, keys)

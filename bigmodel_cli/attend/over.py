@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.attend.course import Course
+from bigmodel_cli.attend.details import MOST_ENTRIES
 from bigmodel_cli.attend.judging import judge_of, judged_whole, losses_of, of_tokens
 from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.looking import look_through
@@ -33,11 +34,13 @@ does).
 @dataclass(frozen=True)
 class OverOptions:
     """`seed` draws the repeated tokens that are read where no input is given, and `rows` is how
-    many queries the statistics are of (all when None).
+    many queries the statistics are of (all when None). With `maps` the look at the last checkpoint,
+    with blocks of so many to a side and its heads' tensors, is kept too.
     """
 
     seed: int = 0
     rows: int | None = None
+    maps: int = 0
 
 
 def over(run: Path, given: str | None, options: OverOptions, device: str = "auto") -> Course:
@@ -62,7 +65,10 @@ def over(run: Path, given: str | None, options: OverOptions, device: str = "auto
     for path in found:
         contents = opening.read(path)
         checkpoints.load_weights(loaded.model, contents.model, spare=contents.model.spare)
+        if options.maps and path == found[-1]:
+            wanted = replace(wanted, resolution=options.maps, whole=MOST_ENTRIES)
         look = look_through(loaded, prepared, wanted)
+        course.last = look if path == found[-1] else None
         course.add(contents.step, look.layers, *losses())
     return course
 

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from string import Template
@@ -19,19 +20,29 @@ from bigmodel_cli.attend.details import Details
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.page_facts import Arrays, PageOptions, facts_of
 from bigmodel_cli.attend.page_heat import layer_of_heat, png_of
+from bigmodel_cli.attend.page_views import View, views_of
 from bigmodel_cli.console import one_line
 from bigmodel_cli.errors import SpecError
 
 __all__ = ["PageOptions", "page"]
 
-SCRIPTS = ("data", "colours", "state", "overview", "map", "axes", "lines", "text", "tables", "keys")
+SCRIPTS = (
+    "data", "scores", "colours", "state", "overview", "map", "axes", "lines", "image", "text",
+    "sorted", "tables", "views", "charts", "keys", "start",
+)  # fmt: skip
 
 
-def page(look: Look, details: Details | None = None, options: PageOptions | None = None) -> str:
+def page(
+    look: Look,
+    details: Details | None = None,
+    options: PageOptions | None = None,
+    views: Sequence[View] = (),
+) -> str:
     """The page, to be written as UTF-8.
 
     Without `details` they are made of what the look has kept; heads that have none are shown as
-    blocks. Raises `SpecError` for a look at nothing.
+    blocks. `views` come before those of what the look has beside its heads. Raises `SpecError` for
+    a look at nothing.
     """
     options, details = options or PageOptions(), details or Details.of(look)
     if look.heat is not None:
@@ -41,10 +52,11 @@ def page(look: Look, details: Details | None = None, options: PageOptions | None
         if mapped is not None:
             details.add_matrix(mapped.name, 0, mapped.blocks.most[0], causal=False)
             look = replace(look, layers=[*look.layers, mapped])
-    if not look.layers:
+    shown = [*views, *views_of(look)]
+    if not look.layers and not shown:
         raise SpecError("--html: there is nothing to show: neither heads nor a map of an image")
     arrays = Arrays()
-    facts = facts_of(look, details, options, arrays)
+    facts = facts_of(look, details, options, arrays, shown)
     room = files("bigmodel_cli.attend") / "web"
     style = (room / "style.css").read_text(encoding="utf-8")
     parts = [(room / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]

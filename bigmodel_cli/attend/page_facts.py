@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.classes import CLASSES
 from bigmodel_cli.attend.details import Detail, Details, deflated
-from bigmodel_cli.attend.look import CAUTION, Blocks, Layer, Look, Side
+from bigmodel_cli.attend.look import CAUTION, Layer, Look, Side
+from bigmodel_cli.attend.page_blocks import MOST_ROWS, coarse, codes, thumbnails
 from bigmodel_cli.attend.page_heat import KIND
+from bigmodel_cli.attend.page_room import LONG, SHORT, fitted
+from bigmodel_cli.attend.page_views import View
 from bigmodel_cli.attend.telling import telling
+from bigmodel_cli.attend.terminal.heat_map import CAUTION as OF_MAPS
 from bigmodel_cli.console import counted, one_line
-from bigmodel_cli.lazy import F, Tensor, torch
 
-THUMBNAIL = 48
-"""Most blocks to a side of the small map of a head."""
 FEW_WEIGHTS = 1_500_000
 """More of them to a head, and the page also carries the blocks of the look."""
-MOST_BLOCKS = 200_000
-"""Most blocks of the heads of a layer; 256 to a side of each at most."""
-MOST_ROWS = 400_000
-"""Most weights of rows that are carried for heads without details, in a layer."""
+DIFFERENCE = "difference"
+"""The kind of layers whose heads are differences of two models."""
+SHOWN = 8
+"""Heads that tell most, which are carried before others where not all fit."""
+CODE = 120_000
+"""Bytes of the script, the style and the frame of a page, or more."""
 STATISTICS = (
     ("entropy", "Entropy", "nats"),
     ("sink", "First key", "share of the weight on the first key, or the head's own sink"),
@@ -44,8 +49,8 @@ class PageOptions:
 
     Without a `head` (layer, head) it is the most telling one of which the page has all weights.
 
-    `view` is "map", "lines", "text", "image", "keys" or "statistics", the one that fits the input
-    when None; `image` a PNG that lies under the patches.
+    `view` is "map", "lines", "text", "image", "keys", "statistics" or the name of a further view,
+    the one that fits the input when None; `image` a PNG that lies under the patches.
     """
 
     head: tuple[int, int] | None = None
@@ -73,23 +78,26 @@ class Arrays:
         )
 
 
-def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays) -> dict[str, Any]:
+def facts_of(
+    look: Look,
+    details: Details,
+    options: PageOptions,
+    arrays: Arrays,
+    views: Sequence[View] = (),
+) -> dict[str, Any]:
     """The page's values, for JSON; their arrays are added to `arrays`."""
     sides: list[Side] = []
     for layer in look.layers:
         sides += [s for s in (layer.queries, layer.keys) if s not in sides]
-    layers = [
-        _layer(layer, sides, details.found.get(layer.name, {}), arrays) for layer in look.layers
-    ]
-    place, head = options.head or _opened(look, details)
-    first = look.layers[min(place, len(look.layers) - 1)]
-    return {
+    layers = [_layer(layer, look, sides, arrays) for layer in look.layers]
+    facts: dict[str, Any] = {
         "model": one_line(look.model),
         "facts": " · ".join(filter(None, (_line(look), one_line(look.answer)))),
-        "caution": CAUTION,
+        "caution": _caution(look),
         "notes": [one_line(note) for note in look.notes],
         "sides": [_side(side) for side in sides],
         "layers": layers,
+        "views": [view.to_json() for view in views],
         "statistics": STATISTICS,
         "classes": {
             letter: {"name": name, "rule": f"{name}: {rule}", "colour": colours.CLASSES[letter]}
@@ -102,26 +110,97 @@ def facts_of(look: Look, details: Details, options: PageOptions, arrays: Arrays)
         "image": None
         if options.image is None
         else "data:image/png;base64," + base64.b64encode(options.image).decode(),
-        "start": {
-            "layer": place,
-            "head": head,
-            "query": first.query if options.query is None else options.query,
-            "key": options.key,
-            "view": options.view or ("map" if first.keys.grid is None else "image"),
-        },
     }
+    details, said = _fitted(look, details, facts, arrays)
+    facts["notes"] += [said] if said else []
+    for layer, written in zip(look.layers, layers, strict=True):
+        own = details.found.get(layer.name, {})
+        written |= _coarse(layer, look, arrays, bare=len(own) < layer.heads)
+        written["details"] = {head: _detail(detail, arrays) for head, detail in own.items()}
+    return {**facts, "start": _start(look, details, options, views)}
+
+
+def _fitted(
+    look: Look, details: Details, facts: dict[str, Any], arrays: Arrays
+) -> tuple[Details, str]:
+    """The heads that fit into the page beside all else, and what was done for it."""
+    short = all(_weights(layer) <= FEW_WEIGHTS for layer in look.layers)
+    room = (SHORT if short else LONG) - CODE - len(json.dumps(facts)) - len(arrays.written())
+    all_there = all(len(details.found.get(la.name, {})) == la.heads for la in look.layers)
+    if short and all_there:
+        found, said = fitted(details, room)
+        if sum(map(len, found.found.values())) == sum(map(len, details.found.values())):
+            return found, said
+    others = Arrays()
+    for layer in look.layers:
+        _coarse(layer, look, others, bare=True)
+    told = telling(_attending(look), SHOWN)
+    first = [(look.layers[one.layer].name, one.head) for one in told]
+    return fitted(details, max(0, room - len(others.written())), first)
+
+
+def _coarse(layer: Layer, look: Look, arrays: Arrays, bare: bool) -> dict[str, Any]:
+    """Blocks of a layer that has many weights, or heads of which the page has no others."""
+    found: dict[str, Any] = {"blocks": None, "read": None}
+    peak, heads = _peak(layer, look), sum(la.heads for la in look.layers)
+    if bare or _weights(layer) > FEW_WEIGHTS:
+        found["blocks"] = coarse(layer.blocks, heads, layer.signed, peak, arrays)
+    if bare and sum(la.read.numel() for la in look.layers) <= MOST_ROWS:
+        found["read"] = arrays.add(deflated(codes(layer.read.float().cpu(), layer.signed, peak)))
+    return found
+
+
+def _weights(layer: Layer) -> int:
+    return len(layer.queries) * len(layer.keys)
+
+
+def _peak(layer: Layer, look: Look) -> float:
+    """The weight at the end of the scale: 1 of shares, the largest of signed ones."""
+    if not layer.signed:
+        return 1.0
+    same = (
+        [la for la in look.layers if la.kind == DIFFERENCE] if layer.kind == DIFFERENCE else [layer]
+    )
+    return max(float(la.blocks.most.nan_to_num(0).abs().max()) for la in same) or 1.0
+
+
+def _start(
+    look: Look, details: Details, options: PageOptions, views: Sequence[View]
+) -> dict[str, Any]:
+    if not look.layers:
+        return {"layer": 0, "head": 0, "query": 0, "key": 0, "view": options.view or views[0].name}
+    place, head = options.head or _opened(look, details)
+    first = look.layers[min(place, len(look.layers) - 1)]
+    return {
+        "layer": place,
+        "head": head,
+        "query": first.query if options.query is None else options.query,
+        "key": options.key,
+        "view": options.view or ("map" if first.keys.grid is None else "image"),
+    }
+
+
+def _caution(look: Look) -> str:
+    """What is to be kept in mind of heads, or of a map alone."""
+    return CAUTION if _attending(look).layers else OF_MAPS if look.layers else ""
+
+
+def _attending(look: Look) -> Look:
+    return replace(look, layers=[layer for layer in look.layers if layer.kind != KIND])
 
 
 def _line(look: Look) -> str:
     """How much there is of what, and how true it is."""
-    attending = [layer for layer in look.layers if layer.kind != KIND]
+    attending = _attending(look).layers
     if not attending:
         return ""
     sides = (side for layer in attending for side in (layer.queries, layer.keys))
     lengths = " x ".join(dict.fromkeys(f"{one_line(s.name)}: {len(s)}" for s in sides))
     heads = counted(sum(layer.heads for layer in attending), "head")
-    true = f"weights x values within {look.difference:.1e} of the kernel's output"
-    return f"{lengths} · {heads} in {counted(len(attending), 'layer')} · {true}"
+    said = f"{lengths} · {heads} in {counted(len(attending), 'layer')}"
+    if any(layer.kind == DIFFERENCE for layer in attending):
+        return said
+    return f"{said} · weights x values within {look.difference:.1e} of the kernel's output"
 
 
 def _opened(look: Look, details: Details) -> tuple[int, int]:
@@ -131,8 +210,7 @@ def _opened(look: Look, details: Details) -> tuple[int, int]:
         for place, layer in enumerate(look.layers)
         for head in details.found.get(layer.name, {})
     ]
-    heads = replace(look, layers=[layer for layer in look.layers if layer.kind != KIND])
-    told = [(one.layer, one.head) for one in telling(heads, 8)]
+    told = [(one.layer, one.head) for one in telling(_attending(look), SHOWN)]
     return next((head for head in told if head in places), places[0] if places else (0, 0))
 
 
@@ -152,31 +230,22 @@ def _side(side: Side) -> dict[str, Any]:
     }
 
 
-def _layer(
-    layer: Layer, sides: list[Side], details: dict[int, Detail], arrays: Arrays
-) -> dict[str, Any]:
-    queries, keys = sides.index(layer.queries), sides.index(layer.keys)
-    signed = layer.signed
-    peak = float(layer.blocks.most.nan_to_num(0).abs().max()) or 1.0 if signed else 1.0
-    many = len(layer.queries) * len(layer.keys) > FEW_WEIGHTS
-    bare = len(details) < layer.heads
+def _layer(layer: Layer, look: Look, sides: list[Side], arrays: Arrays) -> dict[str, Any]:
+    peak, heads = _peak(layer, look), sum(la.heads for la in look.layers)
     return {
         "name": one_line(layer.name),
         "number": layer.number,
         "kind": layer.kind,
-        "queries": queries,
-        "keys": keys,
+        "queries": sides.index(layer.queries),
+        "keys": sides.index(layer.keys),
         "heads": layer.heads,
         "letters": layer.letters,
-        "signed": signed,
+        "signed": layer.signed,
         "peak": peak,
         "statistics": _statistics(layer),
         "difference": _plain(layer.difference) or 0.0,
         "query": layer.query,
-        "thumbnails": _thumbnails(layer, signed, peak, arrays),
-        "blocks": _blocks(layer.blocks, signed, peak, arrays) if many or bare else None,
-        "read": _rows(layer) if bare else None,
-        "details": {head: _detail(detail, arrays) for head, detail in details.items()},
+        "thumbnails": thumbnails(layer, heads, peak, arrays),
     }
 
 
@@ -194,12 +263,6 @@ def _plain(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _rows(layer: Layer) -> list[list[float | None]] | None:
-    if layer.read.numel() > MOST_ROWS:
-        return None
-    return [[_plain(round(value, 5)) for value in row] for row in layer.read.tolist()]
-
-
 def _detail(detail: Detail, arrays: Arrays) -> dict[str, Any]:
     written: dict[str, Any] = {
         "form": detail.form,
@@ -209,59 +272,3 @@ def _detail(detail: Detail, arrays: Arrays) -> dict[str, Any]:
     if detail.minus is not None:
         written |= {"minus": _detail(detail.minus, arrays), "factor": detail.factor}
     return written
-
-
-def _thumbnails(layer: Layer, signed: bool, peak: float, arrays: Arrays) -> dict[str, Any]:
-    most = layer.blocks.most
-    if layer.kind == KIND and layer.keys.grid is not None:
-        most = most.unflatten(-1, layer.keys.grid)[:, 0]
-    small, tall, wide = _coarser(most, THUMBNAIL)
-    return {
-        "rows": small.shape[1],
-        "columns": small.shape[2],
-        "tall": tall * layer.blocks.rows,
-        "wide": wide * layer.blocks.columns,
-        "codes": arrays.add(deflated(_codes(small, signed, peak))),
-    }
-
-
-def _blocks(blocks: Blocks, signed: bool, peak: float, arrays: Arrays) -> dict[str, Any]:
-    limit = min(256, math.isqrt(MOST_BLOCKS // len(blocks.most)))
-    most, tall, wide = _coarser(blocks.most, limit)
-    mean, *_ = _coarser(blocks.mean, limit, mean=True)
-    return {
-        "rows": most.shape[1],
-        "columns": most.shape[2],
-        "tall": tall * blocks.rows,
-        "wide": wide * blocks.columns,
-        "most": arrays.add(deflated(_codes(most, signed, peak))),
-        "mean": arrays.add(deflated(_codes(mean, signed, peak))),
-    }
-
-
-def _coarser(values: Tensor, most: int, mean: bool = False) -> tuple[Tensor, int, int]:
-    """(H, R, C) with at most `most` rows and columns, and how many became one of each.
-
-    A block takes the largest of its own by size, or the mean of them; NaN where all are NaN.
-    """
-    rows, columns = (-(-size // most) for size in values.shape[1:])
-    values = values.float()
-    if rows == columns == 1:
-        return values, 1, 1
-    pads = (0, -values.shape[2] % columns, 0, -values.shape[1] % rows)
-    whole = F.pad(values, pads, value=math.nan)
-    parts = whole.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).transpose(2, 3).flatten(3)
-    if mean:
-        return parts.nanmean(-1), rows, columns
-    place = parts.abs().nan_to_num(-1).argmax(-1, keepdim=True)
-    return parts.gather(-1, place).squeeze(-1), rows, columns
-
-
-def _codes(values: Tensor, signed: bool, peak: float) -> Tensor:
-    """Bytes: the root in steps of 1/254 (around 127 where signed), 255 where nothing is seen."""
-    part = values.nan_to_num(0) / peak
-    if signed:
-        codes = (part.abs().clamp(max=1).sqrt() * part.sign() * 127 + 127).round()
-    else:
-        codes = (part.clamp(0, 1).sqrt() * 254).round()
-    return codes.masked_fill(values.isnan(), 255).to(torch.uint8)

@@ -110,10 +110,11 @@ def read_pair(
         writer = Excluding(loaded.model.generator(*source), tokenizer.never, tokenizer.never_first)
         start = begun(writer.model, first, 1, tokenizer.languages, loaded.device)
     how = decoding or Decoding()
-    most = longest_text(loaded, how)
-    if target is not None:
-        tokens, ended, nats, said = _given(tokenizer, target, most), True, None, "given"
+    if target is not None:  # the limit of searches is not one of texts that are given
+        room = loaded.model.max_len + 1 - len(first)
+        tokens, ended, nats, said = _given(tokenizer, target, room), True, None, "given"
     else:
+        most = longest_text(loaded, how)
         found = write(loaded, writer, start, how, [0], most, tokenizer.stops, 0.0, None)[0][0]
         beam, nats = how.search(loaded.spec.task.search()), found.log_probability
         said = "greedy" if beam is None else f"best of {beam.width} beams"
@@ -130,7 +131,8 @@ def _given(tokenizer: Tokenizer, target: str, most: int) -> list[int]:
     tokens, cut = Sources(tokenizer, most).read(target, "--target")
     if cut:
         raise DataError(
-            f"--target: the model writes up to {most} tokens with the end; give a shorter text"
+            f"--target: the model has room for {most:,} tokens, the end included; give a shorter"
+            " text"
         )
     return tokens[:-1]
 

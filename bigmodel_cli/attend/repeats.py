@@ -21,12 +21,16 @@ class Cells:
     having: Tensor  # (R) which rows have one
 
     @classmethod
-    def of(cls, mask: Tensor, kind: torch.dtype) -> Cells:
-        """Those of a mask (R, C)."""
-        having = mask.any(1)
-        few = int(mask.sum()) * SPARSE < mask.numel()
-        rows, columns = mask.nonzero(as_tuple=True) if few else (having.nonzero()[:0, 0],) * 2
-        return cls(rows, columns, None if few else mask.to(kind), having)
+    def at(cls, rows: Tensor, columns: Tensor, seen: Tensor | None, count: int) -> Cells | None:
+        """Those at these places that are seen, of so many rows."""
+        if seen is not None:
+            kept = seen[rows, columns]
+            rows, columns = rows[kept], columns[kept]
+        if not len(rows):
+            return None
+        having = rows.new_zeros(count, dtype=torch.bool)
+        having[rows] = True
+        return cls(rows, columns, None, having)
 
     def sums(self, weights: Tensor) -> Tensor:
         """(h, R)   the weights (h, R, C) of each row that are in these cells."""
@@ -40,8 +44,14 @@ class Repeats:
     """The tokens (S) of a text, whose last T are the queries."""
 
     def __init__(self, ids: Tensor) -> None:
-        self.ids = ids.int()
-        self.before = F.pad(self.ids, (1, 0), value=-1)[:-1]  # the token before each
+        ids = ids.long()
+        self.ids, self.length = ids, len(ids)
+        self.before = F.pad(ids, (1, 0), value=-1)[:-1]  # the token before each
+        self.sorted = [self._numbers(x).sort() for x in (self.ids, self.before)]
+
+    def _numbers(self, tokens: Tensor) -> Tensor:
+        """Numbers that sort places by their tokens, equal ones by the place."""
+        return tokens * self.length + torch.arange(self.length, device=tokens.device)
 
     def of(
         self, queries: Queries, keys: slice, seen: Tensor | None, kind: torch.dtype
@@ -52,15 +62,31 @@ class Repeats:
         """
         if keys.start >= int(queries.places[-1]):
             return [None, None]
-        own, found = self.ids[queries.places][:, None], list[Cells | None]()
-        earlier = None
-        if keys.stop > int(queries.places[0]):
-            place = torch.arange(keys.start, keys.stop, device=own.device)
-            earlier = place < queries.places[:, None]
-        for tokens in (self.ids, self.before):
-            mask = own == tokens[keys]
-            for condition in (earlier, seen):
-                if condition is not None:
-                    mask &= condition
-            found.append(Cells.of(mask, kind) if bool(mask.any()) else None)
+        own, found = self.ids[queries.places], list[Cells | None]()
+        ends = queries.places.clamp(keys.start, keys.stop)
+        for tokens, (numbers, places) in zip((self.ids, self.before), self.sorted, strict=True):
+            first = torch.searchsorted(numbers, own * self.length + keys.start)
+            counts = torch.searchsorted(numbers, own * self.length + ends) - first
+            total = int(counts.sum())
+            if not total:
+                found.append(None)
+            elif total * SPARSE < len(own) * (keys.stop - keys.start):
+                rows = torch.arange(len(own), device=own.device).repeat_interleave(counts)
+                skipped = first - (counts.cumsum(0) - counts)
+                at = places[torch.arange(total, device=own.device) + skipped[rows]]
+                found.append(Cells.at(rows, at - keys.start, seen, len(own)))
+            else:
+                found.append(self._mask(queries, keys, seen, tokens, kind))
         return found
+
+    def _mask(
+        self, queries: Queries, keys: slice, seen: Tensor | None, tokens: Tensor, kind: torch.dtype
+    ) -> Cells | None:
+        place = torch.arange(keys.start, keys.stop, device=tokens.device)
+        mask = self.ids[queries.places][:, None] == tokens[keys]
+        mask &= place < queries.places[:, None]
+        if seen is not None:
+            mask &= seen
+        having = mask.any(1)
+        none = having.nonzero()[:0, 0]
+        return Cells(none, none, mask.to(kind), having) if bool(having.any()) else None

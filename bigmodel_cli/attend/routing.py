@@ -57,7 +57,7 @@ def record_of(name: str, call: RoutingCall) -> dict[str, Any]:
     if call.real is not None:
         real = call.real[0].cpu()
         chosen, weights = chosen[real], weights[real]
-    order = weights.argsort(-1, descending=True)
+    order = weights.argsort(dim=-1, descending=True, stable=True)
     chosen, weights = chosen.gather(-1, order), weights.gather(-1, order)
     load = _shares(chosen, torch.ones_like(weights), call.experts)
     entropy = -float(torch.special.xlogy(load, load).sum())

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.attend.layers import Sides
-from bigmodel_cli.attend.look import Side
+from bigmodel_cli.attend.look import Side, Told
 from bigmodel_cli.attend.pairs import alignment_of, checked, read_pair
 from bigmodel_cli.attend.patches import patches
-from bigmodel_cli.attend.spoken import ctc_times, seconds_of, times_of
+from bigmodel_cli.attend.spoken import ctc_times, heard_of, seconds_of, times_of
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import (
     LongReader,
@@ -40,12 +40,16 @@ TITLE = 60
 
 @dataclass(frozen=True)
 class Window:
-    """A run of the model: the first argument's length, how to run it, and what positions are."""
+    """A run of the model: the first argument's length, how to run it, and what positions are.
+
+    `answered` are those of the outputs, where layers look from other sides too.
+    """
 
     run: Callable[[], Any]
     sides: Sides
     length: int
     batch: dict[str, Tensor]
+    answered: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Prepared:
     """An input, ready to be run: a text longer than the context in several windows.
 
     `answer` puts in words what the model returned for the last of them, `remarks` are notes on it,
-    and `extra` are further tables (`Look.extra`).
+    and `told` says which words come from which, or when they are said (`Look.told`).
     """
 
     title: str
@@ -61,7 +65,7 @@ class Prepared:
     answer: Callable[[Any], str]
     notes: list[str] = field(default_factory=list)
     remarks: Callable[[Any], list[str]] = lambda outputs: []
-    extra: Callable[[Any], dict[str, Any]] = lambda outputs: {}
+    told: Callable[[Any], Told] = lambda outputs: Told()
 
 
 def prepare(loaded: Loaded, given: str, place: str, target: str | None = None) -> Prepared:
@@ -113,7 +117,7 @@ def _text(loaded: Loaded, given: str, place: str) -> Prepared:
         if loaded.model.can_generate
         else (lambda y: _labels(loaded, y, windows[-1]))
     )
-    return Prepared(_titled(given), windows, answer, notes)
+    return Prepared(titled(given), windows, answer, notes)
 
 
 def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepared:
@@ -135,14 +139,16 @@ def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepare
             return source, source
         return written, (source if call.memory else written)
 
-    def tables(logits: Tensor) -> dict[str, Any]:
-        found = times_of(pair) if spoken else alignment_of(pair)
-        return {} if found is None else {"times" if spoken else "alignment": found.to_json()}
+    def told(logits: Tensor) -> Told:
+        if not spoken:
+            return Told(alignment_of(pair))
+        heard = heard_of(loaded, pair.batch["frames"], pair.heard)
+        return Told(times=times_of(pair), heard=heard)
 
-    window = Window(pair.run, sides, len(written), pair.batch)
+    window = Window(pair.run, sides, len(written), pair.batch, written)
     said, notes = one_line(pair.text), [pair.cut] if pair.cut else []
     remarks = lambda logits: [checked(pair, logits)]  # noqa: E731
-    return Prepared(_titled(given), [window], lambda y: said, notes, remarks, tables)
+    return Prepared(titled(given), [window], lambda y: said, notes, remarks, told)
 
 
 def _transcribed(loaded: Loaded, given: str, window: Window) -> Prepared:
@@ -152,11 +158,12 @@ def _transcribed(loaded: Loaded, given: str, window: Window) -> Prepared:
         logits, lengths = outputs
         return one_line(text_of(logits, lengths, loaded.info.classes, loaded.info.spelling)[0])
 
-    def tables(outputs: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    def told(outputs: tuple[Tensor, Tensor]) -> Told:
         logits, lengths = outputs
-        return {"times": ctc_times(loaded, logits, lengths, window.length).to_json()}
+        times = ctc_times(loaded, logits, lengths, window.length)
+        return Told(times=times, heard=heard_of(loaded, window.batch["frames"]))
 
-    return Prepared(one_line(Path(given).name), [window], written, extra=tables)
+    return Prepared(one_line(Path(given).name), [window], written, told=told)
 
 
 def _spelled(loaded: Loaded) -> bool:
@@ -181,7 +188,8 @@ def _on(loaded: Loaded, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(loaded.device) for name, tensor in batch.items()}
 
 
-def _titled(given: str) -> str:
+def titled(given: str) -> str:
+    """The beginning of an input, on one line."""
     text = one_line(" ".join(given.split()))
     return text if len(text) <= TITLE else f"{text[: TITLE - 1]}…"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.attend.pairs import Pair, crossings
 from bigmodel_cli.attend.times import (
     MOST_HEADS,
-    Timed,
+    Heard,
+    Times,
     aligning_heads,
     monotone_share,
     path_times,
@@ -22,29 +22,9 @@ from bigmodel_cli.attend.times import (
 from bigmodel_cli.attend.words import pieces_of
 from bigmodel_cli.console import columns_of, cut, one_line
 from bigmodel_cli.convert.generation import alignment_heads
+from bigmodel_cli.data import middles_of
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
-
-
-@dataclass(frozen=True)
-class Times:
-    """When words are said; `heads` are the (layer, head) of cross-attention that told it, counted
-    in the decoder, and `rule` how they were chosen. `seconds` is how long a position lasts.
-    """
-
-    words: list[Timed]
-    rule: str
-    seconds: float
-    heads: list[tuple[int, int]]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "rule": self.rule,
-            "seconds_per_position": self.seconds,
-            "heads": [f"{layer}.{head}" for layer, head in self.heads],
-            "words": [word.to_json() for word in self.words],
-        }
 
 
 def seconds_of(loaded: Loaded, frames: int, positions: int) -> float:
@@ -52,6 +32,15 @@ def seconds_of(loaded: Loaded, frames: int, positions: int) -> float:
     sound = loaded.info.sound
     assert sound is not None
     return sound.hop / sound.rate * max(1, round(frames / positions))
+
+
+def heard_of(loaded: Loaded, frames: Tensor, seconds: float | None = None) -> Heard:
+    """frames (1, T, mels) that a model was given, up to so many seconds -> what it heard."""
+    sound = loaded.info.sound
+    assert sound is not None
+    each = sound.hop / sound.rate
+    count = frames.shape[1] if seconds is None else max(1, math.ceil(seconds / each))
+    return Heard(frames[0, :count].T.float().cpu(), each, middles_of(sound))
 
 
 def times_of(pair: Pair) -> Times | None:

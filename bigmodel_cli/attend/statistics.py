@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 from bigmodel_cli.attend.blocks import Maps
+from bigmodel_cli.attend.cores import on_cores
 from bigmodel_cli.attend.look import Statistics
 from bigmodel_cli.attend.repeats import Cells, Repeats
 from bigmodel_cli.attend.sums import Sums
-from bigmodel_cli.attend.tiles import ROWS, Queries, Tile, Tiled, spans
+from bigmodel_cli.attend.tiles import AT_ONCE, KEYS, ROWS, Queries, Tile, Tiled, spans
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.metrics.distributions import t_quantile
+
+EVEN = 8
+"""Columns of a product come in such numbers, for which it is fastest."""
 
 
 @dataclass
@@ -31,15 +37,31 @@ class Rows:
     repeated: Tensor  # (2, R) whether it sees earlier occurrences of its token, and what follows
 
     @classmethod
-    def zeros(cls, heads: int, rows: int, width: int, kind: torch.dtype) -> Rows:
-        """Nothing yet."""
-        total, entropy, first, own, previous, distance, induction, duplicate, sized = torch.zeros(
-            9, heads, rows, dtype=kind
+    def zeros(cls, heads: int, rows: int, values: Tensor) -> Rows:
+        """Nothing yet, of values (.., E)."""
+        total, entropy, first, own, previous, distance, induction, duplicate, sized = (
+            values.new_zeros(9, heads, rows)
         )
-        y, seen = torch.zeros(heads, rows, width, dtype=kind), torch.zeros(rows)
-        repeated = torch.zeros(2, rows, dtype=torch.bool)
+        y, seen = values.new_zeros(heads, rows, values.shape[-1]), values.new_zeros(rows)
+        repeated = values.new_zeros(2, rows, dtype=torch.bool)
         places = (own, previous, distance, induction, duplicate)
-        return cls(total, entropy, first, *places, sized, y, seen, repeated)
+        return cls(total, entropy, first, *places, sized, y, seen.float(), repeated)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Some queries and a span of keys: what the tiles of all heads share.
+
+    `away` (R, C) are distances, where queries stand among the keys, `cells` those of repeats.
+    """
+
+    queries: Queries
+    keys: slice
+    chunk: slice  # of the queries that are looked at
+    seen: Tensor | None
+    away: Tensor | None
+    cells: list[Cells | None]
+    sums: Rows
 
 
 class Pass:
@@ -62,22 +84,29 @@ class Pass:
         resolution: int = 128,
         top: int = 0,
     ) -> None:
-        self.tiled, self.own, self.sizes = tiled, own, sizes
-        self.repeats = None if ids is None or not own else Repeats(ids)
+        self.tiled, self.own = tiled, own
         heads, queries, keys = tiled.heads, tiled.queries, tiled.keys
         self.sampled = rows is not None and len(rows) < queries
         self.rows = torch.arange(queries) if rows is None else rows
-        self.width = tiled.values(slice(0, 1), slice(0, 1)).shape[-1]
-        self.maps = Maps((heads, queries, keys), resolution, tiled.signed)
+        values = tiled.values(slice(0, 1), slice(0, 1))
+        self.nothing, device = values[:, :0], values.device
+        self.sizes = None if sizes is None else sizes.to(device)
+        self.repeats = None if ids is None or not own else Repeats(ids.to(device))
+        self.maps = Maps((heads, queries, keys), resolution, tiled.signed, device)
         self.sums = Sums(queries, len(self.rows))
-        self.received = torch.zeros(heads, keys, dtype=torch.float64)
-        self.squares = torch.zeros(heads, keys, dtype=torch.float64) if self.sampled else None
-        self.total = torch.zeros(heads, dtype=torch.float64)  # of all weights of these queries
-        self.seen = torch.zeros(keys)
+        self.received = torch.zeros(heads, keys, dtype=torch.float64, device=device)
+        self.squares = torch.zeros_like(self.received) if self.sampled else None
+        self.total = self.received.new_zeros(heads)  # of all weights of these queries
+        self.seen = torch.zeros(keys, device=device)
         shape = (heads, len(self.rows), min(top, keys))
-        self.top = (torch.zeros(shape, dtype=torch.long), torch.zeros(shape))
+        self.top = (
+            torch.zeros(shape, dtype=torch.long, device=device),
+            torch.zeros(shape, device=device),
+        )
         self.worst, self.largest = 0.0, 0.0
-        self._run()
+        several = heads * min(ROWS, queries) * min(KEYS, keys) > AT_ONCE
+        with on_cores(values.device, heads, several) as self.cores:
+            self._run()
 
     @property
     def difference(self) -> float:
@@ -86,7 +115,7 @@ class Pass:
 
     def per_key(self) -> Tensor:
         """(H, S)   the mean weight that each key receives of the queries that see it."""
-        return (self.received / self.seen).float()
+        return (self.received / self.seen).float().cpu()
 
     def statistics(self) -> Statistics:
         """The figures of the heads."""
@@ -96,12 +125,14 @@ class Pass:
         for start in range(0, len(self.rows), ROWS):
             chunk = slice(start, min(start + ROWS, len(self.rows)))
             queries = self.tiled.of(self.rows[chunk])
-            sums = Rows.zeros(self.tiled.heads, chunk.stop - start, self.width, self.tiled.kind)
+            sums = Rows.zeros(self.tiled.heads, chunk.stop - start, self.nothing)
             for keys in spans(queries, self.maps.columns):
                 seen = self.tiled.seen(queries, keys)
                 if seen is None or bool(seen.any()):
                     self._visit(queries, keys, seen, sums, chunk)
+            self.cores.finish()
             self._finish(queries, sums)
+        self.top = (self.top[0].cpu(), self.top[1].cpu())
         self._columns()
 
     def _visit(
@@ -118,62 +149,75 @@ class Pass:
         for number, each in enumerate(cells):
             if each is not None:
                 sums.repeated[number] |= each.having
-        for heads in tiled.chunks(tiled.heads, count, keys):
-            tile = tiled.tile(queries, heads, keys, seen)
-            size = tile.weights.abs() if tiled.signed else tile.weights
-            self._products(queries, heads, keys, tile, size, sums)
-            if tile.logs is None:
-                sums.entropy[heads] -= torch.special.xlogy(size, size).sum(-1)
-            else:
-                sums.entropy[heads] -= tile.logs.mul_(size).sum(-1)  # which are not needed again
-            if keys.start == 0:
-                sums.first[heads] += size[:, :, 0]
-            if self.own:
-                _diagonals(queries, heads, keys, size, sums)
-            for each, target in zip(cells, (sums.duplicate, sums.induction), strict=True):
-                if each is not None:
-                    target[heads] += each.sums(size)
-            self.received[heads, keys] += size.sum(1)
-            if self.squares is not None:
-                self.squares[heads, keys] += size.square().sum(1)
-            self.maps.add(queries.rows, heads, keys, tile.weights)
-            if self.top[0].shape[-1]:
-                self._heaviest(heads, keys, chunk, tile.weights, size)
 
-    def _products(
-        self, queries: Queries, heads: slice, keys: slice, tile: Tile, size: Tensor, sums: Rows
-    ) -> None:
+        strip = Strip(queries, keys, chunk, seen, self._away(queries, keys), cells, sums)
+        self.cores.start(partial(self._add, strip))
+
+    def _away(self, queries: Queries, keys: slice) -> Tensor | None:
+        """(R, C)   how far the keys are from the queries, where some are before and some after."""
+        places = queries.places
+        if not self.own or keys.stop - 1 <= int(places[0]) or keys.start >= int(places[-1]):
+            return None
+        place = torch.arange(keys.start, keys.stop, device=places.device)
+        return (places[:, None] - place).abs().to(self.nothing)
+
+    def _add(self, strip: Strip, group: slice) -> None:
+        """Add the tiles of some heads, to what is summed of these heads alone."""
+        count, first = group.stop - group.start, group.start
+        for own in self.tiled.chunks(count, len(strip.queries.rows), strip.keys):
+            self._add_tile(strip, slice(first + own.start, first + own.stop))
+
+    def _add_tile(self, strip: Strip, heads: slice) -> None:
+        tiled, sums, keys = self.tiled, strip.sums, strip.keys
+        tile = tiled.tile(strip.queries, heads, keys, strip.seen)
+        size = tile.weights.abs() if tiled.signed else tile.weights
+        self._products(strip, heads, tile, size)
+        if tile.bits is None:
+            sums.entropy[heads] -= torch.special.xlogy(size, size).sum(-1)
+        else:  # which are not needed again
+            sums.entropy[heads] -= tile.bits.mul_(size).sum(-1) * math.log(2)
+        if keys.start == 0:
+            sums.first[heads] += size[:, :, 0]
+        if self.own:
+            _diagonals(strip.queries, heads, keys, size, sums)
+        for each, target in zip(strip.cells, (sums.duplicate, sums.induction), strict=True):
+            if each is not None:
+                target[heads] += each.sums(size)
+        self.received[heads, keys] += size.sum(1)
+        if self.squares is not None:
+            self.squares[heads, keys] += size.square().sum(1)
+        self.maps.add(strip.queries.rows, heads, keys, tile.weights)
+        if self.top[0].shape[-1]:
+            self._heaviest(heads, keys, strip.chunk, tile.weights, size)
+
+    def _products(self, strip: Strip, heads: slice, tile: Tile, size: Tensor) -> None:
         """What one product of the weights gives: of values, their sizes, distances, and sums."""
-        values, places = self.tiled.values(heads, keys), queries.places
-        ramp, slope, start = (
-            torch.arange(keys.stop - keys.start, device=values.device),
-            1,
-            keys.start,
-        )
-        left = keys.stop - 1 <= int(places[0])
+        keys, places, sums = strip.keys, strip.queries.places, strip.sums
+        values = self.tiled.values(heads, keys)
+        ramp = torch.arange(keys.stop - keys.start, device=values.device)
+        left, slope, start = keys.stop - 1 <= int(places[0]), 1, keys.start
         if left:  # distances grow to the left from the last key, so that nothing cancels
             ramp, slope, start = ramp.flip(0), -1, keys.stop - 1
-        shape = (*values.shape[:2], 1)
+        shape, width = (*values.shape[:2], 1), values.shape[-1]
         more = [ramp.to(values).view(1, -1, 1).expand(shape), values.new_ones(shape)]
         if self.sizes is not None:
             more.append(self.sizes[heads, keys, None].to(values))
+        more.append(values.new_zeros(*shape[:2], -(width + len(more)) % EVEN))
         if self.tiled.signed:
             sums.y[heads] += tile.weights @ values
             found = size @ torch.cat(more, -1)
         else:
             found = size @ torch.cat((values, *more), -1)
-            sums.y[heads] += found[..., : self.width]
-            found = found[..., self.width :]
+            sums.y[heads] += found[..., :width]
+            found = found[..., width:]
         sums.total[heads] += found[..., 1]
         if self.sizes is not None:
             sums.sized[heads] += found[..., 2]
-        if self.own and (left or keys.start >= int(places[-1])):
+        if strip.away is not None:
+            sums.distance[heads] += torch.einsum("hrc,rc->hr", size, strip.away)
+        elif self.own:
             away = (start - places) * slope
             sums.distance[heads] += away * found[..., 1] + found[..., 0]
-        elif self.own:
-            place = torch.arange(keys.start, keys.stop, device=values.device)
-            away = (places[:, None] - place).abs().to(values)
-            sums.distance[heads] += torch.einsum("hrc,rc->hr", size, away)
 
     def _heaviest(
         self, heads: slice, keys: slice, chunk: slice, weights: Tensor, size: Tensor
@@ -198,6 +242,7 @@ class Pass:
         elif tiled.signed:
             total = sums.total.clamp(min=1e-30)
             sums.entropy = sums.entropy / total + total.log()
+        sums.entropy = sums.entropy.clamp(min=0).abs()  # which is at least 0, and not -0
         self.total += total[:, there].sum(1).double()
         places = sums.seen + (beside is not None)
         add = self.sums.add
@@ -224,13 +269,13 @@ class Pass:
         if self.tiled.keys < 2:
             return
         shares, places = (self.received / self.total[:, None])[:, 1:].max(1)
-        self.sums.column = shares
+        self.sums.column = shares.cpu()
         if self.squares is not None:
             count, whole = self.sums.looked, self.sums.all
             squares = self.squares[:, 1:].gather(1, places[:, None])[:, 0]
             spread = (squares / count - shares.square()).clamp(min=0) / max(1, count - 1)
             half = t_quantile(max(1, count - 1)) * (spread * (1 - count / whole)).sqrt()
-            self.sums.column_half = half.float()
+            self.sums.column_half = half.float().cpu()
 
 
 def _diagonals(queries: Queries, heads: slice, keys: slice, size: Tensor, sums: Rows) -> None:

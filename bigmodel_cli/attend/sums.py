@@ -34,9 +34,12 @@ class Sums:
     def add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
         """Count a figure (H, R); `counted` (R) says of which queries, all when left out."""
         values = values.double()
+        if name in SHARES:  # which rounding may lead out of their range
+            values = values.clamp(0, 1)
         if counted is not None:
             values = values[:, counted]
-        new = values.sum(1), values.square().sum(1), torch.tensor(float(values.shape[1]))
+        count = torch.tensor(float(values.shape[1]))
+        new = values.sum(1).cpu(), values.square().sum(1).cpu(), count
         old = self.found.get(name)
         self.found[name] = (
             new if old is None else (old[0] + new[0], old[1] + new[1], old[2] + new[2])

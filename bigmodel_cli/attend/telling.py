@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bigmodel_cli.attend.look import Layer, Look, Side
+from bigmodel_cli.console import counted
 from bigmodel_cli.lazy import F, Tensor, torch
 
 SINK = 0.3
@@ -25,7 +26,8 @@ class Reading:
 
     `weights` (S) are shares that sum to 1 with `first`, the part of the first key, which is 0 in
     `weights` where `left_out`; NaN-free. `signed` ones (other mixers) are parts of the largest.
-    `what` says how the mean is taken.
+    `what` says how the mean is taken. `query` is a position of the side `asking`. Where it is
+    `read`, the other way round, `keys` are the positions that read it, each by a share of its own.
     """
 
     keys: Side
@@ -36,6 +38,8 @@ class Reading:
     left_out: bool
     signed: bool
     what: str
+    asking: Side
+    read: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class Head:
 
 
 def readings(look: Look) -> list[Reading]:
-    """What the query of the last layer reads, one for each side that its side looks at."""
+    """What the query of the last layer reads, one for each side that its side looks at, and who
+    reads the key, where one was asked for.
+    """
     if not look.layers:
         return []
     asking = look.layers[-1].queries
@@ -59,7 +65,9 @@ def readings(look: Look) -> list[Reading]:
             groups.setdefault(key, []).append(layer)
     if any(not signed for signed, _, _ in groups):  # shares say more than signed parts
         groups = {key: layers for key, layers in groups.items() if not key[0]}
-    return [reading_of(layers) for layers in groups.values()]
+    asked = [layers for layers in groups.values() if layers[0].key is not None]
+    read = [readers_of([turned(layer) for layer in layers]) for layers in asked]
+    return [*map(reading_of, groups.values()), *read]
 
 
 def reading_of(layers: Sequence[Layer]) -> Reading:
@@ -98,6 +106,36 @@ def reading_of(layers: Sequence[Layer]) -> Reading:
         left_out=left_out,
         signed=signed,
         what=what,
+        asking=layers[-1].queries,
+    )
+
+
+def turned(layer: Layer) -> Layer:
+    """A layer whose query is the key that was asked for, and whose keys are those that read it."""
+    assert layer.key is not None
+    assert layer.readers is not None
+    own = replace(layer, queries=layer.keys, keys=layer.queries, query=layer.key)
+    return replace(own, read=layer.readers, moved=None, key=None, readers=None)
+
+
+def readers_of(layers: Sequence[Layer]) -> Reading:
+    """Who reads the key that was asked for, of such layers as for `reading_of`, `turned`."""
+    rows = torch.cat([layer.read.detach().double().cpu().nan_to_num() for layer in layers])
+    signed = layers[0].signed
+    if signed:
+        rows = rows / rows.abs().amax(1, keepdim=True).clamp_min(1e-30)
+    mean = rows.mean(0)
+    return Reading(
+        keys=layers[0].keys,
+        kind=layers[0].kind,
+        query=layers[0].query,
+        weights=mean / mean.abs().max().clamp_min(1e-30) if signed else mean,
+        first=0.0,
+        left_out=False,
+        signed=signed,
+        what=f"mean of {counted(len(rows), 'head')}",
+        asking=layers[0].queries,
+        read=True,
     )
 
 

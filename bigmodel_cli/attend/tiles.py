@@ -32,10 +32,13 @@ class Queries:
 
 @dataclass(frozen=True)
 class Tile:
-    """Weights (h, R, C), and their logarithms where they are known; 0 where nothing is seen."""
+    """Weights (h, R, C), and where they are known their logarithms to the base 2.
+
+    Weights are 0 where nothing is seen.
+    """
 
     weights: Tensor
-    logs: Tensor | None
+    bits: Tensor | None
 
 
 class Tiled:
@@ -53,7 +56,7 @@ class Tiled:
 
     @abstractmethod
     def of(self, rows: Tensor) -> Queries:
-        """Queries by their numbers, in ascending order."""
+        """Queries by their numbers, in ascending order, of whatever device."""
 
     @abstractmethod
     def seen(self, queries: Queries, keys: slice) -> Tensor | None:
@@ -117,6 +120,7 @@ class Dense(Tiled):
         self.causal, self.signed, self.kind = causal, signed, weights.dtype
 
     def of(self, rows: Tensor) -> Queries:
+        rows = rows.to(self.all.device)
         places = rows + (self.keys - self.queries)
         stop = min(self.keys, int(places[-1]) + 1) if self.causal else self.keys
         return Queries(rows, places, 0, max(0, stop))

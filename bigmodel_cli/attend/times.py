@@ -31,6 +31,38 @@ class Timed:
         return {"word": self.text, "start": round(self.start, 3), "end": round(self.end, 3)}
 
 
+@dataclass(frozen=True)
+class Times:
+    """When words are said; `heads` are the (layer, head) of cross-attention that told it, counted
+    in the decoder, and `rule` how they were chosen. `seconds` is how long a position lasts.
+    """
+
+    words: list[Timed]
+    rule: str
+    seconds: float
+    heads: list[tuple[int, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "rule": self.rule,
+            "seconds_per_position": self.seconds,
+            "heads": [f"{layer}.{head}" for layer, head in self.heads],
+            "words": [word.to_json() for word in self.words],
+        }
+
+
+@dataclass(frozen=True)
+class Heard:
+    """frames (mels, T) that a model was given of a recording, each `seconds` long; `hertz` (mels)
+    are the middles of the bands.
+    """
+
+    frames: Tensor
+    seconds: float
+    hertz: Tensor
+
+
 def monotone_share(weights: Tensor) -> Tensor:
     """weights (H, T, S) -> (H)   how far the queries of a head read the keys in order: 0 to 1.
 

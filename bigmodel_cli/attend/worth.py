@@ -152,9 +152,9 @@ class Ablation:
         cells = {
             "head": "together" if each is self.together else each.name,
             "class": each.letter,
-            "worth": f"{each.worth:+.4f}",
+            "worth": f"{each.worth:+z.4f}",
             "95 %": "" if each.half is None else f"±{each.half:.4f}",
-            "loss": f"{each.loss:+.4f}",
+            "loss": f"{each.loss:+z.4f}",
             "probability": probability,
             "repeats": "" if each.repeats is None else f"{each.repeats:+.4f}",
         }

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bigmodel_cli.assemble import build_for
-from bigmodel_cli.catalog import templates
+from bigmodel_cli.bench.doing import Opened
+from bigmodel_cli.catalog import samples, templates
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import short_names
 from bigmodel_cli.convert import hub, opening
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
@@ -17,8 +17,6 @@ from bigmodel_cli.overrides import Change, apply_overrides
 from bigmodel_cli.spec import Spec, check, load, of_checkpoint
 from bigmodel_cli.train.setup import open_run, open_task
 from bigmodel_cli.yaml_source import parse_yaml
-
-Target = tuple[str, Spec, DatasetInfo]
 
 FACTS = {
     "cnn": DatasetInfo(
@@ -28,34 +26,43 @@ FACTS = {
 }
 
 
-def builtin(overrides: Sequence[Change]) -> list[Target]:
-    """The templates of `bigmodel init`, on the shapes of MNIST and of a small text."""
-    targets = []
-    for name, info in FACTS.items():
-        root = parse_yaml(templates()[name].encode(), f"{name}.yaml")
-        apply_overrides(root, overrides, Spec)
-        targets.append((name, check(root), info))
-    return targets
+def built_in(name: str, overrides: Sequence[Change]) -> Opened:
+    """A template of `bigmodel init`, on the shapes of MNIST or of a small text."""
+    root = parse_yaml(templates()[name].encode(), f"{name}.yaml")
+    apply_overrides(root, overrides, Spec)
+    return Opened((name,), check(root), FACTS[name], None)
 
 
-def named(targets: Sequence[str], overrides: Sequence[Change]) -> list[Target]:
-    """Specs (whose data, if there, gives the shapes) and checkpoints (which know them), by unique
-    names.
+def opened(target: str, overrides: Sequence[Change]) -> Opened:
+    """A spec (whose data, if there, gives the shapes), a checkpoint (which knows them), or the name
+    of a sample spec.
+
+    Raises any fault of errors.py that reading them has.
     """
-    found = [_opened(Path(target), overrides) for target in targets]
-    names = short_names([places for places, _, _ in found])
-    return [(name, spec, info) for name, (_, spec, info) in zip(names, found, strict=True)]
-
-
-def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Spec, DatasetInfo]:
-    """One target, with candidates for its name, ever longer."""
+    path = Path(target)
     if path.suffix in (".yaml", ".yml"):
-        opened = open_run(load(path, overrides), expect=True)
-        open_task(opened.spec, opened.data)
-        return (path.with_suffix(""), path), opened.spec, opened.data.info
+        return _spec(path, overrides)
     if not os.path.lexists(path) and not hub.is_hub(path):
+        if (text := samples().get(target)) is not None:
+            root = parse_yaml(text.encode(), f"{target}.yaml")
+            apply_overrides(root, overrides, Spec)
+            return _with_data((target,), check(root))
         why = refusal(path) or "no such spec or checkpoint; a spec's name ends in .yaml"
         raise SpecError(f"{path}: {why}")
+    return _checkpoint(path, overrides)
+
+
+def _spec(path: Path, overrides: Sequence[Change]) -> Opened:
+    return _with_data((str(path.with_suffix("")), str(path)), load(path, overrides))
+
+
+def _with_data(places: Sequence[str], spec: Spec) -> Opened:
+    run = open_run(spec, expect=True)
+    open_task(run.spec, run.data)
+    return Opened(places, run.spec, run.data.info, None if run.data.missing else run.data)
+
+
+def _checkpoint(path: Path, overrides: Sequence[Change]) -> Opened:
     found = opening.find(path)
     contents = opening.read(found)
     contents.verify()
@@ -66,6 +73,11 @@ def _opened(path: Path, overrides: Sequence[Change]) -> tuple[Sequence[Path], Sp
     if not overrides:  # refuse a spec that describes another network than the weights are of
         build_for(spec, info, contents.model)
     run, title = found.parent.parent, opening.title(found)
-    if title != run.name:
-        return (Path(title), found), spec, info
-    return ((run, run / found.name) if run.name else (found,)), spec, info
+    places = (
+        (title, str(found))
+        if title != run.name
+        else (str(run), str(run / found.name))
+        if run.name
+        else (str(found),)
+    )
+    return Opened(places, spec, info, None)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.given import given_of
 from bigmodel_cli.commands.instead import InsteadOptions, measure
 from bigmodel_cli.commands.shared import (
     Checkpoint,
@@ -19,15 +17,14 @@ from bigmodel_cli.commands.shared import (
     Json,
     Plugin,
     resolve_checkpoint,
-    with_a_first,
 )
+from bigmodel_cli.commands.views import FORMS, OVER, VIEWS, check_view, view_of
 from bigmodel_cli.console import result, result_json, say
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from bigmodel_cli.attend import Request
     from bigmodel_cli.attend.look import Look
-    from bigmodel_cli.loaded import Loaded
 
 
 @dataclass(frozen=True)
@@ -166,26 +163,27 @@ def attend(
     """
     from bigmodel_cli.attend import attend as look_at_each
     from bigmodel_cli.attend import screen, values
+    from bigmodel_cli.attend.several import Inputs
     from bigmodel_cli.loaded import load_checkpoint
 
     for option, present in FORMER.items():
         if getattr(form, option.removeprefix("--")) is not None:
             raise SpecError(f"{option}: it is called {present} now")
+    measured = instead.chosen() is not None
+    view = _checked(what, instead, form, json=json)
     request = _request(what, form)
     request.check()
     path = resolve_checkpoint(checkpoint, with_inputs=True)
-    if (chosen := instead.chosen()) is not None:
-        own = _inputs(inputs, what.file, from_stdin=chosen != "--over")
-        measure(path, own, request, instead, device, only_ascii=form.only_ascii, json=json)
+    given = given_of(inputs, what.file, from_stdin=view != OVER)
+    if measured:
+        measure(path, given, request, instead, device, only_ascii=form.only_ascii, json=json)
         return
-    given = _inputs(inputs, what.file)
     loaded = load_checkpoint(path, device, body=True)  # heads look without one that answers
-    _check_files(loaded, what.file or [])
-    _warn_of_files(loaded, inputs or [])
+    each = Inputs(given.of(loaded))
     looks: list[Look] = []
     written: list[Path] = []
     try:
-        for look, files in look_at_each(loaded, given, request):
+        for look, files in look_at_each(loaded, each, request):
             looks.append(look)
             written += files
             for note in look.notes if files or json else ():
@@ -196,7 +194,22 @@ def attend(
                 result(screen(look, form.only_ascii), styled=True)
     finally:
         if json and looks:
-            result_json(values(looks, written, len(given) > 1))
+            result_json(values(looks, written, each))
+
+
+def _checked(what: WhatOptions, instead: InsteadOptions, form: FormOptions, *, json: bool) -> str:
+    """The view that is asked for. Raises `SpecError` for what has no effect on it."""
+    every = {**vars(what), **vars(instead), **vars(form), "json": json}
+    every |= {"class": every.pop("named"), "ascii": every.pop("only_ascii")}
+    given = {
+        f"--{name.replace('_', '-')}": value is not None and value is not False
+        for name, value in every.items()
+    }
+    view = view_of([option for option, there in given.items() if there])
+    forms = [option for option in FORMS if given.get(option)]
+    rest = {o: there for o, there in given.items() if o not in (*FORMS, *VIEWS, "--file")}
+    check_view(view, forms or ["terminal"], rest)
+    return view
 
 
 def _request(what: WhatOptions, form: FormOptions) -> Request:
@@ -222,45 +235,3 @@ def _request(what: WhatOptions, form: FormOptions) -> Request:
         html=form.html,
         data=form.data,
     )
-
-
-def _inputs(
-    given: list[str] | None, files: list[Path] | None, *, from_stdin: bool = True
-) -> list[str]:
-    """All inputs: those named, texts of files, or else the lines of stdin."""
-    from bigmodel_cli.data import lines_of
-
-    texts = [_text_of(path) for path in files or []]
-    named = [*(given or []), *texts]
-    return named or (list(with_a_first(lines_of(sys.stdin.buffer))) if from_stdin else [])
-
-
-def _text_of(path: Path) -> str:
-    """A file as one text; bytes that are not UTF-8 are for the reader to complain of."""
-    try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise DataError(f"--file: {path}: cannot be read: {error.strerror}") from None
-    return content.decode("utf-8", "surrogateescape")
-
-
-def _check_files(loaded: Loaded, files: list[Path]) -> None:
-    """Raise `SpecError` where texts are given to a model of images or recordings."""
-    from bigmodel_cli.data import input_of
-
-    if files and input_of(loaded.info).in_files:
-        raise SpecError(
-            f"--file is for models of texts; name the file alone: {shlex.quote(str(files[0]))}"
-        )
-
-
-def _warn_of_files(loaded: Loaded, inputs: list[str]) -> None:
-    """A model of texts reads the words themselves."""
-    from bigmodel_cli.data import input_of
-
-    first = next((given for given in inputs if os.path.isfile(given)), None)
-    if first is not None and not input_of(loaded.info).in_files:
-        say(
-            f"warning: {first} names a file, and this model reads the words themselves; for its"
-            f" text: --file {shlex.quote(first)}"
-        )

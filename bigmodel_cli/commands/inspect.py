@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -43,9 +44,9 @@ def bench(
     Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml
     b.yaml runs/c
     """
+    from bigmodel_cli.bench import Request, to_text
     from bigmodel_cli.bench import bench as measure
-    from bigmodel_cli.bench.targets import builtin, named
 
-    overrides = collect_overrides(set_, precision)
-    report = measure(named(targets, overrides) if targets else builtin(overrides), device, seconds)
-    print_result(report.to_json() if json else report.to_text())
+    changes = collect_overrides(set_, precision)
+    result = measure(Request(targets or (), changes, device, seconds, command=sys.argv[1:]))
+    print_result(result.to_json() if json else to_text(result))

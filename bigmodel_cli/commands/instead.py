@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bigmodel_cli.commands.shared import refuse
+from bigmodel_cli.commands.views import ABLATE, DIFF, OVER
 from bigmodel_cli.console import result, result_json, say
 from bigmodel_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from bigmodel_cli.attend import Request
-    from bigmodel_cli.loaded import Loaded
+    from bigmodel_cli.attend.course import Course
+    from bigmodel_cli.attend.several import Inputs
+    from bigmodel_cli.commands.given import Given
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,29 @@ class InsteadOptions:
     ] = False
 
     def chosen(self) -> str | None:
-        """The option that is given, if any. Raises `SpecError` for several."""
-        given = [n for n in ("ablate", "diff", "over") if getattr(self, n) not in (None, False)]
-        if len(given) > 1:
-            raise SpecError(f"--{given[0]} and --{given[1]} exclude one another; give one of them")
-        if self.ablate_with is not None and given != ["ablate"]:
+        """The option that is given, if any. Raises `SpecError` for what it does not take."""
+        if self.ablate_with is not None and self.ablate is None:
             raise SpecError("--ablate-with goes with --ablate; give both, or neither")
+        if self.diff is not None and not self.diff.strip():
+            raise SpecError("--diff is empty; name a second checkpoint")
         if self.ablate_with not in (None, "zeros", "mean"):
             raise SpecError(f"--ablate-with {self.ablate_with}: zeros or mean")
-        return f"--{given[0]}" if given else None
+        asked = {ABLATE: self.ablate is not None, DIFF: self.diff is not None, OVER: self.over}
+        return next((view for view, there in asked.items() if there), None)
+
+
+@dataclass
+class Measured:
+    """What is found of each input, as text and as values, and the files that were written."""
+
+    texts: list[str] = field(default_factory=list)
+    values: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
 
 def measure(
     path: Path,
-    inputs: list[str],
+    given: Given,
     request: Request,
     instead: InsteadOptions,
     device: str,
@@ -78,94 +90,154 @@ def measure(
     only_ascii: bool,
     json: bool,
 ) -> None:
-    """What heads are worth, how far those of two checkpoints are apart, or how they came to be."""
-    from bigmodel_cli.attend.over import OverOptions, over
-    from bigmodel_cli.attend.picture import draw_course
-    from bigmodel_cli.loaded import load_checkpoint
+    """What heads are worth, how far those of two checkpoints are apart, or how they came to be.
 
-    where = instead.chosen()
-    assert where is not None
-    _refuse_others(where, request)
-    written: list[Path] = []
-    text: str | None = None
+    Inputs that cannot be read are left out; at the end `DataError` says which.
+    """
+    from bigmodel_cli.attend.terminal import in_ascii
+
+    found = Measured()
     if instead.over:
-        course = over(path, _only(inputs, where), OverOptions(rows=request.rows), device)
-        found: Any = course
-        for _, file in request.pictures:
-            draw_course(course, file)
-        written = list(request.files(None))
-        text = course.to_text(
-            only_ascii or not (sys.stdout.encoding or "").lower().startswith("utf")
-        )
+        plain = only_ascii or not (sys.stdout.encoding or "").lower().startswith("utf")
+        inputs = _over(path, given, request, device, plain, found)
     elif instead.diff is not None:
-        second = load_checkpoint(Path(instead.diff), device)
-        found = _apart(load_checkpoint(path, device), second, inputs, request)
-        written = list(request.files(None))
+        inputs = _diff(path, Path(instead.diff), given, request, device, found)
     else:
-        found = _worth(load_checkpoint(path, device), inputs, request, instead)
-    if json:
-        files = {"files": [str(path) for path in written]} if written else {}
-        result_json({**found.to_json(), **files})
-    elif written:
-        result("\n".join(map(str, written)))
+        inputs = _worth(path, given, request, instead, device, found)
+    files = {"files": [str(file) for file in found.files]} if found.files else {}
+    if json and found.values:
+        several = len(inputs.given) > 1 and instead.ablate is None
+        own = {"inputs": found.values} if several else found.values[0]
+        result_json({**own, **inputs.failures(), **files})
+    elif found.files:
+        result("\n".join(map(str, found.files)))
+    elif found.texts:
+        text = "\n\n".join(found.texts)
+        result(in_ascii(text) if only_ascii else text)
+    inputs.check()
+
+
+def _over(
+    path: Path, given: Given, request: Request, device: str, plain: bool, found: Measured
+) -> Inputs:
+    """The heads at each checkpoint of a run, on each input, or on random tokens that repeat."""
+    from bigmodel_cli.attend import SHARP, numbered
+    from bigmodel_cli.attend.over import OverOptions, over, saved
+    from bigmodel_cli.attend.page_measured import page_of_course
+    from bigmodel_cli.attend.picture import draw_course
+    from bigmodel_cli.attend.several import Inputs
+    from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.outputs import write_output
+
+    options = OverOptions(rows=request.rows, maps=SHARP if request.html else 0)
+    inputs = Inputs(given.words)
+    if given.files:  # texts, or names of images: the model knows
+        last = saved(path)[0][-1]
+        inputs = Inputs(given.of(load_checkpoint(last, device, tell=lambda said: None)))
+    courses: Iterable[tuple[int | None, Course]]
+    if inputs.given:
+        courses = inputs.each(lambda own, place: over(path, own, options, device))
     else:
-        result(found.to_text() if text is None else text)
+        courses = [(None, over(path, None, options, device))]
+    for number, course in courses:
+        found.values.append(course.to_json())
+        found.texts.append(course.to_text(plain))
+        if request.html is not None:
+            write_output(numbered(request.html, number), [page_of_course(course).encode()])
+        for _, file in request.pictures:
+            draw_course(course, numbered(file, number))
+        found.files += request.files(number)
+    return inputs
 
 
-def _refuse_others(where: str, request: Request) -> None:
-    """Raise `SpecError` for an option that this measurement does not take."""
-    named = {f"--{name}": path for name, path in request.pictures} if where == "--ablate" else {}
-    same = ("heads", "query", "key", "top", "cam", "cam_layer", "html", "data")
-    others = {f"--{name.replace('_', '-')}": getattr(request, name) for name in same}
-    of_some = {
-        "--class": request.named,
-        "--lens": request.lens,
-        "--rows": request.rows if where != "--over" else None,
-        "--layers": request.layers if where != "--ablate" else None,
-        "--target": request.target if where == "--over" else None,
-    }
-    refuse(where, {**named, **others, **of_some})
-
-
-def _only(inputs: list[str], where: str) -> str | None:
-    """The input, if there is one. Raises `SpecError` for several."""
-    if len(inputs) > 1:
-        raise SpecError(f"{where} takes one input, and {len(inputs)} are given")
-    return inputs[0] if inputs else None
-
-
-def _apart(first: Loaded, second: Loaded, inputs: list[str], request: Request) -> Any:
-    """Two checkpoints on an input; pictures are of the differences of their weights."""
-    from bigmodel_cli.attend import SHARP
+def _diff(
+    path: Path, other: Path, given: Given, request: Request, device: str, found: Measured
+) -> Inputs:
+    """Two checkpoints on each input; pictures are of the differences of their weights."""
+    from bigmodel_cli.attend import SHARP, numbered
     from bigmodel_cli.attend.diff import DiffOptions, diff
-    from bigmodel_cli.attend.picture import draw_apart
-
-    given = _only(inputs, "--diff")
-    if given is None:
-        raise SpecError("--diff: there is no input; give a text, or the path of an image")
-    sharp = SHARP if request.pictures else 0
-    found = diff(first, second, given, DiffOptions(sharp, request.target))
-    for _, file in request.pictures:
-        draw_apart(found, file)
-    if request.pictures:
-        say(found.to_text().splitlines()[0])
-    return found
-
-
-def _worth(loaded: Loaded, inputs: list[str], request: Request, instead: InsteadOptions) -> Any:
-    """What heads are worth, beside their statistics on the first input."""
-    from bigmodel_cli.attend.cutting import AblateOptions, ablate
     from bigmodel_cli.attend.layers import Wanted
     from bigmodel_cli.attend.looking import look_at
+    from bigmodel_cli.attend.page_measured import page_of_apart
+    from bigmodel_cli.attend.picture import draw_apart
+    from bigmodel_cli.attend.runs import titled
+    from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.outputs import write_output
 
-    if not inputs:
-        raise SpecError("--ablate: there is no input; give a text, or the path of an image")
-    chosen = request.wanted(False).layers
+    second = load_checkpoint(other, device)
+    first = load_checkpoint(path, device)
+    inputs = _some(given.of(first), DIFF)
+    drawn = bool(request.pictures) or request.html is not None
+    options = DiffOptions(SHARP if drawn else 0, request.target)
+    for number, apart in inputs.each(lambda own, place: diff(first, second, own, options, place)):
+        given_input = inputs.given[(number or 1) - 1]
+        named = f"{titled(given_input)!r}: " if number else ""
+        text = named + apart.to_text()
+        found.values.append(apart.to_json())
+        found.texts.append(text)
+        if request.html is not None:
+            names = look_at(first, given_input, Wanted(resolution=1), target=request.target)
+            write_output(numbered(request.html, number), [page_of_apart(apart, names).encode()])
+        for _, file in request.pictures:
+            draw_apart(apart, numbered(file, number))
+        if drawn:
+            say(text.partition("\n")[0])
+        found.files += request.files(number)
+    return inputs
+
+
+def _worth(
+    path: Path,
+    given: Given,
+    request: Request,
+    instead: InsteadOptions,
+    device: str,
+    found: Measured,
+) -> Inputs:
+    """What heads are worth over all inputs, beside their statistics on the first."""
+    from bigmodel_cli.attend import SHARP
+    from bigmodel_cli.attend.cutting import AblateOptions, ablate
+    from bigmodel_cli.attend.details import MOST_ENTRIES
+    from bigmodel_cli.attend.judging import read_alone
+    from bigmodel_cli.attend.layers import Wanted
+    from bigmodel_cli.attend.looking import look_at
+    from bigmodel_cli.attend.page_measured import page_of_worth
+    from bigmodel_cli.loaded import load_checkpoint
+    from bigmodel_cli.outputs import write_output
+
+    loaded = load_checkpoint(path, device)
+    inputs = _some(given.of(loaded), ABLATE)
+    layers = request.wanted(False).layers
     options = AblateOptions(
-        instead.ablate or "auto",
+        instead.ablate or "",
         instead.ablate_with == "mean",
-        None if chosen is None else list(chosen),
+        None if layers is None else list(layers),
         request.target,
     )
-    look = look_at(loaded, inputs[0], Wanted(resolution=1), target=request.target)
-    return ablate(loaded, inputs, options, look)
+
+    def readable(own: str, place: str) -> str:
+        read_alone(loaded, own, place)
+        return own
+
+    readables = [own for _, own in inputs.each(readable)]
+    if readables:
+        wanted = Wanted(resolution=1)
+        if request.html is not None:
+            wanted = Wanted(resolution=SHARP, whole=MOST_ENTRIES)
+        look = look_at(loaded, readables[0], wanted, target=request.target)
+        worth = ablate(loaded, readables, options, look)
+        if request.html is not None:
+            write_output(request.html, [page_of_worth(worth, look).encode()])
+            found.files.append(request.html)
+        found.values.append(worth.to_json())
+        found.texts.append(worth.to_text())
+    return inputs
+
+
+def _some(given: list[str], view: str) -> Inputs:
+    """The inputs. Raises `SpecError` where there is none."""
+    from bigmodel_cli.attend.several import Inputs
+
+    if not given:
+        raise SpecError(f"{view}: there is no input; give a text, or the path of an image")
+    return Inputs(given)

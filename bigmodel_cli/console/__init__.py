@@ -13,6 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bigmodel_cli.console.aliases import call, forget_names, with_names
 from bigmodel_cli.console.tables import columns_of, cut, named_values, padded, sentence, table
 from bigmodel_cli.console.text import (
     counted,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "call",
     "columns_of",
     "counted",
     "cut",
@@ -58,17 +60,19 @@ __all__ = [
     "table",
     "terminal",
     "visible",
+    "with_names",
 ]
 SCHEMA_VERSION = 1
 _SAID: set[str] = set()
 
 
 def say(message: str) -> None:
-    """Print a line on stderr, with control characters made visible.
+    """Print a line on stderr, with control characters made visible, and what has another name (see
+    `call`) under that.
 
     A stderr that is closed, full or gone is ignored.
     """
-    say_coloured(visible(message))
+    say_coloured(visible(with_names(message)))
 
 
 def say_once(message: str) -> None:
@@ -81,6 +85,7 @@ def say_once(message: str) -> None:
 def forget_what_was_said() -> None:
     """A command begins."""
     _SAID.clear()
+    forget_names()
 
 
 def say_coloured(text: str) -> None:

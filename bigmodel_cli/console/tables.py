@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from bigmodel_cli.console.aliases import with_names
 from bigmodel_cli.console.text import one_line
 
 NUMBER = re.compile(
@@ -84,7 +85,7 @@ def named_values(pairs: Sequence[tuple[str, str]]) -> str:
 
 def sentence(text: str) -> str:
     """A line of text for stdout, wrapped on a terminal."""
-    room = _columns_of_stdout()
+    room, text = _columns_of_stdout(), with_names(text)
     return text if room is None else "\n".join(_wrapped(text, room))
 
 

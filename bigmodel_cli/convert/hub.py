@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.checkpoints.files import clipped
+from bigmodel_cli.console import call
 from bigmodel_cli.convert import sentences
 from bigmodel_cli.convert.assets import KEPT
-from bigmodel_cli.convert.folder import CONFIG, has, read_json
+from bigmodel_cli.convert.folder import CONFIG, has, located, read_json
 from bigmodel_cli.convert.tokenizer_files import OLDER, PIECES
 from bigmodel_cli.convert.weights import INDEX, PICKLE, PICKLE_INDEX, WEIGHTS
 from bigmodel_cli.data import TOKENIZER
@@ -66,6 +67,21 @@ def fetched(path: Path) -> Path:
         if has(folder, index):
             raise _missing(name, revision, absent[0] if absent else index)
     raise _missing(name, revision, WEIGHTS)
+
+
+def named(given: Path, found: Path) -> Path:
+    """The folder, which messages call as the hub does, and the blobs in it by their files' names.
+
+    A blob that is the file of two models has the name of the one that was opened last.
+    """
+    name = recorded(given, found)
+    for folder, folders, files in os.walk(found):
+        for file in (*folders, *files):
+            blob = located(Path(folder), file)
+            if blob.parent != Path(folder):
+                call(blob, f"{name}/{(Path(folder) / file).relative_to(found)}")
+    call(found, name)
+    return found
 
 
 def _split(path: Path) -> tuple[str, str | None]:

@@ -42,7 +42,7 @@ def find(path: Path) -> Path:
     Raises `CheckpointError`.
     """
     if hub.is_hub(path):
-        return hub.fetched(path)
+        return hub.named(path, hub.fetched(path))
     return path if is_published(path) else checkpoints.find(path)
 
 

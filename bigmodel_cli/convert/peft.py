@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from bigmodel_cli.adapters.attaching import Adapter, adapters
 from bigmodel_cli.adapters.base import Factors, LowRankOptions
+from bigmodel_cli.convert import peft_biases
 from bigmodel_cli.convert.peft_layout import CONFIG, EXPERT, PREFIX, WEIGHTS, Layout, Place
 from bigmodel_cli.convert.peft_ranks import patterns, plain
 from bigmodel_cli.convert.peft_stacks import check, written
@@ -68,6 +69,7 @@ def adapter_files(
     adapted = [*said, *of_stacks.said]
     tensors |= of_stacks.tensors
     saved = _whole(layout, tensors, adapted, TASKS.get(task))
+    bias = peft_biases.write(layout, tensors, adapted, saved)
     rank, alpha = options.rank * times, options.alpha * times**power
     config = {
         "peft_type": "LORA",
@@ -78,8 +80,8 @@ def adapter_files(
         "lora_dropout": options.dropout,
         "target_modules": modules,
         "target_parameters": [*parameters] or None,
-        "modules_to_save": saved or None,
-        "bias": "none",
+        "modules_to_save": [*saved] or None,
+        "bias": bias,
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
@@ -183,8 +185,8 @@ def _magnitudes(
 
 def _whole(
     layout: Layout, tensors: dict[str, Tensor], targets: Sequence[str], task: str | None
-) -> list[str]:
-    """The modules of theirs that are trained whole; adds their tensors.
+) -> dict[str, list[Rule]]:
+    """The modules of theirs that are trained whole, with their rules; adds their tensors.
 
     PEFT itself adds a classifier's head, with all that is in it. Raises `SpecError` where some of
     that is adapted.
@@ -194,11 +196,15 @@ def _whole(
     for rule in layout.rules:
         first, module = rule.theirs.split(".")[0], rule.theirs.rpartition(".")[0]
         modules.setdefault(first if first in heads else module, []).append(rule)
-    found = [
-        module
+    found = {
+        module: rules
         for module, rules in modules.items()
-        if module in heads or any(layout.is_trained(rule.ours) for rule in rules)
-    ]
+        if module in heads
+        or (
+            any(layout.is_trained(rule.ours) for rule in rules)
+            and not peft_biases.alone(layout, rules)
+        )
+    }
     for module in found:
         if one := next((r for r in modules[module] if EXPERT.fullmatch(r.theirs)), None):
             raise SpecError(

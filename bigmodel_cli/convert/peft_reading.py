@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bigmodel_cli.adapters import ADAPTERS
@@ -11,7 +11,7 @@ from bigmodel_cli.adapters.base import LowRankOptions
 from bigmodel_cli.adapters.targets import Target, targets
 from bigmodel_cli.checkpoints import not_finite
 from bigmodel_cli.checkpoints.files import clipped
-from bigmodel_cli.convert import peft_stacks
+from bigmodel_cli.convert import peft_biases, peft_stacks
 from bigmodel_cli.convert.config import Config
 from bigmodel_cli.convert.folder import read_json
 from bigmodel_cli.convert.peft import Part, adapted_parts, by_every_name
@@ -42,7 +42,6 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     """
     config = Config(read_json(folder, CONFIG), str(folder / CONFIG))
     config.only("peft_type", "LORA")
-    config.only("bias", "none")
     # others change the weights too
     config.only("init_lora_weights", True, False, "gaussian", "orthogonal", "eva")
     dora, stabilized = (config.get(key, bool, False) for key in ("use_dora", "use_rslora"))
@@ -50,14 +49,15 @@ def described(folder: Path, layout: Layout, model: Module) -> LowRankOptions:
     if dora and stabilized:
         raise CheckpointError(f"{config.file}: use_dora with use_rslora is not built")
     theirs = _tensors(folder)
-    names = _modules(theirs)
+    biases = peft_biases.find(config, folder, layout, theirs)
+    names = _modules(name for name in theirs if name not in biases.names)
     ranks = read_ranks(config, stabilized, [*names])
     wanted = peft_stacks.named(config, layout)
     unset = [key for key, value in config.values.items() if value in (None, False, {}, [])]
     config.finish([*OF_FILES, *unset])
     places = {place.module: place for place in layout.places()}
     there = targets(model)
-    whole: list[str] = []
+    whole = biases.ours
     meant, of_stacks = peft_stacks.described(folder, layout, wanted, theirs, ranks)
     for module, own in names.items():
         if module in of_stacks or (module.endswith(BASE) and not own & {*LINEAR}):
@@ -156,7 +156,9 @@ def load_adapter(folder: Path, model: Module, layout: Layout) -> None:
         a, b = peft_stacks.read(folder, layout, stack, stem, theirs, rank)
         peft_stacks.fill(stack, own, a, b)
         used |= {stem + name for name in LINEAR}
-    used |= fill_whole(folder, layout, theirs) | check_base(folder, layout, theirs)
+    biases = peft_biases.find(config, folder, layout, theirs)
+    used |= fill_whole(folder, layout, theirs) | check_base(folder, layout, theirs, biases.names)
+    used |= biases.fill(folder, layout, theirs, ranks)
     if left := sorted(theirs.keys() - used):
         raise CheckpointError(
             f"{folder / WEIGHTS}: {clipped(left[0])}: the model has no place for it"
@@ -243,7 +245,7 @@ def _tensors(folder: Path) -> FolderTensors:
     return open_file(folder / WEIGHTS)
 
 
-def _modules(theirs: FolderTensors) -> dict[str, set[str]]:
+def _modules(theirs: Iterable[str]) -> dict[str, set[str]]:
     """Each module's tensors."""
     found: dict[str, set[str]] = {}
     for name in theirs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from bigmodel_cli.checkpoints.files import clipped
@@ -40,13 +40,17 @@ def fill_whole(folder: Path, layout: Layout, theirs: FolderTensors) -> set[str]:
     return set(found)
 
 
-def check_base(folder: Path, layout: Layout, theirs: FolderTensors) -> set[str]:
-    """The names of frozen weights that PEFT saves beside the factors, as it does an embedding's.
+def check_base(
+    folder: Path, layout: Layout, theirs: FolderTensors, trained: Collection[str]
+) -> set[str]:
+    """The names of frozen weights that PEFT saves beside the factors, as it does an embedding's;
+    `trained` ones are not among them.
 
     Raises `CheckpointError` where they are not those of the model.
     """
     found = {rule.theirs: _saved_base(rule.theirs) for rule in layout.rules}
     found = {name: saved for name, saved in found.items() if saved in theirs}
+    found = {name: saved for name, saved in found.items() if saved not in trained}
     rules = [rule for rule in layout.rules if rule.theirs in found]
     for name, ours in exported(rules, layout.weights):
         saved = found[name]

@@ -10,7 +10,9 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.data.audio.audio import AudioOptions
+from bigmodel_cli.data.audio.mel import middles_of
 from bigmodel_cli.data.audio.texts import HEARD, LANGUAGE, prompt_tokens
+from bigmodel_cli.data.audio.ticks import Ticks
 from bigmodel_cli.data.base import FACTS, TOKENIZERS, AnyDataOptions, Assets, DataSet, Say, Split
 from bigmodel_cli.data.chat.options import ChatOptions, PreferencesOptions
 from bigmodel_cli.data.chat.template import ASSET as CHAT_TEMPLATE
@@ -141,6 +143,7 @@ __all__ = [
     "Sources",
     "Split",
     "Template",
+    "Ticks",
     "Tokenizer",
     "Turns",
     "check_held_out",
@@ -152,6 +155,7 @@ __all__ = [
     "load_source_tokenizer",
     "load_tokenizer",
     "load_trained_on",
+    "middles_of",
     "open_data",
     "open_or_expect",
     "prepare_image",

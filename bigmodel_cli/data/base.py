@@ -162,6 +162,12 @@ class Split:
         )
         return self.batch(order[:LONG_ROWS], 0, 0, True)
 
+    def redrawn(self) -> str | None:
+        """What of a training row is drawn anew in each epoch, as the first half of a message; None
+        where each epoch has the same rows.
+        """
+        return "this data does not say whether each epoch has the same rows"
+
     def texts(self) -> tuple[list[str], list[str]]:
         """(sources, references) of every sample, as they were read.
 

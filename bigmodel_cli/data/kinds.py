@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.data.audio.ticks import Ticks, frequency_ticks, time_ticks
 from bigmodel_cli.data.base import AnyDataOptions, Assets
 from bigmodel_cli.data.image.pixels import denormalise
 from bigmodel_cli.data.inputs import Images, LongReader, Reader, Rows, Sounds, Windows
@@ -47,6 +48,10 @@ class Input:
     @property
     def axes(self) -> tuple[str, str] | None:
         """Labels of an image's vertical and horizontal axes; None for an ordinary picture."""
+        return None
+
+    def ticks(self, columns: int) -> tuple[Ticks, Ticks] | None:
+        """Round values on those axes, of an image of that width: rows count from below."""
         return None
 
     def pixels_of(self, image: Tensor) -> Tensor:
@@ -106,6 +111,10 @@ class ImageInput(Input):
             f"mel bands, {sound.low:g} to {sound.high:g} Hz",
             f"frames of {1000 * sound.hop / sound.rate:g} ms",
         )
+
+    def ticks(self, columns: int) -> tuple[Ticks, Ticks] | None:
+        sound = self.info.sound
+        return None if sound is None else (frequency_ticks(sound), time_ticks(sound, columns))
 
     def pixels_of(self, image: Tensor) -> Tensor:
         """A normalised image (C, H, W) as pixels in 0..1; frames are scaled from their minimum to

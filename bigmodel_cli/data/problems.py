@@ -212,6 +212,9 @@ class Synthetic(Split):
                 ]
         return [found[i][0] for i in range(len(self))], [found[i][1] for i in range(len(self))]
 
+    def redrawn(self) -> str | None:
+        return None
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, padded to the longest."""
         pieces = [

@@ -68,6 +68,11 @@ class Replay(Split):
         first = 0 if self.before.lengths is not None else epoch * self.more
         return permute((first + places) % len(self.before), len(self.before), ORDER)
 
+    def redrawn(self) -> str | None:
+        if self.before.lengths is None:
+            return "data.replay takes other items in each epoch"
+        return self.new.redrawn() or self.before.redrawn()
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows of both, in the order asked for."""
         is_new = samples < len(self.new)

@@ -20,7 +20,7 @@ from bigmodel_cli.evaluation.comparing import Evaluation, differences
 from bigmodel_cli.evaluation.evaluator import estimates
 from bigmodel_cli.evaluation.report import evaluate_items
 from bigmodel_cli.evaluation.shared import SharedClasses
-from bigmodel_cli.metrics import shown, shown_p
+from bigmodel_cli.metrics import shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate
 from bigmodel_cli.overrides import Override
 from bigmodel_cli.runs.record import RunRecord, read_run
@@ -46,9 +46,8 @@ class Domain:
         """The lines of the table of differences."""
         rows = []
         for name, d in self.differences.items():
-            numbers = d.first, d.second, d.difference, d.low, d.high
-            cells = [shown(x, self.estimates[name].percent) for x in numbers]
-            rows.append([self.name, name, *cells, shown_p(d.p), self.verdict(name)])
+            cells = d.cells(self.estimates[name].percent)
+            rows.append([self.name, name, *cells, self.verdict(name)])
         return rows
 
     def alone(self) -> list[list[str]]:

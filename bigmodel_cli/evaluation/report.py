@@ -30,7 +30,7 @@ from bigmodel_cli.evaluation.shared import SharedClasses
 from bigmodel_cli.generation.text import Decoding, longest_text
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
-from bigmodel_cli.metrics import shown, shown_p
+from bigmodel_cli.metrics import shown
 from bigmodel_cli.metrics.intervals import Difference, Estimate
 from bigmodel_cli.metrics.labels import confusion, draw_confusion
 from bigmodel_cli.metrics.text import need_libraries
@@ -101,13 +101,7 @@ class Report:
         if not self.differences:
             return text
         rows = [
-            [
-                name,
-                *(shown(x, percent) for x in (d.first, d.second, d.difference, d.low, d.high)),
-                shown_p(d.p),
-            ]
-            for name, d in self.differences.items()
-            for percent in [self.metrics[name].percent]
+            [name, *d.cells(self.metrics[name].percent)] for name, d in self.differences.items()
         ]
         columns = ["metric", "first", "second", "difference", "95 % from", "to", "p"]
         how = "paired over the same items; p by swapping the two models' results"

@@ -66,6 +66,20 @@ def batch_size(items: int, most: int = 64) -> int:
     return max(2, min(most, 1 << max(0, (items // 10).bit_length() - 1)))
 
 
+def warmup(steps: float, most: int) -> int:
+    """Steps of warm-up in a run of about that many: a tenth, and no more than `most`."""
+    return min(most, int(steps / 10))
+
+
+def length(items: int, passes: int, most_batch: int, most_warmup: int) -> dict[str, str]:
+    """How long and in what steps is trained, for the template: passes over the items, the batch,
+    the warm-up.
+    """
+    batch = batch_size(items, most_batch)
+    warm = warmup(passes * items / batch, most_warmup)
+    return {"epochs": str(passes), "batch": str(batch), "warmup": str(warm)}
+
+
 def tokenizer(characters: int, most: int = 8192) -> tuple[dict[str, object], str]:
     """The tokenizer for that much text, and a note on it."""
     if characters < SMALL_TEXT:

@@ -11,7 +11,7 @@ from bigmodel_cli.data.image.parquet import read_parquet
 from bigmodel_cli.data.image.sources import RawImages
 from bigmodel_cli.data.image.survey import choose_shape, survey_images
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section
+from bigmodel_cli.init.draft import Draft, Wanted, epochs, length, listed, section
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_scalars import on_one_line
 
@@ -95,6 +95,7 @@ def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
             "photos are mirrored at random too: take RandomHorizontalFlip out where that changes"
             " the class",
         )
+    passes = epochs(count * shape[1] * shape[2] / (4 if halved else 1), SEEN)
     values = {
         "classes": str(len(raw.classes)),
         "layers": _layers(stages, halved),
@@ -102,8 +103,7 @@ def draft_images(kind: str, data: dict[str, str], raw: RawImages) -> Draft:
         "type": kind,
         "data": section(options),
         "padding": str(max(1, side // 10)),
-        "epochs": str(epochs(count * shape[1] * shape[2] / (4 if halved else 1), SEEN)),
-        "batch": str(batch_size(count)),
+        **length(count, passes, 64, 100),
     }
     use = raw.splits["train"].encoded[0]
     return Draft("images", values, notes, str(use) if isinstance(use, Path) else "IMAGE.png")

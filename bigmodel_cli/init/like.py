@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bigmodel_cli.catalog import like_what, samples
 from bigmodel_cli.console import one_line, say
 from bigmodel_cli.data import DataSet, open_data
 from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.init.draft import warmup
 from bigmodel_cli.spec import Spec, check
 from bigmodel_cli.tasks import TASKS, build_task
 from bigmodel_cli.yaml_scalars import on_one_line
@@ -23,6 +25,7 @@ STRINGS = ("units", "join")
 """Those of recordings that have labels, and no transcripts of their own."""
 DATA = re.compile(r"^data:.*?(?=^[a-z]|\Z)", re.MULTILINE | re.DOTALL)
 BATCH = re.compile(r"(?<=\bbatch_size: )\d+")
+WARMUP = re.compile(r"(?<=\bwarmup: )\d+")
 HEAD = re.compile(r"(?:^#.*\n)+", re.MULTILINE)
 
 
@@ -58,9 +61,29 @@ def with_structure(own: str, like: str, path: Path) -> str:
     count = len(data.split("train"))
     if batch and int(batch[0]) > count:  # no step could be taken
         made = BATCH.sub(str(drafted["train"].get("batch_size", count)), made)
+    made = _warmed_up(made, path, data)
     lengths = (_length(values["train"]) for values in (_plain(made), drafted))
     say("train is that of {}: {}; for this data alone it would be {}".format(like, *lengths))
     return made
+
+
+def _warmed_up(made: str, path: Path, data: DataSet) -> str:
+    """The spec with no more warm-up than fits the steps that its epochs of this data are."""
+    train, split = check(parse_yaml(made.encode(), str(path))).train, data.split("train")
+    if train.epochs is None:
+        return made
+    size = len(split)
+    if train.batch_tokens is not None and split.lengths is not None:
+        size = int(split.lengths.sum())
+    steps = train.total_steps(Fraction(max(size, train.micro), train.micro)) or 0
+    fits = warmup(steps, train.schedule.warmup)
+    if fits == train.schedule.warmup:
+        return made
+    say(
+        f"train.schedule.warmup: {fits} steps, a tenth of the {steps:,} that this data makes; the"
+        f" sample's {train.schedule.warmup} are for more"
+    )
+    return WARMUP.sub(str(fits), made)
 
 
 def _joined(drafted: Mapping[str, Any], like: str, path: Path) -> str:

@@ -11,7 +11,17 @@ from pathlib import Path
 from bigmodel_cli.data.reading import lines, plain_name
 from bigmodel_cli.data.text.corpus import ENDINGS
 from bigmodel_cli.data.text.pair_files import PairSource, parallel
-from bigmodel_cli.init.draft import Draft, Wanted, by_split, context_of, epochs, section, tokenizer
+from bigmodel_cli.init.draft import (
+    CHARACTERS_OF_A_TOKEN,
+    Draft,
+    Wanted,
+    by_split,
+    context_of,
+    epochs,
+    section,
+    tokenizer,
+    warmup,
+)
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_scalars import on_one_line
 
@@ -84,11 +94,15 @@ def draft_pairs(
         ),
         "tokenizer": on_one_line(tokens),
     }
+    passes = epochs(source.characters, SEEN)
+    batch = max(4 * context, min(2048, source.characters // 60))
+    side = source.characters / 2 / (1 if tokens["type"] == "bytes" else CHARACTERS_OF_A_TOKEN)
     many = (f"{count:,} pairs for training; {why}; sides of up to {context} tokens",)
     values = {
         "type": kind,
         "data": section(options),
-        "epochs": str(epochs(source.characters, SEEN)),
-        "batch": str(max(4 * context, min(2048, source.characters // 60))),
+        "epochs": str(passes),
+        "batch": str(batch),
+        "warmup": str(warmup(passes * max(1, side / batch), 200)),
     }
     return Draft("pairs", values, (*notes, *many), rows[0][0])

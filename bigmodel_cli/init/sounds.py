@@ -17,7 +17,7 @@ from bigmodel_cli.data.folders import walk
 from bigmodel_cli.data.image.folder import SPLIT_NAMES
 from bigmodel_cli.data.reading import lines, plain_name
 from bigmodel_cli.errors import DataError
-from bigmodel_cli.init.draft import Draft, Wanted, batch_size, epochs, listed, section
+from bigmodel_cli.init.draft import Draft, Wanted, epochs, length, listed, section
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_scalars import on_one_line
 
@@ -63,11 +63,10 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
         "split": on_one_line(rules) if rules else "",
         "on_bad": bad,
     }
-    length = max(0.1, round(min(LONGEST, float(np.quantile(lengths, 0.95))), 2))
+    seconds = max(0.1, round(min(LONGEST, float(np.quantile(lengths, 0.95))), 2))
     values = {
         "rate": str(RATE),
-        "epochs": str(epochs(count, min(SEEN, SECONDS / length))),
-        "batch": str(batch_size(count, 32)),
+        **length(count, epochs(count, min(SEEN, SECONDS / seconds)), 32, 50),
     }
     notes = [
         f"{count:,} recordings for training; all have {lengths.min():.1f} to {lengths.max():.1f} s"
@@ -87,10 +86,10 @@ def of_sounds(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
             f"{len(words):,} different words: written down in {units} (CTC)",
         ]
         return Draft("transcripts", values, tuple(notes), use, tuple(transcripts))
-    data |= {"seconds": f"{length:g}               # each recording is brought to this length"}
+    data |= {"seconds": f"{seconds:g}               # each recording is brought to this length"}
     notes += [
         f"the label is {how}: {len(classes)} classes ({listed(classes)})",
-        f"{length:g} s of each are used, as a spectrogram, at {RATE:,} samples per second",
+        f"{seconds:g} s of each are used, as a spectrogram, at {RATE:,} samples per second",
     ]
     grouped = "" if splits else GROUPED
     values |= {"classes": str(len(classes)), "data": section(data), "grouped": grouped}

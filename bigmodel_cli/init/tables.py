@@ -19,10 +19,10 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.init.draft import (
     Draft,
     Wanted,
-    batch_size,
     by_split,
     context_of,
     epochs,
+    length,
     listed,
     section,
     tokenizer,
@@ -120,6 +120,7 @@ def _of_rows(
     notes.append(f"{found.rows:,} rows for training; {why}; rows of up to {context} tokens")
     notes += found.notes
     task = learnt.task if learnt else ""
+    passes = epochs(found.rows, min(SEEN, CHARACTERS * found.rows / found.characters))
     values = {
         "data": section(options),
         "question": learnt.question(len(found.counts)) if learnt else "",
@@ -129,8 +130,7 @@ def _of_rows(
         ),
         "dropped": "0.1" if kind["type"] == "bytes" else "0.2",
         "smoothing": ", label_smoothing: 0.1" if task == Learnt.task else "",
-        "epochs": str(epochs(found.rows, min(SEEN, CHARACTERS * found.rows / found.characters))),
-        "batch": str(batch_size(found.rows, 32)),
+        **length(found.rows, passes, 32, 100 if learnt else 50),
     }
     template = "tables" if learnt else "rows"
     return Draft(template, values, tuple(notes), "\t".join(rows[0].texts))

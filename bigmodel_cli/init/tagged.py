@@ -14,10 +14,10 @@ from bigmodel_cli.init.draft import (
     SMALL_TEXT,
     Draft,
     Wanted,
-    batch_size,
     by_split,
     context_of,
     epochs,
+    length,
     listed,
     section,
     tokenizer,
@@ -93,7 +93,6 @@ def of_tagged(paths: Sequence[Path], files: Sequence[Path], wanted: Wanted) -> D
     values = {
         "tags": str(len(tags)),
         "data": section(data),
-        "epochs": str(epochs(len(found), SEEN)),
-        "batch": str(batch_size(len(found), 32)),
+        **length(len(found), epochs(len(found), SEEN), 32, 50),
     }
     return Draft("tagged", values, notes, texts[0])

@@ -16,6 +16,7 @@ from bigmodel_cli.init.draft import (
     listed,
     section,
     tokenizer,
+    warmup,
 )
 from bigmodel_cli.init.draft import paths as spelled
 from bigmodel_cli.yaml_scalars import on_one_line
@@ -52,6 +53,7 @@ def of_texts(
     context = max(8, min(128, 1 << ((tokens // 40).bit_length() - 1)))
     large = surveyed.characters >= LARGE_TEXT
     seen = min(SEEN // 4 if large else SEEN, PASSES * tokens)
+    steps = max(200, seen // (BATCH * context))
     data = {
         **{named[name]: spelled(own) for name, own in given.items()},
         "field": on_one_line(field) if field else "",
@@ -68,8 +70,9 @@ def of_texts(
         "data": section(data),
         "dim": "256" if large else "128",
         "prompt": on_one_line(start),
-        "steps": str(max(200, seen // (BATCH * context))),
+        "steps": str(steps),
         "batch": str(BATCH),
+        "warmup": str(warmup(steps, 50)),
     }
     return Draft("texts", values, notes, start)
 

@@ -43,16 +43,23 @@ LEAST_P = 0.001
 
 
 def shown(value: float, percent: bool) -> str:
-    """A metric's value for people."""
+    """A metric's value for people; what is rounded to 0 has no sign."""
     if not math.isfinite(value):
         return "not known"
     if percent:
-        return f"{100 * value:.2f} %"
+        return f"{100 * value:z.2f} %"
     if abs(value) >= LARGE:
         return f"{value:.6g}"
     if abs(value) >= MANY:
         return f"{value:,.1f}"
-    return f"{value:.3g}" if 0 < abs(value) < SMALL else f"{value:.4f}"
+    return f"{value:.3g}" if 0 < abs(value) < SMALL else f"{value:z.4f}"
+
+
+def shown_difference(value: float, percent: bool) -> str:
+    """A difference of two values of a metric, or their deviation; of shares in points of 1 %."""
+    if percent and math.isfinite(value):
+        return f"{100 * value:z.2f} points"
+    return shown(value, percent)
 
 
 def shown_p(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 
 from bigmodel_cli.lazy import torch
 
@@ -14,10 +15,12 @@ NORMAL = 1.959963984540054
 
 
 @functools.cache
-def t_quantile(degrees: int) -> float:
-    """The 0.975 quantile of Student's t (Abramowitz and Stegun 1964: 26.7.3 to 26.7.5)."""
+def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
+    """What Student's t does not exceed in absolute value with that probability (Abramowitz and
+    Stegun 1964: 26.7.3 to 26.7.5); by default its 0.975 quantile.
+    """
     if degrees >= 100:
-        x, n = NORMAL, float(degrees)
+        x, n = statistics.NormalDist().inv_cdf((1 + confidence) / 2), float(degrees)
         terms = (
             (x**3 + x) / 4,
             (5 * x**5 + 16 * x**3 + 3 * x) / 96,
@@ -28,7 +31,7 @@ def t_quantile(degrees: int) -> float:
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_inside(middle, degrees) < CONFIDENCE else (low, middle)
+        low, high = (middle, high) if _t_inside(middle, degrees) < confidence else (low, middle)
     return math.sqrt(degrees) * math.tan((low + high) / 2)
 
 

@@ -13,7 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.metrics import CHUNK, Measure, product, ratio
+from bigmodel_cli.metrics import (
+    CHUNK,
+    Measure,
+    product,
+    ratio,
+    shown,
+    shown_difference,
+    shown_p,
+)
 from bigmodel_cli.metrics.distributions import NORMAL, TAIL, exact_interval, t_quantile
 
 LEVEL = 0.05
@@ -52,6 +60,12 @@ class Difference:
     low: float
     high: float
     p: float
+
+    def cells(self, percent: bool) -> list[str]:
+        """The cells of a table for people: both values, the difference, its interval, p."""
+        values = [shown(x, percent) for x in (self.first, self.second)]
+        ends = [shown_difference(x, percent) for x in (self.difference, self.low, self.high)]
+        return [*values, *ends, shown_p(self.p)]
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; what is not a number is null."""

@@ -146,6 +146,8 @@ class AnyModelOptions(Options):
     """The path below which attention is bidirectional."""
     stacks: ClassVar[tuple[str, ...]] = ()
     """Options that are lists of blocks around one residual stream, which may be any number."""
+    in_blocks: ClassVar[str] = ""
+    """Without `stacks`: how the same networks are had in blocks, for `init.layers`."""
 
     @abstractmethod
     def build(self, info: DatasetInfo) -> Model:

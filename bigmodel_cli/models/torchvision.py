@@ -37,6 +37,10 @@ class TorchvisionOptions(AnyModelOptions):
 
     type: Literal["torchvision"] = "torchvision"
     outputs: ClassVar = ("labels",)
+    in_blocks: ClassVar = (
+        "torchvision builds it whole; a ViT that timm or transformers published (deit_tiny, DINOv2)"
+        " is read in blocks, from its folder or hf://org/name"
+    )
     name: str = Field(description="the network's name in torchvision")
     weights: str | None = Field(
         None,

@@ -8,7 +8,7 @@ from typing import ClassVar
 from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.contract import States
-from bigmodel_cli.parts.kernels import AttentionSpec, attend
+from bigmodel_cli.parts.kernels import AttentionSpec, attend, attended
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.watched import AttentionCall, Watcher
 
@@ -138,11 +138,20 @@ class AttentionPart(OwnMatrices):
         """(B, H, T, E)   `kernels.attend`, with dropout in training."""
         dropped = self.training and self.dropout > 0
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
-        y = attend(q, k, v, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
+        masks = {"segments": segments, "key_mask": key_mask, "bias": bias, "sinks": sinks}
         if self.watcher is None:
-            return y
+            return attend(q, k, v, spec, **masks)
+        y, sums = attended(q, k, v, spec, **masks)
         call = AttentionCall(
-            q, k, v, self.spec, y, segments, key_mask, bias, sinks, self.minus(), self.reads_memory
+            q,
+            k,
+            v,
+            self.spec,
+            y,
+            **masks,
+            minus=self.minus(),
+            memory=self.reads_memory,
+            log_sums=sums,
         )
         changed = self.watcher(call)
         return y if changed is None else changed

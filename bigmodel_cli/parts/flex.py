@@ -7,6 +7,7 @@ from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.parts.fused import AttentionSpec
+from bigmodel_cli.parts.log_sums import Attended, rough
 
 
 def flex(
@@ -16,10 +17,12 @@ def flex(
     spec: AttentionSpec,
     segments: Tensor | None,
     bias: Tensor | None,
-) -> Tensor:
+    asked: bool = False,
+) -> Attended:
     """`kernels.attend` through FlexAttention (Dong et al. 2024).
 
-    It compiles a mask and a score modification into one fused kernel.
+    It compiles a mask and a score modification into one fused kernel. With `asked`, its log-sums
+    too.
     """
 
     def score(value: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -32,7 +35,8 @@ def flex(
         blocks = _kept_mask(spec.causal, spec.window, queries, keys, q.device)
     else:
         blocks = _block_mask(spec.causal, spec.window, queries, keys, q.device, segments)
-    y: Tensor = _function(q.is_cuda)(
+    kernel = functools.partial(
+        _function(q.is_cuda),
         q,
         k,
         v,
@@ -41,7 +45,16 @@ def flex(
         scale=spec.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return y
+    if not asked or rough(q):
+        return Attended(kernel())
+    y, more = kernel(return_aux=_log_sums_asked())
+    return Attended(y, more.lse)
+
+
+def _log_sums_asked() -> Any:
+    from torch.nn.attention.flex_attention import AuxRequest
+
+    return AuxRequest(lse=True)
 
 
 @functools.cache

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.dropout import applied, drawn
+from bigmodel_cli.parts.log_sums import Attended, with_log_sums
 from bigmodel_cli.parts.recomputed import recomputed
 
 SHORT = 128
@@ -36,25 +38,31 @@ def fused(
     mask: Tensor | None,
     is_causal: bool,
     sinks: Tensor | None,
-) -> Tensor:
-    """(B, H, T, E); `mask` as in PyTorch, or `is_causal` instead."""
+    asked: bool,
+) -> Attended:
+    """(B, H, T, E); `mask` as in PyTorch, or `is_causal` instead.
+
+    With `asked`, the kernel's log-sums too, where one is used.
+    """
     scale = spec.scale or 1 / math.sqrt(q.shape[-1])
     if _few_queries(q, k) and sinks is None and not is_causal:
         with full_precision(q.device):
-            return _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale).to(q.dtype)
+            y = _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale).to(q.dtype)
+        return Attended(y)
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
     if slow and k.shape[2] <= SHORT and sinks is None:
         if is_causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-        return _cpu_bf16(q, k, v, spec, mask, scale)
+        return Attended(_cpu_bf16(q, k, v, spec, mask, scale))
     if sinks is None:
-        return _kernel(q, k, v, spec, mask, is_causal, scale)
+        return _kernel(q, k, v, spec, mask, is_causal, scale, asked)
     q, k, v = _with_sink(q, k, v, sinks, scale)
     if is_causal:  # a dummy query before the first, so that query t still ends at key t
-        return _kernel(F.pad(q, (0, 0, 1, 0)), k, v, spec, None, True, scale)[:, :, 1:]
+        found = _kernel(F.pad(q, (0, 0, 1, 0)), k, v, spec, None, True, scale, asked)
+        return found.mapped(lambda x: x[:, :, 1:])
     if mask is not None:
         mask = F.pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
-    return _kernel(q, k, v, spec, mask, False, scale)
+    return _kernel(q, k, v, spec, mask, False, scale, asked)
 
 
 def _kernel(
@@ -65,7 +73,8 @@ def _kernel(
     mask: Tensor | None,
     causal: bool,
     scale: float,
-) -> Tensor:
+    asked: bool,
+) -> Attended:
     """PyTorch's kernel.
 
     Where values are of another width than keys, the narrower are padded with zeros: otherwise it
@@ -77,8 +86,9 @@ def _kernel(
     elif values < width:
         v = F.pad(v, (0, width - values))
     if q.is_meta and not spec.dropout and (mask is None or not mask.requires_grad):
-        return _shapes(q, k, v, mask, causal)[..., :values]
-    y = F.scaled_dot_product_attention(
+        return Attended(_shapes(q, k, v, mask, causal)[..., :values])
+    kernel = partial(
+        F.scaled_dot_product_attention,
         q,
         k,
         v,
@@ -88,7 +98,8 @@ def _kernel(
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return y if values >= width else y[..., :values]
+    y, sums = with_log_sums(kernel, q) if asked else Attended(kernel())
+    return Attended(y if values >= width else y[..., :values], sums)
 
 
 def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -15,8 +15,9 @@ from bigmodel_cli.parts.context import recorded
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.flex import flex
 from bigmodel_cli.parts.fused import AttentionSpec, fused, ungrouped
+from bigmodel_cli.parts.log_sums import Attended
 
-__all__ = ["AttentionSpec", "attend", "distances", "eager_attention", "weights"]
+__all__ = ["AttentionSpec", "attend", "attended", "distances", "eager_attention", "weights"]
 
 
 def attend(
@@ -36,28 +37,62 @@ def attend(
     for keys that may be seen; `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a
     key without a value (Agarwal et al. 2025, gpt-oss).
     """
+    masks = {"segments": segments, "key_mask": key_mask, "bias": bias, "sinks": sinks}
+    return _attended(q, k, v, spec, False, **masks).output
+
+
+def attended(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    *,
+    segments: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> Attended:
+    """What `attend` gives, bit for bit, and the log-sums of the kernel that made it, if it has."""
+    masks = {"segments": segments, "key_mask": key_mask, "bias": bias, "sinks": sinks}
+    return _attended(q, k, v, spec, True, **masks)
+
+
+def _attended(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    asked: bool,
+    *,
+    segments: Tensor | None,
+    key_mask: Tensor | None,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+) -> Attended:
     queries, keys = q.shape[2], k.shape[2]
     if recorded():  # which kernel is best depends on sizes that are not known
         w = weights(q, k, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
-        return eager_attention(w, v, replace(spec, dropout=0.0))
+        return Attended(eager_attention(w, v, replace(spec, dropout=0.0)))
     spec = _needed(spec, queries, keys)
     special = segments is not None or key_mask is not None or bias is not None
     flexible = q.is_cuda and key_mask is None and sinks is None and not spec.dropout
     if flexible and spec.softcap is not None:
-        return flex(q, k, v, spec, segments, bias)
+        return flex(q, k, v, spec, segments, bias, asked)
     if spec.softcap is not None:
         w = weights(q, k, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
-        return eager_attention(w, v, spec)
+        return Attended(eager_attention(w, v, spec))
     if spec.causal and spec.window and queries == keys > 2 * spec.window and not special:
-        return _windowed(q, k, v, spec, sinks)
+        return _windowed(q, k, v, spec, sinks, asked)
     if not special and spec.window is None and (not spec.causal or queries == keys):
-        return fused(q, k, v, spec, None, spec.causal, sinks)
+        return fused(q, k, v, spec, None, spec.causal, sinks, asked)
     if flexible and queries > 1:
-        return flex(q, k, v, spec, segments, bias)
+        return flex(q, k, v, spec, segments, bias, asked)
     mask = attention_mask(queries, keys, spec, q.device, segments, key_mask)
     if bias is not None:
-        mask = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -math.inf)
-    return fused(q, k, v, spec, mask, False, sinks)
+        asked = asked and bias.dtype == q.dtype  # else the kernel's scores are with a rounded bias
+        bias = bias[None].to(q.dtype)  # CPU's fused kernel takes no mask of three dimensions
+        mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
+    return fused(q, k, v, spec, mask, False, sinks, asked)
 
 
 def weights(
@@ -132,7 +167,9 @@ def _needed(spec: AttentionSpec, queries: int, keys: int) -> AttentionSpec:
     return replace(spec, causal=causal and keys > 1, window=window)
 
 
-def _windowed(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:
+def _windowed(
+    q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None, asked: bool
+) -> Attended:
     """Causal sliding-window attention, in blocks of the window's size.
 
     Each block sees itself and the one before it, so that time and memory grow with T x window
@@ -154,6 +191,11 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tenso
     masks = mask.repeat(blocks, 1, 1)
     masks[0, :, :size] = False  # nothing precedes the first block
     masks = masks.repeat(batch, 1, 1)[:, None]  # (B * blocks, 1, size, 2 * size)
-    y = fused(fold(q).flatten(0, 1), with_last(k), with_last(v), spec, masks, False, sinks)
-    whole: Tensor = y.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
-    return whole[:, :, :length]
+    folded = fold(q).flatten(0, 1), with_last(k), with_last(v)
+    found = fused(*folded, spec, masks, False, sinks, asked)
+
+    def whole(x: Tensor) -> Tensor:  # (B * blocks, H, size, ...) -> (B, H, T, ...)
+        joined: Tensor = x.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
+        return joined[:, :, :length]
+
+    return found.mapped(whole)

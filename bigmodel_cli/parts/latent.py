@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Count, Probability
 from bigmodel_cli.lazy import Tensor, nn, torch
-from bigmodel_cli.parts.attending import AttentionPart, KVCache
+from bigmodel_cli.parts.attending import AttentionPart, KVCache, value_sizes
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo, recorded
 from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import AttentionSpec
@@ -103,6 +103,17 @@ class LatentAttention(AttentionPart):
         return KVCache.of(
             self.kv_down.weight, batch, max_len, (1, self.rank + self.rotary_dim), (1, 0)
         )
+
+    def value_sizes(self, v: Tensor) -> Tensor:
+        """(B, H, S)   of generation's v, latent vectors (B, 1, S, rank), too: each head reads them
+        by its own matrix.
+        """
+        weight = self.out.weight
+        if v.shape[1] < self.heads or v.shape[-1] != self.value:
+            up = self.kv_up.weight.unflatten(0, (self.heads, -1))[:, self.width :]
+            read = weight.unflatten(1, (self.heads, -1))  # (C, H, value)
+            weight = torch.einsum("chv,hvr->chr", read, up.to(read.dtype)).flatten(1)
+        return value_sizes(weight, v)
 
     def forward(
         self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT, cache: KVCache | None = None

@@ -6,7 +6,7 @@ import functools
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn
 from bigmodel_cli.parts.attending import value_sizes
-from bigmodel_cli.parts.kernels import AttentionSpec, attend
+from bigmodel_cli.parts.kernels import AttentionSpec, attended
 from bigmodel_cli.parts.watched import AttentionCall, Watcher
 
 
@@ -53,8 +53,8 @@ class Watched:
             x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in both.chunk(3, -1)
         )  # (B, H, T, D) each
         spec = AttentionSpec(causal=False)
-        y = attend(q, k, v, spec)
-        changed = self.watcher(AttentionCall(q, k, v, spec, y))
+        y, sums = attended(q, k, v, spec)
+        changed = self.watcher(AttentionCall(q, k, v, spec, y, log_sums=sums))
         y = y if changed is None else changed
         return self.out_proj(y.transpose(1, 2).flatten(2)), None
 

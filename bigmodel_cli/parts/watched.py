@@ -28,10 +28,11 @@ class AttentionCall:
     """One call of attention, after positions and norms: nothing is copied.
 
     q (B, H, T, D), k (B, G, S, D), v (B, G, S, E); `segments`, `key_mask`, `bias` and `sinks` are
-    those of `kernels.attend`. `output` (B, H, T, E) is what the kernel returned. Where `minus` is
-    given (differential attention), the second half of the heads counts that much less than nothing:
-    the weights of head h are those of map h minus `minus` times those of map h + H / 2, and so is
-    the output. `memory`: keys are of another sequence than queries (cross-attention).
+    those of `kernels.attend`. `output` (B, H, T, E) is what the kernel returned, and `log_sums`
+    (B, H, T) the log-sum-exp of each query's scores, with its sink, where the kernel gave it. Where
+    `minus` is given (differential attention), the second half of the heads counts that much less
+    than nothing: the weights of head h are those of map h minus `minus` times those of map h + H /
+    2, and so is the output. `memory`: keys are of another sequence than queries (cross-attention).
     """
 
     q: Tensor
@@ -45,6 +46,7 @@ class AttentionCall:
     sinks: Tensor | None = None
     minus: Tensor | None = None
     memory: bool = False
+    log_sums: Tensor | None = None
 
     @property
     def keys(self) -> int:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from bigmodel_cli.console import counted
 from bigmodel_cli.differences import leaves
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.metrics import shown
+from bigmodel_cli.metrics import shown, shown_difference
 from bigmodel_cli.old_names import with_present_names
 from bigmodel_cli.rundir import LOCK, METRICS, SPEC, STATUS
 from bigmodel_cli.yaml_source import MAX_RESOLVED, MAX_RESOLVED_NODES, parse_yaml
@@ -45,6 +45,10 @@ class Metric(NamedTuple):
     def shown(self, name: str, value: float) -> str:
         """A value of the metric of this name, for people."""
         return shown(value, name in self.percent)
+
+    def shown_difference(self, name: str, value: float) -> str:
+        """The same for a difference of two, or a deviation."""
+        return shown_difference(value, name in self.percent)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from bigmodel_cli.runs.record import RunRecord, training_losses
@@ -57,15 +57,15 @@ def seeds_table(runs: Mapping[int, RunRecord]) -> tuple[list[str], list[list[str
             for f in columns.values()
         ]
 
-    def common(key: str) -> list[str]:
+    def common(key: str, show: Callable[[str, float], str]) -> list[str]:
         values = [(f.metric, f.summary()[key]) for f in columns.values()]
-        return [NONE if value is None else metric.shown(name, value) for name, value in values]
+        return [NONE if value is None else show(name, value) for name, value in values]
 
     rows = [[str(seed), *cells(seed), f"{run.step:,}", str(run.path)] for seed, run in runs.items()]
     counts = [str(len(f.values)) for f in columns.values()]
     rows += [
-        ["mean", *common("mean"), "", ""],
-        ["deviation (n - 1)", *common("deviation"), "", ""],
+        ["mean", *common("mean", metric.shown), "", ""],
+        ["deviation (n - 1)", *common("deviation", metric.shown_difference), "", ""],
         ["n", *counts, "", ""],
     ]
     return ["seed", *columns, "step", "run"], rows

@@ -128,6 +128,8 @@ class Task:
     """Whether each target is one of several, with a probability, so that a teacher can be learnt
     from.
     """
+    draws: ClassVar[bool] = False
+    """Whether what is asked of a row is drawn by its key, anew in each epoch."""
     validation_text_metrics: Sequence[str] = ()
     """The text metrics of each validation; without any it generates nothing."""
 
@@ -191,8 +193,12 @@ class Task:
         raise NotImplementedError
 
     def target_rows(self, outputs: Any, batch: Batch) -> Tensor:
-        """(N,)   the row of the batch that each of these targets is in."""
+        """(N,)   the row of the batch that each of these targets is in, ascending."""
         raise NotImplementedError
+
+    def choices(self, info: DatasetInfo) -> int:
+        """K, the choices of each of these targets, for the data that `info` describes."""
+        return len(info.classes)
 
     def target_weights(self, batch: Batch) -> Tensor | None:
         """(N,)   how much the loss counts each of these targets; None: all alike."""

@@ -85,6 +85,7 @@ class MaskedImage(Task):
 
     name = "masked_image"
     chooses = False
+    draws = True
     needs = "images"
     reads = ("image",)
 

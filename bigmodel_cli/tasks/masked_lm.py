@@ -78,6 +78,7 @@ class MaskedLM(TokenTask):
 
     name = "masked_lm"
     teachable = True
+    draws = True
 
     def __init__(self, options: MaskedLMOptions, info: DatasetInfo = NO_DATASET) -> None:
         self.options, self.vocab_size = options, info.vocab_size or 0

@@ -54,6 +54,10 @@ class TokenTask(Task):
         logits: Tensor = outputs[self.shift(batch)[1] != PADDING]
         return logits
 
+    def choices(self, info: DatasetInfo) -> int:
+        """The tokens of the vocabulary."""
+        return info.vocab_size or 0
+
     def target_rows(self, outputs: Any, batch: Batch) -> Tensor:
         """(N,) of the tokens that are targets."""
         return (self.shift(batch)[1] != PADDING).nonzero()[:, 0]

@@ -237,7 +237,7 @@ def memory_of(spec: Spec, info: DatasetInfo, found: Outline, lengths: tuple[int,
     """The memory of training; its peak is in a micro-batch's passes, or in the update."""
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
-    weights, gradients, optimizer = kept_bytes(spec, found.weights)
+    weights, gradients, optimizer = kept_bytes(spec, found.weights, found.saved)
     peaks = [
         step_peaks(m, *example(spec, info, rows, torch.device("meta"), lengths))
         for m in found.measured

@@ -30,8 +30,9 @@ from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
-from bigmodel_cli.train.objective import objective_of
+from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import observers
+from bigmodel_cli.train.once import taught_once
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
 from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
@@ -112,7 +113,7 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     for tracker in spec.train.trackers:
         tracker.check()
     task = open_task(spec, data, first=True)
-    check_weights(opened, task)
+    check_weights(opened, task, Path("runs"))
     if len(split):
         check_enough(spec, split)
     with without_collection(), batch_norm_explained():
@@ -159,6 +160,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     changed = check_fingerprint(saved, data, request.accept_data)
     task = open_task(opened.spec, data, first=saved is None)
     trained_on = _trained_on(opened, saved, changed)
+    opened = taught_once(opened, task, device, directory.path, previous)
+    data = opened.data
     spec, model, state, loader = set_up(opened, task, device, saved)
     total = spec.train.total_steps(loader.batches.per_epoch)
     if (
@@ -206,7 +209,8 @@ def set_up(
         keep_few_kernels()
     if task.needs_reference:
         task.reference = reference_of(spec, info, device)
-    model = assemble(spec, info, device, opened.source, download=saved is None)
+    own = None if saved is None else saved.model
+    model = assemble(spec, info, device, opened.source, saved=own)
     check_enough(spec, split)
     check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.adapters import four_bit_names
 from bigmodel_cli.adapting import with_files_read
 from bigmodel_cli.assemble import build_on_meta, source_of
 from bigmodel_cli.console import say
@@ -214,6 +215,7 @@ def prepare(
         options.ema,
         still=still,
         left_out=left_out,
+        held=four_bit_names(model),
         loss_scale=LossScale.of(options.precision),
         division=division,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bigmodel_cli.device import autocast
@@ -14,6 +14,14 @@ from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import Before, TrainState
+
+Mark = Callable[[str], None]
+"""Called with the name of each part of a step as it ends: "forward", "backward", "update"."""
+
+
+def unmarked(part: str) -> None:
+    """Nobody times the step."""
+
 
 REMEDY = "set a smaller train.micro_batch_size, or a smaller train.batch_size"
 IN_UPDATE = (
@@ -66,6 +74,7 @@ def train_step(
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
     lr: float,
+    mark: Mark = unmarked,
 ) -> StepResult:
     """Sum the gradients of the micro-batches and update by their mean over all targets.
 
@@ -88,7 +97,7 @@ def train_step(
     try:
         with memory_remedy(REMEDY):
             whole = _counted(state, objective, options, micro_batches, device, before)
-            sums = _passes(state, objective, options, micro_batches, device, whole)
+            sums = _passes(state, objective, options, micro_batches, device, whole, mark)
     except OutOfMemory:
         state.undo(before, random=True)
         raise
@@ -102,6 +111,7 @@ def train_step(
         with memory_remedy(IN_UPDATE, ResourceError):
             state.optimizer.step(lr, divisor)
             state.update_ema()
+        mark("update")
     elif state.loss_scale.dynamic:
         state.undo(before, random=False)
     state.optimizer.clear()
@@ -140,6 +150,7 @@ def _passes(
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
     whole: Tensor | None,
+    mark: Mark,
 ) -> tuple[float, float, float, float]:
     """Sum gradients over micro-batches; (sum of losses, count, gradient norm, divisor).
 
@@ -156,7 +167,9 @@ def _passes(
         total = loss + _auxiliary(state, n, whole)
         if scale.dynamic and count is None:
             unit = power_above(float(n) * len(micro_batches))
+        mark("forward")
         (total * (scale.value / unit) if scale.dynamic else total).backward()
+        mark("backward")
         loss = loss.detach()
         loss_sum, count = (
             (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)

@@ -16,7 +16,7 @@ from conftest import Result, digests
 from safetensors.torch import load_file
 from torch import nn
 
-from bigmodel_cli.adapters import ADAPTERS, attach, bytes_of, is_quantized, quantize
+from bigmodel_cli.adapters import ADAPTERS, Hollow, attach, bytes_of, is_quantized, quantize
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.models import MODELS, build
 
@@ -162,15 +162,21 @@ def loss(found: Result) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_run_its_resume_and_its_metrics(cli: Cli, base: Path, precision: str) -> None:
+def test_a_run_its_resume_and_its_metrics(
+    cli: Cli, base: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     more = {"train.precision": precision, "train.rewind": "{window: 2}"}
     whole = cli(*words(base, "dora", **more, **{"train.steps": 4}), "--out", "whole")
     assert whole.status == 0, whole.err
     assert re.search(r"adapter.base: \d+ frozen matrices of [\d,]+ numbers are held", whole.err)
     half = cli(*words(base, "dora", **more, **{"train.steps": 2}), "--out", "half")
     assert half.status == 0, half.err
+    read: list[str] = []
+    own: Callable[..., None] = Hollow.keep
+    monkeypatch.setattr(Hollow, "keep", lambda *given: (read.append(given[1]), own(*given))[1])
     again = cli("finetune", "--resume", "--out", "half", "--set", "train.steps=4")
     assert again.status == 0, again.err
+    assert f"adapter.base: {len(set(read))} frozen" in again.err  # each as it was read
     path = Path(whole.out.strip())
     assert digests(Path(again.out.strip())) == digests(path)
     assert all(".0.parts." in name for name in load_file(path / "model.safetensors"))

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.adapters import ADAPTERS, attach, is_quantized, quantize
-from bigmodel_cli.adapters.four_bits import values
+from bigmodel_cli.adapters.four_bits import bytes_of, values
 from bigmodel_cli.assemble import assemble
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert import opening
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.spec import Spec, of_checkpoint
 
 pytest.importorskip("torchao", reason="torchao is not installed")
@@ -170,6 +171,33 @@ def test_one_exact_matrix_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             spec.model_copy(update={"adapter": adapter("lora")}), info, torch.device("cpu"), at
         )
         assert len(alive) == 10
+
+
+@pytest.mark.parametrize("base", ["nf4", None])
+def test_memory_is_counted_of_what_is_held_and_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str | None
+) -> None:
+    from bigmodel_cli.assemble import check_memory, outlines, starting
+
+    at = source_of("fused, in shards", tmp_path)
+    spec, info = opened(at)
+    exact = sum(4 * t.numel() for t in opening.read(at).model.values())
+    options = adapter("lora").low_rank().model_copy(update={"base": base})
+    spec, cpu = spec.model_copy(update={"adapter": options}), torch.device("cpu")
+    model = assemble(spec, info, cpu, at)
+    quantize(model) if base else None
+    own = sum(map(bytes_of, model.parameters()))
+    trained = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    assert own < exact if base else own == exact + trained
+    for room in (own + 3 * trained, own + 3 * trained - 1):  # adamw: two numbers each
+        for place in (outlines, starting):
+            monkeypatch.setattr(place, "total_memory", lambda device, room=room: room)
+        if room >= own + 3 * trained:
+            check_memory(spec, info, cpu)
+            assemble(spec, info, cpu, at)  # not what training all of it would take
+        else:
+            with pytest.raises(SpecError, match="make the model smaller"):
+                assemble(spec, info, cpu, at)
 
 
 def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")
 ELSEWHERE = {
     *("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "modules_to_save"),
-    *("rank_pattern", "alpha_pattern", "target_modules", "target_parameters"),
+    *("bias", "lora_bias", "rank_pattern", "alpha_pattern", "target_modules", "target_parameters"),
 }
 """What other tests hold to be followed."""
 NOTHING: dict[str, list[Any]] = {
@@ -30,7 +30,7 @@ NOTHING: dict[str, list[Any]] = {
 }  # fmt: skip
 """Values that change nothing of what an adapter that is read computes, in PEFT either."""
 REFUSED: dict[str, list[Any]] = {
-    "peft_type": ["LOHA", "ADALORA"], "bias": ["all", "lora_only"], "lora_bias": [True],
+    "peft_type": ["LOHA", "ADALORA"],
     "trainable_token_indices": [[1, 2], {"embed_tokens": [1]}],
     "layer_replication": [[[0, 2], [1, 2]]], "megatron_config": [{"a": 1}],
     "loftq_config": [{"loftq_bits": 4}], "corda_config": [{"corda_method": "kpm"}],

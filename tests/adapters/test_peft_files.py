@@ -312,7 +312,7 @@ def test_merged_weights_are_those_of_the_family(tied: Path, tmp_path: Path) -> N
     [
         ("init_lora_weights", "pissa", "init_lora_weights: 'pissa' is not built"),
         ("peft_type", "IA3", "peft_type: 'IA3' is not built"),
-        ("bias", "all", "bias: 'all' is not built"),
+        ("bias", "some", "bias: 'some' is not built"),
         ("rank_pattern", {"q_proj": 2}, "rank 3, where adapter_config.json says 2"),
         ("use_new_trick", True, "use_new_trick: not known"),
         ("r", 4, "rank 3, where adapter_config.json says 4"),

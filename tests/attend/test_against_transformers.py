@@ -39,6 +39,10 @@ DECODERS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 7},
     "qwen3": {},
     "olmo2": {"head_dim": None},
+    "qwen2": {"head_dim": None, "sliding_window": None},
+    "smollm3": {"head_dim": None, "no_rope_layers": [1, 0]},
+    "granite": {"head_dim": None, "attention_multiplier": 0.31, "attention_bias": True},
+    "olmo3": {"sliding_window": 4, "layer_types": [SLIDING, FULL], "head_dim": None},
     "gemma2": {
         "sliding_window": 6, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 24,
         "layer_types": [SLIDING, FULL],

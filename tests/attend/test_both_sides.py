@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import Result
+from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
+from bigmodel_cli.attend.diff import DiffOptions, diff
 from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.pairs import (
     Pair,
@@ -25,9 +29,12 @@ from bigmodel_cli.attend.pairs import (
     token_nats,
 )
 from bigmodel_cli.attend.words import Word
+from bigmodel_cli.data import load_tokenizer
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.generation.text import Decoding
 from bigmodel_cli.loaded import Loaded, load_checkpoint
+from bigmodel_cli.parts import kernels
+from bigmodel_cli.parts.contract import attending
 
 Cli = Callable[..., Result]
 
@@ -216,3 +223,38 @@ def test_a_target_is_for_models_of_two_sides(cli: Cli) -> None:
     loaded = load_checkpoint(Path("one"), "cpu", tell=lambda said: None)
     with pytest.raises(SpecError, match="--target is for models that read a source"):
         look_at(loaded, "some", target="words")
+
+
+def test_two_of_them_are_compared_over_what_the_decoder_reads(cli: Cli) -> None:
+    """Divergences are SciPy's of dense weights, for a target that fills the context: all of it but
+    its last token is read.
+    """
+    one = trained(cli, 2)
+    two = replace(one, model=copy.deepcopy(one.model))
+    with torch.no_grad():
+        for parameter in two.model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    tokenizer = load_tokenizer(one.assets)
+    written = [*tokenizer.encode("a b c d e f g h"), tokenizer.end_of_text]
+    assert len(written) == 16  # the context
+    target = torch.tensor([[tokenizer.target_start, *written[:-1]]])
+    source = torch.tensor([[*tokenizer.encode("c a"), tokenizer.end_of_text]])
+    found = diff(one, two, "c a", DiffOptions(target="a b c d e f g h"))
+    dense: list[list[torch.Tensor]] = []
+    for loaded in (one, two):
+        dense.append([])
+        for part in attending(loaded.model).values():
+            part.watcher = lambda call: dense[-1].append(
+                kernels.weights(call.q, call.k, call.spec)[0]
+            )
+        with torch.no_grad():
+            loaded.model(source, target)
+        for part in attending(loaded.model).values():
+            part.watcher = None
+    assert [len(p[0]) for p in dense[0]] == [4, 16, 16, 16, 16]
+    for layer, p, q in zip(found.layers, *dense, strict=True):
+        want = jensenshannon(p.double(), q.double(), base=2, axis=-1)
+        assert layer.bits is not None
+        np.testing.assert_allclose(layer.bits, (want**2).mean(-1), atol=2e-6)
+    with pytest.raises(DataError, match="the model has room for 16 tokens, the end included"):
+        diff(one, two, "c a", DiffOptions(target="a b c d e f g hh"))

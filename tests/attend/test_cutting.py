@@ -317,5 +317,5 @@ def test_an_encoder_decoder_is_judged_on_a_given_target(
         changed.decoder[0].mixer.out.weight[:, 8:] = 0
     assert found.heads[0].worth == pytest.approx(nats(changed) - found.loss, abs=1e-5)
     assert found.answers == [""]
-    with pytest.raises(DataError, match="--target: too long"):
+    with pytest.raises(DataError, match="--target: the model has room for"):
         ablate(loaded, ["one two"], AblateOptions("1.1", target="two one " * 9))

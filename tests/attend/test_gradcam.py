@@ -24,6 +24,7 @@ from bigmodel_cli.attend.gradcam import class_of, grad_cam, maps_of, outputs_of
 from bigmodel_cli.attend.heat import heat_over
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.models import build
 from bigmodel_cli.models.cnn import CNNOptions
 from bigmodel_cli.models.torchvision import TorchvisionOptions
@@ -259,6 +260,52 @@ NETWORKS: dict[str, tuple[list[dict[str, Any]], int]] = {  # layers, and which o
         [CONV, {"type": "pool"}, {**CONV, "activation": "silu"}, {"type": "pool"}, *TAIL],
         2,
     ),
+    "a ResNet of bottlenecks": (
+        [
+            {**CONV, "stride": 2},
+            *2
+            * [
+                {
+                    "type": "residual",
+                    "layers": [
+                        {**CONV, "kernel": 1},
+                        {**CONV, "padding": 1},
+                        {**CONV, "kernel": 1, "channels": 8, "activation": "none"},
+                    ],
+                }
+            ],
+            {"type": "adaptive_pool"},
+            *TAIL,
+        ],
+        2,
+    ),
+    "like ConvNeXt, with depthwise kernels and nothing after the sum": (
+        [
+            {**CONV, "channels": 6, "kernel": 2, "stride": 2},
+            {
+                "type": "residual",
+                "activation": "none",
+                "layers": [
+                    {**CONV, "channels": 6, "groups": 6, "padding": 1, "activation": "none"},
+                    {**CONV, "channels": 12, "kernel": 1, "norm": "none", "activation": "gelu"},
+                    {**CONV, "channels": 6, "kernel": 1, "norm": "none", "activation": "none"},
+                ],
+            },
+            {"type": "dropout"},
+            {"type": "adaptive_pool"},
+            *TAIL,
+        ],
+        1,
+    ),
+    "a map for each class, whose means are the logits": (
+        [
+            CONV,
+            {"type": "conv", "channels": 3, "kernel": 1, "activation": "none"},
+            {"type": "adaptive_pool"},
+            {"type": "flatten"},
+        ],
+        1,
+    ),
     "LeNet, whose last convolution sees all": (
         [
             CONV,
@@ -293,6 +340,31 @@ def test_maps_of_our_networks_equal_their_formulas(
         0, 0
     ]
     torch.testing.assert_close(got.heat, want / want.max().clamp(min=1e-12), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+def test_of_a_resnet_of_timm_it_is_of_what_timm_pools(name: str, tmp_path: Path) -> None:
+    """By timm's own network: its features, and the rest of it run on them."""
+    timm = pytest.importorskip("timm")
+    from timm.models._hub import save_for_hf
+
+    torch.manual_seed(2)
+    theirs = timm.create_model(name, num_classes=3).eval()
+    torch.nn.init.normal_(theirs.fc.weight, 0, 0.1)
+    named = {"label_names": [*CLASSES]}
+    save_for_hf(theirs, tmp_path / "timm", safe_serialization=True, model_config=named)
+    loaded = load_checkpoint(tmp_path / "timm", "cpu", tell=lambda said: None)
+    assert loaded.model.last_feature_layer() == "layer4"
+    image = torch.randn(1, 3, 64, 96)
+    maps = theirs.forward_features(image).detach().requires_grad_()
+    logits = theirs.forward_head(maps)
+    for chosen in range(3):
+        (slopes,) = torch.autograd.grad(logits[0, chosen], maps, retain_graph=True)
+        want = torch.einsum("k,khw->hw", slopes[0].mean((1, 2)), maps[0].detach()).clamp(min=0)
+        got = grad_cam(loaded.model, image, loaded.info, chosen=chosen)
+        assert (got.label, got.size) == (CLASSES[chosen], (2, 3))
+        assert got.coarse is not None
+        torch.testing.assert_close(got.coarse, want, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mnasnet0_5", "densenet121"])
@@ -418,6 +490,8 @@ def test_a_map_is_put_to_the_test_by_deletion_and_insertion() -> None:
     assert got.trial.areas[0] == pytest.approx(deletion)
     assert got.trial.verdict == "better than each of 5 random maps in both"
     assert "the class keeps" in got.remarks[-1]
+    assert "replaced by the image's mean colour" in got.remarks[-1]
+    assert got.to_json()["test"]["in_place_of_pixels"] == "the image's mean colour"
     again = with_trial(got, model, image, info)
     assert again.trial == got.trial
     wrong = with_trial(

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from conftest import Result
 from torch import Tensor
 from torch.nn import functional
 
-from bigmodel_cli.attend.lens import lens
+from bigmodel_cli.attend.layers import Wanted
+from bigmodel_cli.attend.lens import BEFORE, lens
+from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.attend.runs import prepare
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.models.decoder import Decoder, DecoderOptions
-from bigmodel_cli.models.encoder import Encoder, EncoderOptions
+from bigmodel_cli.models.encoder import Encoder, EncoderOptions, FrameEncoder
 from bigmodel_cli.models.seq2seq import Seq2Seq, Seq2SeqOptions
 from bigmodel_cli.models.vit import ViT, ViTOptions
 
@@ -141,3 +149,71 @@ def test_vision_transformer() -> None:
 def test_a_network_without_a_stream_is_refused() -> None:
     with pytest.raises(SpecError, match="no residual stream"):
         lens([], lambda: torch.zeros(1, 3), named)
+
+
+def test_units_of_a_recording() -> None:
+    """An encoder of frames, trained by CTC: every vector's unit, the blank last."""
+    torch.manual_seed(4)
+    options = {"dim": 8, "blocks": BLOCKS, "frontend": {"type": "conv", "stride": 2}}
+    info = DatasetInfo(frame_width=5, context=40, classes=("a", "b", "c"), spelling="characters")
+    model = FrameEncoder(EncoderOptions.model_validate(options), info).eval()
+    torch.nn.init.normal_(model.head.weight)
+    frames, lengths = torch.randn(1, 18, 5), torch.tensor([18])
+    streams = streams_of(model.blocks, lambda: model(frames, lengths))
+    found = lens(model.answer_layers(), lambda: model(frames, lengths), named, top=4)
+    logits = []
+    for x in streams:
+        y = functional.layer_norm(x[0], (8,), model.norm.weight, model.norm.bias)
+        logits.append((y @ model.head.weight.T + model.head.bias).detach())
+    assert logits[0].shape == (9, 4)
+    check(found, logits, list(range(9)))
+
+
+def test_of_a_text_in_windows_it_is_of_the_last_one(
+    decoder_spec: Path, cli: Callable[..., Result]
+) -> None:
+    done = cli("pretrain", decoder_spec, "--set", "train.steps=3", "--out", "run")
+    assert done.status == 0, done.err
+    loaded = load_checkpoint(Path("run"), "cpu", tell=lambda said: None)
+    text = "you need a small model " * 7
+    windows = prepare(loaded, text, "x").windows
+    assert len(windows) > 2
+    tokens = windows[-1].batch["tokens"]
+    found = look_at(loaded, text, Wanted(lens=True, query=-2)).extra["lens"]
+    place = tokens.shape[1] - 2
+    assert found["positions"] == list(range(max(0, place - BEFORE), place + 1))
+    model = loaded.model
+    streams = streams_of(model.blocks, lambda: model(tokens))
+    for layer, x in zip(found["layers"], streams, strict=True):
+        y = functional.layer_norm(x[0], x.shape[-1:], model.norm.weight, model.norm.bias)
+        best = (y @ model.head.weight.T).argmax(-1).tolist()
+        assert [choices[0] for choices in layer["choices"]] == [
+            best[at] for at in found["positions"]
+        ]
+
+
+def test_positions_are_those_of_the_target_whatever_layers_are_looked_at(
+    cli: Callable[..., Result],
+) -> None:
+    heads = {"type": "attention", "num_heads": 2}
+    block = {"mixer": heads, "ffn": {"type": "relu"}}
+    Path("a.txt").write_text("a longer line of the source\n" * 40)
+    Path("b.txt").write_text("short\n" * 40)
+    files = {"source": ["a.txt"], "target": ["b.txt"]}
+    spec = {
+        "model": {"type": "seq2seq", "dim": 8, "encoder": [block],
+                  "decoder": [{**block, "cross": {"num_heads": 2}}]},
+        "data": {"type": "pairs", **files, "context": 40, "tokenizer": {"type": "bytes"}},
+        "task": {"type": "seq2seq"}, "train": {"steps": 1, "batch_size": 4},
+    }  # fmt: skip
+    Path("spec.yaml").write_text(yaml.safe_dump(spec))
+    done = cli("pretrain", "spec.yaml", "--out", "run", "--device", "cpu")
+    assert done.status == 0, done.err
+    loaded = load_checkpoint(Path("run"), "cpu", tell=lambda said: None)
+    given = "a longer line"
+    every, some = (
+        look_at(loaded, given, Wanted(lens=True, layers=layers), target="short").extra["lens"]
+        for layers in (None, [0])
+    )
+    assert every["tokens"][1:] == ["s", "h", "o", "r", "t"]
+    assert some == every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import struct
@@ -200,14 +201,14 @@ def test_the_pointer_shows_a_weight_and_rows_sort(browser: Browser, tmp_path: Pa
     browser.mouse("mouseWheel", x, y, deltaX=0, deltaY=-300)
     browser.until("attend.view.scale > 30")
     browser.press("s")
-    browser.run("document.getElementById('sort-4').click()")
+    browser.run("document.getElementById('sort-statistics-4').click()")
     column = (
         "Array.from(document.querySelectorAll('tbody tr'), (r) => Number(r.cells[4].textContent))"
     )
     shares = browser.run(column)
     assert shares == sorted(shares, reverse=True)
     assert len(shares) == 6
-    browser.run("document.getElementById('sort-4').click()")
+    browser.run("document.getElementById('sort-statistics-4').click()")
     assert browser.run(column) == sorted(shares)
     assert browser.run("document.querySelector('[aria-sort=ascending]').cellIndex") == 4
     assert browser.faults() == []
@@ -365,7 +366,15 @@ def test_a_long_input_is_run_again_for_the_heads_that_tell_most() -> None:
 
 
 def test_rows_of_heads_without_details_and_sides_of_one() -> None:
-    look = made(layers=1, heads=1, tokens=1)
-    assert "layer" in page(look)
-    matrix = of_matrix(torch.zeros(1, 1), causal=True)
-    assert matrix.size > 0
+    """What the page carries of a head of which it has no weights: the query's row, and blocks."""
+    for tokens in (1, 5):
+        look = made(layers=1, heads=2, tokens=tokens)
+        facts = re.search(r'id="data">(.*?)</script>', page(look, Details()), re.DOTALL)
+        assert facts is not None
+        (layer,) = json.loads(facts[1])["layers"]
+        assert (layer["details"], layer["heads"]) == ({}, 2)
+        exact = look.layers[0].blocks.most[:, -1]
+        torch.testing.assert_close(torch.tensor(layer["read"]), exact, atol=1e-5, rtol=0)
+        assert (layer["blocks"]["rows"], layer["blocks"]["columns"]) == (tokens, tokens)
+    few, many = (of_matrix(torch.rand(n, n).tril(), causal=True) for n in (1, 40))
+    assert 0 < few.size < many.size < 40 * 40 + 200  # a byte for each weight at most

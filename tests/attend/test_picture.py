@@ -314,9 +314,7 @@ def test_differences_of_two_models(figure: Drawn) -> None:
     )
     apart = Apart("first", "second", [layer], {})
     drawn = figure(draw_apart, apart, Path("x.png"))
-    assert {"second less first", "0.00", "0.25", "0.90", "now head 2", "now head 1"} <= set(
-        texts(drawn)
-    )
+    assert {"second less first", "0.00", "0.25", "0.90", "→ 2", "→ 1"} <= set(texts(drawn))
     assert "largest of each 2 × 2 block" in said(drawn)
     drawn = figure(
         draw_apart, Apart("a", "b", [replace(layer, blocks=None, bits=None)], {}), Path("x")

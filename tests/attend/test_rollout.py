@@ -251,3 +251,28 @@ def test_the_heads_of_a_vit_read_patches(
                 weight = float(weights[head, first + i, first + j])
                 moved, mass = moved + weight * math.hypot(r - s, c - d), mass + weight
         assert float(layer.statistics.distance[head]) == pytest.approx(moved / mass, abs=1e-5)
+
+
+def test_registers_a_class_token_and_sinks_beside_the_keys_in_a_rollout() -> None:
+    """Against dense matrices: what goes to a sink beside the keys is gone, and rows sum to less."""
+    torch.manual_seed(7)
+    first, patch_count, registers, heads = 1, 6, 3, 5
+    length = first + patch_count + registers
+    layers, total = [], torch.eye(length, dtype=torch.float64)
+    for number in range(3):
+        q, k = torch.randn(2, 1, heads, length, 4).unbind(0)
+        sinks = torch.randn(heads) if number != 1 else None
+        call = AttentionCall(q, k, k, AttentionSpec(causal=False), q, sinks=sinks)
+        layers.append(Stream(call))
+        mean = torch.zeros(length, length, dtype=torch.float64)
+        for head in range(heads):
+            scores = (q[0, head] @ k[0, head].T / 2).double().exp()
+            beside = 0.0 if sinks is None else math.exp(float(sinks[head]))
+            mean += scores / (scores.sum(1, keepdim=True) + beside) / heads
+        total = (0.5 * mean + 0.5 * torch.eye(length)) @ total
+    start = torch.zeros(length)
+    start[0] = 1
+    got = rolled(layers, start)
+    torch.testing.assert_close(got, total[0], atol=1e-6, rtol=1e-5)
+    assert 0.3 < float(got.sum()) < 1
+    assert float(got[first + patch_count :].sum()) > 0.05  # registers are read, and not drawn

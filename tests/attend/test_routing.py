@@ -60,6 +60,41 @@ def test_record_is_the_routing_by_hand(options: dict[str, object]) -> None:
     assert record["shared"] == part.options.shared
 
 
+def test_equal_scores_keep_the_order_in_which_they_were_chosen() -> None:
+    """A router of zeros: all scores are equal, and so are the weights."""
+    part = experts(top_k=3, router="sigmoid")
+    with torch.no_grad():
+        part.router.weight.zero_()
+        part.bias += torch.tensor([0.0, 0.5, 0.1, 0.0, 0.3])  # left from training: chooses alone
+        with watch_routing(part) as calls:
+            part(torch.randn(1, 4, 6))
+    record = record_of("ffn", calls[0][1])
+    assert record["chosen"] == [[1, 4, 2]] * 4
+    assert record["weights"] == [pytest.approx([1 / 3] * 3)] * 4
+    assert record["load"] == pytest.approx([0, 1 / 3, 1 / 3, 0, 1 / 3])
+    assert record["idle"] == 2
+
+
+def test_experts_of_chosen_groups_alone_with_padding_on_the_left() -> None:
+    torch.manual_seed(5)
+    options = {"experts": 6, "hidden": 4, "groups": 3, "top_groups": 2, "shared": 2, "top_k": 2}
+    part = MoEOptions.model_validate(options).build(LayerContext(6, 16)).eval()
+    x, real = torch.randn(1, 9, 6), torch.arange(9)[None] >= 4
+    with watch_routing(part) as calls, torch.no_grad():
+        part(x, SequenceInfo(real=real))
+    record = record_of("ffn", calls[0][1])
+    assert (record["tokens"], record["shared"], len(record["chosen"])) == (5, 2, 5)
+    for token, chosen, weights in zip(x[0, 4:], record["chosen"], record["weights"], strict=True):
+        logits = (part.router.weight @ token).tolist()
+        scores = [math.exp(v) / sum(map(math.exp, logits)) for v in logits]
+        sums = [scores[2 * g] + scores[2 * g + 1] for g in range(3)]
+        allowed = sorted(range(3), key=lambda g: -sums[g])[:2]
+        ranked = sorted((e for e in range(6) if e // 2 in allowed), key=lambda e: -scores[e])[:2]
+        assert chosen == ranked
+        total = sum(scores[e] for e in ranked)
+        assert weights == pytest.approx([scores[e] / total for e in ranked], abs=1e-5)
+
+
 def test_watching_ends_and_changes_nothing() -> None:
     part, x = experts(), torch.randn(1, 4, 6)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from bigmodel_cli.attend.statistics import Pass
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.sums import Sums
 from bigmodel_cli.parts.fused import AttentionSpec
-from bigmodel_cli.parts.kernels import attend
+from bigmodel_cli.parts.kernels import attended
 from bigmodel_cli.parts.watched import AttentionCall
 
 CASES: dict[str, dict[str, Any]] = {
@@ -83,9 +83,9 @@ def made(
     if sinks:
         more["sinks"] = torch.randn(heads)
     spec = AttentionSpec(causal, window, softcap, scale)
-    output = attend(q, k, v, spec, **more)
+    output, sums = attended(q, k, v, spec, **more)
     factor = None if minus is None else torch.tensor(minus)
-    return AttentionCall(q, k, v, spec, output, **more, minus=factor)
+    return AttentionCall(q, k, v, spec, output, **more, minus=factor, log_sums=sums)
 
 
 def dense(call: AttentionCall, row: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,6 +195,8 @@ def test_all_figures_equal_dense_ones(name: str, row: int) -> None:
             assert figure == "moved"
             assert sizes is None
             continue
+        assert not bool(value[value == 0].signbit().any())  # which would be printed
+        assert figure in ("entropy", "distance") or not bool((value > 1).any())
         for head, values in enumerate(by_head):
             mean = sum(values) / len(values) if values else math.nan
             assert float(value[head]) == pytest.approx(mean, abs=1e-6, rel=1e-6, nan_ok=True), (

@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import Result
 
-from bigmodel_cli.bench import BenchReport, Timing
+from bigmodel_cli.bench import Request, bench, to_text
+from bigmodel_cli.bench import result as results
+from bigmodel_cli.bench.result import Block, Facts, Measured, Work
+from bigmodel_cli.bench.worker import Asked, Process
 from bigmodel_cli.console import rate, seconds_of, short_names
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.spec import load
-from bigmodel_cli.train.plan import Memory
 from bigmodel_cli.train.session import dry_run
 
 Cli = Callable[..., Result]
@@ -49,43 +51,38 @@ def test_bench_of_several_specs_compares_them_with_the_memory_of_the_dry_run(
     assert first["ratio_to_first"] == 1
     assert second["ratio_to_first"] == pytest.approx(second["per_second"] / first["per_second"])
     for timing, spec in ((first, decoder_spec), (second, other)):
-        assert timing["memory"] == dry_run(load(spec), "cpu").to_json()["memory"]
-        assert timing["memory"]["peak"] == pytest.approx(timing["peak_memory_bytes"], rel=0.1)
+        foreseen = timing["facts"]["foreseen"]
+        assert foreseen == dry_run(load(spec), "cpu").to_json()["memory"]
+        assert foreseen["peak"] == pytest.approx(timing["peak_tensors"], rel=0.1)
+
+
+FORESEEN = {"weights": 1000, "gradients": 1000, "peak": 10000, "batch": "4 samples"}
+
+
+def measured(name: str, unit: str, seconds: float, useful: float = 10.0) -> Measured:
+    facts = Facts(
+        name, "training", unit, 4, 4, "fp32", "contiguous", False, 7, "cpu", 2, "random", FORESEEN
+    )
+    return Measured(facts, [Block((seconds,) * 9)], Work(useful, 40.0, 50.0), 11000, 2_000_000)
+
+
+def written(*found: Measured) -> str:
+    return to_text(results.Result(found, {}, (), ""))
 
 
 def test_rates_of_other_units_are_not_compared() -> None:
-    memory = Memory(1000, 1000, 2000, 6000, "4 samples")
-    first = Timing(
-        "a", "fp32", "contiguous", 4, 0.5, 0.6, 9, 8.0, "samples", 7, 10, 20.0, 40.0, memory, 11000
-    )
-    text = BenchReport(
-        "cpu", [first, replace(first, name="b", unit="tokens", per_second=1234.0)]
-    ).to_text()
+    first = measured("a", "samples", 0.5)
+    text = written(first, measured("b", "tokens", 0.004))
     assert "to the first" not in text
     assert "8 samples/s" in text
-    assert "1,234 tokens/s" in text
+    assert "1,000 tokens/s" in text
     assert "500.00 ms" in text
-    three = [
-        first,
-        replace(first, name="b", per_second=12.0),
-        replace(first, name="c", unit="tokens"),
-    ]
-    lines = BenchReport("cpu", three).to_text().splitlines()
-    assert [("1.00 x" in a, "1.50 x" in a) for a in lines[2:4]] == [(True, False), (False, True)]
+    three = [first, measured("b", "samples", 0.25), measured("c", "tokens", 0.5)]
+    lines = written(*three).splitlines()
+    assert [("1.00 x" in a, "2.00 x" in a) for a in lines[2:4]] == [(True, False), (False, True)]
     assert lines[-1].split() == [
         "c",
-        "1.0",
-        "kB",
-        "1.0",
-        "kB",
-        "2.0",
-        "kB",
-        "6.0",
-        "kB",
-        "10.0",
-        "kB",
-        "11.0",
-        "kB",
+        *["1.0", "kB", "1.0", "kB", "10.0", "kB", "11.0", "kB", "2.0", "MB"],
     ]
 
 
@@ -115,24 +112,32 @@ def test_equal_blocks_are_one_row_of_a_dry_run(decoder_spec: Path) -> None:
 
 
 def test_a_share_above_the_peak_is_explained() -> None:
-    memory = Memory(1000, 1000, 2000, 6000, "4 samples")
-    usual = Timing(
-        "a", "fp32", "contiguous", 4, 0.5, 0.6, 9, 8.0, "samples", 7, 10, 39.0, 40.0, memory, 11000
-    )
-    assert "MFU above" not in BenchReport("cpu", [usual]).to_text()
-    faster = replace(usual, flops_per_second=50.0)
-    text = BenchReport("cpu", [usual, faster]).to_text()
+    usual = measured("a", "samples", 0.5, useful=19.5)
+    assert "MFU above" not in written(usual)
+    faster = measured("a", "samples", 0.5, useful=25.0)
+    text = written(usual, faster)
     assert "125 %" in text
     assert "MFU above 100 %: the machine was faster in the steps" in text
-    assert faster.to_json()["mfu"] == 1.25
+    assert faster.share == 1.25
 
 
-def test_the_peak_is_measured_before_and_after_the_steps(
-    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+def test_several_targets_are_timed_in_turns_forwards_and_backwards(
+    decoder_spec: Path, tmp_path: Path
 ) -> None:
-    measured = iter([3e15, 5e15])
-    monkeypatch.setattr("bigmodel_cli.bench.peak_flops", lambda *_: next(measured))
-    result = cli("bench", decoder_spec, "--seconds", "0.1", "--json")
-    assert result.status == 0, result.err
-    assert json.loads(result.out)["benchmarks"][0]["peak_flops_per_second"] == 5e15
-    assert next(measured, None) is None
+    text = decoder_spec.read_text().replace("text.txt", "elsewhere.txt")
+    (tmp_path / "other.yaml").write_text(text.replace("{type: characters}", "bytes"))
+    result = bench(Request(["decoder.yaml", "other.yaml"], ["train.precision=fp32"], "cpu", 0.6))
+    places = [[block.place for block in m.blocks] for m in result.measured]
+    assert places[0][:4] == [0, 3, 4, 7][: len(places[0])]
+    assert places[1][:4] == [1, 2, 5, 6][: len(places[1])]
+    for found in result.measured:
+        for block in found.blocks:
+            assert set(block.parts) == {"wait", "forward", "backward", "update", "rest"}
+            for step in zip(block.seconds, *block.parts.values(), strict=True):
+                assert step[0] == pytest.approx(sum(step[1:]))
+    assert [m.facts.data for m in result.measured] == ["real", "random"]
+
+
+def test_a_fault_in_another_process_is_the_same_fault(decoder_spec: Path) -> None:
+    with pytest.raises(SpecError, match=r"train\.batch_size"):
+        Process(Asked("decoder.yaml", changes=["train.batch_size=-1"]))

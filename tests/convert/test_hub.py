@@ -40,6 +40,9 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_takes_it_and_the_run_records_the_commit(cached: Path, cli: Cli) -> None:
     text = cli("predict", "hf://org/tiny", "ab", "--temperature", "0", "--max-tokens", "3")
     assert text.status == 0, text.err
+    called = f"hf://org/tiny@{COMMIT}"
+    assert f"{called}: LlamaForCausalLM" in text.err
+    assert "snapshots" not in text.err
     assert text.out == cli("predict", "plain", "ab", "--temperature", "0", "--max-tokens", "3").out
     Path("a.txt").write_text("abba " * 100)
     spec = {
@@ -50,11 +53,14 @@ def test_every_command_takes_it_and_the_run_records_the_commit(cached: Path, cli
     tuned = cli("finetune", "--from", "hf://org/tiny@main", "a.yaml", "--out", "run")
     assert tuned.status == 0, tuned.err
     recorded = yaml.safe_load(Path("run/spec.yaml").read_text())["init"]["checkpoint"]
-    assert recorded == f"hf://org/tiny@{COMMIT}"
+    assert recorded == called
+    assert f"bought, since {called} (" in tuned.err
+    assert "snapshots" not in tuned.err
     more = cli("finetune", "--resume", "--out", "run", "--set", "train.steps=2")
     assert more.status == 0, more.err
     assert cli("bench", "hf://org/tiny", "--seconds", "0.1").status == 0
-    assert cli("eval", "hf://org/tiny", "--set", "data.files=[a.txt]").status == 0
+    scored = cli("eval", "hf://org/tiny", "--set", "data.files=[a.txt]")
+    assert (scored.status, scored.out.partition(": ")[0]) == (0, called)
     shown = cli("import", "hf://org/tiny")
     assert "dim: 12" in shown.out
     assert cli("attend", "hf://org/tiny", "abba").status == 0
@@ -75,6 +81,32 @@ def test_what_is_missing_is_said_with_the_cache_and_a_remedy(cached: Path, cli: 
     assert "hf download org/other --revision v1" in other.err
     for name in ("hf://tiny", "hf://../../etc", "hf://a/b/c"):
         assert cli("predict", name, "ab").status == 4
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_file_is_called_as_the_hub_does_and_not_by_its_blob(
+    name: str, cached: Path, cli: Cli
+) -> None:
+    blob = (cached / "snapshots" / COMMIT / name).resolve()
+    blob.write_bytes(blob.read_bytes()[:100])
+    found = cli("predict", "hf://org/tiny", "ab")
+    assert found.status == 4
+    assert f"hf://org/tiny@{COMMIT}/{name}: " in found.err
+    assert "blobs" not in found.err
+    assert "snapshots" not in found.err
+    if name == "config.json":  # without it there is no folder of this layout
+        return
+    blob.unlink()
+    blob.mkdir()
+    found = cli("predict", "hf://org/tiny", "ab")
+    assert found.status == 4
+    assert f"hf://org/tiny@{COMMIT}/{name}: a link, folder" in found.err
+
+
+def test_a_snapshot_that_is_named_by_its_path_keeps_that(cached: Path, cli: Cli) -> None:
+    path = cached / "snapshots" / COMMIT
+    cli("predict", "hf://org/tiny", "ab")
+    assert f"{path}: LlamaForCausalLM" in cli("predict", path, "ab").err
 
 
 def test_a_link_out_of_the_cache_is_refused(cached: Path, cli: Cli, tmp_path: Path) -> None:

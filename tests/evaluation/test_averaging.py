@@ -144,3 +144,6 @@ def test_running_statistics_have_no_mean(
     done = cli("merge", *paths, "--out", tmp_path / "mean")
     assert done.status == 2
     assert "running statistics" in done.err
+    assert (
+        "take the best of them (bigmodel eval RUN), or average the checkpoints of one" in done.err
+    )

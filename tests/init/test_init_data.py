@@ -18,12 +18,14 @@ from conftest import Result
 from PIL import Image
 
 from bigmodel_cli.console import say
+from bigmodel_cli.data import open_data
 from bigmodel_cli.data.audio.audio import AudioOptions
 from bigmodel_cli.data.text.table_look import look_at_table
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.init import Wanted, draft, write_out
-from bigmodel_cli.init.draft import batch_size, by_split, context_of, epochs
+from bigmodel_cli.init.draft import batch_size, by_split, context_of, epochs, warmup
 from bigmodel_cli.spec import load
+from bigmodel_cli.train.batches import micro_batches
 
 Cli = Callable[..., Result]
 WORDS = [
@@ -243,6 +245,31 @@ def test_sizes_follow_the_data() -> None:
     assert by_split(files[1:2]) == {"train": files[1:2]}
 
 
+def test_the_warm_up_is_a_tenth_of_a_short_run_and_has_a_limit_in_a_long_one() -> None:
+    assert [warmup(steps, 100) for steps in (0, 9, 49, 999, 1001, 1e6)] == [0, 0, 4, 99, 100, 100]
+    table()
+    Path("a.de").write_text("".join(f"{sentence(3)}\n" for _ in range(20)))
+    Path("a.en").write_text(Path("a.de").read_text())
+    Path("a.conll").write_text("Ann\tB-PER\nsleeps\tO\n\n" * 9)
+    Path("a.txt").write_text("a little of text " * 30)
+    for number in range(8):
+        write_wave(Path(f"said/{number}.wav"), 4000, 300.0)
+        write_wave(Path(f"words/{('yes', 'no')[number % 2]}/{number}.wav"), 4000, 300.0)
+        image = Path(f"pets/{('cat', 'dog')[number % 2]}/{number}.png")
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (9 * number, 90, 200)).save(image)
+    Path("said/texts.tsv").write_text("".join(f"{n}\tyes no\n" for n in range(8)))
+    for *names, label in (
+        *(["reviews.csv", None], ["reviews.csv", ""], ["a.de", "a.en", None], ["a.conll", None]),
+        *(["a.txt", None], ["said", None], ["words", None], ["pets", None]),
+    ):
+        spec_of(*names, label=label)
+        train = (spec := load(Path("mine.yaml"))).train
+        data = open_data(spec.data, base=Path(), say=lambda _: None).split("train")
+        steps = train.total_steps(micro_batches(data, train).per_epoch)
+        assert 0 < train.schedule.warmup <= steps / 4, (names, steps)
+
+
 def test_a_number_is_estimated_where_there_is_no_label() -> None:
     Path("offers.csv").write_text(
         "id,offer,price\n" + "".join(f"{i},{sentence()},{i % 9 + 0.5}\n" for i in range(40))
@@ -306,6 +333,10 @@ def test_a_sample_gives_the_structure_and_the_data_its_columns_splits_and_tokeni
     assert (spec["model"]["dropout"], spec["train"]["ema"]) == (0.3, 0.998)  # the sample's
     assert (spec["data"]["train"], spec["data"]["label"]) == (["reviews.csv"], "sentiment")
     assert "train is that of sst2: epochs 8" in made.err
+    warm, steps = 10, 108  # 27 rows are left for training, in batches of 2, 8 times
+    assert spec["train"]["schedule"]["warmup"] == warm
+    said = f"warmup: {warm} steps, a tenth of the {steps} that this data makes; the sample's 100"
+    assert said in made.err
     dry = cli("pretrain", "mine.yaml", "--dry-run")
     assert dry.status == 0, dry.err
 

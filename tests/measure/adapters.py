@@ -8,8 +8,9 @@ memory is measured in a process for each way, in two ways: `tensors` is what all
 once, weights, gradients and optimizer included, in steps on the largest batches; `process` is the
 most that the system gave the process, from building the model to the last step, above what it held
 after a first step and after all of that was freed. With --teacher, a finetuned MiniLM, there is
-also `taught`: LoRA of rank 32 on all matrices that learns from it. Times are of processor time, one
-thread, of steps that take turns in one process.
+also `taught`: rsLoRA of rank 48 that learns from its answers, which it gives once before the first
+step: `asking` is what all tensors hold at once meanwhile, and `tensors` has the answers to a batch
+too. Times are of processor time, one thread, of steps that take turns in one process.
 """
 
 from __future__ import annotations
@@ -92,13 +93,13 @@ def settings(case: str, way: str, base: Path, teacher: Path | None) -> list[str]
     if way == "full":
         return [f"init.checkpoint={base}"]
     if way == TAUGHT:
-        targets = '["*.qkv", "*.out", "*.ffn.up", "*.ffn.down"]'
+        targets = '["*.qkv", "*.out", "*.ffn.up"]'
         return [
             f"init.checkpoint={base}",
             "model.pool=mean",
             "model.pooler=false",
-            f"adapter={{type: rslora, rank: 32, targets: {targets}, modules_to_save: [head]}}",
-            f"distill={{teacher: {teacher}, weight: 0.9, hidden: 1.0}}",
+            f"adapter={{type: rslora, rank: 48, targets: {targets}, modules_to_save: [head]}}",
+            f"distill={{teacher: {teacher}, weight: 0.9, hidden: 1.0, once: true}}",
         ]
     targets, head = TARGETS[case], "fc" if case == "resnet" else "head"
     kind = "lora, base: nf4" if way == "nf4" else way
@@ -116,12 +117,16 @@ def memory(name: str) -> int:
 
 
 def started(case: str, way: str, folder: Path, teacher: Path | None = None) -> Any:
-    """A call that sets the run up as training does: (options, state, objective, loader)."""
+    """A call that sets the run up as training does: (options, state, objective, loader, bytes of
+    the tensors while a teacher answers).
+    """
     from bigmodel_cli.convert import opening
     from bigmodel_cli.device import keep_few_kernels, pick_device
+    from bigmodel_cli.models.footprint import following
     from bigmodel_cli.spec import load
     from bigmodel_cli.train.held import hold
-    from bigmodel_cli.train.objective import objective_of
+    from bigmodel_cli.train.objectives import objective_of
+    from bigmodel_cli.train.once import taught_once
     from bigmodel_cli.train.session import set_up
     from bigmodel_cli.train.setup import open_run, open_task
 
@@ -131,13 +136,15 @@ def started(case: str, way: str, folder: Path, teacher: Path | None = None) -> A
     task, device = open_task(run.spec, run.data), pick_device("cpu", lambda _: None)
     keep_few_kernels()
 
-    def build() -> tuple[Any, Any, Any, Any]:
-        spec, model, state, loader = set_up(run, task, device, None)
+    def build() -> tuple[Any, Any, Any, Any, int]:
+        with following([]) as alive:
+            taught = taught_once(run, task, device, folder, None)
+        spec, model, state, loader = set_up(taught, task, device, None)
         hold(model, state.left_out, spec.adapter, spec.train.precision)
         data = run.data
         objective = objective_of(spec, task, data.info, data.assets(), model, device)
         objective.hold(spec.train.precision)
-        return spec.train, state, objective, loader
+        return spec.train, state, objective, loader, alive.peak
 
     return build
 
@@ -157,9 +164,10 @@ def measured(case: str, way: str, folder: Path, teacher: Path | None) -> dict[st
     import torch
 
     from bigmodel_cli.bench.peak import peak_memory
+    from bigmodel_cli.train.answers import LOGITS, STREAMS
 
     build = started(case, way, folder, teacher)
-    options, state, objective, loader = build()  # loads libraries, and what they set up once
+    options, state, objective, loader, _ = build()  # loads libraries, and what they set up once
     for batches in loader.steps(0, 1):
         stepping(options, state, objective, batches)
     del options, state, objective, loader, batches
@@ -167,7 +175,7 @@ def measured(case: str, way: str, folder: Path, teacher: Path | None) -> dict[st
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     floor = memory("VmRSS")
-    options, state, objective, loader = build()
+    options, state, objective, loader, asking = build()
     built = memory("VmHWM") - floor
     for batches in loader.steps(0, STEPS):
         stepping(options, state, objective, batches)
@@ -175,14 +183,15 @@ def measured(case: str, way: str, folder: Path, teacher: Path | None) -> dict[st
     tensors = 0
     for batches in loader.steps(0, STEPS):
         every = [t for batch in batches for t in batch.values()]
+        given = [t for batch in batches for n, t in batch.items() if n in (LOGITS, STREAMS)]
 
         def step(batches: list[Any] = batches) -> None:
             stepping(options, state, objective, batches)
 
-        tensors = max(tensors, peak_memory(state, step, every, torch.device("cpu")))
-    if way == TAUGHT:  # which the state does not have
-        tensors += sum(p.nbytes for p in objective.teacher.parameters())
-    return {"tensors": tensors, "process": process, "building": built}
+        peak = peak_memory(state, step, every, torch.device("cpu"))
+        tensors = max(tensors, peak + sum(t.nbytes for t in given))
+    found = {"tensors": tensors, "process": process, "building": built}
+    return found | ({"asking": asking} if way == TAUGHT else {})
 
 
 def timed(case: str, folder: Path, rounds: int) -> dict[str, float]:
@@ -191,7 +200,7 @@ def timed(case: str, folder: Path, rounds: int) -> dict[str, float]:
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     streams = {way: runs[way][3].steps(0, rounds) for way in WAYS}
     for _ in range(rounds):
-        for way, (options, state, objective, _) in runs.items():
+        for way, (options, state, objective, *_) in runs.items():
             batches = next(streams[way])
             start = time.process_time()
             stepping(options, state, objective, batches)
@@ -234,8 +243,9 @@ def table_of(case: str, folder: Path, given: argparse.Namespace) -> None:
         more = ["--teacher", str(given.teacher.resolve())] if taught else []
         done = run([*own, "--one", case, way, *more])
         found[way] = json.loads(done.stdout.splitlines()[-1])
+        whole = {"asking": found["full"]["tensors"], **found["full"]}
         shown = (
-            f"{what} {size / 1e6:7.1f} MB ({size / found['full'][what]:4.0%})"
+            f"{what} {size / 1e6:7.1f} MB ({size / whole[what]:5.1%})"
             for what, size in found[way].items()
         )
         print(f"{case:8} {way:6}", *shown, flush=True)

@@ -1,6 +1,6 @@
 """Sizes and times of attend's page: bytes, first paint, changes of head, tiles of long inputs.
 
-Run alone: python tests/measure/attend_page.py [short|long] [FOLDER]
+Run alone: python tests/measure/attend_page.py [short|long|worst] [FOLDER]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "attend"))
 from browser import Browser
 
+from bigmodel_cli.attend.details import Details
 from bigmodel_cli.attend.look import Blocks, Kept, Layer, Look, Side, Statistics
 from bigmodel_cli.attend.page import page
 from bigmodel_cli.attend.scores import Scores
@@ -67,6 +69,27 @@ def opened(path: Path) -> tuple[Browser, float]:
     return browser, float(browser.run(paint))
 
 
+def clicked(browser: Browser, head: int) -> float:
+    """Milliseconds from a click on a head's small map to the frame that shows it."""
+    button = f"document.querySelectorAll('#grid button')[{head}]"
+    return float(
+        browser.run(
+            f"""(async () => {{
+                const start = performance.now();
+                {button}.click();
+                await attend.drawing();
+                await new Promise(requestAnimationFrame);
+                const frame = new MessageChannel();
+                await new Promise((done) => {{
+                    frame.port1.onmessage = done;
+                    frame.port2.postMessage(0);
+                }});
+                return performance.now() - start;
+            }})()"""
+        )
+    )
+
+
 def timed(browser: Browser, script: str) -> float:
     """Milliseconds of an awaited expression, by the page's own clock."""
     wrapped = f"(async () => {{ const t = performance.now(); await {script};"
@@ -84,8 +107,8 @@ def short(folder: Path, size: float, rank: int) -> dict[str, object]:
     browser, paint = opened(path)
     try:
         ready = browser.run("performance.now()")
-        changes = [timed(browser, f"attend.choose({{head: {h}}})") for h in range(1, 12)]
-        again = [timed(browser, f"attend.choose({{head: {h}}})") for h in range(1, 12)]
+        changes = [clicked(browser, h) for h in range(1, 12)]
+        again = [clicked(browser, h) for h in range(1, 12)]
         forms = browser.run(
             "attend.facts.layers.flatMap(l => Object.values(l.details)).map(d => d.form)"
         )
@@ -109,7 +132,7 @@ def long(folder: Path, size: float, rank: int, count: int = 32_768) -> dict[str,
     made = time.perf_counter() - start
     browser, paint = opened(path)
     try:
-        unpacked = [timed(browser, f"attend.weights(0, {h})") for h in range(1, 4)]
+        unpacked = [timed(browser, f"attend.weights(0, {h})") for h in range(4)]
         rows = torch.arange(count - 5000, count - 4744)
         times, errors = [], []
         for first in (0, count // 4, count // 2, count - 5200):
@@ -131,9 +154,42 @@ def long(folder: Path, size: float, rank: int, count: int = 32_768) -> dict[str,
     }  # fmt: skip
 
 
+def worst(folder: Path, seed: int, bits: int) -> dict[str, object]:
+    """1,000 tokens, 12 layers of 12 heads of random signed numbers: nothing packs them well."""
+    side = Side("text", [f"word{i}" for i in range(1000)], list(range(1000)))
+    generator = torch.Generator().manual_seed(seed)
+    blank = layer_of("", *drawn(1, 1000, 1.0, bits, seed), side, 12)
+    layers, details = [], Details()
+    for number in range(12):
+        name, found = f"blocks.{number}", []
+        for head in range(12):
+            noise = torch.rand(1000, 1000, generator=generator).sub_(0.5)
+            details.add_matrix(name, head, noise, causal=True)
+            found.append(noise[::8, ::8])
+        most = torch.stack(found).masked_fill(blank.blocks.most.isnan()[:, :125, :125], torch.nan)
+        blocks = Blocks(most, most, 8, 8)
+        layers.append(replace(blank, name=name, signed=True, blocks=blocks, kept=None))
+    path = folder / "worst.html"
+    path.write_text(page(Look("model", layers), details), encoding="utf-8")
+    browser, paint = opened(path)
+    try:
+        facts = browser.run(
+            "[attend.facts.notes,"
+            " attend.facts.layers.flatMap((layer) => Object.keys(layer.details)).length]"
+        )
+    finally:
+        browser.close()
+    return {"MB": path.stat().st_size / 1e6, "first paint ms": paint, "said": facts[0],
+            "heads with all weights": facts[1]}  # fmt: skip
+
+
 def main() -> None:
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
-    measure = {"short": short, "long": long}[sys.argv[1] if len(sys.argv) > 1 else "short"]
+    kinds = {"short": short, "long": long, "worst": worst}
+    measure = kinds[sys.argv[1] if len(sys.argv) > 1 else "short"]
+    if measure is worst:
+        print(json.dumps(worst(folder, 0, 6), default=float))
+        return
     for size, rank in SPECTRA:
         figures = measure(folder, size, rank)
         print(json.dumps(figures, default=float), flush=True)

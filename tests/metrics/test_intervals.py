@@ -12,8 +12,20 @@ import sacrebleu
 import torch
 from scipy import stats
 
-from bigmodel_cli.metrics import LOSS, SHARE, Measure, MetricInfo, mean, ratio, shown, shown_p
+from bigmodel_cli.console import table
+from bigmodel_cli.metrics import (
+    LOSS,
+    SHARE,
+    Measure,
+    MetricInfo,
+    mean,
+    ratio,
+    shown,
+    shown_difference,
+    shown_p,
+)
 from bigmodel_cli.metrics.intervals import (
+    Difference,
     compare,
     degrees_of_freedom,
     estimate,
@@ -36,6 +48,22 @@ def test_small_values_keep_their_digits_and_very_large_ones_have_an_exponent() -
         "2.0000",
         "-3.5e+98",
     ]
+    assert [shown(x, False) for x in (-0.0, -0.04e-3)] == ["0.0000", "-4e-05"]
+    assert [shown(x, True) for x in (-0.0, -4e-5, -6e-5)] == ["0.00 %", "0.00 %", "-0.01 %"]
+
+
+def test_differences_of_percentages_are_points_and_none_is_minus_zero() -> None:
+    cells = [shown_difference(x, True) for x in (-0.041, -1e-6, 0.5, math.nan)]
+    assert cells == ["-4.10 points", "0.00 points", "50.00 points", "not known"]
+    assert shown_difference(-0.041, False) == "-0.0410"
+    found = Difference(0.9, 0.859, -0.041, -0.0819, -1e-7, 0.0002)
+    assert found.cells(True) == [
+        *("90.00 %", "85.90 %", "-4.10 points", "-8.19 points", "0.00 points", "< 0.001")
+    ]
+    assert found.cells(False)[2:5] == ["-0.0410", "-0.0819", "-1e-07"]
+    rows = [["loss", *found.cells(False)[:5]], ["accuracy", *found.cells(True)[:5]]]
+    lines = table(["", "first", "second", "difference", "from", "to"], rows).splitlines()
+    assert {len(line) for line in lines} == {len(lines[0])}  # all numbers end at the right
 
 
 def test_quantiles_of_t_are_scipys() -> None:

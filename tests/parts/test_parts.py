@@ -342,7 +342,7 @@ def test_every_rule_of_the_kernels_equals_brute_force(
         q, k, v = q.float(), k.float(), v.float()
         bias = None if given["bias"] is None else given["bias"].float()
         torch.testing.assert_close(
-            flex(q, k, v, spec, given["segments"], bias), want.float(), atol=1e-5, rtol=1e-5
+            flex(q, k, v, spec, given["segments"], bias).output, want.float(), atol=1e-5, rtol=1e-5
         )
 
 

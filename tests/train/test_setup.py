@@ -45,7 +45,11 @@ def test_bench_and_a_dry_run_begin_as_training_does(
     plan = json.loads(cli("pretrain", decoder_spec, *start, "--dry-run", "--json").out)
     bench = cli("bench", decoder_spec, *start, "--seconds", "0.1", "--json")
     (timing,) = json.loads(bench.out)["benchmarks"]
-    assert plan["parameters"] == timing["parameters"] == sum(t.numel() for t in weights.values())
+    assert (
+        plan["parameters"]
+        == timing["facts"]["parameters"]
+        == sum(t.numel() for t in weights.values())
+    )
     line = next(text for text in run.err.splitlines() if text.startswith("weights: "))
     assert line in bench.err.splitlines()
     base = load_file("base/checkpoints/last/model.safetensors")

@@ -12,7 +12,7 @@ from bigmodel_cli.attend.look import Blocks, Look
 from bigmodel_cli.attend.picture.frame import LEAST_WIDTH, draw_caption, draw_header, finish
 from bigmodel_cli.attend.picture.grid import FINEST, GAP, HEIGHT, LEAST, MOST, WIDTH, draw_heading
 from bigmodel_cli.attend.picture.maps import Array, Scale, cells, draw_bar, draw_map, pooled
-from bigmodel_cli.attend.picture.sheet import MARGIN, POINT, Sheet, array_of
+from bigmodel_cli.attend.picture.sheet import MARGIN, POINT, Sheet, array_of, width_of
 from bigmodel_cli.console import counted
 from bigmodel_cli.errors import SpecError
 
@@ -34,7 +34,10 @@ def draw_apart(apart: Apart, path: Path) -> None:
     sheet, across = Sheet(), max(len(layer.outputs) for layer in layers)
     side = max(LEAST, min(MOST, (WIDTH - GAP * across) / across, HEIGHT / len(layers) - 40))
     maps = [_maps(layer.blocks, side) for layer in layers]
-    wide = max([BADGE, *(m.shape[2] * c for m, c, _ in maps if m is not None)])
+    beside = [width_of(_moved(layer, head), 5.5) + 6 for layer in layers for head in layer.moved]
+    wide = max(
+        [BADGE + max(beside, default=0), *(m.shape[2] * c for m, c, _ in maps if m is not None)]
+    )
     left, pitch = MARGIN + 100, wide + GAP
     width = max(LEAST_WIDTH, left + across * pitch - GAP - MARGIN)
     look = Look(f"{apart.second} less {apart.first}", [])
@@ -63,6 +66,8 @@ def draw_apart(apart: Apart, path: Path) -> None:
         "Layers by the numbers on the left, heads by those above. The number on each head is the"
         " Jensen-Shannon divergence of its weights in bits (0: the same, 1: no key in common)."
     )
+    if any(layer.moved for layer in layers):
+        how += " An arrow names the head of the second model that does what this one did."
     finish(sheet, path, width, draw_caption(sheet, y + 10, look, width, how, checked=False))
 
 
@@ -92,7 +97,11 @@ def _badge(sheet: Sheet, x: float, y: float, layer: LayerApart, head: int) -> No
     sheet.boxes([(x, y, BADGE, 28)], [hexadecimal(colour)])
     sheet.text(x + BADGE / 2, y + 14, text, 24 / POINT, ha="center", color=_ink(colour))
     if head in layer.moved:
-        sheet.text(x + BADGE + 6, y + 14, f"now head {layer.moved[head]}", 5.5)
+        sheet.text(x + BADGE + 6, y + 14, _moved(layer, head), 5.5)
+
+
+def _moved(layer: LayerApart, head: int) -> str:
+    return f"→ {layer.moved[head]}"
 
 
 def _ink(colour: RGB) -> str:

@@ -23,13 +23,18 @@ CHIP = 30
 class PictureOptions:
     """What is drawn: `heads` are places (layer, head) in the look; None leaves it to the picture.
 
-    `query` draws what the look's query reads, in the place of maps. `measure` is what blocks show,
+    `query` draws what the look's query reads, in the place of maps, and `key` who reads the key.
+    `told` draws which words come from which, or when they are said, where the look tells it, and
+    `lens` what each layer would answer. `measure` is what blocks show,
     "most" or "mean". Without `sink` the first keys are blank where they are sinks, with their share
     as a number.
     """
 
     heads: Sequence[tuple[int, int]] | None = None
     query: bool = False
+    key: bool = False
+    told: bool = False
+    lens: bool = False
     measure: str = "most"
     sink: bool = True
 
@@ -37,7 +42,7 @@ class PictureOptions:
 def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) -> float:
     """The model, what it looked at, its answer, and facts; returns where the body may begin."""
     y = float(MARGIN)
-    title = cut_to(plain(look.model), width, 9)
+    title = cut_to(plain(look.model), width, 9, bold=True)
     sheet.text(MARGIN, y + 18, title, 9, weight="bold")
     y += 50
     said = [look.title and f"“{look.title}”", look.answer and f"answer: {look.answer}"]

@@ -56,10 +56,7 @@ def draw_grid(look: Look, path: Path, options: PictureOptions) -> None:
         layer, scale, (by, cell, wide, high) = layers[place], used[place], shapes[place]
         if (named := kind_of(layer)) != group:
             y = draw_heading(sheet, y, named, [left + h * pitch + wide / 2 for h in range(across)])
-            sheet.text(left - 18, y - 24, "head", 6, ha="right", color=GREY)
-            sheet.text(
-                MARGIN + 12, y + strip + high / 2, "layer", 6, color=GREY, ha="center", upwards=True
-            )
+            draw_axes_names(sheet, left - 18, y - 24, y + strip + high / 2)
             group = named
         sheet.text(left - 18, y + strip + high / 2, str(number_of(layer, place)), 6.5, ha="right")
         for head in range(layer.heads):
@@ -112,6 +109,12 @@ def draw_heading(sheet: Sheet, y: float, text: str, places: Sequence[float]) -> 
     for head, place in enumerate(places):
         sheet.text(place, y + 50, str(head), 6.5, ha="center")
     return y + 74
+
+
+def draw_axes_names(sheet: Sheet, right: float, above: float, middle: float) -> None:
+    """What the numbers of columns and rows count; the first ends at `right`."""
+    sheet.text(right, above, "head", 6, ha="right", color=GREY)
+    sheet.text(MARGIN + 12, middle, "layer", 6, color=GREY, ha="center", upwards=True)
 
 
 def _cell(layer: Layer, side: float, measure: str) -> tuple[int, tuple[int, int], int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,10 @@ from bigmodel_cli.attend.picture.sheet import (
     POINT,
     Sheet,
     array_of,
+    cut_to,
     width_of,
 )
-from bigmodel_cli.attend.telling import Reading, reading_of
+from bigmodel_cli.attend.telling import Reading, readers_of, reading_of, turned
 from bigmodel_cli.pictures import plain_names
 
 ROOM = 1900
@@ -54,18 +56,23 @@ TEXT = 7.0
 
 
 def draw_query(look: Look, path: Path, options: PictureOptions) -> None:
-    """What the query reads, for each side that is looked at from one side."""
+    """What the query reads, for each side that is looked at from one side, and who reads the key;
+    the one of the two that was asked for.
+    """
     groups: dict[tuple[str, int, str], list[int]] = {}
     for place, layer in enumerate(look.layers):
         groups.setdefault((kind_of(layer), layer.query, str(signed(layer))), []).append(place)
+    parts = [(own, False) for own in groups.values() if options.query or not options.key]
+    parts += [(own, True) for own in groups.values() if options.key]
+    shown = [(own, [_shown(look.layers[n], key) for n in own], key) for own, key in parts]
     sheet = Sheet()
-    width = max(LEAST_WIDTH, *(_wide(look.layers[own[0]]) for own in groups.values()))
+    width = max(LEAST_WIDTH, *(_wide(layers[0]) for _, layers, _ in shown))
     y = draw_header(sheet, look, width, facts_of(look, look.layers))
-    for own in groups.values():
-        y = _draw_group(sheet, y, look, own, width, options) + 50
+    for own, layers, key in shown:
+        y = _draw_group(sheet, y, own, layers, width, key) + 50
     how = (
-        "Each row of a map is a head, each column a key; the text is shaded in parts of its"
-        " largest weight."
+        "Each row of a map is a head, each column a position that is read, or that reads; the text"
+        " is shaded in parts of its largest weight."
     )
     finish(sheet, path, width, draw_caption(sheet, y - 20, look, width, how))
 
@@ -75,29 +82,38 @@ def _wide(layer: Layer) -> float:
     return min(size, 60) * math.ceil(len(layer.keys) / cells(len(layer.keys), ROOM)[0]) + 160
 
 
+def _shown(layer: Layer, key: bool) -> Layer:
+    return turned(layer) if key else layer
+
+
 def _draw_group(
-    sheet: Sheet, y: float, look: Look, own: Sequence[int], width: float, options: PictureOptions
+    sheet: Sheet, y: float, own: Sequence[int], layers: Sequence[Layer], width: float, key: bool
 ) -> float:
-    """The text of one side of keys, then the rows of all heads; returns the lowest edge."""
-    layers = [look.layers[place] for place in own]
+    """The text of one side, then the rows of all heads; returns the lowest edge."""
     first = layers[0]
     (token,) = plain_names([label(first.queries.labels[first.query], 2 * LABEL)])
-    what = f"What position {first.query:,} ({token}) reads — {kind_of(first)}"
-    sheet.text(MARGIN, y + 14, what, 7.5, weight="bold")
-    y = _draw_text(sheet, y + 66, layers, width) + 40
-    return _draw_rows(sheet, y, own, layers, options)
+    named, kind = f"position {first.query:,} ({token})", first
+    if key:
+        kind = replace(first, queries=first.keys, keys=first.queries)
+    what = f"Who reads {named}" if key else f"What {named} reads"
+    titled = cut_to(f"{what} — {kind_of(kind)}", width, 7.5, bold=True)
+    sheet.text(MARGIN, y + 14, titled, 7.5, weight="bold")
+    y = _draw_text(sheet, y + 66, layers, width, key) + 40
+    return _draw_rows(sheet, y, own, layers, key)
 
 
-def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float) -> float:
-    """The keys as a text, each on the colour of what is read of it."""
-    reading = reading_of(layers)
+def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float, key: bool) -> float:
+    """The positions as a text, each on the colour of what is read of it, or what it reads."""
+    reading = readers_of(layers) if key else reading_of(layers)
     side, weights = reading.keys, np.abs(array_of(reading.weights))
-    last = layers[0].query + 1 if layers[0].causal else len(side)
-    begin = max(0, last - MOST_TEXT)
-    names = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
+    seen = _seen(layers[0], key)
+    last = seen.stop
+    begin = max(seen.start, last - MOST_TEXT)
+    whole = plain_names([label(side.labels[place], 40) for place in range(begin, last)])
+    names = [cut_to(name, width - 8, TEXT, MONO) for name in whole]
     peak = max(float(weights[begin:last].max(initial=0)), 1e-30)
     high, x = 1.7 * TEXT * POINT, float(MARGIN)
-    sheet.text(x, y - 14, _said(reading, begin, last), 6, color=GREY)
+    sheet.text(x, y - 14, _said(reading, begin > seen.start, last), 6, color=GREY)
     y += 8
     boxes, colours = [], []
     for name, weight in zip(names, weights[begin:last], strict=True):
@@ -114,21 +130,21 @@ def _draw_text(sheet: Sheet, y: float, layers: Sequence[Layer], width: float) ->
     return y + high
 
 
-def _said(reading: Reading, begin: int, last: int) -> str:
+def _said(reading: Reading, cut: bool, last: int) -> str:
     """What the text's shades are."""
     parts = [reading.what]
     if reading.left_out:
         parts.append(f"the first key, {reading.first:.0%} of it, is left out")
-    if begin:
+    if cut:
         parts.append(f"the last {MOST_TEXT} of {last:,} tokens")
     return "; ".join(parts)
 
 
 def _draw_rows(
-    sheet: Sheet, y: float, own: Sequence[int], layers: Sequence[Layer], options: PictureOptions
+    sheet: Sheet, y: float, own: Sequence[int], layers: Sequence[Layer], key: bool
 ) -> float:
     """A map of heads by keys, with its scale."""
-    values = np.concatenate([_rows(layer) for layer in layers])
+    values = np.concatenate([_rows(layer, key) for layer in layers])
     kind = signed(layers[0])
     limit = float(np.nanmax(np.abs(values), initial=0.0)) if kind else 1.0
     scale = Scale(len(layers[0].keys), limit or 1.0, kind)
@@ -157,9 +173,16 @@ def _draw_rows(
     return draw_bar(sheet, MARGIN, y, scale, 640, what)
 
 
-def _rows(layer: Layer) -> Array:
-    """(H, S)   what the query reads; NaN for keys that it does not see."""
-    values = array_of(layer.read).copy()
-    if layer.causal and layer.kind != "cross":
-        values[:, layer.query + 1 :] = np.nan
+def _rows(layer: Layer, key: bool) -> Array:
+    """(H, S)   what the query reads, or who reads the key; NaN for what is not seen."""
+    values = np.full(layer.read.shape, np.nan)
+    seen = _seen(layer, key)
+    values[:, seen] = array_of(layer.read)[:, seen]
     return values
+
+
+def _seen(layer: Layer, key: bool) -> slice:
+    """The positions that the query sees, or that see the key."""
+    if not layer.causal or layer.kind == "cross":
+        return slice(0, len(layer.keys))
+    return slice(layer.query, len(layer.keys)) if key else slice(0, layer.query + 1)

@@ -22,6 +22,7 @@ DPI = 300
 POINT = DPI / 72
 """Pixels of a point, in which sizes of text are given."""
 MARGIN = 30
+VECTORS = (".pdf", ".svg")
 INK, GREY, LINE = "#1a1a1a", "#5c5c5c", "#a8a8a8"
 MONO, SANS = "DejaVu Sans Mono", "DejaVu Sans"
 
@@ -32,12 +33,14 @@ class Sheet:
     """Text, images and lines at places in pixels; x to the right, y downwards."""
 
     def __init__(self) -> None:
-        self.figure = new_figure((1, 1))
-        self.figure.set_layout_engine("none")
+        self.figure = new_figure((1, 1), layout=None)
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
         self.axes.set_autoscale_on(False)
         self.insets: list[tuple[Any, tuple[float, float, float, float]]] = []
+        # lines and boxes of one kind are drawn at once: hundreds of collections take long
+        self._lines: dict[tuple[str, float], list[Any]] = {}
+        self._boxes: dict[str, tuple[list[Any], list[str]]] = {}
 
     def text(
         self,
@@ -72,16 +75,12 @@ class Sheet:
     def image(self, x: float, y: float, pixels: Pixels, width: float, height: float) -> None:
         """Pixels (R, C, 4) as equal cells, without blending neighbours."""
         place = (x, x + width, y + height, y)
-        options = {"interpolation": "nearest", "zorder": 2}
+        options = {"interpolation": "none", "zorder": 2}
         self.axes.imshow(pixels, extent=place, aspect="auto", **options)
 
     def lines(self, paths: Sequence[Any], colour: str = LINE, width: float = 0.5) -> None:
         """Lines through points (N, 2), each of them."""
-        from matplotlib.collections import LineCollection
-
-        found = LineCollection(paths, colors=colour, linewidths=width, zorder=3)
-        found.set_capstyle("projecting")
-        self.axes.add_collection(found, autolim=False)
+        self._lines.setdefault((colour, width), []).extend(paths)
 
     def boxes(
         self,
@@ -89,13 +88,10 @@ class Sheet:
         colours: Sequence[str],
         edge: str = "none",
     ) -> None:
-        """Filled rectangles (x, y, width, height)."""
-        from matplotlib.collections import PolyCollection
-
-        corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in places]
-        found = PolyCollection(corners, facecolors=colours, edgecolors=edge, linewidths=0.4)
-        found.set_zorder(1)
-        self.axes.add_collection(found, autolim=False)
+        """Filled rectangles (x, y, width, height), below lines and images."""
+        corners, fills = self._boxes.setdefault(edge, ([], []))
+        corners += [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in places]
+        fills += colours
 
     def chip(self, x: float, y: float, size: float, letter: str, colour: RGB) -> None:
         """A letter on a square of its class's colour; y is its top."""
@@ -128,27 +124,63 @@ class Sheet:
     def save(self, path: Path, width: float, height: float) -> None:
         """Write the sheet, which is that large."""
         width, height = round(width), round(height)
+        self._collect()
         self.figure.set_size_inches(width / DPI, height / DPI)
         self.axes.set_xlim(0, width)
         self.axes.set_ylim(height, 0)
         for axes, (x, y, wide, high) in self.insets:
             axes.set_position((x / width, 1 - (y + high) / height, wide / width, high / height))
+        if path.suffix.lower() in VECTORS:
+            self._enlarge()
         save_figure(self.figure, path, DPI)
+
+    def _collect(self) -> None:
+        """Put lines and boxes into the axes."""
+        from matplotlib.collections import LineCollection, PolyCollection
+
+        for edge, (corners, colours) in self._boxes.items():
+            boxes = PolyCollection(corners, facecolors=colours, edgecolors=edge, linewidths=0.4)
+            boxes.set_zorder(1)
+            self.axes.add_collection(boxes, autolim=False)
+        for (colour, size), paths in self._lines.items():
+            lines = LineCollection(paths, colors=colour, linewidths=size, zorder=3)
+            lines.set_capstyle("projecting")
+            self.axes.add_collection(lines, autolim=False)
+
+    def _enlarge(self) -> None:
+        """Give images the sheet's own pixels: viewers blur small ones, and matplotlib takes long to
+        bring hundreds to their size.
+        """
+        for image in self.axes.images:
+            left, right, bottom, top = image.get_extent()
+            cells = image.get_array()
+            across, down = (
+                max(1, round(abs(size) / count))
+                for size, count in ((right - left, cells.shape[1]), (bottom - top, cells.shape[0]))
+            )
+            image.set_data(cells.repeat(down, 0).repeat(across, 1))
 
 
 @functools.cache
-def width_of(text: str, size: float, family: str = SANS) -> float:
-    """Pixels that a text is wide."""
+def width_of(text: str, size: float, family: str = SANS, bold: bool = False) -> float:
+    """Pixels that a text is wide, as it is drawn in PNG: there its letters are fitted to pixels."""
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
 
     if not text:
         return 0.0
     shown = text.replace(r"\$", "$")
     others = [] if text.isascii() else dict.fromkeys(fonts_for([text]).values())
-    font = FontProperties(family=[family, *others], size=size)
-    width, _, _ = text_to_path.get_text_width_height_descent(shown, font, False)
-    return float(width) * POINT
+    weight = "bold" if bold else "normal"
+    font = FontProperties(family=[family, *others], size=size, weight=weight)
+    width, _, _ = _measure().get_text_width_height_descent(shown, font, False)
+    return float(width)
+
+
+@functools.cache
+def _measure() -> Any:
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
 
 
 def broken(text: str, width: float, size: float) -> list[str]:
@@ -163,14 +195,14 @@ def broken(text: str, width: float, size: float) -> list[str]:
     return [cut_to(line, width, size) for line in lines if line]
 
 
-def cut_to(text: str, width: float, size: float, family: str = SANS) -> str:
+def cut_to(text: str, width: float, size: float, family: str = SANS, bold: bool = False) -> str:
     """A text of at most that many pixels, with a mark where it is cut."""
-    if width_of(text, size, family) <= width:
+    if width_of(text, size, family, bold) <= width:
         return text
     low, high = 0, len(text)
     while high - low > 1:
         middle = (low + high) // 2
-        fits = width_of(text[:middle] + "…", size, family) <= width
+        fits = width_of(text[:middle] + "…", size, family, bold) <= width
         low, high = (middle, high) if fits else (low, middle)
     return text[:low].rstrip("\\ ") + "…"
 

@@ -28,9 +28,10 @@ from bigmodel_cli.attend.terminal.style import (
     width_of_line,
 )
 from bigmodel_cli.attend.terminal.tables import lens_of
-from bigmodel_cli.attend.terminal.words import label, safe, width_of, wrapped
+from bigmodel_cli.attend.terminal.words import in_ascii, label, safe, width_of, wrapped
+from bigmodel_cli.console.text import counted
 
-__all__ = ["Style", "show", "style_of"]
+__all__ = ["Style", "in_ascii", "show", "style_of"]
 NARROW, FEW = 90, 12
 """Columns below which a scale is short, and lines below which a view has no maps."""
 MOST_MAP, MOST_NOTES = 16, 4
@@ -93,7 +94,7 @@ def _sizes(look: Look, style: Style) -> list[str]:
     parts = [_size(side, style) for side in list(sides.values())[:3]]
     counts = [layer.heads for layer in look.layers]
     if len(set(counts)) == 1:
-        parts.append(f"{len(counts)} layer{'s'[: len(counts) - 1]} x {counts[0]} heads")
+        parts.append(f"{counted(len(counts), 'layer')} x {counted(counts[0], 'head')}")
     elif counts:
         parts.append(f"{len(counts)} layers, {sum(counts)} heads")
     return parts
@@ -102,7 +103,7 @@ def _sizes(look: Look, style: Style) -> list[str]:
 def _size(side: Side, style: Style) -> str:
     name = label(side.name, 16, style.unicode)
     if side.grid is None:
-        return f"{name} {len(side):,} {'positions' if side.seconds else 'tokens'}"
+        return f"{name} {counted(len(side), 'position' if side.seconds else 'token')}"
     others = len(side) - side.grid[0] * side.grid[1]
     also = f" + {others}" if others else ""
     return f"{name} {side.grid[0]} x {side.grid[1]}{also}"
@@ -123,7 +124,7 @@ def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     table = _words(look, columns, left - least - (0 if asked else LEAST_MAP), style)
     left -= len(table)
     if images:
-        return [*heads, *space, *table, *_image(look, found[0], columns, left, style), *space]
+        return [*heads, *space, *table, *_image(look, found[-1], columns, left, style), *space]
     small = left < least + LEAST_MAP
     text_room = left if small else min(max(least, round(TEXT_PART * left)), left - LEAST_MAP)
     text = _texts(look, found, columns, text_room, style)
@@ -155,21 +156,22 @@ def _texts(
     lines: list[Line] = []
     for number, reading in enumerate(found):
         each = (room - len(lines)) // (len(found) - number)
-        head = heading(reading, _query(look, reading, style), columns, style, len(found) > 1)
+        several = len([one for one in found if one.read == reading.read]) > 1
+        head = heading(reading, _query(reading, style), columns, style, several)
         text = shaded(reading, columns, each - len(head), style)
         if text:
             lines += [*head, *text]
     return lines
 
 
-def _query(look: Look, reading: Reading, style: Style) -> str:
-    """The query in words."""
-    side = look.layers[-1].queries
+def _query(reading: Reading, style: Style) -> str:
+    """The query, or the key that is read, in words."""
+    side = reading.asking
     text = repr(label(side.labels[reading.query], 20, style.unicode).strip())
     if side.grid is not None:
         row, column = divmod(reading.query - side.first, side.grid[1])
         return f"patch {row},{column}" if 0 <= row < side.grid[0] else text
-    last = reading.query == len(side) - 1 and len(side) > 1
+    last = reading.query == len(side) - 1 and len(side) > 1 and not reading.read
     return f"the last token {text}" if last else f"{text} (position {reading.query:,})"
 
 
@@ -195,7 +197,7 @@ def _telling(look: Look, heads: Sequence[Head], columns: int, style: Style) -> L
 
 def _image(look: Look, reading: Reading, columns: int, room: int, style: Style) -> list[Line]:
     """The patches that the query reads, over all heads and of those that tell most."""
-    head = heading(reading, _query(look, reading, style), columns, style)
+    head = heading(reading, _query(reading, style), columns, style)
     special = apart(reading, columns, style)
     above = [*head, *([special] if special else [])]
     lines = min(room - len(above), MOST_MAP + 4)

@@ -33,7 +33,8 @@ def heading(
 ) -> list[Line]:
     """Who reads what, what is left out, and the scale: one line, or two where it is long."""
     peak = float(reading.weights.abs().max()) if len(reading.weights) else 0.0
-    words = f"{name} reads{f' of the {reading.keys.name}' if several else ''}"
+    whose = f" of the {reading.keys.name}" if several else ""
+    words = f"who reads {name}{whose}" if reading.read else f"{name} reads{whose}"
     sink = ""
     if reading.left_out:
         first = label(reading.keys.labels[0], 12, style.unicode).strip()

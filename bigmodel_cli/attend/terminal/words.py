@@ -66,6 +66,11 @@ def safe(text: str, unicode: bool = True) -> str:
     return "".join(kept)
 
 
+def in_ascii(text: str) -> str:
+    """A text of several lines in ASCII, what is beyond as escapes."""
+    return "\n".join(safe(line.replace("±", "+-"), False) for line in text.split("\n"))
+
+
 def cut_to(text: str, columns: int) -> str:
     """The longest beginning of a safe text that fits into that many columns."""
     if text.isascii():

@@ -39,6 +39,23 @@ function entry(table, level) {
   return Math.min(last, Math.max(0, Math.round(level * last)));
 }
 
+// The colours of weights by their root, so that a pixel takes a root and a look-up: 1/8192 of it
+// is less than a colour's step at any length.
+const ROOTS = 8192;
+const byRoot = new Map();
+function coloursOf(table, keys, signed) {
+  const name = `${signed} ${keys}`;
+  if (byRoot.get(name)?.table !== table) {
+    const colours = new Uint32Array(2 * ROOTS + 1);
+    for (let i = 0; i < colours.length; i++) {
+      const root = (i - ROOTS) / ROOTS;
+      colours[i] = table[entry(table, levelOf(Math.sign(root) * root * root, keys, signed, 1))];
+    }
+    byRoot.set(name, { table, colours });
+  }
+  return byRoot.get(name).colours;
+}
+
 function css(table, level) {
   const colour = table[entry(table, level)];
   return `rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})`;

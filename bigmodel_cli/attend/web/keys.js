@@ -1,4 +1,4 @@
-// Everything by keyboard, and the start.
+// Everything by keyboard.
 
 const HELP = [
   ["← →", "the head before, the next", { ArrowLeft: () => head(-1), ArrowRight: () => head(1) }],
@@ -12,6 +12,7 @@ const HELP = [
     t: () => choose({ view: "text" }), i: () => choose({ view: "image" }) }],
   ["h s", "heaviest keys of queries, statistics of heads", {
     h: () => choose({ view: "keys" }), s: () => choose({ view: "statistics" }) }],
+  ["1 … 9", "the view of this number", {}],
   ["+ − 0", "zoom in, out, show all", {
     "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: wholeMap }],
   ["Shift + arrows", "move over the matrix", {}],
@@ -23,7 +24,12 @@ const HELP = [
 const ACTIONS = Object.assign({}, ...HELP.map(([, , actions]) => actions));
 const PANS = { ArrowLeft: [-80, 0], ArrowRight: [80, 0], ArrowUp: [0, -80], ArrowDown: [0, 80] };
 
+for (let number = 1; number <= 9; number++) {
+  ACTIONS[number] = () => choose({ view: views()[number - 1]?.[0] ?? state.view });
+}
+
 function head(step) {
+  if (!facts.layers.length) return;
   const count = layerOf().heads;
   choose({ head: (state.head + step + count) % count }, true);
 }
@@ -104,6 +110,9 @@ function pressed(event) {
     return;
   }
   if (event.target.tagName === "SELECT") return;
+  if (document.activeElement === $("table") || document.activeElement === $("text")) {
+    if (event.key in PANS && (event.key === "ArrowUp" || event.key === "ArrowDown")) return; // scrolls
+  }
   if (event.shiftKey && event.key in PANS && state.view === "map") {
     event.preventDefault();
     whole_ = false;
@@ -137,46 +146,3 @@ function buildHelp() {
   $("help").append(make("h2", "Keys"), list, close);
   $("help-button").addEventListener("click", () => $("help").showModal());
 }
-
-function buildTabs() {
-  for (const [name, title] of VIEWS) {
-    const tab = make("button", title, {
-      type: "button", role: "tab", id: "tab-" + name, "aria-controls": "panel" });
-    tab.addEventListener("click", () => choose({ view: name }));
-    $("tabs").append(tab);
-  }
-}
-
-function start() {
-  $("model").textContent = facts.model;
-  $("facts").textContent = facts.facts;
-  $("caution").textContent = facts.caution;
-  for (const note of facts.notes) $("notes").append(make("p", note));
-  buildTabs();
-  buildHelp();
-  buildLegend();
-  buildOverview();
-  listenToMap();
-  $("theme").addEventListener("click", turnTheme);
-  $("sink").addEventListener("change", () => choose({ sink: $("sink").checked }));
-  $("mode").addEventListener("change", () => choose({ mode: $("mode").value }));
-  $("in").addEventListener("click", () => zoom(1.5));
-  $("out").addEventListener("click", () => zoom(1 / 1.5));
-  $("all").addEventListener("click", wholeMap);
-  document.addEventListener("keydown", pressed);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
-  let waiting = 0;
-  addEventListener("resize", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => { buildOverview(); drawThumbnails(); draw(); }, 80);
-  });
-  Object.assign(state, facts.start);
-  if (!views().some(([name]) => name === state.view)) state.view = "map";
-  choose({});
-  $("theme").textContent = dark() ? "Light" : "Dark";
-  drawThumbnails();
-}
-
-// For a console, and for tests.
-globalThis.attend = { facts, state, choose, weights: weightsOf, view, patches: () => patches };
-start();

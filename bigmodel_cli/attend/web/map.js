@@ -100,7 +100,7 @@ async function drawMap(turn) {
   const weights = await weightsOf(state.layer, state.head);
   if (turn !== drawn) return;
   const part = seen(layer);
-  const step = Math.max(1, Math.ceil(1 / (view.scale * (devicePixelRatio || 1)) - 1e-6));
+  const step = stepOf();
   const work = (part.b - part.a) * (part.d - part.c) * (weights ? weights.cost : 0);
   const blocks = layer.blocks ? await blocksOf(layer.blocks[state.mode]) : null;
   if (turn !== drawn) return;
@@ -147,29 +147,72 @@ function placeBlocks(pen, layer, codes) {
   return `blocks of ${blocks.tall} x ${blocks.wide}: ${modeName()}`;
 }
 
-// Row after row of the part, a few at a time so that the page stays alive.
-async function placeWeights(pen, layer, weights, part, step, turn) {
-  const { a, b, c, d } = part;
-  const start = a - (a % step);
-  const first = c - (c % step);
-  const columns = Math.ceil((d - first) / step);
+// The part's blocks (or weights) of a head, whole once they are all made.
+const made = new WeakMap();
+function partOf(weights, { a, b, c, d }, step) {
+  const [start, first] = [a - (a % step), c - (c % step)];
+  const [rows, columns] = [Math.ceil((b - start) / step), Math.ceil((d - first) / step)];
+  const name = [start, first, b, d, step, state.mode, state.sink].join();
+  if (made.get(weights)?.name !== name) {
+    const values = new Float32Array(rows * columns).fill(NaN);
+    made.set(weights, { name, start, first, b, d, step, rows, columns, values, done: start });
+  }
+  return made.get(weights);
+}
+
+// Some more rows of it: as many as take a few milliseconds.
+function further(weights, part) {
+  const { start, first, b, d, step, columns, done } = part;
   const each = Math.max(1, Math.floor(6e6 / ((d - first) * weights.cost * step))) * step;
-  let pause = performance.now() + 40;
-  for (let t = start; t < b; t += each) {
-    const end = Math.min(b, t + each);
-    const rows = Math.ceil((end - t) / step);
-    const values = reduced(weights, t, end, first, d, step, rows, columns);
-    sheet.width = columns;
-    sheet.height = rows;
-    paint(sheet, values, rows, columns, layer);
-    placed(pen, rows, columns, t, first, rows * step, columns * step);
-    if (performance.now() > pause) {
-      await new Promise((resolve) => setTimeout(resolve));
-      if (turn !== drawn) return;
-      pause = performance.now() + 24;
-    }
+  const end = Math.min(b, done + each);
+  const values = reduced(weights, done, end, first, d, step, Math.ceil((end - done) / step), columns);
+  part.values.set(values, ((done - start) / step) * columns);
+  part.done = end;
+}
+
+// Row after row of the part, a few at a time so that the page stays alive.
+async function placeWeights(pen, layer, weights, seenPart, step, turn) {
+  const part = partOf(weights, seenPart, step);
+  let painted = part.start;
+  let pause = performance.now() + 60;
+  for (;;) {
+    while (part.done < part.b && performance.now() < pause) further(weights, part);
+    placeRows(pen, layer, part, painted);
+    painted = part.done;
+    if (part.done >= part.b) return;
+    await new Promise((resolve) => setTimeout(resolve));
+    if (turn !== drawn) return;
+    pause = performance.now() + 24;
   }
 }
+
+function placeRows(pen, layer, { start, first, done, step, columns, values }, from) {
+  const [top, end] = [(from - start) / step, Math.ceil((done - start) / step)];
+  if (end <= top) return;
+  sheet.width = columns;
+  sheet.height = end - top;
+  paint(sheet, values.subarray(top * columns, end * columns), end - top, columns, layer);
+  placed(pen, end - top, columns, from, first, (end - top) * step, columns * step);
+}
+
+// The same of a head that may be chosen next, in moments when nothing else is to be done.
+async function readyMap(place, head) {
+  const [layer, weights] = [facts.layers[place], await weightsOf(place, head)];
+  const chosen = layerOf();
+  if (!weights || state.view !== "map" || !whole_) return;
+  if (layer.queries !== chosen.queries || layer.keys !== chosen.keys) return;
+  const all = seen(layer);
+  if ((all.b - all.a) * (all.d - all.c) * weights.cost > 2 * AT_ONCE) return;
+  const part = partOf(weights, all, stepOf());
+  const more = () => {
+    if (made.get(weights) !== part || part.done >= part.b) return;
+    further(weights, part);
+    later(more);
+  };
+  later(more);
+}
+
+const stepOf = () => Math.max(1, Math.ceil(1 / (view.scale * (devicePixelRatio || 1)) - 1e-6));
 
 // Blocks of `step` x `step` weights: the largest by size, or the mean of those that are seen.
 function reduced(weights, a, b, c, d, step, rows, columns) {
@@ -182,7 +225,8 @@ function reduced(weights, a, b, c, d, step, rows, columns) {
   const counts = new Float32Array(mean ? rows * columns : 0);
   for (let t = 0; t < b - a; t++) {
     const base = Math.floor(t / step) * columns;
-    for (let key = 0; key < width; key++) {
+    const [from, to] = weights.span(a + t); // outside of it nothing is seen
+    for (let key = Math.max(0, from - c); key < Math.min(width, to - c); key++) {
       const value = tile[t * width + key];
       if (value !== value) continue;
       const place = base + Math.floor(key / step);

@@ -4,7 +4,7 @@ const buttons = [];
 let cell = 44; // CSS pixels of one map
 
 function buildOverview() {
-  const most = Math.max(...facts.layers.map((layer) => layer.heads));
+  const most = Math.max(1, ...facts.layers.map((layer) => layer.heads));
   const available = Math.max(220, Math.min(520, innerWidth * 0.36));
   cell = clamp(Math.floor((available - 26) / most) - 4, 14, 56);
   const grid = $("grid");
@@ -102,13 +102,13 @@ async function drawThumbnails() {
 function paint(canvas, values, rows, columns, layer) {
   const image = new ImageData(columns, rows);
   const pixels = new Uint32Array(image.data.buffer);
-  const table = tableOf(layer.signed);
-  const keys = scaleOf(layer);
+  const colours = coloursOf(tableOf(layer.signed), scaleOf(layer), layer.signed);
+  const share = 1 / layer.peak;
   for (let i = 0; i < pixels.length; i++) {
-    const value = values[i];
-    if (!Number.isNaN(value)) {
-      pixels[i] = table[entry(table, levelOf(value, keys, layer.signed, layer.peak))];
-    }
+    const value = values[i] * share;
+    if (value !== value) continue;
+    const root = Math.sqrt(Math.min(1, Math.abs(value))) * ROOTS + 0.5;
+    pixels[i] = colours[ROOTS + (value < 0 ? -root | 0 : root | 0)];
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }

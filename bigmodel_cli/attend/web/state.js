@@ -1,6 +1,6 @@
 // What is chosen, and what is drawn anew when it changes.
 
-const VIEWS = [
+const HEADS = [ // views of one head, or of all
   ["map", "Matrix"],
   ["lines", "Lines"],
   ["text", "Text"],
@@ -8,19 +8,32 @@ const VIEWS = [
   ["keys", "Top keys"],
   ["statistics", "Statistics"],
 ];
+const FURTHER = Object.fromEntries(facts.views.map((view) => [view.name, view]));
+const VIEWS = [...HEADS, ...facts.views.map((view) => [view.name, view.title])];
 const state = { layer: 0, head: 0, query: 0, key: 0, view: "map", sink: false, mode: "most" };
 let drawn = 0; // counts calls of `draw`: one that waits for numbers gives up when a later one began
+let drawing = null; // the promise of the last one
 
 const layerOf = () => facts.layers[state.layer];
 const queriesOf = (layer) => facts.sides[layer.queries];
 const keysOf = (layer) => facts.sides[layer.keys];
 // What the scale depends on: the number of keys, 0 for a map of the class, which is linear.
-const scaleOf = (layer) => (layer.kind.startsWith("map") ? 0 : keysOf(layer).labels.length);
+const scaleOf = (layer) => (isMap(layer) ? 0 : keysOf(layer).labels.length);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const numberOf = (place) => facts.layers[place].number ?? place;
 
+// A map of where a class comes from is no head: it lies over its image, and that is all.
+const isMap = (layer) => layer.kind.startsWith("map");
+
 function views() {
-  return VIEWS.filter(([name]) => name !== "image" || keysOf(layerOf()).grid);
+  const layer = layerOf();
+  return VIEWS.filter(([name]) => {
+    if (FURTHER[name]) return true;
+    if (!layer) return false;
+    if (isMap(layer)) return name === "image";
+    if (name === "statistics") return layer.kind !== "difference";
+    return name !== "image" || keysOf(layer).grid;
+  });
 }
 
 function make(tag, text, attributes = {}) {
@@ -41,14 +54,15 @@ const quoted = (side, place) => `${place} \u201c${isolated(side.labels[place] ??
 function choose(change, spoken = false) {
   const before = { ...state };
   Object.assign(state, change);
-  state.layer = clamp(state.layer, 0, facts.layers.length - 1);
+  state.layer = clamp(state.layer, 0, Math.max(0, facts.layers.length - 1));
   const layer = layerOf();
+  if (!views().some(([name]) => name === state.view)) state.view = views()[0][0];
+  if (!layer) return (drawing = draw());
   state.head = clamp(state.head, 0, layer.heads - 1);
   state.query = clamp(state.query, 0, queriesOf(layer).labels.length - 1);
   state.key = clamp(state.key, 0, keysOf(layer).labels.length - 1);
-  if (!views().some(([name]) => name === state.view)) state.view = "map";
   if (before.layer !== state.layer) fitted(before.layer);
-  const drawing = draw();
+  drawing = draw();
   if (spoken) say();
   prepare(state.layer, state.head);
   return drawing;
@@ -58,12 +72,13 @@ function choose(change, spoken = false) {
 function described() {
   const layer = layerOf();
   const letter = layer.letters[state.head];
-  if (layer.kind.startsWith("map")) return layer.name;
+  if (isMap(layer)) return layer.name;
   const named = letter && facts.classes[letter] ? `, ${facts.classes[letter].name}` : "";
   return `Layer ${numberOf(state.layer)}, head ${state.head}${named}`;
 }
 
 async function say() {
+  if (!layerOf()) return;
   const weights = await weightsOf(state.layer, state.head);
   const layer = layerOf();
   let text = `${described()}. Query ${quoted(queriesOf(layer), state.query)}`;
@@ -101,46 +116,64 @@ function topOf(row, count) {
 
 function draw() {
   const turn = ++drawn;
+  const further = FURTHER[state.view];
+  markTabs();
+  show("text", state.view === "text");
+  show("table", Boolean(further) || ["keys", "statistics"].includes(state.view));
+  show("stage", ["map", "lines", "image"].includes(state.view));
+  show("tools", !further && state.view !== "statistics" && !isMap(layerOf()));
+  show("firsts", Boolean(layerOf()) && !layerOf().signed);
+  show("zooms", state.view === "map");
+  show("reduced", state.view === "map");
+  show("asking", !further && !isMap(layerOf()));
+  if (facts.layers.length) markHead();
+  const ofHead = facts.layers.length && (!further || further.ofHeads);
+  $("title").textContent = ofHead ? described() : further.title;
+  $("summary").replaceChildren(...(ofHead ? summaryOf(layerOf()) : []));
+  if (further) return drawFurther(further);
   const layer = layerOf();
-  $("title").textContent = described();
-  $("summary").replaceChildren(...summaryOf(layer));
+  if (document.activeElement !== $("query")) $("query").value = state.query;
+  drawBar(scaleOf(layer), layer.signed, layer.peak, state.view === "image" && facts.image !== null);
+  const ways = {
+    map: drawMap, lines: drawLines, text: drawText, image: drawImage, keys: drawKeys,
+    statistics: drawStatistics,
+  };
+  return ways[state.view](turn);
+}
+
+function show(id, shown) {
+  $(id).hidden = !shown;
+}
+
+function markTabs() {
+  const known = new Set(views().map(([name]) => name));
   for (const [name] of VIEWS) {
     const tab = $("tab-" + name);
-    tab.hidden = !views().some(([known]) => known === name);
+    tab.hidden = !known.has(name);
     tab.setAttribute("aria-selected", String(name === state.view));
     tab.tabIndex = name === state.view ? 0 : -1;
   }
   $("panel").setAttribute("aria-labelledby", "tab-" + state.view);
-  if (document.activeElement !== $("query")) $("query").value = state.query;
-  const canvas = ["map", "lines", "image"].includes(state.view);
-  $("stage").hidden = !canvas;
-  $("text").hidden = state.view !== "text";
-  $("table").hidden = !["keys", "statistics"].includes(state.view);
-  $("tools").hidden = state.view === "statistics";
-  $("zooms").hidden = state.view !== "map";
-  $("reduced").hidden = state.view !== "map";
-  markHead();
-  drawBar(scaleOf(layer), layer.signed, layer.peak, state.view === "image" && facts.image !== null);
-  const drawing = { map: drawMap, lines: drawLines, text: drawText, image: drawImage };
-  drawing.keys = drawKeys;
-  drawing.statistics = drawStatistics;
-  return drawing[state.view](turn);
 }
 
 function summaryOf(layer) {
-  const parts = [make("span", `${layer.name} (${layer.kind} attention)`)];
-  if (layer.kind === "mixing") parts[0].textContent = `${layer.name} (implied matrix, signed)`;
-  if (layer.kind.startsWith("map")) {
+  if (isMap(layer)) {
     return [make("span", `${layer.name}, 1 at its largest; not the weights of a head`)];
   }
-  const sink = layer.statistics.sink?.[state.head];
-  if (typeof sink === "number") parts.push(make("span", `first key ${(100 * sink).toFixed(0)} %`));
-  parts.push(make("span", `rebuilt within ${layer.difference.toExponential(1)} of the kernel's output`));
   const detail = layer.details[state.head];
-  if (!detail) parts.push(make("span", "blocks only: name it with --heads for single weights"));
-  if (detail && detail.form === "scores") {
-    const error = detail.facts.error.toPrecision(1);
-    parts.push(make("span", `weights computed here, each within ${error}`));
+  const bare = detail ? [] : ["blocks only: name it with --heads for single weights"];
+  if (layer.kind === "difference") {
+    return [`${layer.name}: the second's weights less the first's`, ...bare].map((text) =>
+      make("span", text));
   }
-  return parts;
+  const parts = [layer.kind === "mixing" ? `${layer.name} (implied matrix, signed)`
+    : `${layer.name} (${layer.kind} attention)`];
+  const sink = layer.statistics.sink?.[state.head];
+  if (typeof sink === "number") parts.push(`first key ${(100 * sink).toFixed(0)} %`);
+  parts.push(`rebuilt within ${layer.difference.toExponential(1)} of the kernel's output`, ...bare);
+  if (detail?.form === "scores") {
+    parts.push(`weights computed here, each within ${detail.facts.error.toPrecision(1)}`);
+  }
+  if (detail?.facts.steps) parts.push(`weights in ${detail.facts.steps} steps`);
+  return parts.map((text) => make("span", text));
 }

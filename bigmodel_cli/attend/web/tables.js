@@ -2,7 +2,6 @@
 
 const QUERIES_SHOWN = 25;
 const KEYS_SHOWN = 5;
-let sorted = { column: 0, down: false };
 
 async function drawKeys(turn) {
   const layer = layerOf();
@@ -11,7 +10,7 @@ async function drawKeys(turn) {
   const [queries, keys] = [queriesOf(layer), keysOf(layer)];
   const first = clamp(state.query - (QUERIES_SHOWN >> 1), 0,
     Math.max(0, queries.labels.length - QUERIES_SHOWN));
-  const table = make("table");
+  const table = make("table", null, { class: "keys" });
   table.append(make("caption", `${described()}: the heaviest keys of each query`));
   const head = make("tr");
   head.append(make("th", "Query", { scope: "col" }));
@@ -47,18 +46,20 @@ function keysRow(layer, weights, t) {
 }
 
 function drawStatistics() {
-  const columns = [["layer", "Layer", ""], ["head", "Head", ""], ["letter", "Class", ""]];
-  columns.push(...facts.statistics);
   const rows = facts.layers.flatMap((layer, number) =>
-    Array.from({ length: layer.heads }, (_, head) => rowOfHead(layer, number, head)));
-  const by = columns[sorted.column][0];
-  rows.sort((one, other) => (sorted.down ? -1 : 1) * compared(one[by], other[by], sorted.down));
-  const table = make("table", null, { class: "figures" });
-  table.append(make("caption", "Figures of all heads, means over queries"), make("thead"), make("tbody"));
-  const head = make("tr");
-  columns.forEach(([, title, meaning], number) => head.append(heading(title, meaning, number)));
-  table.tHead.append(head);
-  for (const values of rows) table.tBodies[0].append(statisticsRow(columns, values));
+    Array.from({ length: isMap(layer) ? 0 : layer.heads }, (_, head) => rowOfHead(layer, number, head)));
+  const of = (name) => (row) => row[name];
+  const columns = [
+    { title: "Layer", of: of("layer"), cell: (row) => String(numberOf(row.layer)) },
+    { title: "Head", of: of("head"), cell: (row) => String(row.head) },
+    { title: "Class", of: of("letter"), cell: (row) => classCell(row.letter) },
+    ...facts.statistics.map(([name, title, meaning]) =>
+      ({ title, meaning, of: of(name), cell: (row) => figure(row[name]), downFirst: true })),
+  ];
+  const table = sortedTable("statistics", "Figures of all heads, means over queries", columns, rows, {
+    marked: (row) => row.layer === state.layer && row.head === state.head,
+    choice: ({ layer, head }) => ({ layer, head }),
+  });
   $("table").replaceChildren(table);
   $("said").textContent = "Choose a heading to sort by it, a row to see its head.";
 }
@@ -69,44 +70,15 @@ function rowOfHead(layer, number, head) {
   return values;
 }
 
-// Missing values last, whichever way.
-function compared(one, other, down) {
-  if (one === other) return 0;
-  if (one === null || other === null) return (one === null ? 1 : -1) * (down ? -1 : 1);
-  return one < other ? -1 : 1;
-}
-
-function heading(title, meaning, number) {
-  const way = sorted.down ? "descending" : "ascending";
-  const sort = number === sorted.column ? way : "none";
-  const holder = make("th", null, { scope: "col", "aria-sort": sort });
-  const button = make("button", title, { type: "button", id: "sort-" + number });
-  if (meaning) button.title = meaning;
-  button.addEventListener("click", () => {
-    sorted = { column: number, down: number === sorted.column ? !sorted.down : number > 2 };
-    drawStatistics();
-    $("sort-" + number).focus();
-  });
-  holder.append(button);
+function classCell(letter) {
+  const holder = make("span");
+  if (!facts.classes[letter]) return holder;
+  holder.append(badge(letter), make("span", " " + facts.classes[letter].name, { class: "unseen" }));
+  holder.title = facts.classes[letter].name;
   return holder;
 }
 
-function statisticsRow(columns, values) {
-  const row = make("tr");
-  if (values.layer === state.layer && values.head === state.head) {
-    row.setAttribute("aria-current", "true");
-  }
-  for (const [name] of columns) {
-    const value = values[name];
-    const holder = make("td");
-    if (name === "layer") holder.textContent = numberOf(value);
-    else if (name === "letter" && facts.classes[value]) {
-      holder.append(badge(value), make("span", " " + facts.classes[value].name, { class: "unseen" }));
-      holder.title = facts.classes[value].name;
-    } else if (value === null) holder.textContent = "–";
-    else holder.textContent = Number.isInteger(value) ? String(value) : value.toPrecision(3);
-    row.append(holder);
-  }
-  row.addEventListener("click", () => choose({ layer: values.layer, head: values.head }, true));
-  return row;
+function figure(value) {
+  if (value === null || value === undefined) return "\u2013";
+  return Number.isInteger(value) ? String(value) : value.toPrecision(3);
 }

@@ -8,7 +8,8 @@ async function drawText(turn) {
   const weights = await weightsOf(state.layer, state.head);
   if (turn !== drawn) return;
   const [queries, keys] = [queriesOf(layer), keysOf(layer)];
-  let row = weights ? weights.row(state.query) : carried(layer);
+  let row = weights ? weights.row(state.query) : await carried(layer);
+  if (turn !== drawn) return;
   if (row) row = shownRow(row, layer.signed);
   const parts = [];
   if (queries !== keys) {
@@ -29,9 +30,12 @@ async function drawText(turn) {
 }
 
 // The row that `attend` wrote down of a head whose weights the page does not carry.
-function carried(layer) {
-  if (!layer.read || state.query !== layer.query) return null;
-  return Float32Array.from(layer.read[state.head], (weight) => weight ?? NaN);
+async function carried(layer) {
+  if (layer.read === null || state.query !== layer.query) return null;
+  const count = keysOf(layer).labels.length;
+  const codes = await blocksOf(layer.read);
+  return Float32Array.from(codes.subarray(state.head * count, (state.head + 1) * count), (code) =>
+    blockValue(code, layer.signed, layer.peak));
 }
 
 const pageOf = (side, place) => Math.floor(place / MOST_TOKENS);

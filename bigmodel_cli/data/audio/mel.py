@@ -5,7 +5,12 @@ from __future__ import annotations
 import functools
 
 from bigmodel_cli.config import DatasetInfo, MelConfig
-from bigmodel_cli.data.audio.mel_filters import mel_filters, slaney_filters
+from bigmodel_cli.data.audio.mel_filters import (
+    mel_corners,
+    mel_filters,
+    slaney_corners,
+    slaney_filters,
+)
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 
@@ -95,6 +100,12 @@ def filters_of(sound: MelConfig) -> Tensor:
     """(mels, size / 2 + 1)   the weights of the frequencies in each band."""
     made = slaney_filters if sound.features == "whisper" else mel_filters
     return made(sound.mels, fft_size(sound), sound.rate, sound.low, sound.high)
+
+
+def middles_of(sound: MelConfig) -> Tensor:
+    """(mels,)   the frequency in Hz in the middle of each band."""
+    made = slaney_corners if sound.features == "whisper" else mel_corners
+    return made(sound.mels, sound.low, sound.high)[1:-1]
 
 
 def check_filters(sound: MelConfig) -> None:

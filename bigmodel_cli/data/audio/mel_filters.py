@@ -16,9 +16,14 @@ def mel_filters(mels: int, size: int, rate: int, low: float, high: float) -> Ten
 
     The scale is that of O'Shaughnessy (1987) as HTK computes it; the areas are not normalised.
     """
+    return _triangles(mel_corners(mels, low, high), size, rate)
+
+
+def mel_corners(mels: int, low: float, high: float) -> Tensor:
+    """(mels + 2,) in Hz: band b rises from corner b to its middle at b + 1, and ends at b + 2."""
     ends = 2595 * torch.log10(1 + torch.tensor([low, high], dtype=torch.float64) / 700)
     places = torch.linspace(float(ends[0]), float(ends[1]), mels + 2, dtype=torch.float64)
-    return _triangles(700 * (10 ** (places / 2595) - 1), size, rate)
+    return 700 * (10 ** (places / 2595) - 1)
 
 
 def slaney_filters(mels: int, size: int, rate: int, low: float, high: float) -> Tensor:
@@ -26,11 +31,16 @@ def slaney_filters(mels: int, size: int, rate: int, low: float, high: float) -> 
 
     It is linear below 1,000 Hz and logarithmic above, as librosa's is by default.
     """
+    corners = slaney_corners(mels, low, high)
+    return _triangles(corners, size, rate) * (2 / (corners[2:] - corners[:-2]))[:, None]
+
+
+def slaney_corners(mels: int, low: float, high: float) -> Tensor:
+    """As `mel_corners`, on Slaney's scale."""
     places = torch.linspace(_slaney(low), _slaney(high), mels + 2, dtype=torch.float64)
     first = BREAK / STEP
     above = BREAK * ((places - first) * LOG_STEP).exp()
-    corners = torch.where(places < first, places * STEP, above)
-    return _triangles(corners, size, rate) * (2 / (corners[2:] - corners[:-2]))[:, None]
+    return torch.where(places < first, places * STEP, above)
 
 
 def _slaney(hertz: float) -> float:

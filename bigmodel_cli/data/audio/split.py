@@ -166,6 +166,12 @@ class SoundSplit(Split):
         assert self.info.sound is not None
         return self.info.sound
 
+    def redrawn(self) -> str | None:
+        if self.join is not None:
+            return "data.join strings other recordings together in each epoch"
+        changes = self.augmentation.options
+        return "data.augment changes recordings anew in each epoch" if changes else None
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, augmented by (seed, epoch, sample) where asked."""
         chosen, pauses = self.made_of(samples, epoch, seed)

@@ -35,6 +35,9 @@ class Chat(Split):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def redrawn(self) -> str | None:
+        return None
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, padded to the longest."""
         rows = [self.rows[i] for i in samples.tolist()]
@@ -64,6 +67,9 @@ class Preferences(Split):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def redrawn(self) -> str | None:
+        return None
 
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The pairs, each side padded to its longest."""

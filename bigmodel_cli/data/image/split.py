@@ -96,6 +96,10 @@ class ImageSplit(Split):
     def to(self, device: torch.device) -> None:
         self.source.to(device)
 
+    def redrawn(self) -> str | None:
+        changes = self.augmentation.changes
+        return "data.augment changes images anew in each epoch" if changes else None
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The samples, normalised, and augmented by (seed, epoch, sample) where asked."""
         pixels, labels = self.source.take(samples)

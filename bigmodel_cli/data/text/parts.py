@@ -223,6 +223,9 @@ class Windows(Split):
             self.drawn = ((epoch, seed), int(u * self.phases))
         return self.drawn[1]
 
+    def redrawn(self) -> str | None:
+        return "windows of a text begin elsewhere in each epoch" if self.phases > 1 else None
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """{"tokens": (B, T + 1) int64}; -1 after the end of the text, which only
         evaluation reaches.

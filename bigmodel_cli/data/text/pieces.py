@@ -108,6 +108,9 @@ class Tagged(Split):
         tags = np.concatenate([tags for _, tags in self.rows])
         return tuple(np.bincount(tags[tags != PADDING], minlength=classes).tolist())
 
+    def redrawn(self) -> str | None:
+        return None
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The sentences, padded to the longest."""
         return self.pieces.batch([self.rows[i] for i in samples.tolist()])

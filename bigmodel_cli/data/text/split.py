@@ -77,6 +77,10 @@ class Table(Split):
     def __len__(self) -> int:
         return len(self.sides[0].lengths)
 
+    def redrawn(self) -> str | None:
+        dropped = self.options.token_dropout
+        return "data.token_dropout leaves out other tokens in each epoch" if dropped else None
+
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, padded to the longest."""
         room = self.marks.room(self.options.context, self.sides)
@@ -205,6 +209,9 @@ class Pairs(Split):
         """(sources, targets) of every pair."""
         pairs = list(self.pairs.rows())
         return [pairs[i][0] for i in self.kept], [pairs[i][1] for i in self.kept]
+
+    def redrawn(self) -> str | None:
+        return None
 
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The pairs, each side padded to its longest."""

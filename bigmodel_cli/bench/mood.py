@@ -1,0 +1,75 @@
+"""What else the machine does while something is timed: stolen time, other processes, frequency.
+
+Where the system does not tell (no /proc), nothing is known and nothing is rejected.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigmodel_cli.bench.result import Mood
+
+PROC = Path("/proc")
+MOST_STOLEN, MOST_OTHERS, LEAST_SPEED = 0.02, 0.05, 0.95
+"""A block is rejected above these shares of the processors' time, or below this part of the
+frequency that most blocks had.
+"""
+_MHZ = re.compile(r"^cpu MHz\s*: ([0-9.]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Counters at one moment: ticks of all processors, those stolen, those not idle."""
+
+    all: float
+    stolen: float
+    busy: float
+    mhz: float | None
+
+
+def read(proc: Path = PROC) -> Reading | None:
+    """The counters now; None where the system has none.
+
+    Fields of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)).
+    """
+    try:
+        first = (proc / "stat").read_text().partition("\n")[0].split()[1:9]
+        numbers = [float(word) for word in first]
+    except (OSError, ValueError):
+        return None
+    if len(numbers) < 8:
+        return None
+    idle, stolen = numbers[3] + numbers[4], numbers[7]
+    return Reading(sum(numbers), stolen, sum(numbers) - idle - stolen, _frequency(proc))
+
+
+def _frequency(proc: Path) -> float | None:
+    try:
+        found = [float(word) for word in _MHZ.findall((proc / "cpuinfo").read_text())]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return statistics.fmean(found) if found else None
+
+
+def mood(before: Reading | None, after: Reading | None, own_seconds: float) -> Mood:
+    """Between two readings, of which `own_seconds` of processor time were the timed work's."""
+    if before is None or after is None or after.all <= before.all:
+        return Mood()
+    whole = after.all - before.all
+    own = own_seconds * os.sysconf("SC_CLK_TCK")
+    others = max(0.0, after.busy - before.busy - own) / whole
+    return Mood((after.stolen - before.stolen) / whole, others, after.mhz)
+
+
+def refusal(found: Mood, usual_mhz: float | None) -> str:
+    """Why a block in that mood does not count; "" where it does."""
+    if found.stolen is not None and found.stolen > MOST_STOLEN:
+        return f"{100 * found.stolen:.0f} % of the processors' time was stolen"
+    if found.others is not None and found.others > MOST_OTHERS:
+        return f"other processes took {100 * found.others:.0f} % of the processors' time"
+    slow = usual_mhz is not None and found.mhz is not None and found.mhz < LEAST_SPEED * usual_mhz
+    return f"the processors ran at {found.mhz:.0f} MHz" if slow else ""

@@ -1,0 +1,203 @@
+"""What `bench` measured, as plain values: written as JSON, read back, and compared later."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 2
+"""The version of the JSON's form; 1 was a flat list of timings."""
+WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Mood:
+    """What else the machine did during a block.
+
+    `stolen` is the share of its processors' time that a hypervisor took for others, `others` the
+    share that other processes used, and `mhz` the mean frequency; None where the system does not
+    tell.
+    """
+
+    stolen: float | None = None
+    others: float | None = None
+    mhz: float | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Steps that ran one after the other.
+
+    `seconds` are of each step as a whole, `parts` of each step's parts by name ("wait" for data,
+    "forward", "backward", "update"), which the others' rest is left to. `place` is the block's
+    turn among all of a call. One that was `rejected` (why) does not count.
+    """
+
+    seconds: tuple[float, ...]
+    parts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    place: int = 0
+    mood: Mood = Mood()
+    rejected: str = ""
+
+    @property
+    def median(self) -> float:
+        """Of its steps."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was measured: known before the first step, but for the memory.
+
+    `unit` is what a step is counted in, `size` how many of them one has (a mean). `told` are
+    further figures by name, of what is done (cache bytes, the seconds to a first token).
+    """
+
+    name: str
+    doing: str
+    unit: str
+    size: float
+    batch_size: int
+    precision: str
+    memory_format: str
+    compiled: bool
+    parameters: int
+    device: str
+    threads: int
+    data: str
+    """Where batches came from: "real" or "random"."""
+    foreseen: Mapping[str, Any] = field(default_factory=dict)
+    """Bytes of training by a dry run, as `Memory.to_json`."""
+    told: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of operation of a step: how often, what it computes and moves, and its time.
+
+    `least` are the seconds that it takes at the machine's peaks: the larger of FLOPs over the
+    matrix rate and bytes over the copy rate, summed over its calls.
+    """
+
+    name: str
+    calls: int
+    flops: float
+    bytes: float
+    least: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step asks of the machine, and the machine's peaks.
+
+    `useful` FLOPs are those of the mathematics: pairs that a query sees, experts that were chosen,
+    nothing twice. `matrix_rate` (FLOP/s, of the precision) and `copy_rate` (bytes/s) are measured.
+    `must_read` are the bytes of weights and caches that a step of decoding has to read.
+    """
+
+    useful: float
+    matrix_rate: float
+    copy_rate: float
+    must_read: float | None = None
+    operations: Sequence[Operation] = ()
+    peaks: str = ""
+    """How they were measured: shape, precision, threads, date."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One target in one kind of work."""
+
+    facts: Facts
+    blocks: Sequence[Block]
+    work: Work | None = None
+    peak_tensors: int | None = None  # bytes at once, as an allocator counts them
+    peak_process: int | None = None  # bytes of the process
+
+    @property
+    def counted(self) -> list[Block]:
+        """The blocks that are not rejected; all, where every one is."""
+        kept = [block for block in self.blocks if not block.rejected]
+        return kept or list(self.blocks)
+
+    def steps(self) -> list[float]:
+        """Seconds of each counted step."""
+        return [second for block in self.counted for second in block.seconds]
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.steps())
+
+    def percentile(self, share: float) -> float:
+        """Seconds that this share of the steps does not exceed."""
+        times = sorted(self.steps())
+        return times[min(len(times) - 1, int(share * len(times)))]
+
+    @property
+    def per_second(self) -> float:
+        """The rate, in units."""
+        return self.facts.size / self.median
+
+    @property
+    def share(self) -> float | None:
+        """Useful FLOP/s as a part of the measured matrix rate; above 1 where that has changed."""
+        return None if self.work is None else self.work.useful / self.median / self.work.matrix_rate
+
+    def ratio(self, first: Measured) -> float | None:
+        """The rate relative to another's; None where the units differ."""
+        same = self.facts.unit == first.facts.unit
+        return self.per_second / first.per_second if same else None
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of its steps, by name."""
+        return {
+            "name": self.facts.name,
+            "median_s": self.median,
+            "p95_s": self.percentile(0.95),
+            "steps": len(self.steps()),
+            "per_second": self.per_second,
+            "parts_s": self.parts(),
+            "mfu": self.share,
+        }
+
+    def parts(self) -> dict[str, float]:
+        """Median seconds of each part of a step."""
+        names = list(dict.fromkeys(name for block in self.counted for name in block.parts))
+        return {
+            name: statistics.median(s for block in self.counted for s in block.parts.get(name, ()))
+            for name in names
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """All of one call: what, on which machine, and how it was called."""
+
+    measured: Sequence[Measured]
+    machine: Mapping[str, Any]
+    command: Sequence[str]
+    date: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, every sample among them, and a summary of each target."""
+        rows = [{**m.summary(), **asdict(m)} for m in self.measured]
+        for row, measured in zip(rows, self.measured, strict=True):
+            row["ratio_to_first"] = measured.ratio(self.measured[0])
+        return {
+            "schema_version": SCHEMA,
+            "date": self.date,
+            "command": list(self.command),
+            "machine": dict(self.machine),
+            "benchmarks": rows,
+        }
+
+
+def turns(blocks: Sequence[Sequence[Block]]) -> Iterator[tuple[Block, ...]]:
+    """The blocks of several targets that ran in the same round, where none is rejected."""
+    for together in zip(*blocks, strict=False):
+        if not any(block.rejected for block in together):
+            yield together

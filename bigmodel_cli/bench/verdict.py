@@ -1,0 +1,142 @@
+"""Which of two targets is faster, and whether that is sure.
+
+Each target runs in several processes, since two processes of the very same program may differ by a
+part of a percent for as long as they live (where their memory lies). All take turns in rounds,
+every other round backwards; two rounds together (A B B A) cancel a drift of the machine's speed.
+The logarithms of the ratios of blocks' medians have a trimmed mean and an interval (Yuen 1974),
+which a burst of other work does not move. There is a verdict where the interval excludes 0, each
+pairing of a process of one target with one of the other has the same direction, and the change is
+more than processes of one target differ among themselves and more than what nobody cares about; so
+that what is the same program is not told apart. The interval is of 99 %, since it is looked at
+several times.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bigmodel_cli.bench.result import Block
+from bigmodel_cli.metrics.distributions import t_quantile
+
+TRIMMED = 0.2
+"""The share of pairs of rounds that is left out at each end."""
+SURE = 0.99
+FEWEST = 6
+"""Least pairs of rounds of a verdict."""
+TOLERANCE = 0.01
+"""A change of the time of a step that does not matter."""
+
+Rounds = Sequence[Sequence[Block]]
+"""The blocks of each process of a target, by round."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How much longer a step of the second target takes than one of the first.
+
+    `change` is 0.03 for 3 % longer, `low` and `high` its 99 % interval, `floor` the most that
+    processes of one target differ, as a part of their time. `says` is "slower", "faster", "same"
+    (within the tolerance) or "undecided"; `rounds` counted, and `rejected` did not.
+    """
+
+    change: float
+    low: float
+    high: float
+    floor: float
+    says: str
+    rounds: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A trimmed mean and half its interval."""
+
+    value: float
+    half: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval."""
+        return self.value - self.half, self.value + self.half
+
+
+def judge(first: Rounds, second: Rounds, tolerance: float = TOLERANCE) -> Verdict:
+    """The verdict on the second target against the first; the fewest rounds of a process count."""
+    blocks = [*first, *second]
+    rounds = list(zip(*blocks, strict=False))
+    kept = [r for r in rounds if not any(block.rejected for block in r)]
+    rejected = len(rounds) - len(kept)
+    logs = [[math.log(block.median) for block in r] for r in kept]
+    count, of_first = len(logs), len(first)
+    if count < 2:
+        return Verdict(0.0, -math.inf, math.inf, math.inf, "undecided", count, rejected)
+    values = [
+        mean_of(differences(logs, i, j)).value
+        for i in range(of_first)
+        for j in range(of_first, len(blocks))
+    ]
+    floor = max(
+        (
+            abs(mean_of(differences(logs, i, j)).value)
+            for own in (range(of_first), range(of_first, len(blocks)))
+            for i, j in itertools.combinations(own, 2)
+        ),
+        default=0.0,
+    )
+    within = mean_of(overall(logs, of_first))
+    low, high = min(within.ends[0], *values), max(within.ends[1], *values)
+    says = _said(within, values, floor, (low, high), math.log1p(tolerance), count)
+    change, low, high, floor = map(math.expm1, (within.value, low, high, floor))
+    return Verdict(change, low, high, floor, says, count, rejected)
+
+
+def _said(
+    within: Mean,
+    pairings: Sequence[float],
+    floor: float,
+    ends: tuple[float, float],
+    tolerance: float,
+    rounds: int,
+) -> str:
+    if rounds < 2 * FEWEST:
+        return "undecided"
+    low, high = within.ends
+    if abs(within.value) > max(floor, tolerance):
+        if low > 0 and min(pairings) > 0:
+            return "slower"
+        if high < 0 and max(pairings) < 0:
+            return "faster"
+    return "same" if -tolerance < ends[0] and ends[1] < tolerance else "undecided"
+
+
+def differences(logs: Sequence[Sequence[float]], i: int, j: int) -> list[float]:
+    """Process j's logarithm less process i's, each a mean of two rounds that follow one another."""
+    apart = [found[j] - found[i] for found in logs]
+    return [(a + b) / 2 for a, b in zip(apart[::2], apart[1::2], strict=False)]
+
+
+def overall(logs: Sequence[Sequence[float]], of_first: int) -> list[float]:
+    """As `differences`, of the mean of each target's processes."""
+    means = [(statistics.fmean(r[:of_first]), statistics.fmean(r[of_first:])) for r in logs]
+    return differences(means, 0, 1)
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """The trimmed mean, and half its interval: Student's t with the winsorised deviation (Yuen
+    1974).
+    """
+    n = len(values)
+    cut = int(TRIMMED * n)
+    ordered = sorted(values)
+    kept = ordered[cut : n - cut]
+    mean = statistics.fmean(kept)
+    if len(kept) < 2:
+        return Mean(mean, math.inf)
+    winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
+    error = math.sqrt((n - 1) * statistics.variance(winsorised) / (len(kept) * (len(kept) - 1)))
+    return Mean(mean, t_quantile(len(kept) - 1, SURE) * error)

@@ -1,0 +1,216 @@
+"""Each target in a process of its own, driven through pipes by lines of JSON.
+
+What one target leaves behind (compiled kernels, fragments of memory, threads) does not touch the
+others, and the peak memory of its process is its own. While one works the others sleep, so that
+they can take turns. The worker's own stdout goes to stderr: only answers go through the pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from bigmodel_cli import errors
+from bigmodel_cli.bench.doing import Doing, block, warm
+from bigmodel_cli.bench.kinds import KINDS
+from bigmodel_cli.bench.result import Block, Facts, Operation, Work
+from bigmodel_cli.bench.targets import built_in, opened
+from bigmodel_cli.console import say
+from bigmodel_cli.device import pick_device
+from bigmodel_cli.errors import BigmodelError, ResourceError
+from bigmodel_cli.lazy import load_torch
+from bigmodel_cli.overrides import Change, from_plain, to_plain
+from bigmodel_cli.train.step import batch_norm_explained
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a worker is to time."""
+
+    target: str  # a spec, a checkpoint, or "cnn" or "decoder" of the built-in set
+    doing: str = "training"
+    device: str = "auto"
+    built_in: bool = False
+    changes: Sequence[Change] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "changes": [to_plain(change) for change in self.changes]}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Asked:
+        """The inverse."""
+        return cls(**{**values, "changes": [from_plain(c) for c in values["changes"]]})
+
+
+class Subject(Protocol):
+    """A target that can be timed, here or in another process."""
+
+    places: Sequence[str]
+
+    def facts(self) -> Facts:
+        """What is known of it."""
+
+    def block(self, seconds: float, least: int) -> Block:
+        """Steps for about so many seconds, and at least so many."""
+
+    def work(self) -> Work:
+        """What a step asks of the machine, and the machine's peaks, measured now."""
+
+    def peaks(self) -> tuple[int, int]:
+        """Peak bytes: of a step's tensors, and of the process so far."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Here:
+    """A target in this process."""
+
+    def __init__(self, asked: Asked) -> None:
+        load_torch()
+        device = pick_device(asked.device, say)
+        found = (built_in if asked.built_in else opened)(asked.target, asked.changes)
+        self.places = found.places
+        with batch_norm_explained():
+            self.doing: Doing = KINDS[asked.doing](found, device)
+            warm(self.doing)
+
+    def facts(self) -> Facts:
+        return self.doing.facts()
+
+    def block(self, seconds: float, least: int) -> Block:
+        return block(self.doing, seconds, least)
+
+    def work(self) -> Work:
+        return self.doing.work()
+
+    def peaks(self) -> tuple[int, int]:
+        process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return self.doing.peak_tensors(), process
+
+    def close(self) -> None:
+        self.doing.close()
+
+
+class Process:
+    """A target in a process of its own.
+
+    Raises what opening it raised there, with the same status. The process ends with this one.
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+        # its own group: Ctrl-C comes to this process alone, which ends it by closing its pipe
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0, text=True
+        )
+        self.target = asked.target
+        try:
+            self.places = self._ask("open", asked.to_json())
+        except BaseException:
+            self.close()
+            raise
+
+    def facts(self) -> Facts:
+        return Facts(**self._ask("facts"))
+
+    def block(self, seconds: float, least: int) -> Block:
+        found = self._ask("block", {"seconds": seconds, "least": least})
+        parts = {name: tuple(values) for name, values in found["parts"].items()}
+        return Block(tuple(found["seconds"]), parts)
+
+    def work(self) -> Work:
+        found = self._ask("work")
+        operations = [Operation(**values) for values in found["operations"]]
+        return Work(**{**found, "operations": operations})
+
+    def peaks(self) -> tuple[int, int]:
+        tensors, process = self._ask("peaks")
+        return tensors, process
+
+    def close(self) -> None:
+        """Close its pipe, at which it ends; it is killed where it does not."""
+        with contextlib.suppress(OSError):
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _ask(self, what: str, given: Mapping[str, Any] | None = None) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps([what, given or {}]), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise ResourceError(f"{self.target}: its process ended{self._how()}")
+        answer = json.loads(line)
+        if (fault := answer.get("fault")) is not None:
+            raise fault_of(fault["kind"], fault["message"])
+        return answer["answer"]
+
+    def _how(self) -> str:
+        status = self.process.wait()
+        if status == -signal.SIGKILL:
+            return ": it was killed, by the system where memory was short"
+        return f" by signal {-status}" if status < 0 else f" with status {status}"
+
+
+PATIENCE = 5.0
+"""Seconds that a worker has to end by itself."""
+
+
+def fault_of(kind: str, message: str) -> BigmodelError:
+    """The fault of that class with that message."""
+    for found in (
+        errors.SpecError,
+        errors.MissingData,
+        errors.DataError,
+        errors.CheckpointError,
+        errors.OutOfMemory,
+        errors.ResourceError,
+        errors.NumericsError,
+    ):
+        if found.__name__ == kind:
+            return found(message)
+    return BigmodelError(message)
+
+
+def serve() -> None:
+    """Answer requests from stdin until it is closed."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints does not disturb the pipe
+    subject: Subject | None = None
+    for line in sys.stdin:
+        what, given = json.loads(line)
+        try:
+            if subject is None:
+                subject = Here(Asked.from_json(given))
+            answer: dict[str, Any] = {"answer": ANSWERS[what](subject, given)}
+        except BigmodelError as error:
+            answer = {"fault": {"kind": type(error).__name__, "message": str(error)}}
+        print(json.dumps(answer), file=answers, flush=True)
+    if subject is not None:
+        subject.close()
+
+
+ANSWERS: dict[str, Callable[[Subject, dict[str, Any]], Any]] = {
+    "open": lambda subject, given: list(subject.places),
+    "facts": lambda subject, given: asdict(subject.facts()),
+    "block": lambda subject, given: asdict(subject.block(given["seconds"], given["least"])),
+    "work": lambda subject, given: asdict(subject.work()),
+    "peaks": lambda subject, given: subject.peaks(),
+}
+"""What a worker is asked, by name; the first request opens the target."""
