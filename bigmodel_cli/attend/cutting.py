@@ -31,7 +31,8 @@ class AblateOptions:
     """`heads` is "auto", which is every head, or LAYER.HEAD with commas between.
 
     With `mean` the head's output is replaced by its mean over the positions of the input (later
-    ones included) rather than by zeros. `layers` are those whose heads "auto" tries; None for all.
+    ones included) rather than by zeros. Of mixers that are not attention the output is that before
+    their norm and gate: where a norm is over all heads (Mamba-2) the others grow a little. `layers` are those whose heads "auto" tries; None for all.
     `target` is what an encoder-decoder is to write.
     """
 
@@ -193,10 +194,12 @@ class _Calls:
         self.positions = 1
 
     def attention(self, name: str, part: Attends, call: AttentionCall) -> Tensor | None:
+        """A call of attention; differential heads have two maps each."""
         heads = _heads_of(call)
         return self.called(name, call.output, call.keys, heads, 1 if call.minus is None else 2)
 
     def mixing(self, name: str, call: MixingCall) -> Tensor | None:
+        """A call of a mixer in its place."""
         return self.called(name, call.output, call.keys, call.output.shape[1], 1)
 
     def called(self, name: str, output: Tensor, keys: int, heads: int, maps: int) -> Tensor | None:
