@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bigmodel_cli.console import escape, one_line, say
 from bigmodel_cli.errors import SpecError
@@ -20,7 +20,9 @@ MARKED = 30
 """A line with fewer points has each of them marked."""
 
 
-def new_figure(size: tuple[float, float], layout: str | None = "constrained") -> Any:
+def new_figure(
+    size: tuple[float, float], layout: Literal["constrained"] | None = "constrained"
+) -> Any:
     """A matplotlib figure of that size in inches, without a window.
 
     Without a `layout` its parts stay where they are put, and it is drawn once.
@@ -180,8 +182,13 @@ def save_figure(figure: Any, path: Path, dpi: int, *, tight: bool = False) -> No
     ending = path.suffix.lower().removeprefix(".")
     dates = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     picture = io.BytesIO()
-    apart = {"image.composite_image": False}  # joining many images takes long
-    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "bigmodel", **apart}):
+    with rc_context(
+        {
+            "pdf.fonttype": 42,
+            "svg.hashsalt": "bigmodel",
+            "image.composite_image": False,  # joining many images takes long
+        }
+    ):
         figure.savefig(
             picture,
             dpi=dpi,

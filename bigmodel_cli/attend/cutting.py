@@ -18,6 +18,7 @@ from bigmodel_cli.metrics.distributions import t_quantile
 from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.mixing import MixingCall
 from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.progress import progress
 from bigmodel_cli.tasks import Batch, Task
 
 AT_ONCE = 8192
@@ -32,7 +33,8 @@ class AblateOptions:
 
     With `mean` the head's output is replaced by its mean over the positions of the input (later
     ones included) rather than by zeros. Of mixers that are not attention the output is that before
-    their norm and gate: where a norm is over all heads (Mamba-2) the others grow a little. `layers` are those whose heads "auto" tries; None for all.
+    their norm and gate: where a norm is over all heads (Mamba-2) the others grow a little.
+    `layers` are those whose heads "auto" tries; None for all.
     `target` is what an encoder-decoder is to write.
     """
 
@@ -156,9 +158,11 @@ class _Run:
         logits = rows * (self.loaded.info.vocab_size or 1)
         size = max(1, min(AT_ONCE // rows, LOGITS // logits))
         found = []
-        for first in range(0, len(cuts), size):
-            some = cuts[first : first + size]
-            found.append(self._pass(_Cutting(some, self.item.rows, self.mean), len(some))[0])
+        with progress("heads cut out", len(cuts), "") as done:
+            for first in range(0, len(cuts), size):
+                done.to(first)
+                some = cuts[first : first + size]
+                found.append(self._pass(_Cutting(some, self.item.rows, self.mean), len(some))[0])
         return torch.cat(found)
 
     def _pass(self, calls: _Calls, times: int) -> tuple[Tensor, Tensor]:

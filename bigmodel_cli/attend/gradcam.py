@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from bigmodel_cli.attend.heat import Heat, heat_over, likeliest
@@ -20,6 +21,8 @@ from bigmodel_cli.tasks import Task
 
 MOST_NAMED = 12
 """Layers that a message names."""
+COARSE, FINE = 5, 7
+"""Places to a side below which a map hardly says where, and from which on one is proposed."""
 
 
 def by_channel(maps: Tensor, slopes: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ def grad_cam(
     """
     title, weighting = METHODS[method]
     name = model.last_feature_layer() if layer is None else layer
-    check_layer(model, name, image)
+    sizes = check_layer(model, name, image)
     with torch.enable_grad(), outputs_of(model, name) as kept:
         logits = model(image.detach().requires_grad_())
         best = (task or likeliest(info)).foremost(logits.detach(), chosen)[0]
@@ -94,7 +97,7 @@ def grad_cam(
     if weighting is by_place and len(kept) == 1:
         rest = logits.detach()[0, best] - _without(model, name, image)[0, best]
         accounts = (float(heat.sum()), float(rest))
-    return heat_over(
+    found = heat_over(
         image.detach(),
         heat.clamp(min=0).float(),
         logits.detach(),
@@ -106,6 +109,8 @@ def grad_cam(
         accounts,
         note,
     )
+    coarse = _coarse(name, sizes) if layer is None else ""
+    return replace(found, note="; ".join(filter(None, (found.note, coarse))))
 
 
 @contextlib.contextmanager
@@ -166,11 +171,27 @@ def maps_of(model: Model, image: Tensor) -> dict[str, tuple[int, int]]:
     return found
 
 
-def check_layer(model: Model, name: str, image: Tensor) -> None:
-    """Raise `SpecError` where there is no map of that name, with the names of those that are."""
+def _coarse(name: str, sizes: dict[str, tuple[int, int]]) -> str:
+    """What to say of a map of few places, where an earlier layer has one of more."""
+    before = [n for n in list(sizes)[: list(sizes).index(name)] if min(sizes[n]) >= FINE]
+    if min(sizes[name]) >= COARSE or sizes[name] == (1, 1) or not before:
+        return ""
+    outer = min(n.count(".") for n in before)
+    finer = next(n for n in reversed(before) if n.count(".") == outer)
+    here, there = (" x ".join(map(str, sizes[n])) for n in (name, finer))
+    return (
+        f"the map of {name} has {here} places, too few to say much of where; that of an earlier"
+        f" layer has {there}: --cam-layer {finer}"
+    )
+
+
+def check_layer(model: Model, name: str, image: Tensor) -> dict[str, tuple[int, int]]:
+    """The sizes of all maps, by name. Raises `SpecError` where there is none of that name, with the
+    names of those that are.
+    """
     found = maps_of(model, image)
     if name in found:
-        return
+        return found
     larger = [n for n, size in found.items() if size != (1, 1)]
     if not larger:
         raise SpecError(f"--cam: nothing in this network gives a map of the image, {name} neither")

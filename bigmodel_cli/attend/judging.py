@@ -68,14 +68,14 @@ def judged(
     return found
 
 
-def judged_whole(loaded: Loaded, task: Task, given: str) -> list[Judged]:
+def judged_whole(loaded: Loaded, task: Task, given: str, place: str = "the input") -> list[Judged]:
     """As `judged`; a text that is longer than the context in several windows, each from its own
-    beginning.
+    beginning. `place` is what messages call it.
     """
     if loaded.model.is_encoder_decoder:
         return judged(loaded, task, [given])
     reader = _long_reader(loaded)
-    windows = reader.windows(given, "the input")
+    windows = reader.windows(given, place)
     return [_judged(loaded, task, given, reader.batch([content])) for content in windows]
 
 

@@ -144,6 +144,8 @@ class Layer:
     """Which of the layers that attend it is; its place in the look when None."""
     weights: tuple[Tensor, Tensor] | None = None
     """Numbers of heads (N) and all their weights (N, T, S), where they were asked for."""
+    chosen: tuple[int, ...] = ()
+    """Heads that were asked for by number: views show these, and not those that tell most."""
 
     @property
     def heads(self) -> int:

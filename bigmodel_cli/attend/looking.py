@@ -20,6 +20,7 @@ from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded, without_head
 from bigmodel_cli.parts.contract import Attends, attending, mixing
 from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.progress import progress
 
 NO_PATCHES = (
     "--layers, --heads, --key, --rows and --top are of heads that look at patches, and this network"
@@ -77,7 +78,7 @@ def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOpti
 
     look = look_at_image(loaded, path, options, describe)
     check_choice(counts, wanted)
-    layers = [layer for layer in look.layers if wanted.has(layer.number or 0)]
+    layers = _chosen([la for la in look.layers if wanted.has(la.number or 0)], wanted)
     check_positions(layers, replace(wanted, query=-1))
     notes, title = [*look.notes, *_sampled(layers)], one_line(Path(path).name)
     extra = dict(look.extra)
@@ -97,17 +98,18 @@ def _lens_of_image(loaded: Loaded, path: str) -> dict[str, Any]:
 def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     """The same of an input that is prepared."""
     found: Found | None = None
-    for window in prepared.windows:
-        shown = (
-            wanted
-            if window is prepared.windows[-1]
-            else replace(wanted, query=-1, key=None, top=0, resolution=1)
-        )
-        new = found_in(loaded.model, window.run, window.sides, shown)
-        check_choice(new.calls, wanted)
-        found = new if found is None else found.join(new)
+    with progress("windows of the text", len(prepared.windows), "") as seen:
+        for number, window in enumerate(prepared.windows):
+            seen.to(number)
+            if window is prepared.windows[-1]:
+                shown = wanted
+            else:
+                shown = replace(wanted, query=-1, key=None, top=0, resolution=1)
+            new = found_in(loaded.model, window.run, window.sides, shown)
+            check_choice(new.calls, wanted)
+            found = new if found is None else found.join(new)
     assert found is not None
-    layers = [layer for layer, _ in found.layers]
+    layers = _chosen([layer for layer, _ in found.layers], wanted)
     name = f"{loaded.name} ({loaded.spec.model.type})"
     notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
     notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
@@ -122,6 +124,14 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         notes += ["the logit lens is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
     return Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
+
+
+def _chosen(layers: Sequence[Layer], wanted: Wanted) -> list[Layer]:
+    """The layers with the heads that are asked for."""
+    return [
+        replace(la, chosen=tuple(h for layer, h in wanted.heads if layer == la.number))
+        for la in layers
+    ]
 
 
 def check_choice(calls: Sequence[tuple[str, int]], wanted: Wanted) -> None:

@@ -22,6 +22,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.parts.contract import attending, mixing
+from bigmodel_cli.progress import progress
 
 MOST = 100
 """Checkpoints that are looked at; of more, so many evenly spread ones."""
@@ -35,12 +36,14 @@ does).
 class OverOptions:
     """`seed` draws the repeated tokens that are read where no input is given, and `rows` is how
     many queries the statistics are of (all when None). With `maps` the look at the last checkpoint,
-    with blocks of so many to a side and its heads' tensors, is kept too.
+    with blocks of so many to a side and its heads' tensors, is kept too. `place` is what messages
+    call the input.
     """
 
     seed: int = 0
     rows: int | None = None
     maps: int = 0
+    place: str = "the input"
 
 
 def over(run: Path, given: str | None, options: OverOptions, device: str = "auto") -> Course:
@@ -62,14 +65,16 @@ def over(run: Path, given: str | None, options: OverOptions, device: str = "auto
     prepared, losses = _input(loaded, given, options)
     wanted = Wanted(rows=options.rows, seed=options.seed, resolution=1)
     course = Course(loaded.name, prepared.title, notes=[*notes, *prepared.notes])
-    for path in found:
-        contents = opening.read(path)
-        checkpoints.load_weights(loaded.model, contents.model, spare=contents.model.spare)
-        if options.maps and path == found[-1]:
-            wanted = replace(wanted, resolution=options.maps, whole=MOST_ENTRIES)
-        look = look_through(loaded, prepared, wanted)
-        course.last = look if path == found[-1] else None
-        course.add(contents.step, look.layers, *losses())
+    with progress("checkpoints", len(found), "") as seen:
+        for number, path in enumerate(found):
+            seen.to(number)
+            contents = opening.read(path)
+            checkpoints.load_weights(loaded.model, contents.model, spare=contents.model.spare)
+            if options.maps and path == found[-1]:
+                wanted = replace(wanted, resolution=options.maps, whole=MOST_ENTRIES)
+            look = look_through(loaded, prepared, wanted)
+            course.last = look if path == found[-1] else None
+            course.add(contents.step, look.layers, *losses())
     return course
 
 
@@ -107,8 +112,8 @@ def _input(loaded: Loaded, given: str | None, options: OverOptions) -> tuple[Pre
         item, task = of_tokens(tokens), judge_of(loaded)
         return Prepared(title, [window], lambda y: ""), lambda: losses_of(loaded, task, [item])
     task = judge_of(loaded)
-    items = judged_whole(loaded, task, given)
-    return prepare(loaded, given, "the input"), lambda: losses_of(loaded, task, items)
+    items = judged_whole(loaded, task, given, options.place)
+    return prepare(loaded, given, options.place), lambda: losses_of(loaded, task, items)
 
 
 def _forward(loaded: Loaded, tokens: Tensor) -> Tensor:

@@ -171,6 +171,8 @@ def _alignment(found: Mapping[str, Any], look: Look) -> View:
 
 def _times(found: Mapping[str, Any], look: Look) -> View:
     words = found["words"]
+    if not words:
+        return View("times", "Times", [sentences("no word was written of this recording")])
     heads = f": {', '.join(found['heads'])}" if found["heads"] else ""
     columns = [column("Word", "text"), column("From", meaning="seconds"),
                column("To", meaning="seconds"), column("Long", meaning="seconds")]  # fmt: skip

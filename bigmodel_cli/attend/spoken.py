@@ -22,7 +22,7 @@ from bigmodel_cli.attend.times import (
 from bigmodel_cli.attend.words import pieces_of
 from bigmodel_cli.console import columns_of, cut, one_line
 from bigmodel_cli.convert.generation import alignment_heads
-from bigmodel_cli.data import middles_of
+from bigmodel_cli.data import input_of
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 
@@ -40,7 +40,9 @@ def heard_of(loaded: Loaded, frames: Tensor, seconds: float | None = None) -> He
     assert sound is not None
     each = sound.hop / sound.rate
     count = frames.shape[1] if seconds is None else max(1, math.ceil(seconds / each))
-    return Heard(frames[0, :count].T.float().cpu(), each, middles_of(sound))
+    ticks = input_of(loaded.info).ticks(count)
+    assert ticks is not None
+    return Heard(frames[0, :count].T.float().cpu(), each, ticks)
 
 
 def times_of(pair: Pair) -> Times | None:

@@ -22,7 +22,8 @@ SIDE = 24
 
 @dataclass(frozen=True)
 class Reading:
-    """What one query reads of the keys of one side, over the heads that are not sinks.
+    """What one query reads of the keys of one side, over the heads that are not sinks, or those
+    that were chosen.
 
     `weights` (S) are shares that sum to 1 with `first`, the part of the first key, which is 0 in
     `weights` where `left_out`; NaN-free. `signed` ones (other mixers) are parts of the largest.
@@ -75,19 +76,23 @@ def reading_of(layers: Sequence[Layer]) -> Reading:
     signed = layers[0].signed
     by_norm = not signed and all(layer.moved is not None for layer in layers)
     total = torch.zeros(len(layers[0].keys), dtype=torch.float64)
-    heads, counted = 0, 0
+    heads, used = 0, 0
+    asked = any(layer.chosen for layer in layers)
     sinks_only = all(set(layer.letters) == {"s"} for layer in layers)
     for layer in layers:
         chosen = [h for h in range(layer.heads) if sinks_only or layer.letters[h : h + 1] != "s"]
+        chosen = list(layer.chosen) if asked else chosen
         heads += layer.heads
         if not chosen:
             continue
-        counted += len(chosen)
+        used += len(chosen)
         values = layer.moved if by_norm and layer.moved is not None else layer.read
         rows = values[chosen].detach().double().cpu().nan_to_num()
         if signed:
             rows = rows / rows.abs().amax(1, keepdim=True).clamp_min(1e-30)
-        total += rows.sum(0) / rows.sum().abs().clamp_min(1e-30) if by_norm else rows.sum(0)
+        # norms of different layers are of different scales: each head counts alike over layers
+        share = len(chosen) / rows.sum().abs().clamp_min(1e-30) if by_norm else 1.0
+        total += rows.sum(0) * share
     scale = total.abs().max() if signed else total.sum()
     weights = total / scale.clamp_min(1e-30)
     first = float(weights[0]) if len(weights) else 0.0
@@ -95,8 +100,11 @@ def reading_of(layers: Sequence[Layer]) -> Reading:
     if left_out:
         weights = weights.clone()
         weights[0] = 0
-    which = "heads" if counted == heads else f"of {heads} heads, no sinks"
-    what = f"mean of {counted} {which}{', by |w| |v W_O|' if by_norm else ''}"
+    if asked:
+        which = counted(used, "chosen head")
+    else:
+        which = counted(used, "head") if used == heads else f"{used} of {heads} heads, no sinks"
+    what = f"mean of {which}{', by |w| |v W_O|' if by_norm else ''}"
     return Reading(
         keys=layers[0].keys,
         kind=layers[0].kind,
@@ -157,7 +165,8 @@ def left_out(layer: Layer, head: int) -> bool:
 
 
 def telling(look: Look, most: int = 4) -> list[Head]:
-    """The heads that tell most, best first: chosen one after the other by `RULE`, sinks last.
+    """The heads that were chosen (`Layer.chosen`), or else those that tell most, best first: one
+    after the other by `RULE`, sinks last.
 
     The entropy is the part of that of equal weights; the difference is the least one from those
     chosen before, 1 - the cosine of the maps without their sinks, scaled to `SIDE` x `SIDE`; heads
@@ -168,6 +177,9 @@ def telling(look: Look, most: int = 4) -> list[Head]:
         for place, layer in enumerate(look.layers)
         for head in range(layer.heads)
     ]
+    asked = [one for one in heads if one.head in look.layers[one.layer].chosen]
+    if asked:
+        return asked[:most]
     heads.sort(key=lambda one: (-one.score, one.layer, one.head))
     of_class: Counter[tuple[str, str]] = Counter()
     left = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.attend.words import Word
+from bigmodel_cli.data import Ticks
 from bigmodel_cli.lazy import F, Tensor, torch
 
 SMOOTHED = 0.14
@@ -54,13 +55,13 @@ class Times:
 
 @dataclass(frozen=True)
 class Heard:
-    """frames (mels, T) that a model was given of a recording, each `seconds` long; `hertz` (mels)
-    are the middles of the bands.
+    """frames (mels, T) that a model was given of a recording, each `seconds` long; `ticks` are
+    round frequencies along the bands, from below, and times along the frames.
     """
 
     frames: Tensor
     seconds: float
-    hertz: Tensor
+    ticks: tuple[Ticks, Ticks]
 
 
 def monotone_share(weights: Tensor) -> Tensor:

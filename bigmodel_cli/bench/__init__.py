@@ -10,14 +10,21 @@ from pathlib import Path
 
 from bigmodel_cli.bench.machine import machine
 from bigmodel_cli.bench.report import to_text
-from bigmodel_cli.bench.result import Measured, Result
+from bigmodel_cli.bench.result import Block, Measured, Result
 from bigmodel_cli.bench.targets import FACTS
-from bigmodel_cli.bench.turns import take_turns
+from bigmodel_cli.bench.turns import Turns
+from bigmodel_cli.bench.verdict import LOOKS, UNDECIDED, judge
 from bigmodel_cli.bench.worker import Asked, Here, Process, Subject
 from bigmodel_cli.console import short_names
 from bigmodel_cli.overrides import Change
 
 __all__ = ["Request", "bench", "to_text"]
+
+
+PROCESSES = 3
+"""Of each target, where several are compared: two processes of one program differ a little."""
+ALONE, COMPARED = 5.0, 20.0
+"""Seconds of a target by default: alone, and at most beside others."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,13 @@ class Request:
     targets: Sequence[str] = ()
     changes: Sequence[Change] = ()
     device: str = "auto"
-    seconds: float = 5.0
+    seconds: float | None = None
     doing: str = "training"
     command: Sequence[str] = ()
+    processes: int = PROCESSES
 
     def asked(self) -> list[Asked]:
-        """What each worker is to do."""
+        """What each target's workers are to do."""
         return [
             Asked(target, self.doing, self.device, not self.targets, self.changes)
             for target in self.targets or FACTS
@@ -40,20 +48,48 @@ class Request:
 
 
 def bench(request: Request, start: Callable[[Asked], Subject] | None = None) -> Result:
-    """Time the targets in turns, each in a process of its own; one alone in this one."""
+    """Time the targets in turns, each in processes of its own; one alone in this one."""
     asked_for = request.asked()
-    start = start or (Here if len(asked_for) == 1 else Process)
+    alone = len(asked_for) == 1
+    start = start or (Here if alone else Process)
+    count = 1 if alone else request.processes
+    seconds = (ALONE if alone else COMPARED) if request.seconds is None else request.seconds
     with contextlib.ExitStack() as stack:
-        subjects = []
-        for asked in asked_for:  # one after the other: some measure what is fastest
-            subjects.append(start(asked))
+        subjects: list[Subject] = []
+        for number, asked in enumerate(asked_for * count):
+            # one after the other: some measure what is fastest
+            subjects.append(start(replace(asked, quiet=number >= len(asked_for))))
             stack.callback(subjects[-1].close)
-        blocks = take_turns(subjects, request.seconds, lambda found: False)
-        names = short_names([[Path(place) for place in s.places] for s in subjects])
-        measured = []
-        for name, subject, own in zip(names, subjects, blocks, strict=True):
-            tensors, process = subject.peaks()
-            work, facts = subject.work(), replace(subject.facts(), name=name)
-            measured.append(Measured(facts, own, work, tensors, process))
+        turns = Turns(subjects)
+        kinds = len(asked_for)
+        turns.take(seconds * kinds, lambda found: not alone and _decided(found, kinds))
+        names = short_names([[Path(place) for place in s.places] for s in subjects[:kinds]])
+        measured: list[Measured] = []
+        for number, name in enumerate(names):
+            own = [
+                [replace(block, process=process) for block in blocks]
+                for process, blocks in enumerate(turns.blocks[number::kinds])
+            ]
+            measured.append(_measured(name, subjects[number], own, measured))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Result(measured, machine(), request.command, now)
+
+
+def _decided(blocks: list[list[Block]], kinds: int) -> bool:
+    """Whether each target after the first has a verdict, at one of the looks."""
+    if len(blocks[0]) not in LOOKS:
+        return False
+    first = blocks[::kinds]
+    return all(judge(first, blocks[i::kinds]).says != UNDECIDED for i in range(1, kinds))
+
+
+def _measured(
+    name: str, subject: Subject, blocks: list[list[Block]], before: Sequence[Measured]
+) -> Measured:
+    """The figures of a target, by one of its processes; and the verdict against the first."""
+    tensors, process = subject.peaks()
+    facts, work = replace(subject.facts(), name=name), subject.work()
+    verdict = None
+    if before and before[0].facts.unit == facts.unit:
+        verdict = judge(before[0].by_process(), blocks, before[0].facts.size / facts.size)
+    return Measured(facts, [b for own in blocks for b in own], work, verdict, tensors, process)

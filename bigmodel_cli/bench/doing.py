@@ -55,6 +55,7 @@ class Doing(Protocol):
 def block(doing: Doing, seconds: float, least: int = LEAST) -> Block:
     """Steps for about so many seconds, and at least so many."""
     times: list[Mapping[str, float]] = []
+    processor = time.process_time()
     deadline = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < deadline:
         times.append(doing.step())
@@ -62,6 +63,7 @@ def block(doing: Doing, seconds: float, least: int = LEAST) -> Block:
     return Block(
         tuple(found[WHOLE] for found in times),
         {name: tuple(found[name] for found in times) for name in names},
+        time.process_time() - processor,
     )
 
 

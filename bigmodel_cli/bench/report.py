@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from bigmodel_cli.bench.result import Measured, Result
-from bigmodel_cli.console import quantity, rate, seconds_of, sentence, table
+from bigmodel_cli.bench.verdict import UNDECIDED
+from bigmodel_cli.console import counted, quantity, rate, seconds_of, sentence, table
 
 
 def to_text(result: Result) -> str:
@@ -30,9 +32,42 @@ def to_text(result: Result) -> str:
     ]
     if all(found is None for found in ratios[1:]):
         columns, *rows = [[*row[:5], *row[6:]] for row in (columns, *rows)]
+    said = [sentence(verdict_of(m, measured[0])) for m in measured if m.verdict is not None]
+    verdicts = "\n\n" + "\n".join(said) if said else ""
     return (
         f"training steps on {measured[0].facts.device}\n{table(columns, rows)}{_doubt(measured)}"
-        f"{_of_memory(measured)}"
+        f"{verdicts}{_of_memory(measured)}"
+    )
+
+
+def verdict_of(measured: Measured, first: Measured) -> str:
+    """The verdict on a target in words."""
+    verdict = measured.verdict
+    assert verdict is not None
+    per = f"for each of its {measured.facts.unit}"
+    name, other = measured.facts.name, first.facts.name
+    if verdict.rejected > verdict.rounds:
+        every = verdict.rounds + verdict.rejected
+        return (
+            f"{name} against {other}: other work ran in {verdict.rejected:,} of"
+            f" {counted(every, 'round')}, too many to tell; run it alone"
+        )
+    if not math.isfinite(verdict.high):
+        return f"{name} against {other}: too few rounds to tell"
+    percent = f"{abs(100 * verdict.change):.1f} % "
+    ends = sorted(100 * end for end in (verdict.low, verdict.high))
+    said = {
+        "slower": f"{name} takes {percent}longer than {other} {per}",
+        "faster": f"{name} takes {percent}less time than {other} {per}",
+        "same": f"{name} and {other} are equally fast, within 1 %",
+        UNDECIDED: f"{name} against {other}: not decided",
+    }[verdict.says]
+    lost = ""
+    if verdict.rejected:
+        lost = f"; {counted(verdict.rejected, 'round was', 'rounds were')} left out: other work ran"
+    return (
+        f"{said} (99 %: {ends[0]:+.1f} to {ends[1]:+.1f} %; processes of one program differ by"
+        f" {100 * verdict.floor:.1f} %; {counted(verdict.rounds, 'round')}{lost})"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,13 +31,16 @@ class Block:
     """Steps that ran one after the other.
 
     `seconds` are of each step as a whole, `parts` of each step's parts by name ("wait" for data,
-    "forward", "backward", "update"), which the others' rest is left to. `place` is the block's
-    turn among all of a call. One that was `rejected` (why) does not count.
+    "forward", "backward", "update"), and what is left of it. `processor` are seconds of processor
+    time that the process used, of all threads. `place` is the block's turn among all of a call,
+    `process` the number of the target's process. One that was `rejected` (why) does not count.
     """
 
     seconds: tuple[float, ...]
     parts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    processor: float = 0.0
     place: int = 0
+    process: int = 0
     mood: Mood = Mood()
     rejected: str = ""
 
@@ -108,12 +111,31 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """How much longer a step of one target takes than one of another.
+
+    `change` is 0.03 for 3 % longer, `low` and `high` its 99 % interval, `floor` the most that
+    processes of one target differ, as a part of their time. `says` is "slower", "faster", "same"
+    (within the tolerance) or "undecided"; `rounds` counted, and `rejected` did not.
+    """
+
+    change: float
+    low: float
+    high: float
+    floor: float
+    says: str
+    rounds: int
+    rejected: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """One target in one kind of work."""
 
     facts: Facts
     blocks: Sequence[Block]
     work: Work | None = None
+    verdict: Verdict | None = None  # against the first target
     peak_tensors: int | None = None  # bytes at once, as an allocator counts them
     peak_process: int | None = None  # bytes of the process
 
@@ -122,6 +144,11 @@ class Measured:
         """The blocks that are not rejected; all, where every one is."""
         kept = [block for block in self.blocks if not block.rejected]
         return kept or list(self.blocks)
+
+    def by_process(self) -> list[list[Block]]:
+        """The blocks of each process, in turn."""
+        numbers = sorted({block.process for block in self.blocks})
+        return [[b for b in self.blocks if b.process == number] for number in numbers]
 
     def steps(self) -> list[float]:
         """Seconds of each counted step."""
@@ -194,10 +221,3 @@ class Result:
             "machine": dict(self.machine),
             "benchmarks": rows,
         }
-
-
-def turns(blocks: Sequence[Sequence[Block]]) -> Iterator[tuple[Block, ...]]:
-    """The blocks of several targets that ran in the same round, where none is rejected."""
-    for together in zip(*blocks, strict=False):
-        if not any(block.rejected for block in together):
-            yield together

@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bigmodel_cli.bench.result import Block
+from bigmodel_cli.bench.result import Block, Verdict
 from bigmodel_cli.metrics.distributions import t_quantile
 
 TRIMMED = 0.2
@@ -30,26 +30,12 @@ FEWEST = 6
 TOLERANCE = 0.01
 """A change of the time of a step that does not matter."""
 
+UNDECIDED = "undecided"
+LOOKS = (12, 16, 24, 32, 48, 64, 92)
+"""Rounds after which it is looked whether a verdict is there."""
+
 Rounds = Sequence[Sequence[Block]]
 """The blocks of each process of a target, by round."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How much longer a step of the second target takes than one of the first.
-
-    `change` is 0.03 for 3 % longer, `low` and `high` its 99 % interval, `floor` the most that
-    processes of one target differ, as a part of their time. `says` is "slower", "faster", "same"
-    (within the tolerance) or "undecided"; `rounds` counted, and `rejected` did not.
-    """
-
-    change: float
-    low: float
-    high: float
-    floor: float
-    says: str
-    rounds: int
-    rejected: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +51,13 @@ class Mean:
         return self.value - self.half, self.value + self.half
 
 
-def judge(first: Rounds, second: Rounds, tolerance: float = TOLERANCE) -> Verdict:
-    """The verdict on the second target against the first; the fewest rounds of a process count."""
+def judge(
+    first: Rounds, second: Rounds, scale: float = 1.0, tolerance: float = TOLERANCE
+) -> Verdict:
+    """The verdict on the second target against the first; the fewest rounds of a process count.
+
+    `scale` multiplies the second's seconds: where its steps are of another size.
+    """
     blocks = [*first, *second]
     rounds = list(zip(*blocks, strict=False))
     kept = [r for r in rounds if not any(block.rejected for block in r)]
@@ -74,7 +65,7 @@ def judge(first: Rounds, second: Rounds, tolerance: float = TOLERANCE) -> Verdic
     logs = [[math.log(block.median) for block in r] for r in kept]
     count, of_first = len(logs), len(first)
     if count < 2:
-        return Verdict(0.0, -math.inf, math.inf, math.inf, "undecided", count, rejected)
+        return Verdict(0.0, -math.inf, math.inf, math.inf, UNDECIDED, count, rejected)
     values = [
         mean_of(differences(logs, i, j)).value
         for i in range(of_first)
@@ -88,7 +79,9 @@ def judge(first: Rounds, second: Rounds, tolerance: float = TOLERANCE) -> Verdic
         ),
         default=0.0,
     )
-    within = mean_of(overall(logs, of_first))
+    shift = math.log(scale)
+    values = [value + shift for value in values]
+    within = mean_of([x + shift for x in overall(logs, of_first)])
     low, high = min(within.ends[0], *values), max(within.ends[1], *values)
     says = _said(within, values, floor, (low, high), math.log1p(tolerance), count)
     change, low, high, floor = map(math.expm1, (within.value, low, high, floor))
@@ -104,14 +97,14 @@ def _said(
     rounds: int,
 ) -> str:
     if rounds < 2 * FEWEST:
-        return "undecided"
+        return UNDECIDED
     low, high = within.ends
     if abs(within.value) > max(floor, tolerance):
         if low > 0 and min(pairings) > 0:
             return "slower"
         if high < 0 and max(pairings) < 0:
             return "faster"
-    return "same" if -tolerance < ends[0] and ends[1] < tolerance else "undecided"
+    return "same" if -tolerance < ends[0] and ends[1] < tolerance else UNDECIDED
 
 
 def differences(logs: Sequence[Sequence[float]], i: int, j: int) -> list[float]:

@@ -40,6 +40,7 @@ class Asked:
     device: str = "auto"
     built_in: bool = False
     changes: Sequence[Change] = ()
+    quiet: bool = False  # it says nothing on stderr: another process of the same target does
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -111,7 +112,12 @@ class Process:
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         # its own group: Ctrl-C comes to this process alone, which ends it by closing its pipe
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if asked.quiet else None,
+            process_group=0,
+            text=True,
         )
         self.target = asked.target
         try:
@@ -126,7 +132,7 @@ class Process:
     def block(self, seconds: float, least: int) -> Block:
         found = self._ask("block", {"seconds": seconds, "least": least})
         parts = {name: tuple(values) for name, values in found["parts"].items()}
-        return Block(tuple(found["seconds"]), parts)
+        return Block(tuple(found["seconds"]), parts, found["processor"])
 
     def work(self) -> Work:
         found = self._ask("work")

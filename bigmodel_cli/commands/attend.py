@@ -18,7 +18,7 @@ from bigmodel_cli.commands.shared import (
     Plugin,
     resolve_checkpoint,
 )
-from bigmodel_cli.commands.views import FORMS, OVER, VIEWS, check_view, view_of
+from bigmodel_cli.commands.views import FORMS, OVER, VIEWS, check_view, summary, view_of
 from bigmodel_cli.console import result, result_json, say
 from bigmodel_cli.errors import SpecError
 
@@ -34,7 +34,10 @@ class WhatOptions:
     file: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A text's file, read as one input, e.g. --file book.txt; - is stdin as a whole."
+            help=(
+                "A file: a text, read as one input, an image or a recording, e.g. --file book.txt;"
+                " - is a text on stdin."
+            )
         ),
     ] = None
     layers: Annotated[
@@ -113,12 +116,22 @@ class WhatOptions:
 class FormOptions:
     """In which forms it is shown."""
 
-    png: Annotated[Path | None, typer.Option(help="A picture, e.g. --png heads.png.")] = None
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            help=(
+                "A picture: of a translation the alignment, of speech the words' times, else heads;"
+                " with --layers, --heads, --query or --key these, e.g. --png heads.png."
+            )
+        ),
+    ] = None
     pdf: Annotated[Path | None, typer.Option(help="The same as PDF, e.g. --pdf heads.pdf.")] = None
     svg: Annotated[Path | None, typer.Option(help="The same as SVG, e.g. --svg heads.svg.")] = None
     html: Annotated[
         Path | None,
-        typer.Option(help="A page to look around in, in one file, e.g. --html heads.html."),
+        typer.Option(
+            help="Any view as a page to look around in, in one file, e.g. --html heads.html."
+        ),
     ] = None
     data: Annotated[
         Path | None,
@@ -195,6 +208,9 @@ def attend(
     finally:
         if json and looks:
             result_json(values(looks, written, each))
+
+
+attend.__doc__ = f"{attend.__doc__}\n    {summary()}\n"
 
 
 def _checked(what: WhatOptions, instead: InsteadOptions, form: FormOptions, *, json: bool) -> str:

@@ -32,8 +32,15 @@ def bench(
     set_: Set = None,
     plugin: Plugin = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="How long each network is timed, e.g. --seconds 10.")
-    ] = 5.0,
+        float | None,
+        typer.Option(
+            min=0.1,
+            help=(
+                "How long each network is timed, e.g. --seconds 10; 5 alone, and of several at most"
+                " 20 each, until it is sure which is faster."
+            ),
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = None,
     json: Json = False,

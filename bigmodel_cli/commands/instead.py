@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,7 +136,9 @@ def _over(
         inputs = Inputs(given.of(load_checkpoint(last, device, tell=lambda said: None)))
     courses: Iterable[tuple[int | None, Course]]
     if inputs.given:
-        courses = inputs.each(lambda own, place: over(path, own, options, device))
+        courses = inputs.each(
+            lambda own, place: over(path, own, replace(options, place=place), device)
+        )
     else:
         courses = [(None, over(path, None, options, device))]
     for number, course in courses:

@@ -85,8 +85,11 @@ def check_view(view: str, forms: Collection[str], options: Mapping[str, object])
 
 def summary() -> str:
     """The table in a few words, for --help."""
-    parts = [f"{view}: {_listed(made)}" for view, made in VIEWS.items() if view != HEADS]
-    return f"Views and their forms: {HEADS}: any; {'; '.join(parts)}."
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for view, made in VIEWS.items():
+        groups.setdefault(tuple(made), []).append(view)
+    parts = [f"{', '.join(views)}: {_listed(made)}" for made, views in groups.items()]
+    return f"Views and their forms: {'; '.join(parts)}."
 
 
 def _listed(forms: Collection[str]) -> str:

@@ -23,10 +23,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class Input:
-    """A model's input.
-
-    `name` is its key in a batch.
-    """
+    """A model's input; `name` is its key in a batch."""
 
     name: ClassVar[str]
     in_files: ClassVar[bool] = True
@@ -51,8 +48,9 @@ class Input:
         return None
 
     def ticks(self, columns: int) -> tuple[Ticks, Ticks] | None:
-        """Round values on those axes, of an image of that width: rows count from below."""
-        return None
+        """Round values along a sound's bands, from below, and frames; None of other data."""
+        sound = self.info.sound
+        return None if sound is None else (frequency_ticks(sound), time_ticks(sound, columns))
 
     def pixels_of(self, image: Tensor) -> Tensor:
         """A normalised image (C, H, W) as pixels in 0..1."""
@@ -107,14 +105,8 @@ class ImageInput(Input):
         sound = self.info.sound
         if sound is None:
             return None
-        return (
-            f"mel bands, {sound.low:g} to {sound.high:g} Hz",
-            f"frames of {1000 * sound.hop / sound.rate:g} ms",
-        )
-
-    def ticks(self, columns: int) -> tuple[Ticks, Ticks] | None:
-        sound = self.info.sound
-        return None if sound is None else (frequency_ticks(sound), time_ticks(sound, columns))
+        hop = 1000 * sound.hop / sound.rate
+        return f"mel bands, {sound.low:g} to {sound.high:g} Hz", f"frames of {hop:g} ms"
 
     def pixels_of(self, image: Tensor) -> Tensor:
         """A normalised image (C, H, W) as pixels in 0..1; frames are scaled from their minimum to

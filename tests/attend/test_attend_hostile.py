@@ -55,7 +55,7 @@ VIEWS = {
     "screen": [],
     "ascii": ["--ascii"],
     "query": ["--query", "1"],
-    "top": ["--top", "3"],
+    "key": ["--key", "1"],
     "lens": ["--lens"],
     "ablate": ["--ablate", "0.1"],
     "diff": ["--diff", "RUN"],

@@ -452,7 +452,18 @@ def test_grad_cam_plus_plus_says_where_it_is_not_derived_for_a_map() -> None:
     info = DatasetInfo(image_shape=(3, 14, 17), classes=CLASSES)
     got = grad_cam(model, image, info, method="gradcam++", layer="layers.2.conv")
     assert "not below zero, and that of layers.2.conv is" in got.note
-    assert not grad_cam(model, image, info, method="gradcam++").note
+    assert not grad_cam(model, image, info, method="gradcam++", layer="layers.2").note
+
+
+def test_a_map_of_few_places_is_said_to_be_one_with_a_finer_one() -> None:
+    model, image = cnn(FLAT, (3, 19, 23)), torch.randn(1, 3, 19, 23)
+    info = DatasetInfo(image_shape=(3, 19, 23), classes=CLASSES)
+    assert not grad_cam(model, image, info).note  # 6 x 8
+    image = image[..., :14, :17]
+    note = grad_cam(model, image, info).note
+    assert "the map of layers.2 has 4 x 5 places" in note
+    assert "an earlier layer has 12 x 15: --cam-layer layers.0" in note
+    assert not grad_cam(model, image, info, layer="layers.2").note
 
 
 class Corner(torch.nn.Module):

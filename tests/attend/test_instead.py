@@ -45,6 +45,22 @@ def test_diff_compares_two_checkpoints(base: Path, cli: Cli) -> None:
     assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_each_is_a_view_of_a_page(base: Path, cli: Cli) -> None:
+    kept = ("--set", "train.keep_last=5", "--set", "train.checkpoint_every=1")
+    assert cli("pretrain", base / "spec.yaml", "--out", "kept", *kept).status == 0
+    for view, words in {
+        "worth": (base, TEXT, "--ablate", "auto"),
+        "apart": (base, TEXT, "--diff", base),
+        "course": ("kept", TEXT, "--over"),
+    }.items():
+        found = cli("attend", *words, "--html", f"{view}.html")
+        assert (found.status, found.out) == (0, f"{view}.html\n"), found.err
+        text = Path(f"{view}.html").read_text()
+        assert f'"views":[{{"name":"{view}"' in text
+        assert f'"view":"{view}"}}' in text.replace(" ", "")
+        assert text.count('"form":"map"') == 4  # all weights of all heads
+
+
 @pytest.mark.parametrize("kind", ["lora", "lora, base: nf4"])
 def test_diff_compares_a_base_with_its_adapter(kind: str, base: Path, cli: Cli) -> None:
     adapter = f"adapter: {{type: {kind}, rank: 2, targets: ['*.qkv.q', '*.ffn', embedding]}}"
@@ -98,7 +114,7 @@ def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
         (["--over"], "1 checkpoint is there"),
         (["--over", "--target", "x"], "--target has no effect on --over"),
         (["--diff", "BASE", "--heads", "0.1"], "--heads has no effect on --diff"),
-        (["--diff", "BASE", "second input"], "--diff takes one input, and 2 are given"),
+        (["--diff", " "], "--diff is empty; name a second checkpoint"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

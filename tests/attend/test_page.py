@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import re
@@ -369,12 +370,17 @@ def test_rows_of_heads_without_details_and_sides_of_one() -> None:
     """What the page carries of a head of which it has no weights: the query's row, and blocks."""
     for tokens in (1, 5):
         look = made(layers=1, heads=2, tokens=tokens)
-        facts = re.search(r'id="data">(.*?)</script>', page(look, Details()), re.DOTALL)
+        text = page(look, Details())
+        facts = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
         assert facts is not None
         (layer,) = json.loads(facts[1])["layers"]
         assert (layer["details"], layer["heads"]) == ({}, 2)
         exact = look.layers[0].blocks.most[:, -1]
-        torch.testing.assert_close(torch.tensor(layer["read"]), exact, atol=1e-5, rtol=0)
+        packed = re.search(rf'id="b{layer["read"]}">(.*?)</script>', text)
+        assert packed is not None
+        codes = torch.tensor(list(zlib.decompress(base64.b64decode(packed[1]), -15)))
+        read = (codes / 254).square().view(2, tokens)
+        torch.testing.assert_close(read, exact, atol=1 / 254, rtol=0)
         assert (layer["blocks"]["rows"], layer["blocks"]["columns"]) == (tokens, tokens)
     few, many = (of_matrix(torch.rand(n, n).tril(), causal=True) for n in (1, 40))
     assert 0 < few.size < many.size < 40 * 40 + 200  # a byte for each weight at most

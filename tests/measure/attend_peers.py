@@ -67,7 +67,7 @@ def peer(folder: Path) -> Path:
 
 
 def measured(command: list[str]) -> str | None:
-    """Seconds and the most memory of a process; None where it failed."""
+    """Seconds, those of CPU and the most memory of a process; None where it failed."""
     began = time.perf_counter()
 
     def limited() -> None:
@@ -88,7 +88,8 @@ def measured(command: list[str]) -> str | None:
         last = (said.strip().splitlines() or [""])[-1]
         print(f"    stopped after {took:.0f} s, {used.ru_maxrss / 1e6:.1f} GB: {last}")
         return None
-    return f"{took:.1f} s, {used.ru_maxrss / 1000:,.0f} MB of memory"
+    cpu = used.ru_utime + used.ru_stime
+    return f"{took:.1f} s ({cpu:.1f} s of CPU), {used.ru_maxrss / 1000:,.0f} MB of memory"
 
 
 def main() -> None:

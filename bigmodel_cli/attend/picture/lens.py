@@ -30,8 +30,9 @@ def draw_lens(look: Look, path: Path) -> None:
     sheet, (wide, high), left = Sheet(), CELL, MARGIN + 190
     width = max(LEAST_WIDTH, left + across * wide)
     y = draw_header(sheet, look, width, [f"{counted(len(layers), 'stream')} read"])
-    heads = found["tokens"] if several else [f"choice {n + 1}" for n in range(across)]
-    names = plain_names([label(each, COLUMNS) for each in heads])
+    choices = [f"choice {n + 1}" for n in range(across)]
+    names = [label(each, COLUMNS) for each in found["tokens"]] if several else choices
+    names = plain_names(names)
     for column, name in enumerate(names):
         sheet.text(left + (column + 0.5) * wide, y + 20, name, SIZE, ha="center", family=MONO)
     y += 50

@@ -60,7 +60,10 @@ def draw_query(look: Look, path: Path, options: PictureOptions) -> None:
     the one of the two that was asked for.
     """
     groups: dict[tuple[str, int, str], list[int]] = {}
+    asked = any(layer.chosen for layer in look.layers)
     for place, layer in enumerate(look.layers):
+        if asked and not layer.chosen:
+            continue
         groups.setdefault((kind_of(layer), layer.query, str(signed(layer))), []).append(place)
     parts = [(own, False) for own in groups.values() if options.query or not options.key]
     parts += [(own, True) for own in groups.values() if options.key]
@@ -154,15 +157,21 @@ def _draw_rows(
     down = min(ROWS[1], max(ROWS[0], HIGH // len(values)))
     x, row = float(MARGIN + 140), 0
     for place, layer in zip(own, layers, strict=True):
-        part = values[row : row + layer.heads]
+        heads = _heads(layer)
+        part = values[row : row + len(heads)]
         top = y + row * down + 6 * own.index(place)
         draw_map(sheet, x, top, part, scale, (cell, down))
-        named_at = top + layer.heads * down / 2
-        sheet.text(x - down - 14, named_at, f"layer {number_of(layer, place)}", 6, ha="right")
+        number = number_of(layer, place)
+        names = [f"{number}.{head}" for head in layer.chosen] or [f"layer {number}"]
+        for line, name in enumerate(names):
+            middle = top + (line + 0.5) * down * len(heads) / len(names)
+            sheet.text(x - down - 14, middle, name, 6, ha="right")
         if down >= 16:
-            for head, letter in enumerate(layer.letters):
-                sheet.chip(x - down - 4, top + head * down + 1, down - 2, letter, CLASSES[letter])
-        row += layer.heads
+            for line, letter in enumerate(layer.letters[head : head + 1] for head in heads):
+                if letter:
+                    at = top + line * down + 1
+                    sheet.chip(x - down - 4, at, down - 2, letter, CLASSES[letter])
+        row += len(heads)
     y += row * down + 6 * len(own)
     below = named(layers[0].keys, by, values.shape[1], cell)
     for middle, name in below:
@@ -174,11 +183,16 @@ def _draw_rows(
 
 
 def _rows(layer: Layer, key: bool) -> Array:
-    """(H, S)   what the query reads, or who reads the key; NaN for what is not seen."""
+    """(heads, S)   what the query reads, or who reads the key; NaN for what is not seen."""
     values = np.full(layer.read.shape, np.nan)
     seen = _seen(layer, key)
     values[:, seen] = array_of(layer.read)[:, seen]
-    return values
+    return values[list(_heads(layer))]
+
+
+def _heads(layer: Layer) -> Sequence[int]:
+    """Those that are drawn."""
+    return layer.chosen or range(layer.heads)
 
 
 def _seen(layer: Layer, key: bool) -> slice:

@@ -178,9 +178,10 @@ def width_of(text: str, size: float, family: str = SANS, bold: bool = False) -> 
 
 @functools.cache
 def _measure() -> Any:
-    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.backends import backend_agg
 
-    return RendererAgg(1, 1, DPI)  # type: ignore[no-untyped-call]
+    made: Any = backend_agg.RendererAgg
+    return made(1, 1, DPI)
 
 
 def broken(text: str, width: float, size: float) -> list[str]:

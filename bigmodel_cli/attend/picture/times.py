@@ -11,7 +11,7 @@ from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.picture.frame import LEAST_WIDTH, draw_caption, draw_header, finish
 from bigmodel_cli.attend.picture.labels import label, label_width
 from bigmodel_cli.attend.picture.maps import Array, Scale
-from bigmodel_cli.attend.picture.sheet import GREY, INK, LINE, MARGIN, SANS, Pixels, Sheet, array_of
+from bigmodel_cli.attend.picture.sheet import LINE, MARGIN, SANS, Pixels, Sheet, array_of
 from bigmodel_cli.attend.times import Heard, Times
 from bigmodel_cli.console import counted
 from bigmodel_cli.pictures import plain_names
@@ -22,9 +22,6 @@ PITCH, SIZE, LABEL = 34, 7.0, 24
 STRIP = 22
 SPANS = ("#0072b2", "#e69f00")
 """Colours of words, which take turns."""
-MOST_TICKS = 10
-BANDS = (50, 100, 200, 500, 1000, 2000, 4000, 8000, 16000)
-"""Hz that are named."""
 
 
 def draw_times(times: Times, heard: Heard, path: Path, look: Look) -> None:
@@ -54,9 +51,11 @@ def draw_times(times: Times, heard: Heard, path: Path, look: Look) -> None:
         sheet.text(middle, y - 12, name, SIZE, upwards=True)
     sheet.boxes(boxes, [SPANS[n % 2] for n in range(len(boxes))])
     y += STRIP + 6
-    sheet.image(x, y, _pixels(frames), wide, HIGH)
+    by = math.ceil(frames.shape[1] / MOST_WIDE)
+    pixels = _pixels(frames, by)
+    sheet.image(x, y, pixels, wide * pixels.shape[1] * by / frames.shape[1], HIGH)
     sheet.lines([[(b[0], y - 6), (b[0], y + HIGH)] for b in boxes], "#ffffff", 0.5)
-    bottom = _draw_axes(sheet, x, y, (wide, HIGH), heard, length)
+    bottom = _draw_axes(sheet, x, y, (wide, HIGH), heard)
     how = (
         f"Above, when each word is said, by {times.rule}; below, the sound as the network is given"
         " it: bright is loud."
@@ -66,9 +65,8 @@ def draw_times(times: Times, heard: Heard, path: Path, look: Look) -> None:
     finish(sheet, path, width, draw_caption(sheet, bottom, look, width, how, checked=False))
 
 
-def _pixels(frames: Array) -> Pixels:
-    """The frames (mels, T) in colours (mels, T, 4), low bands below; of many frames the means."""
-    by = math.ceil(frames.shape[1] / MOST_WIDE)
+def _pixels(frames: Array, by: int) -> Pixels:
+    """The frames (mels, T) in colours (mels, T / by, 4), low bands below, as means of `by`."""
     padded = np.pad(frames, [(0, 0), (0, -frames.shape[1] % by)], mode="edge")
     means = padded.reshape(len(frames), -1, by).mean(-1)
     low, high = np.quantile(means, (0.02, 0.998))
@@ -77,32 +75,19 @@ def _pixels(frames: Array) -> Pixels:
     return np.asarray(table[np.round(places * (len(table) - 1)).astype(int)][::-1])
 
 
-def _draw_axes(
-    sheet: Sheet, x: float, y: float, size: tuple[float, float], heard: Heard, length: float
-) -> float:
-    """Ticks in seconds below and in Hz on the left; returns the lowest edge."""
+def _draw_axes(sheet: Sheet, x: float, y: float, size: tuple[float, float], heard: Heard) -> float:
+    """Ticks in Hz on the left and in seconds below; returns the lowest edge."""
     wide, high = size
-    hertz = array_of(heard.hertz)
+    bands, frames = heard.frames.shape
+    up, across = heard.ticks
     ticks = [[(x, y), (x, y + high), (x + wide, y + high)]]
-    step = _step(length / MOST_TICKS)
-    for number in range(int(length / step + 1e-6) + 1):
-        at = x + wide * number * step / length
-        ticks.append([(at, y + high), (at, y + high + 8)])
-        sheet.text(at, y + high + 26, f"{number * step:g}", 6, ha="center")
-    for band in BANDS:
-        if not hertz[0] <= band <= hertz[-1]:
-            continue
-        place = float(np.interp(band, hertz, np.arange(len(hertz)))) + 0.5
-        at = y + high * (1 - place / len(hertz))
+    for place, name in up:
+        at = y + high * (1 - place / bands)
         ticks.append([(x - 8, at), (x, at)])
-        sheet.text(x - 14, at, f"{band:,}", 6, ha="right", color=INK)
+        sheet.text(x - 14, at, name, 6, ha="right")
+    for place, name in across:
+        at = x + wide * place / frames
+        ticks.append([(at, y + high), (at, y + high + 8)])
+        sheet.text(at, y + high + 26, name, 6, ha="center")
     sheet.lines(ticks, LINE, 0.5)
-    sheet.text(x + wide / 2, y + high + 56, "seconds", 6.5, ha="center", color=GREY)
-    sheet.text(MARGIN + 14, y + high / 2, "Hz", 6.5, ha="center", color=GREY, upwards=True)
-    return y + high + 76
-
-
-def _step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10 ... and parts of them that is not below."""
-    power = 10 ** math.floor(math.log10(least))
-    return float(next(power * n for n in (1, 2, 5, 10) if power * n >= least * (1 - 1e-9)))
+    return y + high + 50

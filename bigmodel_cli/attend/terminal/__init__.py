@@ -188,8 +188,12 @@ def _telling(look: Look, heads: Sequence[Head], columns: int, style: Style) -> L
     scale = scale_line(look, heads, style, 2 if columns > NARROW else 1)
     blocks = [look.layers[head.layer].blocks for head in heads]
     what = "block maximum" if any(b.rows > 1 or b.columns > 1 for b in blocks) else "weight"
-    text = f"telling heads by {RULE}"
-    for words in (f"{text}, query down, {what}:", f"{text}, {what}:", text, "telling heads"):
+    count = sum(len(layer.chosen) for layer in look.layers)
+    short = "telling heads"
+    if count:
+        short = "chosen heads" if count <= len(heads) else f"{len(heads)} of {count} chosen heads"
+    text = short if count else f"{short} by {RULE}"
+    for words in (f"{text}, query down, {what}:", f"{text}, {what}:", text, short):
         if width_of(words) + width_of_line(scale) <= columns:
             return [Span(words, stress=BOLD), *scale]
     return [Span(label(text, columns, style.unicode))]

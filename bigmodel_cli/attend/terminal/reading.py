@@ -28,6 +28,11 @@ FEWEST = 6
 """Fewest columns that a long token is cut to."""
 
 
+def _percent(share: float) -> str:
+    """Two figures, and never an exponent: 100, 12, 1.2, 0.012."""
+    return f"{100 * share:.0f}" if share >= 0.0995 else f"{100 * share:.2g}"
+
+
 def heading(
     reading: Reading, name: str, columns: int, style: Style, several: bool = False
 ) -> list[Line]:
@@ -39,7 +44,7 @@ def heading(
     if reading.left_out:
         first = label(reading.keys.labels[0], 12, style.unicode).strip()
         sink = f"; {100 * reading.first:.0f} % on {first!r}, not shaded"
-    scale: Line = [Span(" 0 "), *ramp(style, 8), Span(f" {100 * peak:.2g} %")]
+    scale: Line = [Span(" 0 "), *ramp(style, 8), Span(f" {_percent(peak)} %")]
     if reading.signed:
         scale = [Span(" -1 "), *ramp(style, 9, signed=True), Span(" 1 of the largest, signed")]
     how = f" ({reading.what}{sink})"

@@ -116,13 +116,21 @@ function weightsOf(layer, head) {
 
 // Work for when nothing else is to be done.
 const later = (work) => (globalThis.requestIdleCallback ?? ((idle) => setTimeout(idle, 100)))(work);
+const idle = () => new Promise((done) => later(done));
 
-// Unpack the heads beside the chosen one.
-function prepare(layer, head) {
-  const count = facts.layers[layer].heads;
-  later(() => {
-    for (const other of [(head + 1) % count, (head + count - 1) % count]) readyMap(layer, other);
-  });
+// Make ready the heads beside the chosen one, the nearest first, until another is chosen.
+let prepared = 0;
+async function prepare(layer, head) {
+  const turn = ++prepared;
+  const beside = [];
+  for (let step = 1; step <= 6; step++) beside.push([layer, head + step], [layer, head - step]);
+  beside.splice(2, 0, [layer + 1, head], [layer - 1, head]);
+  for (const [place, other] of beside) {
+    if (!facts.layers[place] || other < 0 || other >= facts.layers[place].heads) continue;
+    await idle();
+    if (turn !== prepared) return;
+    await readyMap(place, other, () => turn === prepared);
+  }
 }
 
 // Codes of blocks of one layer (heads x rows x columns), 255 where nothing is seen.

@@ -196,20 +196,19 @@ function placeRows(pen, layer, { start, first, done, step, columns, values }, fr
 }
 
 // The same of a head that may be chosen next, in moments when nothing else is to be done.
-async function readyMap(place, head) {
+async function readyMap(place, head, wanted) {
   const [layer, weights] = [facts.layers[place], await weightsOf(place, head)];
   const chosen = layerOf();
-  if (!weights || state.view !== "map" || !whole_) return;
+  if (!weights || !wanted() || state.view !== "map" || !whole_) return;
   if (layer.queries !== chosen.queries || layer.keys !== chosen.keys) return;
   const all = seen(layer);
   if ((all.b - all.a) * (all.d - all.c) * weights.cost > 2 * AT_ONCE) return;
   const part = partOf(weights, all, stepOf());
-  const more = () => {
-    if (made.get(weights) !== part || part.done >= part.b) return;
+  while (part.done < part.b) {
+    await idle();
+    if (!wanted() || made.get(weights) !== part) return;
     further(weights, part);
-    later(more);
-  };
-  later(more);
+  }
 }
 
 const stepOf = () => Math.max(1, Math.ceil(1 / (view.scale * (devicePixelRatio || 1)) - 1e-6));
