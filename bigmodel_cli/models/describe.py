@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parts.counted import counting
 from bigmodel_cli.roles import PARAMETRIZED
 
 Shape = tuple[int, ...]
@@ -69,16 +71,13 @@ def _is_own(name: str) -> bool:
 
 def flops(model: Module, *example: Tensor) -> int:
     """FLOPs of one forward pass over `example` (a multiply and an add are two)."""
-    with _counter() as counter, torch.no_grad():
-        model.eval()(*example)
-    return int(counter.get_total_flops())
+    return useful_flops(lambda: model.eval()(*example))
 
 
 def training_flops(model: Module, *example: Tensor) -> int:
     """FLOPs of a forward and a backward pass, gradients of frozen first layers left out.
 
-    Where all weights are trained, that is about three times the forward pass. What a kernel
-    computes a second time does not count.
+    Where all weights are trained, that is about three times the forward pass.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     model.train()
@@ -86,37 +85,29 @@ def training_flops(model: Module, *example: Tensor) -> int:
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             # with one sample it may have one value per channel, which it refuses in training
             module.eval()
-    with _counter() as counter:
+
+    def both() -> None:
         output = model(*example)
         torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
-    return int(counter.get_total_flops())
+
+    return useful_flops(both, gradients=True)
 
 
-def _counter() -> Any:
-    """PyTorch's counter, extended by what it does not know."""
+def useful_flops(work: Callable[[], object], gradients: bool = False) -> int:
+    """FLOPs that `work`, on the meta device, needs by its mathematics: matrix products and
+    convolutions, and what attention and recurrences tell (parts/counted.py).
+
+    Pairs that no query sees and experts that no token takes do not count, nor does what a kernel
+    computes twice. All positions count, padding too.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
-    aten = torch.ops.aten
-    mapping = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_gradient_flops,
-        aten.convolution_backward: (
-            _convolution_gradient_flops
-        ),  # whose groups the counter ignores
-    }
-    return FlopCounterMode(display=False, custom_mapping=mapping)
-
-
-def _attention_flops(q: Shape, k: Shape, v: Shape, *rest: object, **named: object) -> int:
-    """FLOPs of attention: q (B, H, T, D), k (B, H, S, D), v (B, H, S, E)."""
-    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
-
-
-def _attention_gradient_flops(
-    gradient: Shape, q: Shape, k: Shape, v: Shape, *rest: object, **named: object
-) -> int:
-    """FLOPs of the gradients of both factors of both products."""
-    return 2 * _attention_flops(q, k, v)
+    # whose groups the counter ignores
+    mapping = {torch.ops.aten.convolution_backward: _convolution_gradient_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with counter, counting() as told, torch.set_grad_enabled(gradients):
+        work()
+    return int(counter.get_total_flops()) + told.flops
 
 
 def _convolution_gradient_flops(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.context import recorded
+from bigmodel_cli.parts.counted import counted, pairs_seen, told_attention
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.flex import flex
 from bigmodel_cli.parts.fused import AttentionSpec, fused, ungrouped
@@ -73,6 +74,10 @@ def _attended(
     if recorded():  # which kernel is best depends on sizes that are not known
         w = weights(q, k, spec, segments=segments, key_mask=key_mask, bias=bias, sinks=sinks)
         return Attended(eager_attention(w, v, replace(spec, dropout=0.0)))
+    if counted(q):
+        return Attended(
+            told_attention(q, k, v, pairs_seen(queries, keys, spec.causal, spec.window))
+        )
     spec = _needed(spec, queries, keys)
     special = segments is not None or key_mask is not None or bias is not None
     flexible = q.is_cuda and key_mask is None and sinks is None and not spec.dropout

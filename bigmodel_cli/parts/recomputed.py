@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.parts.counted import counted
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -15,7 +16,8 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     Gradients are the same to the bit. The function must draw nothing, and read no tensor that
     needs a gradient but its inputs.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    unchanged = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+    if unchanged or counted(inputs[0]):  # what is computed twice counts once
         return function(*inputs)
     found: Tensor = _recomputing().apply(function, *inputs)
     return found

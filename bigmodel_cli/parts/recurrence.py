@@ -14,6 +14,7 @@ from typing import Any
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.context import SequenceInfo, after, recorded
+from bigmodel_cli.parts.counted import counted, told_recurrence
 from bigmodel_cli.roles import OUTER, Role
 
 
@@ -111,6 +112,8 @@ def scan(
     """
     if recorded():
         return _step_by_step((q, k, v, decay), state, sequence)
+    if counted(q):
+        return told_recurrence(q, k, v, passes=2)
     library = _library(q, sequence)
     if library is not None:
         gla = library.simple_gla.chunk_simple_gla
@@ -143,6 +146,8 @@ def delta_scan(
     """
     if recorded():
         return _step_by_step((q, k, v, decay, beta), state, sequence)
+    if counted(q):
+        return told_recurrence(q, k, v, passes=3)
     library = _library(q, sequence)
     if library is not None:
         rule = library.gated_delta_rule.chunk_gated_delta_rule

@@ -337,13 +337,12 @@ def test_a_decoder_without_a_causal_mask_is_refused(kind: str) -> None:
     [{"type": "attention", "num_heads": 2}, {"type": "attention", "num_heads": 2, "window": 4}],
 )
 def test_a_decoders_training_takes_three_times_its_forward_pass(mixer: dict[str, Any]) -> None:
-    """Attention's scores and sums count among them, with a mask or without; what its kernel does
-    twice does not.
+    """Attention's scores and sums of pairs that see one another count among them; what its kernel
+    does twice does not.
     """
     dim, length = 16, 12
     model = decoder(dim=dim, blocks=[{"mixer": mixer}], position={"type": "none"}).to("meta")
     tokens = torch.zeros(1, length, dtype=torch.int64, device="meta")
-    if "window" not in mixer:
-        attention = 2 * 2 * length * length * dim
-        assert flops(model, tokens) == 2 * length * dim * (4 * dim + 50) + attention
+    pairs = 10 + 8 * 4 if "window" in mixer else 78
+    assert flops(model, tokens) == 2 * length * dim * (4 * dim + 50) + 2 * 2 * pairs * dim
     assert training_flops(model, tokens) == 3 * flops(model, tokens)
