@@ -11,6 +11,7 @@ from bigmodel_cli.attend.repeated import repeats_of
 from bigmodel_cli.console import counted, say
 from bigmodel_cli.data import LongReader, Prompts, Reader, input_of, load_tokenizer
 from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.generation.conditioned import source_reader
 from bigmodel_cli.generation.text import Decoding
 from bigmodel_cli.lazy import F, Tensor, torch
@@ -63,7 +64,9 @@ def judged(
     for given, place in _placed(inputs):
         content, truncated = reader.read(given, place)
         cuts += truncated
-        found.append(_judged(loaded, task, given, reader.batch([content])))
+        batch = reader.batch([content])
+        check_foretold(loaded, batch, place)
+        found.append(_judged(loaded, task, given, batch))
     _tell_of(cuts, reader)
     return found
 
@@ -75,8 +78,8 @@ def judged_whole(loaded: Loaded, task: Task, given: str, place: str = "the input
     if loaded.model.is_encoder_decoder:
         return judged(loaded, task, [given])
     reader = _long_reader(loaded)
-    windows = reader.windows(given, place)
-    return [_judged(loaded, task, given, reader.batch([content])) for content in windows]
+    windows = [reader.batch([content]) for content in reader.windows(given, place)]
+    return [_judged(loaded, task, given, each) for each in windows if not _alone(loaded, each)]
 
 
 def of_tokens(tokens: Tensor) -> Judged:
@@ -114,6 +117,17 @@ def read_alone(loaded: Loaded, given: str, place: str = "the input") -> Batch:
     """An input as a batch of one row, without targets. Raises `DataError`; `place` names it."""
     reader = _reader(loaded)
     return dict(reader.batch([reader.read(given, place)[0]]))
+
+
+def check_foretold(loaded: Loaded, batch: Batch, place: str) -> None:
+    """Raise `DataError` for an input of a decoder that is one token, which nothing foretells."""
+    if _alone(loaded, batch):
+        raise DataError(f"{place} is one token, and nothing in it is foretold; give a longer input")
+
+
+def _alone(loaded: Loaded, batch: Batch) -> bool:
+    model = loaded.model
+    return model.can_generate and not model.is_encoder_decoder and batch["tokens"].shape[1] < 2
 
 
 def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,12 @@ import torch.nn.functional as F
 from conftest import Result
 
 from bigmodel_cli.attend.cutting import AblateOptions, ablate
+from bigmodel_cli.attend.judging import judge_of, judged_whole
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.looking import look_at
+from bigmodel_cli.attend.page_measured import worth_view
 from bigmodel_cli.data import load_tokenizer
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.models import build
 from bigmodel_cli.models.decoder import DecoderOptions
@@ -113,6 +116,33 @@ def test_numbers_of_layers_are_those_of_a_look(base: Path) -> None:
         each = by_name[f"{layer}.{head}"]
         assert look.layers[layer].number == layer
         assert each.figures["own"] == float(look.layers[layer].statistics.own[head])
+
+
+def test_a_page_names_the_heads_that_were_cut(base: Path) -> None:
+    """Behind a mixer too: each row of its table is of the layer with the head's number."""
+    loaded = made_of(base, MIXERS["retention"][0])
+    look = look_at(loaded, TEXT)
+    found = ablate(loaded, [TEXT], AblateOptions(), look)
+    table = worth_view(found, look).sections[1]
+    place = [column["title"] for column in table["columns"]].index("Repeats")
+    for row, each in zip(table["rows"], found.heads, strict=True):
+        layer, head = row[0]
+        assert f"{look.layers[layer].number}.{head}" == each.name
+        assert row[1] == pytest.approx(each.worth, rel=1e-4, abs=1e-7)
+        assert row[place] == pytest.approx(each.repeats, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_of_a_single_token_nothing_is_foretold(name: str, base: Path) -> None:
+    loaded = made_of(base, MIXERS[name][0])
+    with pytest.raises(DataError, match="input 2 is one token, and nothing in it is foretold"):
+        ablate(loaded, [TEXT, "a"], AblateOptions())
+    task = judge_of(loaded)
+    assert judged_whole(loaded, task, "a") == []
+    long = ("a rose is " * 40)[: loaded.model.limit + 1]
+    assert len(load_tokenizer(loaded.assets).encode(long)) % loaded.model.limit == 1
+    windows = judged_whole(loaded, task, long)
+    assert [item.batch["tokens"].shape[1] for item in windows] == [loaded.model.limit]
 
 
 def test_where_nothing_repeats_there_is_no_loss_on_repeats(base: Path) -> None:
