@@ -104,6 +104,7 @@ def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
         (["--ablate", "0.0", "--ablate-with", "ones"], "zeros or mean"),
         (["--ablate", "0.7"], "the heads of layer 0 are 0 to 1"),
         (["--ablate", "auto", "--layers", "1,7"], "--layers: 7: the layers with attention are 0"),
+        (["--ablate", "1.0,0.1", "--layers", "1"], "--ablate 0.1: --layers 1 leaves layer 0 out"),
         (["--ablate", "auto", "--lens"], "--lens has no effect on --ablate"),
         (["--diff", "BASE", "--lens"], "--lens has no effect on --diff"),
         (["--over", "--lens"], "--lens has no effect on --over"),
