@@ -124,7 +124,8 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         notes += [extra["lens"]["remark"]] if "remark" in extra["lens"] else []
         notes += ["the logit lens is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
-    return Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
+    look = Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
+    return replace(look, part=prepared.part)
 
 
 def _chosen(layers: Sequence[Layer], wanted: Wanted) -> list[Layer]:

@@ -40,6 +40,7 @@ def test_diff_compares_two_checkpoints(base: Path, cli: Cli) -> None:
     found = cli("attend", base, TEXT, "--diff", base)
     assert "bits" in found.out
     assert "\x1b" not in found.out
+    assert found.err.count("device: ") == 1  # of two models
     drawn = cli("attend", base, TEXT, "--diff", base, "--png", "d.png")
     assert (drawn.status, drawn.out) == (0, "d.png\n"), drawn.err
     assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
