@@ -117,6 +117,12 @@ class NumericsError(BigmodelError):
     status = 6
 
 
+class Regression(BigmodelError):
+    """Something surely takes longer than it may (status 8)."""
+
+    status = 8
+
+
 class Stopped(BigmodelError):
     """Stopped by a signal, after saving a checkpoint: the status is 128 + the signal's number (129,
     130, 143).

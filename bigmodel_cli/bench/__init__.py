@@ -13,12 +13,12 @@ from bigmodel_cli.bench.report import to_text
 from bigmodel_cli.bench.result import Block, Measured, Result
 from bigmodel_cli.bench.targets import FACTS
 from bigmodel_cli.bench.turns import Turns
-from bigmodel_cli.bench.verdict import LOOKS, UNDECIDED, judge
+from bigmodel_cli.bench.verdict import LOOKS, UNDECIDED, judge, judge_apart
 from bigmodel_cli.bench.worker import Asked, Here, Process, Subject
 from bigmodel_cli.console import short_names
 from bigmodel_cli.overrides import Change
 
-__all__ = ["Request", "bench", "to_text"]
+__all__ = ["Request", "bench", "compared", "to_text"]
 
 
 PROCESSES = 3
@@ -93,3 +93,30 @@ def _measured(
     if before and before[0].facts.unit == facts.unit:
         verdict = judge(before[0].by_process(), blocks, before[0].facts.size / facts.size)
     return Measured(facts, [b for own in blocks for b in own], work, verdict, tensors, process)
+
+
+def compared(results: Sequence[Result]) -> Result:
+    """Saved results as one, each target with a verdict against the first of all.
+
+    There is none where the machines, the work or the units differ.
+    """
+    first = results[0].measured[0]
+    measured: list[Measured] = []
+    for result in results:
+        for own in result.measured:
+            alike = (
+                dict(result.machine) == dict(results[0].machine)
+                and own.facts.device == first.facts.device
+                and (own.facts.doing, own.facts.unit) == (first.facts.doing, first.facts.unit)
+            )
+            verdict = None
+            if own is not first and alike:
+                scale = first.facts.size / own.facts.size
+                verdict = judge_apart(first.by_process(), own.by_process(), scale)
+            measured.append(replace(own, verdict=verdict))
+    if len({m.facts.name for m in measured}) < len(measured):
+        measured = [
+            replace(m, facts=replace(m.facts, name=f"{m.facts.name} ({number})"))
+            for number, m in enumerate(measured, 1)
+        ]
+    return replace(results[0], measured=measured)

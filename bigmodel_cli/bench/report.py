@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from bigmodel_cli.bench.result import Measured, Result
@@ -52,7 +51,7 @@ def verdict_of(measured: Measured, first: Measured) -> str:
             f"{name} against {other}: other work ran in {verdict.rejected:,} of"
             f" {counted(every, 'round')}, too many to tell; run it alone"
         )
-    if not math.isfinite(verdict.high):
+    if verdict.low is None or verdict.high is None or verdict.floor is None:
         return f"{name} against {other}: too few rounds to tell"
     percent = f"{abs(100 * verdict.change):.1f} % "
     ends = sorted(100 * end for end in (verdict.low, verdict.high))

@@ -32,13 +32,15 @@ class Block:
 
     `seconds` are of each step as a whole, `parts` of each step's parts by name ("wait" for data,
     "forward", "backward", "update"), and what is left of it. `processor` are seconds of processor
-    time that the process used, of all threads. `place` is the block's turn among all of a call,
+    time that the process used, of all threads, `reference` those of a fixed piece of work beside
+    it: how fast the machine was. `place` is the block's turn among all of a call,
     `process` the number of the target's process. One that was `rejected` (why) does not count.
     """
 
     seconds: tuple[float, ...]
     parts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     processor: float = 0.0
+    reference: float = 0.0
     place: int = 0
     process: int = 0
     mood: Mood = Mood()
@@ -115,14 +117,15 @@ class Verdict:
     """How much longer a step of one target takes than one of another.
 
     `change` is 0.03 for 3 % longer, `low` and `high` its 99 % interval, `floor` the most that
-    processes of one target differ, as a part of their time. `says` is "slower", "faster", "same"
+    processes of one target differ, as a part of their time; None where there are too few rounds to
+    know. `says` is "slower", "faster", "same"
     (within the tolerance) or "undecided"; `rounds` counted, and `rejected` did not.
     """
 
     change: float
-    low: float
-    high: float
-    floor: float
+    low: float | None
+    high: float | None
+    floor: float | None
     says: str
     rounds: int
     rejected: int

@@ -65,7 +65,7 @@ def judge(
     logs = [[math.log(block.median) for block in r] for r in kept]
     count, of_first = len(logs), len(first)
     if count < 2:
-        return Verdict(0.0, -math.inf, math.inf, math.inf, UNDECIDED, count, rejected)
+        return Verdict(0.0, None, None, None, UNDECIDED, count, rejected)
     values = [
         mean_of(differences(logs, i, j)).value
         for i in range(of_first)
@@ -85,6 +85,8 @@ def judge(
     low, high = min(within.ends[0], *values), max(within.ends[1], *values)
     says = _said(within, values, floor, (low, high), math.log1p(tolerance), count)
     change, low, high, floor = map(math.expm1, (within.value, low, high, floor))
+    if not math.isfinite(high):
+        return Verdict(change, None, None, floor, says, count, rejected)
     return Verdict(change, low, high, floor, says, count, rejected)
 
 
@@ -133,3 +135,56 @@ def mean_of(values: Sequence[float]) -> Mean:
     winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = math.sqrt((n - 1) * statistics.variance(winsorised) / (len(kept) * (len(kept) - 1)))
     return Mean(mean, t_quantile(len(kept) - 1, SURE) * error)
+
+
+def judge_apart(
+    first: Rounds, second: Rounds, scale: float = 1.0, tolerance: float = TOLERANCE
+) -> Verdict:
+    """As `judge`, of targets that did not take turns, on one machine at different times.
+
+    Each block's median is divided by the seconds of the reference work beside it, so that the
+    machine's speed on that day cancels where it slows both alike; the interval is Yuen's for two
+    samples, with Welch's degrees of freedom.
+    """
+    logs = [_beside_reference(target) for target in (first, second)]
+    kept = [[x for own in target for x in own] for target in logs]
+    rejected = sum(len(own) for target in (first, second) for own in target) - sum(map(len, kept))
+    count = min(map(len, kept))
+    if count < 4:
+        return Verdict(0.0, None, None, None, UNDECIDED, count, rejected)
+    means = [[mean_of(own).value for own in target if own] for target in logs]
+    floor = max(max(own) - min(own) for own in means)
+    values = [b - a + math.log(scale) for a in means[0] for b in means[1]]
+    within = _difference(kept[0], kept[1], math.log(scale))
+    low, high = min(within.ends[0], *values), max(within.ends[1], *values)
+    says = _said(within, values, floor, (low, high), math.log1p(tolerance), count)
+    change, low, high, floor = map(math.expm1, (within.value, low, high, floor))
+    return Verdict(change, low, high, floor, says, count, rejected)
+
+
+def _beside_reference(processes: Rounds) -> list[list[float]]:
+    """Logarithms of the medians relative to the reference work, of blocks that count."""
+    return [
+        [math.log(b.median / b.reference) for b in own if not b.rejected and b.reference > 0]
+        for own in processes
+    ]
+
+
+def _difference(first: Sequence[float], second: Sequence[float], shift: float) -> Mean:
+    """The second trimmed mean less the first, and half its interval."""
+    a, b = mean_of(first), mean_of(second)
+    parts = [
+        ((mean.half / t_quantile(kept - 1, SURE)) ** 2, kept - 1)
+        for mean, kept in ((a, kept_of(len(first))), (b, kept_of(len(second))))
+    ]
+    error = sum(square for square, _ in parts)
+    if error == 0:
+        return Mean(b.value - a.value + shift, 0.0)
+    degrees = error**2 / sum(square**2 / degrees for square, degrees in parts)
+    half = t_quantile(max(1, int(degrees)), SURE) * math.sqrt(error)
+    return Mean(b.value - a.value + shift, half)
+
+
+def kept_of(count: int) -> int:
+    """How many of so many values the trimmed mean is of."""
+    return count - 2 * int(TRIMMED * count)

@@ -15,12 +15,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import Doing, block, warm
 from bigmodel_cli.bench.kinds import KINDS
+from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import Block, Facts, Operation, Work
 from bigmodel_cli.bench.targets import built_in, opened
 from bigmodel_cli.console import say
@@ -29,6 +31,9 @@ from bigmodel_cli.errors import BigmodelError, ResourceError
 from bigmodel_cli.lazy import load_torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
 from bigmodel_cli.train.step import batch_norm_explained
+
+HOME = Path(__file__).resolve().parents[2]
+"""Where this package lies: the process of a target runs the same one."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,14 @@ class Here:
         with batch_norm_explained():
             self.doing: Doing = KINDS[asked.doing](found, device)
             warm(self.doing)
+        self.reference = Reference(device)
 
     def facts(self) -> Facts:
         return self.doing.facts()
 
     def block(self, seconds: float, least: int) -> Block:
-        return block(self.doing, seconds, least)
+        found = block(self.doing, seconds, least)
+        return replace(found, reference=self.reference.seconds())
 
     def work(self) -> Work:
         return self.doing.work()
@@ -109,7 +116,10 @@ class Process:
     """
 
     def __init__(self, asked: Asked) -> None:
-        command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+        code = (
+            f"import sys; sys.path.insert(0, {str(HOME)!r}); from {__name__} import serve; serve()"
+        )
+        command = [sys.executable, "-c", code]
         # its own group: Ctrl-C comes to this process alone, which ends it by closing its pipe
         self.process = subprocess.Popen(
             command,
@@ -132,7 +142,7 @@ class Process:
     def block(self, seconds: float, least: int) -> Block:
         found = self._ask("block", {"seconds": seconds, "least": least})
         parts = {name: tuple(values) for name, values in found["parts"].items()}
-        return Block(tuple(found["seconds"]), parts, found["processor"])
+        return Block(tuple(found["seconds"]), parts, found["processor"], found["reference"])
 
     def work(self) -> Work:
         found = self._ask("work")

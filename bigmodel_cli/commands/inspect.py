@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bigmodel_cli.commands.comparing import ComparingOptions
+from bigmodel_cli.commands.fields import fields_as_options
 from bigmodel_cli.commands.shared import (
     Device,
     Json,
@@ -18,6 +20,7 @@ from bigmodel_cli.commands.shared import (
 )
 
 
+@fields_as_options
 def bench(
     targets: Annotated[
         list[str] | None,
@@ -44,6 +47,8 @@ def bench(
     device: Device = "auto",
     precision: Precision = None,
     json: Json = False,
+    *,
+    comparing: ComparingOptions,
 ) -> None:
     """Time training steps: median, p95, rate, memory, FLOPs, and their share of the machine's
     limit.
@@ -51,9 +56,21 @@ def bench(
     Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml
     b.yaml runs/c
     """
-    from bigmodel_cli.bench import Request, to_text
+    from bigmodel_cli.bench import Request, compared, to_text
     from bigmodel_cli.bench import bench as measure
+    from bigmodel_cli.bench.saved import read
 
-    changes = collect_overrides(set_, precision)
-    result = measure(Request(targets or (), changes, device, seconds, command=sys.argv[1:]))
+    comparing.check(targets or ())
+    if comparing.show:
+        result = compared([read(path) for path in comparing.show])
+        comparing.save(result)
+    else:
+        before = None if comparing.against is None else read(comparing.against)
+        changes = collect_overrides(set_, precision)
+        request = Request(targets or (), changes, device, seconds, command=sys.argv[1:])
+        result = measure(request)
+        comparing.save(result)
+        if before is not None:
+            result = compared([before, result])
     print_result(result.to_json() if json else to_text(result))
+    comparing.fail(result)

@@ -197,7 +197,8 @@ def test_targets_that_are_given(cli: Cli) -> None:
     look = look_at(loaded, "a b", target="b a")
     assert look.answer == "b a"
     assert "the target is given" in look.notes[-1]
-    for target, message in (("", "--target is empty"), ("a " * 20, "up to 16 tokens with the end")):
+    too_long = "room for 16 tokens, the end included"
+    for target, message in (("", "--target is empty"), ("a " * 20, too_long)):
         with pytest.raises(DataError, match=message):
             look_at(loaded, "a b", target=target)
     with pytest.raises(DataError, match="is empty"):

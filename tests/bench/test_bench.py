@@ -63,7 +63,9 @@ def measured(name: str, unit: str, seconds: float, useful: float = 10.0) -> Meas
     facts = Facts(
         name, "training", unit, 4, 4, "fp32", "contiguous", False, 7, "cpu", 2, "random", FORESEEN
     )
-    return Measured(facts, [Block((seconds,) * 9)], Work(useful, 40.0, 50.0), 11000, 2_000_000)
+    return Measured(
+        facts, [Block((seconds,) * 9)], Work(useful, 40.0, 50.0), None, 11000, 2_000_000
+    )
 
 
 def written(*found: Measured) -> str:
@@ -127,9 +129,11 @@ def test_several_targets_are_timed_in_turns_forwards_and_backwards(
     text = decoder_spec.read_text().replace("text.txt", "elsewhere.txt")
     (tmp_path / "other.yaml").write_text(text.replace("{type: characters}", "bytes"))
     result = bench(Request(["decoder.yaml", "other.yaml"], ["train.precision=fp32"], "cpu", 0.6))
-    places = [[block.place for block in m.blocks] for m in result.measured]
-    assert places[0][:4] == [0, 3, 4, 7][: len(places[0])]
-    assert places[1][:4] == [1, 2, 5, 6][: len(places[1])]
+    order = {b.place: (m.facts.name, b.process) for m in result.measured for b in m.blocks}
+    forwards = [(name, process) for process in range(3) for name in ("decoder", "other")]
+    rounds = [[order[6 * r + k] for k in range(6)] for r in range(len(order) // 6)]
+    assert rounds[:2] == [forwards, forwards[::-1]][: len(rounds)]
+    assert result.measured[1].verdict is not None
     for found in result.measured:
         for block in found.blocks:
             assert set(block.parts) == {"wait", "forward", "backward", "update", "rest"}
