@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
 from bigmodel_cli.bench.kinds import KINDS
-from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory
+from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory, load_tools
 from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import Block, Facts, Operation, Work
 from bigmodel_cli.bench.targets import built_in, opened
@@ -112,6 +112,7 @@ class Here:
         found = (built_in if asked.built_in else opened)(asked.target, asked.changes)
         self.places = found.places
         self.reference = Reference(device)
+        load_tools()
         self.memory = OwnMemory()
         self.most: tuple[int, int | None] | None = None
         if asked.room is not None and device.type != "cuda":

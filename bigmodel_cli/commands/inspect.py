@@ -49,7 +49,7 @@ def bench(
     from bigmodel_cli.bench import compared, to_text
     from bigmodel_cli.bench.saved import read
 
-    comparing.check(targets or ())
+    comparing.check(targets or (), one=len(targets or ()) == 1 and not timing.several)
     if comparing.show:
         result = compared([read(path) for path in comparing.show])
         comparing.save(result)

@@ -78,6 +78,11 @@ class TimingOptions:
         ),
     ] = None
 
+    @property
+    def several(self) -> bool:
+        """Whether each target is timed in several ways, which are compared."""
+        return bool(self.sweep) or self.precision == "all" or self.compile == "both"
+
     def request(
         self, targets: Sequence[str], set_: list[str] | None, device: str, command: Sequence[str]
     ) -> Request:
