@@ -11,6 +11,7 @@ from pathlib import Path
 from bigmodel_cli.bench.machine import machine
 from bigmodel_cli.bench.report import to_text
 from bigmodel_cli.bench.result import Block, Measured, Result
+from bigmodel_cli.bench.roof import forget
 from bigmodel_cli.bench.targets import FACTS
 from bigmodel_cli.bench.turns import Turns
 from bigmodel_cli.bench.verdict import LOOKS, UNDECIDED, judge, judge_apart
@@ -38,6 +39,7 @@ class Request:
     doing: str = "training"
     command: Sequence[str] = ()
     processes: int = PROCESSES
+    roof: bool = False  # the machine's peaks are measured anew
 
     def asked(self) -> list[Asked]:
         """What each target's workers are to do."""
@@ -49,6 +51,8 @@ class Request:
 
 def bench(request: Request, start: Callable[[Asked], Subject] | None = None) -> Result:
     """Time the targets in turns, each in processes of its own; one alone in this one."""
+    if request.roof:
+        forget()
     asked_for = request.asked()
     alone = len(asked_for) == 1
     start = start or (Here if alone else Process)
