@@ -117,11 +117,18 @@ class Generation:
         """
         length = self.used.info.text_context or self.used.info.context or 1
         tokens = self.read + self.added - 1 if self.source is None else self.added
-        work = self.used.work(self.rows * tokens / length)
-        return replace(work, must_read=float(self.used.weights + self.cache_bytes))
+        return self.used.work(
+            self.rows * tokens / length,
+            self.step,
+            self._run,
+            float(self.used.weights + self.cache_bytes),
+        )
+
+    def _run(self) -> None:
+        self._written(lambda part: None)
 
     def peak_tensors(self) -> int:
-        return self.used.peak(lambda: self._written(lambda part: None))
+        return self.used.peak(self._run)
 
     def close(self) -> None:
         """Nothing was started."""

@@ -92,6 +92,8 @@ class Operation:
     bytes: float
     least: float
     seconds: float
+    held: int = 0
+    """Calls that were faster than memory, by a cache: their time is what counts as the least."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ class Work:
     operations: Sequence[Operation] = ()
     peaks: str = ""
     """How they were measured: shape, precision, threads, date."""
+    step: float = 0.0
+    """Seconds of the steps beside which the operations were timed; 0 where none were."""
+    note: str = ""
+    """What is to be known of the operations."""
 
 
 @dataclass(frozen=True)

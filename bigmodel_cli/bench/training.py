@@ -9,7 +9,7 @@ from bigmodel_cli.bench.doing import Opened, threads
 from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.peak import peak_memory
 from bigmodel_cli.bench.result import Facts, Work
-from bigmodel_cli.bench.roof import copy_rate, matrix_rate
+from bigmodel_cli.bench.work import work_of
 from bigmodel_cli.convert.based import frozen_weights
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import describe_device
@@ -117,12 +117,21 @@ class Training:
         )
 
     def work(self) -> Work:
-        options = self.spec.train
+        options, batches = self.spec.train, next(self.batches)
         samples = options.rows(self.info.context) * options.accumulate
-        return Work(
-            useful=flops_per_sample(training_flops, self.spec, self.info, self.outlined) * samples,
-            matrix_rate=matrix_rate(self.device, options.precision),
-            copy_rate=copy_rate(self.device),
+
+        def run() -> None:
+            rate = options.optimizer.lr
+            train_step(self.state, self.objective, options, batches, self.device, rate)
+            self.state.after_step()
+
+        return work_of(
+            self.step,
+            run,
+            flops_per_sample(training_flops, self.spec, self.info, self.outlined) * samples,
+            self.device,
+            options.precision,
+            compiled=options.compile == "on",
         )
 
     def close(self) -> None:

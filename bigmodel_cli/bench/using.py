@@ -10,7 +10,7 @@ from bigmodel_cli.assemble import assemble, outline, source_of
 from bigmodel_cli.bench.doing import Opened, threads
 from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.result import Facts, Work
-from bigmodel_cli.bench.roof import copy_rate, matrix_rate
+from bigmodel_cli.bench.work import work_of
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Split, random_batch
@@ -67,13 +67,25 @@ class Used:
             foreseen={"weights": self.weights},
         )
 
-    def work(self, samples: float) -> Work:
-        """That of forward passes over so many samples, and the machine's peaks now."""
+    def work(
+        self,
+        samples: float,
+        step: Callable[[], Mapping[str, float]],
+        run: Callable[[], object],
+        must_read: float | None = None,
+    ) -> Work:
+        """That of forward passes over so many samples; `step`, `run` and `must_read` as `work_of`
+        takes them.
+        """
         outlined = outline(self.spec, self.info)
-        return Work(
-            useful=flops_per_sample(flops, self.spec, self.info, outlined) * samples,
-            matrix_rate=matrix_rate(self.device, self.precision),
-            copy_rate=copy_rate(self.device),
+        return work_of(
+            step,
+            run,
+            flops_per_sample(flops, self.spec, self.info, outlined) * samples,
+            self.device,
+            self.precision,
+            compiled=self.spec.train.compile == "on",
+            must_read=must_read,
         )
 
     def peak(self, step: Callable[[], object]) -> int:
@@ -203,16 +215,20 @@ class Passes:
         return in_format(batch, self.used.memory_format)
 
     def work(self) -> Work | None:
-        return self.used.work(self.samples / max(1, self.steps))
+        return self.used.work(self.samples / max(1, self.steps), self.step, self._run())
 
     def peak_tensors(self) -> int:
+        return self.used.peak(self._run())
+
+    def _run(self) -> Callable[[], None]:
+        """The pass over a batch that is there."""
         batch = next(self.batches)
 
-        def step() -> None:
+        def run() -> None:
             with torch.inference_mode():
                 self.passed(batch, lambda part: None)
 
-        return self.used.peak(step)
+        return run
 
     def close(self) -> None:
         """Nothing was started."""
