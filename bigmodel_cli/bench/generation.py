@@ -18,6 +18,7 @@ from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Generator
 from bigmodel_cli.models.init import Cache
+from bigmodel_cli.parts.contract import tensors_of
 
 PROMPT, ADDED = 128, 64
 """Most tokens of the prompt, and tokens that are added: half of the context each where it is
@@ -135,25 +136,9 @@ class Generation:
 
 
 def bytes_of(cache: Cache) -> int:
-    """Bytes of all tensors of a cache, also of those inside the parts' own objects."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-
-    def note(value: Any) -> None:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if torch.is_tensor(value):
-            storage = value.untyped_storage()
-            found[storage._cdata] = storage.nbytes()
-        elif isinstance(value, dict):
-            for inner in value.values():
-                note(inner)
-        elif isinstance(value, list | tuple):
-            for inner in value:
-                note(inner)
-        else:
-            note(getattr(value, "__dict__", {}))
-
-    note(cache)
-    return sum(found.values())
+    """Bytes of all tensors of a cache, each storage once."""
+    kept = [cache.segments, cache.memory.memory, cache.memory.memory_mask]
+    tensors = [t for t in kept if t is not None]
+    tensors += [t for block in cache.blocks for slot in block.values() for t in tensors_of(slot)]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

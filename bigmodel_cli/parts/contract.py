@@ -142,6 +142,15 @@ class Selects(Protocol):
         """Keep these rows, in this order."""
 
 
+def tensors_of(kept: Any) -> list[Tensor]:
+    """The tensors of a part's cache, also those inside its objects."""
+    if torch.is_tensor(kept):
+        return [kept]
+    inside = kept if isinstance(kept, dict) else getattr(kept, "__dict__", {})
+    found = inside.values() if not isinstance(kept, list | tuple) else kept
+    return [tensor for value in found for tensor in tensors_of(value)]
+
+
 States = dict[str, tuple[int | None, ...]]
 """Name -> the shape of a tensor without the batch; None is the axis of the positions so far."""
 
