@@ -9,6 +9,7 @@ import typer
 
 from bigmodel_cli.commands.comparing import ComparingOptions
 from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.learning import LearningOptions
 from bigmodel_cli.commands.shared import (
     Device,
     Json,
@@ -49,6 +50,7 @@ def bench(
     json: Json = False,
     *,
     comparing: ComparingOptions,
+    learning: LearningOptions,
 ) -> None:
     """Time training steps: median, p95, rate, memory, FLOPs, and their share of the machine's
     limit.
@@ -60,6 +62,18 @@ def bench(
     from bigmodel_cli.bench import bench as measure
     from bigmodel_cli.bench.saved import read
 
+    learning.check()
+    if learning.learn:
+        files = {"--out": comparing.out, "--png": comparing.png, "--csv": comparing.csv}
+        others = {
+            "--seconds": seconds,
+            "--against": comparing.against,
+            "--fail-above": comparing.fail_above,
+            "--show": comparing.show,
+        }
+        changes = collect_overrides(set_, precision)
+        learning.run(targets or (), changes, device, json, files, others)
+        return
     comparing.check(targets or ())
     if comparing.show:
         result = compared([read(path) for path in comparing.show])
