@@ -9,11 +9,13 @@ import typer
 
 from bigmodel_cli.commands.comparing import ComparingOptions
 from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.learning import LearningOptions
 from bigmodel_cli.commands.shared import (
     Device,
     Json,
     Plugin,
     Set,
+    collect_overrides,
     print_result,
 )
 from bigmodel_cli.commands.timing import TimingOptions
@@ -38,6 +40,7 @@ def bench(
     *,
     timing: TimingOptions,
     comparing: ComparingOptions,
+    learning: LearningOptions,
 ) -> None:
     """Time training steps or other work: median, p95, rate, memory, FLOPs, and their share of the
     machine's limit.
@@ -49,6 +52,18 @@ def bench(
     from bigmodel_cli.bench import compared, to_text
     from bigmodel_cli.bench.saved import read
 
+    learning.check()
+    if learning.learn:
+        files = {"--out": comparing.out, "--png": comparing.png, "--csv": comparing.csv}
+        others = {
+            **{f"--{name}": value for name, value in vars(timing).items() if name != "precision"},
+            "--against": comparing.against,
+            "--fail-above": comparing.fail_above,
+            "--show": comparing.show,
+        }
+        changes = collect_overrides(set_, timing.precision)
+        learning.run(targets or (), changes, device, json, files, others)
+        return
     comparing.check(targets or (), one=len(targets or ()) == 1 and not timing.several)
     if comparing.show:
         result = compared([read(path) for path in comparing.show])
