@@ -146,9 +146,15 @@ def tensors_of(kept: Any) -> list[Tensor]:
     """The tensors of a part's cache, also those inside its objects."""
     if torch.is_tensor(kept):
         return [kept]
-    inside = kept if isinstance(kept, dict) else getattr(kept, "__dict__", {})
-    found = inside.values() if not isinstance(kept, list | tuple) else kept
-    return [tensor for value in found for tensor in tensors_of(value)]
+    if isinstance(kept, list | tuple):
+        return [tensor for value in kept for tensor in tensors_of(value)]
+    inside = kept if isinstance(kept, dict) else _held(kept)
+    return [tensor for value in inside.values() for tensor in tensors_of(value)]
+
+
+def _held(kept: Any) -> dict[str, Any]:
+    """What an object of a part's cache holds, by name."""
+    return getattr(kept, "__dict__", {})
 
 
 States = dict[str, tuple[int | None, ...]]
@@ -240,6 +246,6 @@ def selected(kept: Any, rows: Tensor) -> Any:
     elif isinstance(kept, dict):
         return {name: selected(value, rows) for name, value in kept.items()}
     else:
-        for name, value in getattr(kept, "__dict__", {}).items():
+        for name, value in _held(kept).items():
             setattr(kept, name, selected(value, rows))
     return kept
