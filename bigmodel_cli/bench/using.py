@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bigmodel_cli.assemble import assemble, outline, source_of
 from bigmodel_cli.bench.doing import Opened, threads
 from bigmodel_cli.bench.laps import Laps
@@ -152,18 +154,18 @@ def compiled(model: Model, spec: Spec) -> None:
 
 
 def batches(opened: Opened, used: Used, rows: int) -> Iterator[Batch]:
-    """Batches without end, on the CPU: the target's own, as `eval` takes them, or one that is
-    drawn.
+    """Batches of so many rows without end, on the CPU: the target's own in the order in which
+    `eval` takes them, over and over where they are few, or one that is drawn.
     """
     split = split_of(opened)
     if split is None:
         drawn = random_batch(used.info, used.task.reads, rows, torch.device("cpu"))
         while True:
             yield drawn
-    order = similar(split)
+    order, first = similar(split), 0
     while True:
-        for first in range(0, max(1, len(order) - rows + 1), rows):
-            yield split.batch(order[first : first + rows], 0, 0, False)
+        yield split.batch(np.take(order, range(first, first + rows), mode="wrap"), 0, 0, False)
+        first = (first + rows) % len(order)
 
 
 def split_of(opened: Opened) -> Split | None:

@@ -74,11 +74,6 @@ class Peaks:
     process: int
     device: int | None
 
-    @property
-    def most(self) -> int:
-        """Of the memory that a larger batch would lack."""
-        return self.process if self.device is None else self.device
-
 
 class Subject(Protocol):
     """A target that can be timed, here or in another process."""

@@ -106,6 +106,18 @@ def test_an_evaluation_scores_as_eval_does(
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
+def test_few_items_are_taken_over_and_over(decoder_spec: Path) -> None:
+    data = opened("decoder.yaml", []).data
+    assert data is not None
+    count = len(data.split("val"))
+    many: Any = begun("inference", "decoder.yaml", f"train.batch_size={2 * count + 1}")
+    many.step()
+    assert many.samples == 2 * count + 1
+    default: Any = begun("evaluation", "decoder.yaml")
+    default.step()
+    assert default.samples == count  # fewer than pass at once by default
+
+
 class Marking:
     """Work on something that is not a CPU: marks are noted."""
 
