@@ -251,7 +251,7 @@ def test_files_and_functions_fit_a_sitting_and_a_screen() -> None:
 
 PASSED_ON = {
     "commands/fields.py": ["spread"],
-    "models/describe.py": ["_convolution_gradient_flops"],
+    "models/describe.py": ["convolution_gradient_flops"],
     "models/layers.py": ["_named"],
 }
 """Functions with `**`: one puts Typer's options together, one is called by torch's counter of

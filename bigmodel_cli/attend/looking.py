@@ -12,6 +12,7 @@ from bigmodel_cli.attend.layers import Found, Wanted, found_in, layer_of
 from bigmodel_cli.attend.lens import lens_of
 from bigmodel_cli.attend.look import Layer, Look, Side
 from bigmodel_cli.attend.mixing import NOTE
+from bigmodel_cli.attend.rollout import rollout_of
 from bigmodel_cli.attend.runs import Prepared, prepare
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import input_of
@@ -64,6 +65,11 @@ def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOpti
 
     Raises `SpecError` also where heads are chosen of a network in which none has a map.
     """
+    if wanted.rollout:
+        raise SpecError(
+            "--rollout is of texts; of an image it is the map that is shown where nothing else is"
+            " asked for: leave it out"
+        )
     of_heads = wanted.layers or wanted.heads or wanted.rows or wanted.key is not None
     if loaded.model.grid is None and of_heads:
         raise SpecError(NO_PATCHES)
@@ -104,14 +110,15 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
             if window is prepared.windows[-1]:
                 shown = wanted
             else:
-                shown = replace(wanted, query=-1, key=None, top=0, resolution=1)
+                shown = replace(wanted, query=-1, key=None, top=0, resolution=1, rollout=False)
             new = found_in(loaded.model, window.run, window.sides, shown)
             check_choice(new.calls, wanted)
             found = new if found is None else found.join(new)
     assert found is not None
     layers = _chosen([layer for layer, _ in found.layers], wanted)
     name = f"{loaded.name} ({loaded.spec.model.type})"
-    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
+    windows = len(prepared.windows)
+    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers, windows)]
     notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
     told = prepared.told(found.output)
@@ -122,8 +129,12 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         extra["lens"] = lens_of(loaded, last.run, side.labels, wanted.query)
         notes += [extra["lens"]["remark"]] if "remark" in extra["lens"] else []
         notes += ["the logit lens is of the last window"] if len(prepared.windows) > 1 else []
+    if wanted.rollout:
+        extra["rollout"] = rollout_of(found.stack, len(found.calls), layers[-1].query)
+        notes += ["the rollout is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
-    return Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
+    look = Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
+    return replace(look, part=prepared.part)
 
 
 def _chosen(layers: Sequence[Layer], wanted: Wanted) -> list[Layer]:
@@ -157,13 +168,14 @@ def check_positions(layers: Sequence[Layer], wanted: Wanted) -> None:
             raise SpecError(f"{option} {place}: the positions are 0 to {longest - 1}")
 
 
-def _sampled(layers: Sequence[Layer]) -> list[str]:
-    """What is said where statistics are of some of the queries."""
+def _sampled(layers: Sequence[Layer], windows: int = 1) -> list[str]:
+    """What is said where statistics are of some of the queries, in each of so many windows."""
     some = [layer for layer in layers if layer.sampled is not None]
     if not some or some[0].sampled is None:
         return []
     count, whole = len(some[0].sampled), len(some[0].queries)
+    each = "" if windows == 1 else " in each window"
     return [
-        f"statistics and maps are of {count:,} queries drawn of {whole:,}; figures come with half"
-        " their 95 % intervals"
+        f"statistics and maps are of {count:,} queries drawn of {whole:,}{each}; figures come with"
+        " half their 95 % intervals"
     ]

@@ -17,7 +17,7 @@ def machine() -> dict[str, Any]:
     """As plain values."""
     return {
         "system": platform.system(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0))
         if platform.system() == "Linux"
         else os.cpu_count() or 1,
@@ -27,7 +27,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """Its name, as the system gives it."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()

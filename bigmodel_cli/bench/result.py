@@ -92,6 +92,8 @@ class Operation:
     bytes: float
     least: float
     seconds: float
+    held: int = 0
+    """Calls that were faster than memory, by a cache: their time is what counts as the least."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,10 @@ class Work:
     operations: Sequence[Operation] = ()
     peaks: str = ""
     """How they were measured: shape, precision, threads, date."""
+    step: float = 0.0
+    """Seconds of the steps beside which the operations were timed; 0 where none were."""
+    note: str = ""
+    """What is to be known of the operations."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,8 @@ class Measured:
     work: Work | None = None
     verdict: Verdict | None = None  # against the first target
     peak_tensors: int | None = None  # bytes at once, as an allocator counts them
-    peak_process: int | None = None  # bytes of the process
+    peak_process: int | None = None  # bytes of the process, above those before the model
+    peak_device: int | None = None  # bytes of the device that the process's allocator kept
 
     @property
     def counted(self) -> list[Block]:
@@ -204,6 +211,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A target that could not do a kind of work, and why."""
+
+    name: str
+    doing: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Result:
     """All of one call: what, on which machine, and how it was called."""
 
@@ -211,16 +227,24 @@ class Result:
     machine: Mapping[str, Any]
     command: Sequence[str]
     date: str
+    left_out: Sequence[LeftOut] = ()
+
+    def by_doing(self) -> dict[str, list[Measured]]:
+        """The targets of each kind of work, the first being what others are compared with."""
+        doings = dict.fromkeys(m.facts.doing for m in self.measured)
+        return {name: [m for m in self.measured if m.facts.doing == name] for name in doings}
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, every sample among them, and a summary of each target."""
         rows = [{**m.summary(), **asdict(m)} for m in self.measured]
+        groups = self.by_doing()
         for row, measured in zip(rows, self.measured, strict=True):
-            row["ratio_to_first"] = measured.ratio(self.measured[0])
+            row["ratio_to_first"] = measured.ratio(groups[measured.facts.doing][0])
         return {
             "schema_version": SCHEMA,
             "date": self.date,
             "command": list(self.command),
             "machine": dict(self.machine),
             "benchmarks": rows,
+            "left_out": [asdict(found) for found in self.left_out],
         }

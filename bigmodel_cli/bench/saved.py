@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bigmodel_cli.bench.result import SCHEMA, Measured, Result
+from bigmodel_cli.bench.result import SCHEMA, LeftOut, Measured, Result
 from bigmodel_cli.console import strict_json
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import DataError
@@ -36,8 +36,11 @@ def write_csv(result: Result, path: Path) -> None:
     for measured in result.measured:
         for block in measured.blocks:
             known = [measured.facts.name, measured.facts.doing, block.process, block.place]
+            # of a GPU they are of other steps
+            count = len(block.seconds)
+            known_parts = {n: values for n, values in block.parts.items() if len(values) == count}
             for step, seconds in enumerate(block.seconds):
-                own = [block.parts[part][step] if part in block.parts else "" for part in parts]
+                own = [found[step] if (found := known_parts.get(part)) else "" for part in parts]
                 rows.writerow([*known, step, seconds, block.rejected, *own])
     write_output(path, [text.getvalue().encode()])
 
@@ -74,4 +77,5 @@ def _of(values: Mapping[str, Any]) -> Result:
     found = TypeAdapter(list[Measured]).validate_python(rows)
     if not found or not all(m.blocks and all(b.seconds for b in m.blocks) for m in found):
         raise KeyError("benchmarks")
-    return Result(found, values["machine"], values["command"], values["date"])
+    left_out = TypeAdapter(list[LeftOut]).validate_python(values["left_out"])
+    return Result(found, values["machine"], values["command"], values["date"], left_out)

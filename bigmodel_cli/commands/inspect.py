@@ -14,11 +14,11 @@ from bigmodel_cli.commands.shared import (
     Device,
     Json,
     Plugin,
-    Precision,
     Set,
     collect_overrides,
     print_result,
 )
+from bigmodel_cli.commands.timing import TimingOptions
 
 
 @fields_as_options
@@ -35,53 +35,42 @@ def bench(
     ] = None,
     set_: Set = None,
     plugin: Plugin = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            help=(
-                "How long each network is timed, e.g. --seconds 10; 5 alone, and of several at most"
-                " 20 each, until it is sure which is faster."
-            ),
-        ),
-    ] = None,
     device: Device = "auto",
-    precision: Precision = None,
     json: Json = False,
     *,
+    timing: TimingOptions,
     comparing: ComparingOptions,
     learning: LearningOptions,
 ) -> None:
-    """Time training steps: median, p95, rate, memory, FLOPs, and their share of the machine's
-    limit.
+    """Time training steps or other work: median, p95, rate, memory, FLOPs, and their share of the
+    machine's limit.
 
     Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml
-    b.yaml runs/c
+    b.yaml runs/c --doing generation
     """
-    from bigmodel_cli.bench import Request, compared, to_text
     from bigmodel_cli.bench import bench as measure
+    from bigmodel_cli.bench import compared, to_text
     from bigmodel_cli.bench.saved import read
 
     learning.check()
     if learning.learn:
         files = {"--out": comparing.out, "--png": comparing.png, "--csv": comparing.csv}
         others = {
-            "--seconds": seconds,
+            **{f"--{name}": value for name, value in vars(timing).items() if name != "precision"},
             "--against": comparing.against,
             "--fail-above": comparing.fail_above,
             "--show": comparing.show,
         }
-        changes = collect_overrides(set_, precision)
+        changes = collect_overrides(set_, timing.precision)
         learning.run(targets or (), changes, device, json, files, others)
         return
-    comparing.check(targets or ())
+    comparing.check(targets or (), one=len(targets or ()) == 1 and not timing.several)
     if comparing.show:
         result = compared([read(path) for path in comparing.show])
         comparing.save(result)
     else:
         before = None if comparing.against is None else read(comparing.against)
-        changes = collect_overrides(set_, precision)
-        request = Request(targets or (), changes, device, seconds, command=sys.argv[1:])
+        request = timing.request(targets or (), set_, device, sys.argv[1:])
         result = measure(request)
         comparing.save(result)
         if before is not None:

@@ -103,14 +103,14 @@ def useful_flops(work: Callable[[], object], gradients: bool = False) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     # whose groups the counter ignores
-    mapping = {torch.ops.aten.convolution_backward: _convolution_gradient_flops}
+    mapping = {torch.ops.aten.convolution_backward: convolution_gradient_flops}
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with counter, counting() as told, torch.set_grad_enabled(gradients):
         work()
     return int(counter.get_total_flops()) + told.flops
 
 
-def _convolution_gradient_flops(
+def convolution_gradient_flops(
     gradient: Shape, x: Shape, weight: Shape, *rest: Any, **named: object
 ) -> int:
     """FLOPs of the gradients of input and weight (out, in / groups, ...), as asked for."""

@@ -113,6 +113,14 @@ class Routes(Protocol):
 
 
 @runtime_checkable
+class ReadInPart(Protocol):
+    """A part of whose weights a few tokens read not all."""
+
+    def taken(self, tokens: int) -> dict[str, float]:
+        """The part of each such weight, by name, that so many tokens read."""
+
+
+@runtime_checkable
 class BoundedLength(Protocol):
     """A part that may have a table or a cache of `max_len` positions."""
 

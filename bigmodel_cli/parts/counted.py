@@ -42,8 +42,8 @@ def counted(x: Tensor) -> bool:
     return bool(_TALLIES) and x.is_meta
 
 
-def told_attention(q: Tensor, k: Tensor, v: Tensor, pairs: int) -> Tensor:
-    """(B, H, T, E), empty   q (B, H, T, D), k (B, G, S, D), v (B, G, S, E).
+def told_attention(q: Tensor, k: Tensor, v: Tensor, pairs: int, *others: Tensor | None) -> Tensor:
+    """(B, H, T, E), empty   q (B, H, T, D), k (B, G, S, D), v (B, G, S, E); `others` change scores.
 
     `pairs` of a query and a key that it sees are two products each: D for the score, E for the sum.
     Of each of them, the gradient of either factor is another one of the same size.
@@ -53,10 +53,12 @@ def told_attention(q: Tensor, k: Tensor, v: Tensor, pairs: int) -> Tensor:
     _TALLIES[-1].flops += scores + sums
     y = q.new_empty(*q.shape[:3], v.shape[3])
     products = ((0,), scores), ((1,), scores), ((2,), sums), ((0, 1), sums)  # the last: of weights
-    return _told(y, (q, k, v), *products)
+    return _told(y, (q, k, v, *others), *products)
 
 
-def told_recurrence(q: Tensor, k: Tensor, v: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+def told_recurrence(
+    q: Tensor, k: Tensor, v: Tensor, passes: int, *rates: Tensor
+) -> tuple[Tensor, Tensor]:
     """(y (B, H, T, P), state (B, H, N, P)), empty   q, k (B, H, T, N), v (B, H, T, P).
 
     `passes` over the state at each position, of 2 N P FLOPs each: one to write, one to read (Dao
@@ -67,22 +69,26 @@ def told_recurrence(q: Tensor, k: Tensor, v: Tensor, passes: int) -> tuple[Tenso
     batch, heads, length, width = k.shape
     flops = 2 * passes * batch * heads * length * width * v.shape[3]
     _TALLIES[-1].flops += flops
-    y = _told(torch.empty_like(v), (q, k, v), ((0, 1, 2), 2 * flops))
+    y = _told(torch.empty_like(v), (q, k, v, *rates), ((0, 1, 2), 2 * flops))
     return y, k.new_empty(batch, heads, width, v.shape[3])
 
 
 @functools.lru_cache(maxsize=256)
 def pairs_seen(queries: int, keys: int, causal: bool, window: int | None) -> int:
     """How many pairs of a query and a key see one another; queries end where keys do."""
-    window = keys if window is None else window
     total = 0
-    for place in range(keys - queries, keys):
-        after = 0 if causal else min(window - 1, keys - 1 - place)
-        total += min(window, place + 1) + after
+    for place in range(keys - queries, keys):  # of the query among the keys
+        first = 0 if window is None else max(0, place - window + 1)
+        last = place if causal else keys - 1
+        if window is not None:
+            last = min(last, place + window - 1)
+        total += max(0, last - first + 1)
     return total
 
 
-def _told(y: Tensor, inputs: tuple[Tensor, ...], *gradients: tuple[tuple[int, ...], int]) -> Tensor:
+def _told(
+    y: Tensor, inputs: tuple[Tensor | None, ...], *gradients: tuple[tuple[int, ...], int]
+) -> Tensor:
     """y, whose backward pass tells its FLOPs: of each product, the numbers of the inputs any of
     whose gradients needs it, and what it takes.
     """
@@ -99,7 +105,7 @@ def _telling() -> Any:
 
         @staticmethod
         def forward(
-            context: Any, y: Tensor, gradients: Any, tally: Tally, *inputs: Tensor
+            context: Any, y: Tensor, gradients: Any, tally: Tally, *inputs: Tensor | None
         ) -> Tensor:
             """y as it is."""
             context.told = gradients, tally

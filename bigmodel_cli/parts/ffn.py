@@ -7,12 +7,22 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Probability
+from bigmodel_cli.config import Count, Options, Positive, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.recomputed import recomputed
+
+
+class ClampOptions(Options):
+    """SwiGLU with bounds: (up + 1) * gate * sigmoid(alpha * gate) (Agarwal et al. 2025, gpt-oss).
+
+    The gate is at most `limit`, and up within +-limit.
+    """
+
+    limit: Positive = Field(7.0, description="largest gate, and largest up to both sides")
+    alpha: Positive = Field(1.702, description="what the gate is multiplied by in the sigmoid")
 
 
 class _FFNOptions(AnyFFNOptions):

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, Natural, NonNegative, Options, Positive
+from bigmodel_cli.config import Count, Natural, NonNegative, Positive
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo, recorded
 from bigmodel_cli.parts.contract import AnyFFNOptions
-from bigmodel_cli.parts.ffn import FeedForward
+from bigmodel_cli.parts.ffn import ClampOptions, FeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recomputed import recomputed
 from bigmodel_cli.parts.watched import RoutingCall, RoutingWatcher
@@ -19,16 +19,6 @@ from bigmodel_cli.roles import EXPERTS, OUTER, Role
 
 MOST_EXPERTS = 1 << 16
 """Each is initialised by itself, so a huge number, surely a typing error, would take minutes."""
-
-
-class ClampOptions(Options):
-    """SwiGLU with bounds: (up + 1) * gate * sigmoid(alpha * gate) (Agarwal et al. 2025, gpt-oss).
-
-    The gate is at most `limit`, and up within +-limit.
-    """
-
-    limit: Positive = Field(7.0, description="largest gate, and largest up to both sides")
-    alpha: Positive = Field(1.702, description="what the gate is multiplied by in the sigmoid")
 
 
 class MoEOptions(AnyFFNOptions):
@@ -172,6 +162,14 @@ class MixtureOfExperts(OwnMatrices):
             return y
         shared: Tensor = self.shared(x)
         return y + (shared if self.shared_gate is None else self.shared_gate(x).sigmoid() * shared)
+
+    def taken(self, tokens: int) -> dict[str, float]:
+        """The part of each weight of the experts that so many tokens read, each of which chooses by
+        itself, any as often.
+        """
+        part = 1 - (1 - self.options.top_k / self.options.experts) ** tokens
+        names = "gate", "up", "down", "gate_bias", "up_bias", "down_bias"
+        return {name: part for name in names if getattr(self, name) is not None}
 
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores and indices (N, k) of each token's experts; only tokens `real` (N,) count."""

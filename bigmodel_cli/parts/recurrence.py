@@ -113,7 +113,7 @@ def scan(
     if recorded():
         return _step_by_step((q, k, v, decay), state, sequence)
     if counted(q):
-        return told_recurrence(q, k, v, passes=2)
+        return told_recurrence(q, k, v, 2, decay)
     library = _library(q, sequence)
     if library is not None:
         gla = library.simple_gla.chunk_simple_gla
@@ -147,7 +147,7 @@ def delta_scan(
     if recorded():
         return _step_by_step((q, k, v, decay, beta), state, sequence)
     if counted(q):
-        return told_recurrence(q, k, v, passes=3)
+        return told_recurrence(q, k, v, 3, decay, beta)
     library = _library(q, sequence)
     if library is not None:
         rule = library.gated_delta_rule.chunk_gated_delta_rule

@@ -80,6 +80,7 @@ def probed(target: str, changes: Sequence[Change], device: str) -> Probe:
         subject.close()
     if facts.data != "real":
         raise SpecError(f"{target}: its data is not there; --learn trains on it")
+    assert work is not None, "training steps have known FLOPs"
     size = (facts.size, facts.unit)
     return Probe(facts.parameters, block.median, work.useful, facts.batch_size, *size)
 
