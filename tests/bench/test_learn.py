@@ -418,7 +418,7 @@ def test_the_bytes_of_a_sample_are_those_of_its_text_or_pixels(
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [(None, [0, 1]), ("3", [0, 1, 2]), ("4,9", [4, 9]), ("1", [0])]
+    ("text", "seeds"), [(None, [0, 1]), ("3", [0, 1, 2]), ("4,9", [4, 9]), ("1", [0]), ("6,", [6])]
 )
 def test_seeds_are_a_number_of_them_or_a_list(text: str | None, seeds: list[int]) -> None:
     assert seeds_of(text) == seeds
