@@ -10,10 +10,10 @@ from typing import Any
 from bigmodel_cli.bench.doing import Opened
 from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.result import Facts, Work
-from bigmodel_cli.bench.using import REMEDY, used
+from bigmodel_cli.bench.using import used
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import Unfit, memory_remedy
+from bigmodel_cli.errors import Unfit
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Generator
@@ -100,7 +100,7 @@ class Generation:
 
     def _written(self, laps: Any) -> None:
         model = self.used.model
-        with memory_remedy(REMEDY), torch.no_grad(), autocast(self.device, self.used.precision):
+        with torch.no_grad(), autocast(self.device, self.used.precision):
             source = () if self.source is None else model.source(self.source)
             watched = Watched(model.generator(*source))
             steps = generate(watched, self.prompt, max_new_tokens=self.added)

@@ -17,7 +17,6 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Split, random_batch
 from bigmodel_cli.device import describe_device
-from bigmodel_cli.errors import memory_remedy
 from bigmodel_cli.evaluation.evaluator import similar
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
@@ -30,7 +29,6 @@ from bigmodel_cli.train.plan import flops_per_sample
 
 SPLITS = ("val", "test", "train")
 """Where batches are from: the first of these that the data has."""
-REMEDY = "give a smaller --batch"
 Batch = dict[str, Tensor]
 
 
@@ -139,8 +137,7 @@ def used(opened: Opened, device: torch.device, rows: int) -> Used:
     options = spec.train
     if "auto" in (options.precision, options.memory_format):
         batch = random_batch(info, task.reads, rows, device)
-        with memory_remedy(REMEDY):
-            options = choose(model, task, batch, options, say, backward=False)
+        options = choose(model, task, batch, options, say, backward=False)
         model.eval()
     apply_mode(model, options)
     spec = spec.model_copy(update={"train": options})
@@ -199,7 +196,7 @@ class Passes:
     def step(self, marked: bool = True) -> Mapping[str, float]:
         laps = Laps(self.device, self.parts, marked)
         batch = next(self.batches)
-        with memory_remedy(REMEDY), torch.inference_mode():
+        with torch.inference_mode():
             self.passed(batch, laps)
         found = laps.done()
         self.size += float(self.used.task.size(batch))

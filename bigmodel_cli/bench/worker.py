@@ -27,7 +27,7 @@ from bigmodel_cli.bench.result import Block, Facts, Operation, Work
 from bigmodel_cli.bench.targets import built_in, opened
 from bigmodel_cli.console import say
 from bigmodel_cli.device import pick_device
-from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit
+from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit, memory_remedy
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
 from bigmodel_cli.train.step import batch_norm_explained
@@ -112,7 +112,7 @@ class Here:
         self.most: tuple[int, int | None] | None = None
         if asked.room is not None and device.type != "cuda":
             limit_memory(asked.room)
-        with batch_norm_explained(), _supported(found, device):
+        with memory_remedy(REMEDY), batch_norm_explained(), _supported(found, device):
             self.doing: Doing = KINDS[asked.doing].begin(found, device)
             warm(self.doing, WARMUP if asked.room is None else 1)
 
@@ -120,16 +120,19 @@ class Here:
         return self.doing.facts()
 
     def block(self, seconds: float, least: int) -> Block:
-        found = block(self.doing, seconds, least)
+        with memory_remedy(REMEDY):
+            found = block(self.doing, seconds, least)
         return replace(found, reference=self.reference.seconds())
 
     def work(self) -> Work | None:
         self.most = self.most or self._most()
-        return self.doing.work()
+        with memory_remedy(REMEDY):
+            return self.doing.work()
 
     def peaks(self) -> Peaks:
         self.most = self.most or self._most()
-        return Peaks(self.doing.peak_tensors(), *self.most)
+        with memory_remedy(REMEDY):
+            return Peaks(self.doing.peak_tensors(), *self.most)
 
     def _most(self) -> tuple[int, int | None]:
         """Of the process and the device so far: before the machine's peaks are measured."""
@@ -233,6 +236,9 @@ def _supported(found: Opened, device: torch.device) -> Iterator[None]:
             raise
         precision = found.spec.train.precision
         raise Unfit(f"train.precision: {precision} on {device}: {first}") from None
+
+
+REMEDY = "give a smaller --batch"
 
 
 LACKING = ("not implemented for", "does not support", "not supported")
