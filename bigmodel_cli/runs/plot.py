@@ -18,7 +18,7 @@ from bigmodel_cli.pictures import (
     tidy,
     whole_steps,
 )
-from bigmodel_cli.runs.record import Metric, RunRecord, training_losses
+from bigmodel_cli.runs.record import Metric, RunRecord, training_figures
 from bigmodel_cli.runs.search import run_names
 
 MOST_NAMED = 30
@@ -44,7 +44,7 @@ def plot(runs: Sequence[RunRecord], path: Path) -> bool:
     names = dict(
         zip((run.path for run in runs), run_names([run.path for run in runs]), strict=True)
     )
-    curves = {run.path: training_losses(run.path) for run in runs}
+    curves = {run.path: training_figures(run.path) for run in runs}
     drawn = {
         key: members
         for key, members in groups(runs).items()

@@ -243,20 +243,13 @@ def _figures(
     return read
 
 
-def training_losses(path: Path) -> list[tuple[int, float]]:
-    """(step, loss) of each record of the training of the run in this directory; damaged lines are
-    left out.
+def training_figures(path: Path, name: str = "loss") -> list[tuple[int, float]]:
+    """(step, figure) of each record of the training of the run in this directory: its loss, or
+    "elapsed" seconds; damaged lines are left out.
     """
-    content = _read(path / METRICS, MOST_METRICS, [], bytes) or b""
-    records = (_record(line) for line in _lines_with(content, b'"loss"') if b'"val"' not in line)
-    return [(r["step"], r["loss"]) for r in records if _is_finite(r.get("loss"))]
-
-
-def training_times(path: Path) -> list[tuple[int, float]]:
-    """(step, seconds of training so far) of each record of the run in this directory."""
-    content = _read(path / METRICS, MOST_METRICS, [], bytes) or b""
-    records = map(_record, _lines_with(content, b'"elapsed"'))
-    return [(r["step"], r["elapsed"]) for r in records if _is_finite(r.get("elapsed"))]
+    content, key = _read(path / METRICS, MOST_METRICS, [], bytes) or b"", f'"{name}"'.encode()
+    records = (_record(line) for line in _lines_with(content, key) if b'"val"' not in line)
+    return [(r["step"], r[name]) for r in records if _is_finite(r.get(name))]
 
 
 def _lines_with(content: bytes, key: bytes) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from bigmodel_cli.runs.record import RunRecord, training_losses
+from bigmodel_cli.runs.record import RunRecord, training_figures
 from bigmodel_cli.runs.tables import NONE
 
 
@@ -41,7 +41,7 @@ def figures(runs: Mapping[int, RunRecord]) -> dict[str, Figure]:
         ends = {
             seed: losses[-1][1]
             for seed, run in runs.items()
-            if (losses := training_losses(run.path))
+            if (losses := training_figures(run.path))
         }
         by_title["last training loss"] = Figure("loss", ends)
     return {title: figure for title, figure in by_title.items() if figure.values}

@@ -10,7 +10,7 @@ from pathlib import Path
 from bigmodel_cli.errors import NumericsError
 from bigmodel_cli.rundir import STATUS, read_status
 from bigmodel_cli.runs import Metric, read_run
-from bigmodel_cli.runs.record import training_times
+from bigmodel_cli.runs.record import training_figures
 
 DIVERGED = "not finite"
 DONE = "done"
@@ -52,7 +52,7 @@ def outcome_of(folder: Path, structure: str, power: int, rate: float, seed: int)
     if status.get("state") != DONE and not diverged:
         return None
     run = read_run(folder)
-    name, times = run.metric.name, training_times(folder)
+    name, times = run.metric.name, training_figures(folder, "elapsed")
     curve = [
         Point(v.step, _seconds(times, v.step), v.values[name])
         for v in run.validations
