@@ -30,6 +30,10 @@ class SpecError(BigmodelError):
     status = 2
 
 
+class Unfit(SpecError):
+    """A valid wish that this network or this machine cannot fulfil (status 2)."""
+
+
 class OptionError(SpecError, ValueError):
     """Faults of options, each the path of an option ("" for the options as a whole) and what is
     wrong.

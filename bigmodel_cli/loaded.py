@@ -83,7 +83,7 @@ def load_checkpoint(
     device: str = "auto",
     overrides: Sequence[Change] = (),
     *,
-    tell: Callable[[str], None] = say,
+    tell: Callable[[str], None] = say_once,
     body: bool = False,
     read: bool = True,
 ) -> Loaded:
@@ -212,7 +212,7 @@ def say_carried(
     before: dict[str, Any],
     names: Sequence[str],
     given: Collection[str] = (),
-    tell: Callable[[str], None] = say,
+    tell: Callable[[str], None] = say_once,
 ) -> None:
     """Report which options of the data are not used, since a checkpoint with the spec `before` has
     its own.

@@ -20,10 +20,10 @@ class LayerApart:
 
     `bits` are Jensen-Shannon divergences of the weights, the mean over queries: 0 where they are
     the same, 1 where none is on the same key; None where weights are no shares (differential
-    attention). `outputs` are the changes of what heads give (weights times values), as parts of the
-    mean of both lengths. `partners` are, for each head of the first, the head of the second that
-    looks most like it; a head is its own partner unless others match clearly better. `blocks` are
-    the second's weights less the first's, where they are wanted.
+    attention, mixers in its place). `outputs` are the changes of what heads give (weights times
+    values), as parts of the mean of both lengths. `partners` are, for each head of the first, the
+    head of the second that looks most like it; a head is its own partner unless others match
+    clearly better. `blocks` are the second's weights less the first's, where they are wanted.
     """
 
     name: str
@@ -48,13 +48,15 @@ class Apart:
     parts: dict[str, Tensor]
 
     def ranked(self) -> list[tuple[int, int, float | None, float]]:
-        """(layer, head, bits, change of the output) of each head, those furthest apart first."""
+        """(layer, head, bits, change of the output) of each head, those furthest apart first: by
+        bits, and where weights are no shares by half the change, which is 1 of opposite outputs.
+        """
         rows = [
             (number, head, None if layer.bits is None else float(layer.bits[head]), float(change))
             for number, layer in enumerate(self.layers)
             for head, change in enumerate(layer.outputs)
         ]
-        return sorted(rows, key=lambda row: (-1.0 if row[2] is None else -row[2], -row[3]))
+        return sorted(rows, key=lambda row: (-row[3] / 2 if row[2] is None else -row[2], -row[3]))
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -97,6 +99,10 @@ class Apart:
                 " same, 1 apart)",
                 "output: change of what the head, or the part, gives, in parts of its length",
             ]
+            if any(layer.bits is None for layer in self.layers):
+                lines += [
+                    "heads of signed weights have no bits; half the output's change ranks them"
+                ]
         if self.parts:
             parts = sorted(self.parts.items(), key=lambda pair: -float(pair[1]))
             few = SHOWN // 2

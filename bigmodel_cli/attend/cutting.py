@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bigmodel_cli.attend.capture import Each, watch
+from bigmodel_cli.attend.capture import watch, watch_mixing
 from bigmodel_cli.attend.judging import Judged, judge_of, judged, nats_of
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.worth import Ablation, Head, Worth, figures_of
@@ -16,9 +16,10 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.distributions import t_quantile
 from bigmodel_cli.parts.contract import Attends
+from bigmodel_cli.parts.mixing import MixingCall
 from bigmodel_cli.parts.watched import AttentionCall
 from bigmodel_cli.progress import progress
-from bigmodel_cli.tasks import Task
+from bigmodel_cli.tasks import Batch, Task
 
 AT_ONCE = 8192
 """Positions of all rows of a forward pass ..."""
@@ -31,7 +32,9 @@ class AblateOptions:
     """`heads` is "auto", which is every head, or LAYER.HEAD with commas between.
 
     With `mean` the head's output is replaced by its mean over the positions of the input (later
-    ones included) rather than by zeros. `layers` are those whose heads "auto" tries; None for all.
+    ones included) rather than by zeros. Of mixers that are not attention the output is that before
+    their norm and gate: where a norm is over all heads (Mamba-2) the others grow a little.
+    `layers` are those whose heads "auto" tries; None for all.
     `target` is what an encoder-decoder is to write.
     """
 
@@ -60,19 +63,20 @@ def ablate(
     losses = torch.stack(
         [run.losses([*cuts, *([tuple(chosen)] if together else [])]) for run in runs]
     )
-    base = torch.tensor([run.base for run in runs], dtype=torch.float64)
+    base = torch.stack([run.base for run in runs])
     found = [_worth(cut, names, losses[:, n], base, task, look) for n, cut in enumerate(cuts)]
     whole = _worth(tuple(chosen), names, losses[:, -1], base, task, look) if together else None
     return Ablation(
         loaded.name,
         unit_of(task),
-        float(base.mean()),
-        float((-base).exp().mean()) if has_probability(task) else None,
+        float(base[:, 0].mean()),
+        float((-base[:, 0]).exp().mean()) if has_probability(task) else None,
         [item.answer for item in items],
         len(items),
         "its mean over positions" if options.mean else "zeros",
         sorted(found, key=lambda each: -each.worth),
         whole,
+        _known_mean(base[:, 1]),
     )
 
 
@@ -94,12 +98,14 @@ def chosen_heads(
     `counts` are how many heads each layer has. Raises `SpecError`.
     """
     if not counts:
-        raise SpecError("this model has no attention whose heads could be cut out")
+        raise SpecError(
+            "this model has no attention, and no mixer in its place, whose heads could be cut out"
+        )
+    if layers is not None and max(layers) >= len(counts):
+        raise SpecError(
+            f"--layers: {max(layers)}: the layers with attention are 0 to {len(counts) - 1}"
+        )
     if given == "auto":
-        if layers is not None and max(layers) >= len(counts):
-            raise SpecError(
-                f"--layers: {max(layers)}: the layers with attention are 0 to {len(counts) - 1}"
-            )
         return [
             Head(layer, head)
             for layer, count in enumerate(counts)
@@ -121,28 +127,33 @@ def chosen_heads(
             raise SpecError(
                 f"--ablate {word}: the heads of layer {layer} are 0 to {counts[int(layer)] - 1}"
             )
+        if layers is not None and int(layer) not in layers:
+            raise SpecError(
+                f"--ablate {word.strip()}: --layers {','.join(map(str, layers))} leaves layer"
+                f" {layer} out; give one of the two"
+            )
         if Head(int(layer), int(head)) not in found:
             found.append(Head(int(layer), int(head)))
     return found
 
 
 class _Run:
-    """One input: the loss without a cut, and the losses with cuts.
+    """One input: the loss without a cut, and the losses with cuts, all and of what repeats.
 
-    `heads` are the calls of attention in their order, each with its part's name and its heads.
+    `heads` are the calls in their order, of attention and of mixers in its place, each with its
+    title and its heads.
     """
 
     def __init__(self, loaded: Loaded, task: Task, item: Judged, mean: bool) -> None:
         self.loaded, self.task, self.item, self.mean = loaded, task, item, mean
-        self.heads: list[tuple[str, int]] = []
-        self.positions = 1
-        base, counts = self._pass(self._note, 1)
+        seen = _Calls()
+        self.base, counts = self._pass(seen, 1)  # (2)
         if not bool(counts):
             raise DataError(f"{item.given[:40]!r}: nothing in it is foretold; give a longer input")
-        self.base = float(base)
+        self.base, self.heads, self.positions = self.base[0], seen.heads, seen.positions
 
     def losses(self, cuts: Sequence[tuple[Head, ...]]) -> Tensor:
-        """(cuts,) float64   the loss with each of the cuts, as many rows at once as fit."""
+        """(cuts, 2) float64   the losses with each of the cuts, as many rows at once as fit."""
         rows = self.item.rows * self.positions
         logits = rows * (self.loaded.info.vocab_size or 1)
         size = max(1, min(AT_ONCE // rows, LOGITS // logits))
@@ -154,37 +165,70 @@ class _Run:
                 found.append(self._pass(_Cutting(some, self.item.rows, self.mean), len(some))[0])
         return torch.cat(found)
 
-    def _pass(self, each: Each, times: int) -> tuple[Tensor, Tensor]:
-        """The losses of as many copies of the input, whose attention `each` may change."""
-        rows = {
-            name: values.repeat(times, *[1] * (values.dim() - 1))
-            for name, values in self.item.batch.items()
-        }
+    def _pass(self, calls: _Calls, times: int) -> tuple[Tensor, Tensor]:
+        """(times, 2) the losses of as many copies of the input, whose mixers' outputs `calls` may
+        change, of all and of what repeats (NaN: nothing does); and how many targets are in each.
+        """
+        rows, task = _copies(self.item.batch, times), self.task
         model, device = self.loaded.model, self.loaded.device
-        with watch(model, each), torch.inference_mode(), autocast(device, self.loaded.precision):
-            outputs = self.task.forward(model, rows, training=False)
-            return nats_of(self.task, outputs, rows, times)
+        with (
+            watch(model, calls.attention),
+            watch_mixing(model, calls.mixing),
+            torch.inference_mode(),
+            autocast(device, self.loaded.precision),
+        ):
+            outputs = task.forward(model, rows, training=False)
+            losses, counts = nats_of(task, outputs, rows, times)
+            again = torch.full_like(losses, math.nan)
+            if self.item.repeats is not None:
+                some = {**rows, **_copies({"loss_mask": self.item.repeats}, times)}
+                again = nats_of(task, outputs, some, times)[0]
+            return torch.stack((losses, again), 1), counts
 
-    def _note(self, name: str, part: Attends, call: AttentionCall) -> None:
-        self.heads.append((name, _heads_of(call)))
-        self.positions = max(self.positions, call.q.shape[2], call.k.shape[2])
+
+def _copies(batch: Batch, times: int) -> Batch:
+    return {name: x.repeat(times, *[1] * (x.dim() - 1)) for name, x in batch.items()}
 
 
-class _Cutting:
+class _Calls:
+    """Notes each call of attention, and of a mixer in its place, and changes none."""
+
+    def __init__(self) -> None:
+        self.heads: list[tuple[str, int]] = []
+        self.positions = 1
+
+    def attention(self, name: str, part: Attends, call: AttentionCall) -> Tensor | None:
+        """A call of attention; differential heads have two maps each."""
+        heads = _heads_of(call)
+        return self.called(name, call.output, call.keys, heads, 1 if call.minus is None else 2)
+
+    def mixing(self, name: str, call: MixingCall) -> Tensor | None:
+        """A call of a mixer in its place."""
+        return self.called(name, call.output, call.keys, call.output.shape[1], 1)
+
+    def called(self, name: str, output: Tensor, keys: int, heads: int, maps: int) -> Tensor | None:
+        """Output (B, heads x maps, T, E): what is to stand in its place, if anything."""
+        times = sum(title.partition(" ")[0] == name for title, _ in self.heads)
+        self.heads.append((name if not times else f"{name} ({times + 1})", heads))
+        self.positions = max(self.positions, output.shape[2], keys)
+        return None
+
+
+class _Cutting(_Calls):
     """Cuts heads out of the copies of an input, of `rows` each, in one forward pass."""
 
     def __init__(self, cuts: Sequence[tuple[Head, ...]], rows: int, mean: bool) -> None:
+        super().__init__()
         self.cuts, self.rows, self.mean, self.calls = cuts, rows, mean, 0
 
-    def __call__(self, name: str, part: Attends, call: AttentionCall) -> Tensor | None:
+    def called(self, name: str, output: Tensor, keys: int, heads: int, maps: int) -> Tensor | None:
         layer, self.calls = self.calls, self.calls + 1
         own = [(n, h.head) for n, cut in enumerate(self.cuts) for h in cut if h.layer == layer]
         if not own:
             return None
-        y = call.output.clone()
+        y = output.clone()
         for copy, head in own:
-            maps = (head,) if call.minus is None else (head, head + _heads_of(call))
-            for number in maps:
+            for number in range(head, heads * maps, heads):
                 own_rows = y[copy * self.rows : (copy + 1) * self.rows, number]  # (rows, T, E)
                 own_rows.copy_(
                     own_rows.mean(1, keepdim=True) if self.mean else torch.zeros_like(own_rows)
@@ -205,10 +249,10 @@ def _worth(
     task: Task,
     look: Look | None,
 ) -> Worth:
-    """What the inputs' losses (N) with a cut say, beside those without (N)."""
-    change = losses - base
-    probability = (-losses).exp() if has_probability(task) else None
-    worth = change if probability is None else (-base).exp() - probability
+    """What the inputs' losses (N, 2) with a cut say, beside those without (N, 2)."""
+    change, again = (losses - base).unbind(1)
+    probability = (-losses[:, 0]).exp() if has_probability(task) else None
+    worth = change if probability is None else (-base[:, 0]).exp() - probability
     letter, figures = figures_of(look, names, cut[0]) if len(cut) == 1 else ("", {})
     return Worth(
         cut,
@@ -218,7 +262,14 @@ def _worth(
         None if probability is None else float(probability.mean()),
         letter,
         figures,
+        _known_mean(again),
     )
+
+
+def _known_mean(values: Tensor) -> float | None:
+    """The mean of those (N) that are known; None where none is."""
+    known = values[~values.isnan()]
+    return float(known.mean()) if len(known) else None
 
 
 def half_interval(values: Tensor) -> float | None:

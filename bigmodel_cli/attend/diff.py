@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.attend.apart import Apart, LayerApart
 from bigmodel_cli.attend.blocks import Maps
-from bigmodel_cli.attend.capture import watch
+from bigmodel_cli.attend.capture import watch, watch_mixing
 from bigmodel_cli.attend.judging import judge_of, judged, read_alone
 from bigmodel_cli.attend.matching import matched
+from bigmodel_cli.attend.mixing import Mixed
 from bigmodel_cli.attend.pairs import forced
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.tiles import ROWS, Queries, Tiled, spans
@@ -23,6 +24,7 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.models import Model
 from bigmodel_cli.parts.contract import Attends
+from bigmodel_cli.parts.mixing import MixingCall
 from bigmodel_cli.parts.watched import AttentionCall
 from bigmodel_cli.roles import PARAMETRIZED, plain_name
 from bigmodel_cli.tasks import Batch
@@ -66,25 +68,23 @@ def compare(first: Loaded, second: Loaded, batch: Batch, options: DiffOptions) -
     The queries, keys and values of the first are kept, layer by layer; the second is compared with
     them as it runs. Raises `SpecError` where their heads differ in number or size.
     """
-    calls: list[tuple[str, AttentionCall]] = []
+    calls: list[_Call] = []
     kept: dict[str, Tensor] = {}
-
-    def keep(name: str, part: Attends, call: AttentionCall) -> None:
-        calls.append((name, call))
-
-    with watch(first.model, keep), _outputs(first.model, kept):
+    with _watching(first.model, calls.append), _outputs(first.model, kept):
         _run(first, batch)
     layers: list[LayerApart] = []
     others: dict[str, Tensor] = {}
 
-    def compare(name: str, part: Attends, call: AttentionCall) -> None:
-        if len(layers) == len(calls) or calls[len(layers)][0] != name:
-            raise SpecError(f"--diff: the two run otherwise: {name} attends in the second alone")
-        before = calls[len(layers)][1]
-        calls[len(layers)] = (name, call)  # the first's is no longer needed
-        layers.append(_layer(name, before, call, options))
+    def compare(call: _Call) -> None:
+        if len(layers) == len(calls) or calls[len(layers)].name != call.name:
+            raise SpecError(
+                f"--diff: the two run otherwise: {call.name} attends in the second alone"
+            )
+        before = calls[len(layers)]
+        calls[len(layers)] = call  # the first's is no longer needed
+        layers.append(_layer(before, call, options))
 
-    with watch(second.model, compare), _outputs(second.model, others):
+    with _watching(second.model, compare), _outputs(second.model, others):
         _run(second, batch)
     if len(layers) < len(calls):
         raise SpecError("--diff: the two run otherwise: the first attends more often")
@@ -150,33 +150,59 @@ def _outputs(model: Any, kept: dict[str, Tensor]) -> Iterator[None]:
             hook.remove()
 
 
-def _layer(name: str, one: AttentionCall, two: AttentionCall, options: DiffOptions) -> LayerApart:
+@dataclass(frozen=True)
+class _Call:
+    """A call of attention, or of a mixer in its place: how many heads, queries and keys, its
+    weights, and what the heads gave (H, T, E), as is asked for.
+    """
+
+    name: str
+    sizes: tuple[int, int, int]
+    weights: Callable[[], Tiled]
+    outputs: Callable[[Tiled], Tensor]
+
+
+@contextmanager
+def _watching(model: Module, each: Callable[[_Call], None]) -> Iterator[None]:
+    """Inside, `each` is given every call, in the order by which a look numbers layers."""
+
+    def attends(name: str, part: Attends, call: AttentionCall) -> None:
+        heads, queries = call.q.shape[1:3]
+        each(_Call(name, (heads, queries, call.keys), lambda: Stream(call), _all_outputs))
+
+    def mixes(name: str, call: MixingCall) -> None:
+        heads, queries = call.output.shape[1:3]
+        own = call.output[0].detach()
+        each(_Call(name, (heads, queries, call.keys), lambda: Mixed(call.matrix()), lambda _: own))
+
+    with watch(model, attends), watch_mixing(model, mixes):
+        yield
+
+
+def _all_outputs(tiled: Tiled) -> Tensor:
+    return tiled.outputs(slice(0, tiled.heads), torch.arange(tiled.queries))
+
+
+def _layer(one: _Call, two: _Call, options: DiffOptions) -> LayerApart:
     """The heads of one call of each."""
-    if one.q.shape[:3] != two.q.shape[:3] or one.k.shape[2] != two.k.shape[2]:
+    if one.sizes != two.sizes:
         raise SpecError(
-            f"--diff: {name}: {_sizes(one)} and {_sizes(two)}: other heads or positions"
+            f"--diff: {one.name}: {_said(one.sizes)} and {_said(two.sizes)}: other heads or"
+            " positions"
         )
-    first, second = Stream(one), Stream(two)
-    outputs = torch.stack([_change(a, b) for a, b in _by_head(first, second)])
+    first, second = one.weights(), two.weights()
+    pairs = zip(one.outputs(first), two.outputs(second), strict=True)
+    outputs = torch.stack([_change(a, b) for a, b in pairs])
     sums = _Sums(first, second, options.resolution)
     bits = None if first.signed else (sums.nats / (first.queries * math.log(2))).float()
     partners = None
     if not first.signed and first.heads > 1:
         partners, _ = matched(first, second)
-    return LayerApart(name, bits, outputs, partners, sums.maps.blocks())
+    return LayerApart(one.name, bits, outputs, partners, sums.maps.blocks())
 
 
-def _sizes(call: AttentionCall) -> str:
-    heads, queries = call.q.shape[1:3]
-    return f"{heads} heads x {queries} queries x {call.k.shape[2]} keys"
-
-
-def _by_head(first: Tiled, second: Tiled) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each head's output (1, T, E) in both."""
-    rows = torch.arange(first.queries)
-    for head in range(first.heads):
-        own = slice(head, head + 1)
-        yield first.outputs(own, rows), second.outputs(own, rows)
+def _said(sizes: tuple[int, int, int]) -> str:
+    return f"{sizes[0]} heads x {sizes[1]} queries x {sizes[2]} keys"
 
 
 def _change(one: Tensor, two: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.attend.pairs import read_pair
+from bigmodel_cli.attend.repeated import repeats_of
 from bigmodel_cli.console import counted, say
-from bigmodel_cli.data import Prompts, Reader, input_of, load_tokenizer
+from bigmodel_cli.data import LongReader, Prompts, Reader, input_of, load_tokenizer
 from bigmodel_cli.device import autocast
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.generation.conditioned import source_reader
 from bigmodel_cli.generation.text import Decoding
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.predict import as_published
 from bigmodel_cli.tasks import TASKS, Batch, Task, build_task
@@ -22,12 +24,15 @@ from bigmodel_cli.tasks import TASKS, Batch, Task, build_task
 class Judged:
     """An input as the rows of a batch with targets, on the model's device.
 
-    `answer` is the model's own in words, where that is the target.
+    `answer` is the model's own in words, where that is the target. `repeats` (rows, T) are the
+    tokens of a text that follow the one before them as they did earlier; None where none does, and
+    for models that do not continue texts.
     """
 
     given: str
     batch: Batch
     answer: str = ""
+    repeats: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -59,11 +64,42 @@ def judged(
     for given, place in _placed(inputs):
         content, truncated = reader.read(given, place)
         cuts += truncated
-        batch = {n: t.to(loaded.device) for n, t in reader.batch([content]).items()}
-        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            found.append(_with_answer(loaded, task, given, batch))
+        batch = reader.batch([content])
+        check_foretold(loaded, batch, place)
+        found.append(_judged(loaded, task, given, batch))
     _tell_of(cuts, reader)
     return found
+
+
+def judged_whole(loaded: Loaded, task: Task, given: str, place: str = "the input") -> list[Judged]:
+    """As `judged`; a text that is longer than the context in several windows, each from its own
+    beginning. `place` is what messages call it.
+    """
+    if loaded.model.is_encoder_decoder:
+        return judged(loaded, task, [given])
+    reader = _long_reader(loaded)
+    windows = [reader.batch([content]) for content in reader.windows(given, place)]
+    return [_judged(loaded, task, given, each) for each in windows if not _alone(loaded, each)]
+
+
+def of_tokens(tokens: Tensor) -> Judged:
+    """Tokens (1, T) as what a model that continues texts is judged on."""
+    return Judged("", {"tokens": tokens}, repeats=_repeats(tokens))
+
+
+def losses_of(loaded: Loaded, task: Task, items: Sequence[Judged]) -> tuple[float, float]:
+    """The mean loss over the targets of all items, and over what repeats in them; NaN: none."""
+    sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2)
+    for item in items:
+        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+            outputs = task.forward(loaded.model, item.batch, training=False)
+            masks = [{}] if item.repeats is None else [{}, {"loss_mask": item.repeats}]
+            for place, mask in enumerate(masks):
+                (mean,), (count,) = nats_of(task, outputs, {**item.batch, **mask})
+                sums[place] += mean * count
+                counts[place] += count
+    means = sums / counts  # 0 / 0: NaN
+    return float(means[0]), float(means[1])
 
 
 def _placed(inputs: Sequence[str]) -> list[tuple[str, str]]:
@@ -83,6 +119,17 @@ def read_alone(loaded: Loaded, given: str, place: str = "the input") -> Batch:
     return dict(reader.batch([reader.read(given, place)[0]]))
 
 
+def check_foretold(loaded: Loaded, batch: Batch, place: str) -> None:
+    """Raise `DataError` for an input of a decoder that is one token, which nothing foretells."""
+    if _alone(loaded, batch):
+        raise DataError(f"{place} is one token, and nothing in it is foretold; give a longer input")
+
+
+def _alone(loaded: Loaded, batch: Batch) -> bool:
+    model = loaded.model
+    return model.can_generate and not model.is_encoder_decoder and batch["tokens"].shape[1] < 2
+
+
 def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Tensor, Tensor]:
     """(items,) float64 twice: the mean loss of each of several inputs, of as many rows each, and
     over how many targets it is.
@@ -94,18 +141,33 @@ def nats_of(task: Task, outputs: Any, batch: Batch, items: int = 1) -> tuple[Ten
 
 def _reader(loaded: Loaded) -> Reader:
     """What reads the inputs of this model, as `predict` does."""
-    if loaded.model.is_encoder_decoder:
-        return source_reader(loaded)
+    return source_reader(loaded) if loaded.model.is_encoder_decoder else _long_reader(loaded)
+
+
+def _long_reader(loaded: Loaded) -> LongReader:
     if loaded.model.can_generate:
         return Prompts(load_tokenizer(loaded.assets), loaded.model.limit, loaded.spec.data)
     return input_of(loaded.info).reader(loaded.spec.data, loaded.assets)
+
+
+def _judged(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
+    batch = {name: values.to(loaded.device) for name, values in batch.items()}
+    with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+        return _with_answer(loaded, task, given, batch)
 
 
 def _with_answer(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
     batch = task.asked(batch)
     outputs = task.forward(loaded.model, batch, training=False)
     answer = task.foremost(outputs)[1] if task.labels else ""
-    return Judged(given, task.answered(outputs, batch), answer)
+    repeats = _repeats(batch["tokens"]) if loaded.model.can_generate else None
+    return Judged(given, task.answered(outputs, batch), answer, repeats)
+
+
+def _repeats(tokens: Tensor) -> Tensor | None:
+    """Which of tokens (rows, T) a model that copies could foretell; None where none."""
+    found = torch.stack([F.pad(repeats_of(row.cpu()), (1, 0)) for row in tokens])
+    return found.to(tokens.device) if bool(found.any()) else None
 
 
 def _with_targets(loaded: Loaded, inputs: Sequence[str], target: str | None) -> list[Judged]:

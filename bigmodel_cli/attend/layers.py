@@ -81,11 +81,13 @@ class Found:
     def join(self, other: Found) -> Found:
         """`other`, the next window of a text, with the figures of both."""
         joined = []
-        for (_, before), (layer, sums) in zip(self.layers, other.layers, strict=True):
+        for (one, before), (layer, sums) in zip(self.layers, other.layers, strict=True):
             sums.join(before)
             figures = sums.statistics(layer.heads)
             named = letters(figures, len(layer.queries), len(layer.keys), layer.causal)
-            joined.append((replace(layer, statistics=figures, letters=named), sums))
+            worst = max(one.difference, layer.difference)
+            layer = replace(layer, statistics=figures, letters=named, difference=worst)
+            joined.append((layer, sums))
         return Found(joined, other.calls, other.output, other.extra)
 
 

@@ -188,6 +188,8 @@ class Look:
     told: Told = field(default_factory=Told)
     title: str = ""
     """What was looked at, in a few words: the text's beginning, or the file's name."""
+    part: str = ""
+    """Which window of it the maps are of, and how that begins, where it is read in several."""
 
     @property
     def difference(self) -> float:

@@ -111,7 +111,8 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     assert found is not None
     layers = _chosen([layer for layer, _ in found.layers], wanted)
     name = f"{loaded.name} ({loaded.spec.model.type})"
-    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers)]
+    windows = len(prepared.windows)
+    notes = [*prepared.notes, *prepared.remarks(found.output), *_sampled(layers, windows)]
     notes += [NOTE] if any(layer.kind == "mixing" for layer in layers) else []
     check_positions(layers, wanted)
     told = prepared.told(found.output)
@@ -123,7 +124,8 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         notes += [extra["lens"]["remark"]] if "remark" in extra["lens"] else []
         notes += ["the logit lens is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
-    return Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
+    look = Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
+    return replace(look, part=prepared.part)
 
 
 def _chosen(layers: Sequence[Layer], wanted: Wanted) -> list[Layer]:
@@ -157,13 +159,14 @@ def check_positions(layers: Sequence[Layer], wanted: Wanted) -> None:
             raise SpecError(f"{option} {place}: the positions are 0 to {longest - 1}")
 
 
-def _sampled(layers: Sequence[Layer]) -> list[str]:
-    """What is said where statistics are of some of the queries."""
+def _sampled(layers: Sequence[Layer], windows: int = 1) -> list[str]:
+    """What is said where statistics are of some of the queries, in each of so many windows."""
     some = [layer for layer in layers if layer.sampled is not None]
     if not some or some[0].sampled is None:
         return []
     count, whole = len(some[0].sampled), len(some[0].queries)
+    each = "" if windows == 1 else " in each window"
     return [
-        f"statistics and maps are of {count:,} queries drawn of {whole:,}; figures come with half"
-        " their 95 % intervals"
+        f"statistics and maps are of {count:,} queries drawn of {whole:,}{each}; figures come with"
+        " half their 95 % intervals"
     ]

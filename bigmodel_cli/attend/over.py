@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 from bigmodel_cli import checkpoints
 from bigmodel_cli.attend.course import Course
 from bigmodel_cli.attend.details import MOST_ENTRIES
-from bigmodel_cli.attend.judging import judge_of, judged, nats_of
+from bigmodel_cli.attend.judging import judge_of, judged_whole, losses_of, of_tokens
 from bigmodel_cli.attend.layers import Wanted
 from bigmodel_cli.attend.looking import look_through
-from bigmodel_cli.attend.repeated import losses_of, repeated_tokens
+from bigmodel_cli.attend.repeated import repeated_tokens
 from bigmodel_cli.attend.runs import Prepared, Window, prepare, tokens_side
 from bigmodel_cli.console import counted
 from bigmodel_cli.convert import opening
@@ -22,13 +21,15 @@ from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
-from bigmodel_cli.parts.contract import attending
+from bigmodel_cli.parts.contract import attending, mixing
 from bigmodel_cli.progress import progress
 
 MOST = 100
 """Checkpoints that are looked at; of more, so many evenly spread ones."""
 Losses = Callable[[], tuple[float, float]]
-"""The loss on the input by the model as it is, and on what repeats in it (NaN: nothing does)."""
+"""The loss on the whole input by the model as it is, and on what repeats in it (NaN: nothing
+does).
+"""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def over(run: Path, given: str | None, options: OverOptions, device: str = "auto
     """
     found, notes = saved(run)
     loaded = load_checkpoint(found[-1], device)
-    if not attending(loaded.model):
-        raise SpecError("this model has no attention to look at")
+    if not attending(loaded.model) and not mixing(loaded.model):
+        raise SpecError("this model has no attention to look at, and no mixer in its place")
     if loaded.spec.adapter is not None and loaded.spec.adapter.base is not None:
         raise SpecError(
             f"--over {run}: it finetunes a base of few bits, which is made anew for each"
@@ -108,27 +109,14 @@ def _input(loaded: Loaded, given: str | None, options: OverOptions) -> tuple[Pre
             {"tokens": tokens},
         )
         title = f"{tokens.shape[1]} tokens: random ones, and the same again (seed {options.seed})"
-        return Prepared(title, [window], lambda y: ""), lambda: _copied(loaded, tokens)
-    prepared = prepare(loaded, given, options.place)
-    if loaded.model.can_generate and not loaded.model.is_encoder_decoder:
-        tokens = prepared.windows[-1].batch["tokens"]
-        return prepared, lambda: _copied(loaded, tokens)
+        item, task = of_tokens(tokens), judge_of(loaded)
+        return Prepared(title, [window], lambda y: ""), lambda: losses_of(loaded, task, [item])
     task = judge_of(loaded)
-    (item,) = judged(loaded, task, [given])
-
-    def judge() -> tuple[float, float]:
-        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
-            outputs = task.forward(loaded.model, item.batch, training=False)
-            return float(nats_of(task, outputs, item.batch)[0]), math.nan
-
-    return prepared, judge
+    items = judged_whole(loaded, task, given, options.place)
+    return prepare(loaded, given, options.place), lambda: losses_of(loaded, task, items)
 
 
 def _forward(loaded: Loaded, tokens: Tensor) -> Tensor:
     with torch.no_grad(), autocast(loaded.device, loaded.precision):
         logits: Tensor = loaded.model(tokens)
     return logits
-
-
-def _copied(loaded: Loaded, tokens: Tensor) -> tuple[float, float]:
-    return losses_of(_forward(loaded, tokens)[0], tokens[0])

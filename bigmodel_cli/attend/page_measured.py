@@ -32,8 +32,8 @@ PANELS = {
 def page_of_worth(found: Ablation, look: Look) -> str:
     """What heads are worth, and the heads of a look at the first input."""
     view = worth_view(found, look)
-    places, best = attending(look), found.heads[0].heads[0]
-    head = (places[best.layer], best.head) if best.layer < len(places) else None
+    places, best = places_of(look), found.heads[0].heads[0]
+    head = (places[best.layer], best.head) if best.layer in places else None
     return page(look, options=PageOptions(head, view=view.name), views=[view])
 
 
@@ -60,15 +60,19 @@ def page_of_apart(apart: Apart, look: Look) -> str:
     return page(look_of_apart(apart, look), options=options, views=[view])
 
 
-def attending(look: Look) -> list[int]:
-    """The places in a look of the layers that attend, by their number among these."""
-    return [place for place, layer in enumerate(look.layers) if layer.kind in ("self", "cross")]
+def places_of(look: Look) -> dict[int, int]:
+    """The places of layers in a look, by the numbers that name their heads."""
+    return {
+        place if layer.number is None else layer.number: place
+        for place, layer in enumerate(look.layers)
+    }
 
 
 def worth_view(found: Ablation, look: Look) -> View:
     """What heads are worth, beside the heads of a look at the first input."""
-    places, sure = attending(look), found.probability is not None
+    places, sure = places_of(look), found.probability is not None
     several = any(each.half is not None for each in found.heads)
+    again = any(each.repeats is not None for each in found.heads)
     beside = [name for name in BESIDE if any(name in each.figures for each in found.heads)]
     less = "how much less probable the answer is" if sure else f"rise of the loss, in {found.unit}"
     columns = [
@@ -76,14 +80,16 @@ def worth_view(found: Ablation, look: Look) -> View:
         column("Worth", meaning=f"{less}, without the head"),
         *([column("95 %", meaning="half the interval over the inputs")] if several else []),
         column("Loss", meaning=f"its rise, in {found.unit}"),
+        *([column("Repeats", meaning="rise of the loss on what repeats")] if again else []),
         *([column("Probability", meaning="of the answer, without the head")] if sure else []),
         *(column(name.capitalize()) for name in beside),
     ]
 
     def row(each: Worth) -> list[object]:
         one = each.heads[0]
-        named = [places[one.layer], one.head] if one.layer < len(places) else None
+        named = [places[one.layer], one.head] if one.layer in places else None
         middle = [*([each.half] if several else []), each.loss]
+        middle += [each.repeats] if again else []
         middle += [each.probability] if sure else []
         return [named, each.worth, *middle, *(each.figures.get(name) for name in beside)]
 

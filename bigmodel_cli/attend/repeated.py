@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bigmodel_cli.data import Prompts, Tokenizer, load_tokenizer
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 
 LENGTH = 64
@@ -51,12 +51,3 @@ def repeats_of(tokens: Tensor) -> Tensor:
         0, which, torch.arange(len(which)), "amin"
     )
     return torch.arange(len(which)) > first[which]
-
-
-def losses_of(logits: Tensor, tokens: Tensor) -> tuple[float, float]:
-    """Nats per token of tokens (T,) by logits (T, V), of all from the second on, and of those that
-    repeat; NaN where none does, and of a single token.
-    """
-    nats = F.cross_entropy(logits[:-1].double().cpu(), tokens[1:].cpu(), reduction="none")
-    again = nats[repeats_of(tokens.cpu())]
-    return float(nats.mean()), float(again.mean())

@@ -57,7 +57,8 @@ class Prepared:
     """An input, ready to be run: a text longer than the context in several windows.
 
     `answer` puts in words what the model returned for the last of them, `remarks` are notes on it,
-    and `told` says which words come from which, or when they are said (`Look.told`).
+    `told` says which words come from which, or when they are said (`Look.told`), and `part` which
+    window is shown (`Look.part`).
     """
 
     title: str
@@ -66,6 +67,7 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
     remarks: Callable[[Any], list[str]] = lambda outputs: []
     told: Callable[[Any], Told] = lambda outputs: Told()
+    part: str = ""
 
 
 def prepare(loaded: Loaded, given: str, place: str, target: str | None = None) -> Prepared:
@@ -105,7 +107,10 @@ def _text(loaded: Loaded, given: str, place: str) -> Prepared:
         _window(loaded, batch, _one_side(tokens_side("text", tokenizer, batch["tokens"][0])))
         for batch in (_on(loaded, reader.batch([content])) for content in contents)
     ]
+    part = ""
     if len(windows) > 1:
+        shown = titled("".join(name_tokens(tokenizer, windows[-1].batch["tokens"][0].tolist())))
+        part = f"window {len(windows)} of {len(windows)}: “{shown}”"
         notes.append(
             f"the text is longer than the context: it is read in {len(windows)} windows, each from"
             " its own beginning; the last is shown, and statistics are over all"
@@ -117,7 +122,7 @@ def _text(loaded: Loaded, given: str, place: str) -> Prepared:
         if loaded.model.can_generate
         else (lambda y: _labels(loaded, y, windows[-1]))
     )
-    return Prepared(titled(given), windows, answer, notes)
+    return Prepared(titled(given), windows, answer, notes, part=part)
 
 
 def _pair(loaded: Loaded, given: str, place: str, target: str | None) -> Prepared:

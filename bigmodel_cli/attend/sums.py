@@ -46,19 +46,27 @@ class Sums:
         )
 
     def join(self, other: Sums) -> None:
-        """Add those of another window of the same text, of whose queries as many were looked at."""
-        for name, (total, squares, count) in other.found.items():
-            old = self.found.get(name)
-            new = (total, squares, count)
-            self.found[name] = (
-                new if old is None else (old[0] + total, old[1] + squares, old[2] + count)
-            )
-        if self.column is None or other.column is None:
-            self.column = other.column
-        else:
-            share = other.looked / (self.looked + other.looked)
-            self.column = (1 - share) * self.column + share * other.column
-        self.all, self.looked = self.all + other.all, self.looked + other.looked
+        """Add those of another window of the same text.
+
+        Each query that was looked at stands for as many as its window has to one: a short window,
+        most of which was looked at, counts for its length and no more.
+        """
+        both, whole = self.looked + other.looked, self.all + other.all
+        joined: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        for sums in (other, self):
+            factor = sums.all * both / (sums.looked * whole)
+            for name, (total, squares, count) in sums.found.items():
+                new = total * factor, squares * factor, count * factor
+                old = joined.get(name)
+                joined[name] = (
+                    new if old is None else (old[0] + new[0], old[1] + new[1], old[2] + new[2])
+                )
+        share = other.all / whole  # a window of one key has no column: its share is 0
+        self.column = _sum(self.column, 1 - share, other.column, share)
+        halves = _sum(_square(self.column_half), (1 - share) ** 2,
+                      _square(other.column_half), share**2)  # fmt: skip
+        self.column_half = None if halves is None else halves.sqrt()
+        self.found, self.all, self.looked = joined, whole, both
 
     def mean(self, name: str) -> Tensor | None:
         """(H)   the mean; NaN where no query has the figure, None where it is not defined."""
@@ -108,3 +116,13 @@ class Sums:
             moved=self.mean("moved"),
             half=half,
         )
+
+
+def _sum(one: Tensor | None, factor: float, two: Tensor | None, other: float) -> Tensor | None:
+    """One times its factor and two times the other, of those that there are."""
+    known = [x * part for x, part in ((one, factor), (two, other)) if x is not None]
+    return torch.stack(known).sum(0) if known else None
+
+
+def _square(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.square()

@@ -31,7 +31,8 @@ class Worth:
 
     `worth` is the fall of the answer's probability where there is one answer, else the rise of the
     loss; `half` is half its 95 % interval over several inputs. `loss` is the rise of the loss, and
-    `probability` what the answer's is without the heads.
+    `probability` what the answer's is without the heads. `repeats` is the rise of the loss on the
+    tokens that a model which copies can foretell (see `Judged`), None where there are none.
     """
 
     heads: tuple[Head, ...]
@@ -41,6 +42,7 @@ class Worth:
     probability: float | None = None
     letter: str = ""
     figures: dict[str, float] = field(default_factory=dict)
+    repeats: float | None = None
 
     @property
     def name(self) -> str:
@@ -50,6 +52,8 @@ class Worth:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         values: dict[str, Any] = {"head": self.name, "worth": self.worth, "loss_change": self.loss}
+        if self.repeats is not None:
+            values["loss_change_on_repeats"] = self.repeats
         if self.half is not None:
             values["low"], values["high"] = self.worth - self.half, self.worth + self.half
         if self.probability is not None:
@@ -63,7 +67,8 @@ class Worth:
 class Ablation:
     """Heads ranked by what they are worth, and what they are worth `together`, if they were named.
 
-    `loss` (in `unit`) and `probability`, where there is one answer, are those of the whole model.
+    `loss` (in `unit`), that on what `repeats`, and `probability`, where there is one answer, are
+    those of the whole model.
     """
 
     model: str
@@ -75,6 +80,7 @@ class Ablation:
     replaced: str
     heads: list[Worth]
     together: Worth | None = None
+    repeats: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -86,6 +92,8 @@ class Ablation:
             "loss": self.loss,
             "loss_unit": self.unit,
         }
+        if self.repeats is not None:
+            values["loss_on_repeats"] = self.repeats
         if self.probability is not None:
             values["probability"] = self.probability
         if any(self.answers):
@@ -114,19 +122,30 @@ class Ablation:
         figures = [name for name in FIGURES if any(name in each.figures for each in shown)]
         several = any(each.half is not None for each in shown)
         columns = ["head", *(["class"] if any(each.letter for each in shown) else []), "worth"]
-        columns += [*(["95 %"] if several else []), "loss", *(["probability"] if sure else [])]
+        columns += ["95 %"] if several else []
+        columns += ["loss", "probability"] if sure else []
+        columns += ["repeats"] if self.repeats is not None else []
         rows = [
             self._row(each, columns, figures)
             for each in [*shown, *([self.together] if self.together is not None else [])]
         ]
-        last = "worth: how much " + (
-            "less probable the answer is without it"
-            if sure
-            else f"the loss rises without it, in {self.unit}"
-        )
         more = len(self.heads) - len(shown)
         rest = [f"and {counted(more, 'head')} worth less (all with --json)"] if more else []
-        return "\n".join([first, "", table([*columns, *figures], rows), *rest, "", last])
+        return "\n".join([first, "", table([*columns, *figures], rows), *rest, "", *self._said()])
+
+    def _said(self) -> list[str]:
+        """What the columns are."""
+        found = [
+            "worth: how much less probable the answer is without it"
+            if self.probability is not None
+            else f"worth: how much the loss rises without it, in {self.unit}"
+        ]
+        if self.repeats is not None:
+            found.append(
+                "repeats: the same over the tokens that follow the one before them as they did"
+                f" earlier (loss {self.repeats:.4f})"
+            )
+        return found
 
     def _row(self, each: Worth, columns: Sequence[str], figures: Sequence[str]) -> list[str]:
         probability = "" if each.probability is None else f"{each.probability:.4f}"
@@ -137,6 +156,7 @@ class Ablation:
             "95 %": "" if each.half is None else f"±{each.half:.4f}",
             "loss": f"{each.loss:+z.4f}",
             "probability": probability,
+            "repeats": "" if each.repeats is None else f"{each.repeats:+.4f}",
         }
         own = [f"{each.figures[name]:.3f}" if name in each.figures else "" for name in figures]
         return [*(cells[name] for name in columns), *own]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bigmodel_cli.bench.result import Measured, Result
+from bigmodel_cli.bench.shares import of_time
 from bigmodel_cli.bench.verdict import UNDECIDED
 from bigmodel_cli.console import counted, quantity, rate, seconds_of, sentence, table
 
@@ -13,7 +14,7 @@ def to_text(result: Result) -> str:
     """Two tables: of time, and of memory."""
     measured = result.measured
     columns = ["network", "computed in", "median", "p95", "rate", "to the first", "FLOP/s", "MFU"]
-    columns.append("parameters")
+    columns += ["memory", "roofline", "parameters"]
     ratios = [m.ratio(measured[0]) for m in measured]
     rows = [
         [
@@ -35,7 +36,7 @@ def to_text(result: Result) -> str:
     verdicts = "\n\n" + "\n".join(said) if said else ""
     return (
         f"training steps on {measured[0].facts.device}\n{table(columns, rows)}{_doubt(measured)}"
-        f"{verdicts}{_of_memory(measured)}"
+        f"{verdicts}{of_time(measured)}{_of_memory(measured)}"
     )
 
 
@@ -73,8 +74,14 @@ def verdict_of(measured: Measured, first: Measured) -> str:
 def _work(measured: Measured) -> list[str]:
     share, work = measured.share, measured.work
     if work is None or share is None:
-        return ["-", "-"]
-    return [quantity(work.useful / measured.median, "FLOP/s"), f"{100 * share:.0f} %"]
+        return ["-"] * 4
+    found = None if measured.roofline is None else measured.roofline.share
+    shares = [_percent(part) for part in (share, measured.read_share, found)]
+    return [quantity(work.useful / measured.median, "FLOP/s"), *shares]
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{100 * part:.0f} %"
 
 
 def _of_memory(measured: Sequence[Measured]) -> str:

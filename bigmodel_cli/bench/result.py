@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bigmodel_cli.bench.losses import Machine, Operation, Roofline, advice, roofline
+
 SCHEMA = 2
 """The version of the JSON's form; 1 was a flat list of timings."""
 WHOLE = "whole"
@@ -79,30 +81,12 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One kind of operation of a step: how often, what it computes and moves, and its time.
-
-    `least` are the seconds that it takes at the machine's peaks: the larger of FLOPs over the
-    matrix rate and bytes over the copy rate, summed over its calls.
-    """
-
-    name: str
-    calls: int
-    flops: float
-    bytes: float
-    least: float
-    seconds: float
-    held: int = 0
-    """Calls that were faster than memory, by a cache: their time is what counts as the least."""
-
-
-@dataclass(frozen=True)
 class Work:
     """What one step asks of the machine, and the machine's peaks.
 
     `useful` FLOPs are those of the mathematics: pairs that a query sees, experts that were chosen,
     nothing twice. `matrix_rate` (FLOP/s, of the precision) and `copy_rate` (bytes/s) are measured.
-    `must_read` are the bytes of weights and caches that a step of decoding has to read.
+    `must_read` are the bytes of weights and caches that the decoding of a step has to read.
     """
 
     useful: float
@@ -146,7 +130,8 @@ class Measured:
     work: Work | None = None
     verdict: Verdict | None = None  # against the first target
     peak_tensors: int | None = None  # bytes at once, as an allocator counts them
-    peak_process: int | None = None  # bytes of the process
+    peak_process: int | None = None  # bytes of the process, above those before the model
+    peak_device: int | None = None  # bytes of the device that the process's allocator kept
 
     @property
     def counted(self) -> list[Block]:
@@ -183,6 +168,33 @@ class Measured:
         """Useful FLOP/s as a part of the measured matrix rate; above 1 where that has changed."""
         return None if self.work is None else self.work.useful / self.median / self.work.matrix_rate
 
+    @property
+    def read_share(self) -> float | None:
+        """The rate at which decoding has to read, as a part of the copy rate; None for others."""
+        if self.work is None or self.work.must_read is None:
+            return None
+        seconds = self.parts().get("decode", self.median)
+        return self.work.must_read / seconds / self.work.copy_rate if seconds else None
+
+    @property
+    def roofline(self) -> Roofline | None:
+        """Where the time of the median step goes; None where no operations were watched.
+
+        They are timed beside other steps than those that count: their times are in proportion.
+        """
+        work = self.work
+        if work is None or not work.operations or not work.step:
+            return None
+        wait = min(self.parts().get("wait", 0.0), self.median)
+        return roofline(work.operations, self.median, wait, self.median / work.step)
+
+    @property
+    def advice(self) -> str | None:
+        """What to change, by what loses most time."""
+        found, facts = self.roofline, self.facts
+        machine = Machine(facts.precision, facts.compiled, facts.device.startswith("cpu"))
+        return None if found is None else advice(found, machine)
+
     def ratio(self, first: Measured) -> float | None:
         """The rate relative to another's; None where the units differ."""
         same = self.facts.unit == first.facts.unit
@@ -198,6 +210,9 @@ class Measured:
             "per_second": self.per_second,
             "parts_s": self.parts(),
             "mfu": self.share,
+            "read_share": self.read_share,
+            "roofline": None if (found := self.roofline) is None else found.to_json(),
+            "advice": self.advice,
         }
 
     def parts(self) -> dict[str, float]:
@@ -210,6 +225,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A target that could not do a kind of work, and why."""
+
+    name: str
+    doing: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Result:
     """All of one call: what, on which machine, and how it was called."""
 
@@ -217,16 +241,24 @@ class Result:
     machine: Mapping[str, Any]
     command: Sequence[str]
     date: str
+    left_out: Sequence[LeftOut] = ()
+
+    def by_doing(self) -> dict[str, list[Measured]]:
+        """The targets of each kind of work, the first being what others are compared with."""
+        doings = dict.fromkeys(m.facts.doing for m in self.measured)
+        return {name: [m for m in self.measured if m.facts.doing == name] for name in doings}
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, every sample among them, and a summary of each target."""
         rows = [{**m.summary(), **asdict(m)} for m in self.measured]
+        groups = self.by_doing()
         for row, measured in zip(rows, self.measured, strict=True):
-            row["ratio_to_first"] = measured.ratio(self.measured[0])
+            row["ratio_to_first"] = measured.ratio(groups[measured.facts.doing][0])
         return {
             "schema_version": SCHEMA,
             "date": self.date,
             "command": list(self.command),
             "machine": dict(self.machine),
             "benchmarks": rows,
+            "left_out": [asdict(found) for found in self.left_out],
         }

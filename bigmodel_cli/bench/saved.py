@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bigmodel_cli.bench.result import SCHEMA, Measured, Result
+from bigmodel_cli.bench.result import SCHEMA, LeftOut, Measured, Result
 from bigmodel_cli.console import strict_json
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import DataError
@@ -74,4 +74,5 @@ def _of(values: Mapping[str, Any]) -> Result:
     found = TypeAdapter(list[Measured]).validate_python(rows)
     if not found or not all(m.blocks and all(b.seconds for b in m.blocks) for m in found):
         raise KeyError("benchmarks")
-    return Result(found, values["machine"], values["command"], values["date"])
+    left_out = TypeAdapter(list[LeftOut]).validate_python(values["left_out"])
+    return Result(found, values["machine"], values["command"], values["date"], left_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,12 @@ from bigmodel_cli.bench.doing import Opened
 from bigmodel_cli.catalog import samples, templates
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.convert import hub, opening
+from bigmodel_cli.data import FACTS as FACTS_FILE
 from bigmodel_cli.disk import refusal
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.overrides import Change, apply_overrides
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.loaded import Loaded, load_checkpoint
+from bigmodel_cli.overrides import Change, apply_overrides, key_of
 from bigmodel_cli.spec import Spec, check, load, of_checkpoint
 from bigmodel_cli.train.setup import open_run, open_task
 from bigmodel_cli.yaml_source import parse_yaml
@@ -70,7 +74,8 @@ def _checkpoint(path: Path, overrides: Sequence[Change]) -> Opened:
     drawn = spec.init.model_copy(update={"checkpoint": None})  # its initial checkpoint may be gone
     spec = spec.model_copy(update={"model": spec.model.without_download(), "init": drawn})
     info = DatasetInfo.from_json(contents.info)
-    if not overrides:  # refuse a spec that describes another network than the weights are of
+    # refuse a spec that describes another network than the weights are of
+    if all(key_of(change).startswith("train.") for change in overrides):
         build_for(spec, info, contents.model)
     run, title = found.parent.parent, opening.title(found)
     places = (
@@ -80,4 +85,9 @@ def _checkpoint(path: Path, overrides: Sequence[Change]) -> Opened:
         if run.name
         else (str(found),)
     )
-    return Opened(places, spec, info, None)
+    assets = {**contents.assets, FACTS_FILE: json.dumps(contents.info).encode()}
+
+    def load(device: torch.device) -> Loaded:
+        return load_checkpoint(found, str(device), overrides, tell=lambda text: None)
+
+    return Opened(places, spec, info, None, load, assets)

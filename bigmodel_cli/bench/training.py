@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 
 from bigmodel_cli.assemble import assemble, check_memory, source_of
 from bigmodel_cli.bench.doing import Opened, threads
+from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.peak import peak_memory
-from bigmodel_cli.bench.result import WHOLE, Facts, Work
+from bigmodel_cli.bench.result import Facts, Work
 from bigmodel_cli.bench.work import work_of
 from bigmodel_cli.convert.based import frozen_weights
 from bigmodel_cli.data import random_batch
-from bigmodel_cli.device import describe_device, synchronize
+from bigmodel_cli.device import describe_device
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.spec import Spec
@@ -31,27 +31,6 @@ PARTS = ("wait", "forward", "backward", "update")
 LONG = 10**9
 """Steps of a loader: more than anybody times."""
 Batches = list[dict[str, Tensor]]
-
-
-class Laps:
-    """Seconds of the parts of a step, each up to the mark at its end."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, dict.fromkeys(PARTS, 0.0)
-        synchronize(device)
-        self.start = self.last = time.perf_counter()
-
-    def __call__(self, part: str) -> None:
-        synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[part] += now - self.last
-        self.last = now
-
-    def done(self) -> dict[str, float]:
-        """The parts, what is left as "rest", and the whole."""
-        synchronize(self.device)
-        whole = time.perf_counter() - self.start
-        return {**self.seconds, "rest": whole - sum(self.seconds.values()), WHOLE: whole}
 
 
 class Training:
@@ -113,8 +92,8 @@ class Training:
             foreseen=self.memory.to_json(),
         )
 
-    def step(self) -> Mapping[str, float]:
-        laps = Laps(self.device)
+    def step(self, marked: bool = True) -> Mapping[str, float]:
+        laps = Laps(self.device, PARTS, marked)
         batches = next(self.batches)
         laps("wait")
         options = self.spec.train

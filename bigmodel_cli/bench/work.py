@@ -7,7 +7,8 @@ import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 
-from bigmodel_cli.bench.result import WHOLE, Operation, Work
+from bigmodel_cli.bench.losses import Operation
+from bigmodel_cli.bench.result import WHOLE, Work
 from bigmodel_cli.bench.roof import Peaks, peaks
 from bigmodel_cli.bench.watching import Call, overhead, watched
 from bigmodel_cli.lazy import Module, torch

@@ -10,25 +10,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from bigmodel_cli import errors
-from bigmodel_cli.bench.doing import Doing, block, warm
+from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
 from bigmodel_cli.bench.kinds import KINDS
+from bigmodel_cli.bench.losses import Operation
+from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory
 from bigmodel_cli.bench.reference import Reference
-from bigmodel_cli.bench.result import Block, Facts, Operation, Work
+from bigmodel_cli.bench.result import Block, Facts, Work
 from bigmodel_cli.bench.targets import built_in, opened
 from bigmodel_cli.console import say
 from bigmodel_cli.device import pick_device
-from bigmodel_cli.errors import BigmodelError, ResourceError
-from bigmodel_cli.lazy import load_torch
+from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit
+from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
 from bigmodel_cli.train.step import batch_norm_explained
 
@@ -46,15 +47,38 @@ class Asked:
     built_in: bool = False
     changes: Sequence[Change] = ()
     quiet: bool = False  # it says nothing on stderr: another process of the same target does
+    number: int = 0  # the target's place among those named
+    title: str = ""  # what is added to its name: what it has that others of the target have not
+    room: int | None = None  # bytes that it may take on the CPU; above, memory lacks
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {**vars(self), "changes": [to_plain(change) for change in self.changes]}
 
+    def of_batch(self, size: int) -> Asked:
+        """The same with so many samples at once."""
+        return replace(self, changes=[*self.changes, *KINDS[self.doing].of_batch(size)])
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Asked:
         """The inverse."""
         return cls(**{**values, "changes": [from_plain(c) for c in values["changes"]]})
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Peak bytes: of a step's tensors; of the process, above what it had before the model was
+    built; and of the device, as its allocator keeps them (None without one).
+    """
+
+    tensors: int
+    process: int
+    device: int | None
+
+    @property
+    def most(self) -> int:
+        """Of the memory that a larger batch would lack."""
+        return self.process if self.device is None else self.device
 
 
 class Subject(Protocol):
@@ -68,11 +92,13 @@ class Subject(Protocol):
     def block(self, seconds: float, least: int) -> Block:
         """Steps for about so many seconds, and at least so many."""
 
-    def work(self) -> Work:
-        """What a step asks of the machine, and the machine's peaks, measured now."""
+    def work(self) -> Work | None:
+        """What a step asks of the machine, and the machine's peaks, measured now; None for what
+        computes nothing.
+        """
 
-    def peaks(self) -> tuple[int, int]:
-        """Peak bytes: of a step's tensors, and of the process so far."""
+    def peaks(self) -> Peaks:
+        """The most memory so far."""
 
     def close(self) -> None:
         """End it."""
@@ -86,9 +112,12 @@ class Here:
         device = pick_device(asked.device, say)
         found = (built_in if asked.built_in else opened)(asked.target, asked.changes)
         self.places = found.places
-        with batch_norm_explained():
-            self.doing: Doing = KINDS[asked.doing](found, device)
-            warm(self.doing)
+        self.memory = OwnMemory()
+        if asked.room is not None and device.type != "cuda":
+            limit_memory(asked.room)
+        with batch_norm_explained(), _supported(found, device):
+            self.doing: Doing = KINDS[asked.doing].begin(found, device)
+            warm(self.doing, WARMUP if asked.room is None else 1)
         self.reference = Reference(device)
 
     def facts(self) -> Facts:
@@ -98,12 +127,13 @@ class Here:
         found = block(self.doing, seconds, least)
         return replace(found, reference=self.reference.seconds())
 
-    def work(self) -> Work:
+    def work(self) -> Work | None:
         return self.doing.work()
 
-    def peaks(self) -> tuple[int, int]:
-        process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return self.doing.peak_tensors(), process
+    def peaks(self) -> Peaks:
+        device, process = self.doing.device, self.memory.peak()
+        reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+        return Peaks(self.doing.peak_tensors(), process, reserved)
 
     def close(self) -> None:
         self.doing.close()
@@ -144,14 +174,15 @@ class Process:
         parts = {name: tuple(values) for name, values in found["parts"].items()}
         return Block(tuple(found["seconds"]), parts, found["processor"], found["reference"])
 
-    def work(self) -> Work:
+    def work(self) -> Work | None:
         found = self._ask("work")
+        if found is None:
+            return None
         operations = [Operation(**values) for values in found["operations"]]
         return Work(**{**found, "operations": operations})
 
-    def peaks(self) -> tuple[int, int]:
-        tensors, process = self._ask("peaks")
-        return tensors, process
+    def peaks(self) -> Peaks:
+        return Peaks(**self._ask("peaks"))
 
     def close(self) -> None:
         """Close its pipe, at which it ends; it is killed where it does not."""
@@ -184,6 +215,27 @@ class Process:
         return f" by signal {-status}" if status < 0 else f" with status {status}"
 
 
+def _plain(work: Work | None) -> dict[str, Any] | None:
+    return None if work is None else asdict(work)
+
+
+@contextlib.contextmanager
+def _supported(found: Opened, device: torch.device) -> Iterator[None]:
+    """Inside, what PyTorch does not compute in a precision or on a device is `Unfit`."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        if not isinstance(error, NotImplementedError) and not any(w in first for w in LACKING):
+            raise
+        precision = found.spec.train.precision
+        raise Unfit(f"train.precision: {precision} on {device}: {first}") from None
+
+
+LACKING = ("not implemented for", "does not support", "not supported")
+"""What the message of a `RuntimeError` has where PyTorch lacks an operation."""
+
+
 PATIENCE = 5.0
 """Seconds that a worker has to end by itself."""
 
@@ -191,6 +243,7 @@ PATIENCE = 5.0
 def fault_of(kind: str, message: str) -> BigmodelError:
     """The fault of that class with that message."""
     for found in (
+        errors.Unfit,
         errors.SpecError,
         errors.MissingData,
         errors.DataError,
@@ -226,7 +279,7 @@ ANSWERS: dict[str, Callable[[Subject, dict[str, Any]], Any]] = {
     "open": lambda subject, given: list(subject.places),
     "facts": lambda subject, given: asdict(subject.facts()),
     "block": lambda subject, given: asdict(subject.block(given["seconds"], given["least"])),
-    "work": lambda subject, given: asdict(subject.work()),
-    "peaks": lambda subject, given: subject.peaks(),
+    "work": lambda subject, given: _plain(subject.work()),
+    "peaks": lambda subject, given: asdict(subject.peaks()),
 }
 """What a worker is asked, by name; the first request opens the target."""

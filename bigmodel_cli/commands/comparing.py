@@ -64,15 +64,15 @@ class ComparingOptions:
             raise SpecError(f"--fail-above {self.fail_above}: a percentage, such as 5%")
         return float(found.group(1)) / 100
 
-    def check(self, targets: Sequence[str]) -> None:
-        """Raise `SpecError` for options that do not go together."""
+    def check(self, targets: Sequence[str], *, one: bool) -> None:
+        """Raise `SpecError` for options that do not go together; `one` thing alone is measured."""
         bound = self.bound()
         if self.show and targets:
             raise SpecError("--show measures nothing; leave the targets out, or it")
         if self.show and self.against is not None:
             raise SpecError("--show compares with its first file; name that of --against first")
-        one = len(targets) == 1 and self.against is None
-        if bound is not None and (one or (self.show and len(self.show) == 1)):
+        alone = one and self.against is None
+        if bound is not None and (alone or (self.show and len(self.show) == 1)):
             raise SpecError(
                 "--fail-above: there is nothing to compare with; name a second target, or a saved"
                 " result with --against"

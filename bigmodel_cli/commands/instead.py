@@ -200,7 +200,7 @@ def _worth(
     from bigmodel_cli.attend import SHARP
     from bigmodel_cli.attend.cutting import AblateOptions, ablate
     from bigmodel_cli.attend.details import MOST_ENTRIES
-    from bigmodel_cli.attend.judging import read_alone
+    from bigmodel_cli.attend.judging import check_foretold, read_alone
     from bigmodel_cli.attend.layers import Wanted
     from bigmodel_cli.attend.looking import look_at
     from bigmodel_cli.attend.page_measured import page_of_worth
@@ -218,7 +218,7 @@ def _worth(
     )
 
     def readable(own: str, place: str) -> str:
-        read_alone(loaded, own, place)
+        check_foretold(loaded, read_alone(loaded, own, place), place)
         return own
 
     readables = [own for _, own in inputs.each(readable)]

@@ -58,7 +58,8 @@ def score_split(
         while first < len(order):
             try:
                 samples = order[first : first + rows]
-                found, said = _scored(model, task, split, samples, device, precision)
+                batch = split.batch(samples, 0, 0, False)
+                found, said = score_batch(model, task, batch, device, precision)
             except Exception as error:
                 if not is_out_of_memory(error) or rows == 1:
                     raise
@@ -83,14 +84,14 @@ def score_split(
     return sorted_scores, {n: [values[i] for i in back] for n, values in answers.items()}, rows
 
 
-def _scored(
-    model: Module, task: Task, split: Split, samples: Ints, device: torch.device, precision: str
+def score_batch(
+    model: Module, task: Task, batch: dict[str, Tensor], device: torch.device, precision: str
 ) -> tuple[Scores, Answers]:
     """One batch: sums and counts on the CPU, and answers."""
-    batch = {k: v.to(device) for k, v in split.batch(samples, 0, 0, False).items()}
+    batch = {k: v.to(device) for k, v in batch.items()}
     with autocast(device, precision):
         found, said = task.score(task.forward(model, batch, training=False), batch)
-    _check_scores(task, found, said, len(samples))
+    _check_scores(task, found, said, len(next(iter(batch.values()))))
     return {name: (sums.cpu(), counts.cpu()) for name, (sums, counts) in found.items()}, said
 
 

@@ -49,14 +49,19 @@ def choose(
     batch: dict[str, Tensor],
     options: TrainOptions,
     say: Callable[[str], None],
+    backward: bool = True,
 ) -> TrainOptions:
-    """`options` with every auto replaced by what is fastest here for this model."""
+    """`options` with every auto replaced by what is fastest here for this model, in training or,
+    without `backward`, in use.
+    """
     device = next(model.parameters()).device
     candidates = _candidates(model, options, device)
     best = candidates[0]
     if len(candidates) > 1:
         times = measure(
-            lambda candidate: _one_pass(model, task, batch, candidate, device), model, candidates
+            lambda candidate: _one_pass(model, task, batch, candidate, device, backward),
+            model,
+            candidates,
         )
         best, close = decide(times)
         shown = "; ".join(f"{c} {1e3 * statistics.median(t):.1f} ms" for c, t in times.items())
@@ -178,6 +183,7 @@ def _one_pass(
     batch: dict[str, Tensor],
     candidate: ComputeMode,
     device: torch.device,
+    backward: bool,
 ) -> float:
     layout = _layout(candidate.memory_format)
     model.to(memory_format=layout)
@@ -186,8 +192,10 @@ def _one_pass(
         p.grad = None
     synchronize(device)
     start = time.perf_counter()
-    with autocast(device, candidate.precision):
-        loss, _ = task.loss(task.forward(model, batch), batch)
-    loss.backward()
+    with autocast(device, candidate.precision), torch.set_grad_enabled(backward):
+        outputs = task.forward(model, batch, training=backward)
+        loss = task.loss(outputs, batch)[0] if backward else None
+    if loss is not None:
+        loss.backward()
     synchronize(device)
     return time.perf_counter() - start

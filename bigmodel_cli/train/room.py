@@ -14,7 +14,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import counted, quantity
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.device import total_memory
-from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.errors import DataError, SpecError, Unfit
 from bigmodel_cli.lazy import Module, torch
 from bigmodel_cli.models.stacks import in_whole
 from bigmodel_cli.spec import Spec
@@ -60,8 +60,7 @@ def check_step(
 
 
 def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -> None:
-    """Raise `SpecError` where a step does not fit the device, naming the largest micro-batch that
-    does.
+    """Raise `Unfit` where a step does not fit the device, naming the largest micro-batch that does.
 
     Activations count half where they may be kept in half precision.
     """
@@ -79,7 +78,7 @@ def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -
         )
     else:
         remedy = "no micro-batch fits: make the model, its context or its images smaller"
-    raise SpecError(
+    raise Unfit(
         f"train.{'batch_tokens' if by_tokens else 'batch_size'}: a step of {options.micro:,}"
         f" {'tokens' if by_tokens else 'samples'} at once needs about"
         f" {quantity(state + least, 'B')}, {quantity(least, 'B')} of them for activations, and"

@@ -172,7 +172,7 @@ def test_heads_that_are_not_there_are_refused(
     ]:
         with pytest.raises(SpecError, match=fault):
             ablate(loaded, [TEXT], AblateOptions(given))
-    with pytest.raises(SpecError, match="no attention whose heads"):
+    with pytest.raises(SpecError, match="no attention, and no mixer"):
         chosen_heads("auto", [])
     with pytest.raises(DataError, match="nothing in it is foretold"):
         ablate(loaded, ["a"], AblateOptions())

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bigmodel_cli.attend.apart import SHOWN, Apart, LayerApart
 from bigmodel_cli.attend.diff import DiffOptions, compare, diff
+from bigmodel_cli.attend.looking import look_at
 from bigmodel_cli.attend.matching import assignment
 from bigmodel_cli.attend.picture import draw_apart
 from bigmodel_cli.errors import SpecError
@@ -192,10 +193,45 @@ def test_signed_weights_and_other_mixers_are_told_by_what_they_give(made: Made) 
     with torch.no_grad():
         two.model.blocks[1].ffn.router.weight.mul_(-1)
     found = diff(one, two, TEXT, DiffOptions())
-    assert found.layers == []
+    assert [layer.bits for layer in found.layers] == [None, None]
+    assert not bool(found.layers[0].outputs.any())
     assert float(found.parts["blocks.0.ffn"]) == 0
     assert float(found.parts["blocks.1.ffn"]) > 0.01
     assert "blocks.1.ffn" in found.to_text()
+
+
+HYBRID = [
+    {"mixer": {"type": "convolution", "kernel": 3}},
+    {"mixer": {"type": "retention", "num_heads": 2}},
+    {"mixer": {"type": "attention", "num_heads": 2}},
+]
+
+
+def test_heads_of_hybrids_have_the_numbers_that_looks_give_them(base: Path) -> None:
+    """Other mixers count as layers, with the changes of their outputs and implied matrices."""
+    loaded = load_checkpoint(base, "cpu", tell=lambda text: None)
+    options = DecoderOptions.model_validate({"type": "decoder", "dim": 16, "blocks": HYBRID})
+    torch.manual_seed(3)
+    one = replace(loaded, model=build(options, loaded.info).eval())
+    two = copy.deepcopy(one)
+    with torch.no_grad():
+        two.model.blocks[2].mixer.qkv.weight[40:].mul_(3)  # the values of the second head
+        two.model.blocks[2].mixer.qkv.bias[40:].mul_(3)
+    found = diff(one, two, TEXT, DiffOptions(resolution=64))
+    looked = look_at(one, TEXT)
+    assert [layer.name for layer in found.layers] == [layer.name for layer in looked.layers]
+    assert [layer.number for layer in looked.layers] == [0, 1, 2]
+    assert found.ranked()[0][:2] == (2, 1)
+    assert found.layers[2].outputs.tolist() == pytest.approx([0, 1], abs=1e-5)
+    assert not bool(found.layers[1].outputs.any())
+    assert not bool(found.layers[0].outputs.any())
+    with torch.no_grad():
+        two.model.blocks[0].mixer.conv.weight.mul_(2)
+    again = diff(one, two, TEXT, DiffOptions(resolution=64))
+    assert again.layers[0].outputs.tolist() == pytest.approx([1 / 1.5], abs=1e-5)
+    blocks, own = again.layers[0].blocks, looked.layers[0].blocks
+    assert blocks is not None
+    torch.testing.assert_close(blocks.mean, own.mean, atol=1e-6, rtol=1e-5, equal_nan=True)
 
 
 def test_models_of_other_structures_are_refused(made: Made) -> None:

@@ -40,6 +40,7 @@ def test_diff_compares_two_checkpoints(base: Path, cli: Cli) -> None:
     found = cli("attend", base, TEXT, "--diff", base)
     assert "bits" in found.out
     assert "\x1b" not in found.out
+    assert found.err.count("device: ") == 1  # of two models
     drawn = cli("attend", base, TEXT, "--diff", base, "--png", "d.png")
     assert (drawn.status, drawn.out) == (0, "d.png\n"), drawn.err
     assert Path("d.png").read_bytes()[:4] == b"\x89PNG"
@@ -104,6 +105,7 @@ def test_over_follows_a_run(decoder_spec: Path, cli: Cli) -> None:
         (["--ablate", "0.0", "--ablate-with", "ones"], "zeros or mean"),
         (["--ablate", "0.7"], "the heads of layer 0 are 0 to 1"),
         (["--ablate", "auto", "--layers", "1,7"], "--layers: 7: the layers with attention are 0"),
+        (["--ablate", "1.0,0.1", "--layers", "1"], "--ablate 0.1: --layers 1 leaves layer 0 out"),
         (["--ablate", "auto", "--lens"], "--lens has no effect on --ablate"),
         (["--diff", "BASE", "--lens"], "--lens has no effect on --diff"),
         (["--over", "--lens"], "--lens has no effect on --over"),

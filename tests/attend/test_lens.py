@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,11 @@ def test_of_a_text_in_windows_it_is_of_the_last_one(
     windows = prepare(loaded, text, "x").windows
     assert len(windows) > 2
     tokens = windows[-1].batch["tokens"]
-    found = look_at(loaded, text, Wanted(lens=True, query=-2)).extra["lens"]
+    look = look_at(loaded, text, Wanted(lens=True, query=-2))
+    named = re.fullmatch(f"window {len(windows)} of {len(windows)}: “([a-z ]+)…?”", look.part)
+    assert named is not None
+    assert named[1] in text
+    found = look.extra["lens"]
     place = tokens.shape[1] - 2
     assert found["positions"] == list(range(max(0, place - BEFORE), place + 1))
     model = loaded.model

@@ -18,7 +18,8 @@ from torch import Tensor
 from bigmodel_cli.attend.course import HEADS, Course
 from bigmodel_cli.attend.look import Layer
 from bigmodel_cli.attend.over import OverOptions, over, saved
-from bigmodel_cli.attend.repeated import losses_of, repeated_tokens, repeats_of
+from bigmodel_cli.attend.repeated import repeated_tokens, repeats_of
+from bigmodel_cli.data import load_tokenizer
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.loaded import load_checkpoint
 from bigmodel_cli.parts.contract import attending
@@ -118,13 +119,42 @@ def test_what_repeats_is_what_follows_as_it_did_before() -> None:
     pairs = list(pairwise(tokens))
     want = [pair in pairs[:place] for place, pair in enumerate(pairs)]
     assert repeats_of(torch.tensor(tokens)).tolist() == want
-    logits = torch.randn(len(tokens), 10)
-    nats = [-float(logits[t].log_softmax(-1)[tokens[t + 1]]) for t in range(len(tokens) - 1)]
-    every, again = losses_of(logits, torch.tensor(tokens))
-    assert every == pytest.approx(sum(nats) / len(nats), abs=1e-6)
-    own = [n for n, repeats in zip(nats, want, strict=True) if repeats]
-    assert again == pytest.approx(sum(own) / len(own), abs=1e-6)
-    assert math.isnan(losses_of(torch.randn(3, 4), torch.tensor([0, 1, 2]))[1])
+
+
+def test_the_loss_of_a_long_text_is_of_all_its_windows(run: Path) -> None:
+    """The context is 16 tokens: the first token of each window is foretold by nothing."""
+    text = "all all all you need is all is all you need need"
+    found = over(run, text, OverOptions(), "cpu")
+    loaded = load_checkpoint(run, "cpu", tell=lambda text: None)
+    tokens = load_tokenizer(loaded.assets).encode(text)
+    limit = loaded.model.limit
+    nats, again = [], []
+    for start in range(0, len(tokens), limit):
+        row = tokens[start : start + limit]
+        with torch.no_grad():
+            logs = loaded.model(torch.tensor([row]))[0].log_softmax(-1)
+        pairs = list(pairwise(row))
+        for place, (_, token) in enumerate(pairs):
+            nats.append(-float(logs[place, token]))
+            if pairs[place] in pairs[:place]:
+                again.append(nats[-1])
+    assert len(tokens) == 3 * limit
+    assert again
+    assert found.loss[-1] == pytest.approx(sum(nats) / len(nats), abs=1e-5)
+    assert found.repeats[-1] == pytest.approx(sum(again) / len(again), abs=1e-5)
+
+
+def test_a_mixer_in_the_place_of_attention_is_followed(
+    decoder_spec: Path, cli: Callable[..., Result]
+) -> None:
+    mixer = "model={type: decoder, dim: 16, blocks: [{mixer: {type: retention, num_heads: 2}}]}"
+    words = [mixer, "train.keep_last=9", "train.checkpoint_every=6", "train.validate_every=6"]
+    sets = [part for word in words for part in ("--set", word)]
+    assert cli("pretrain", decoder_spec, *sets, "--out", "mixers").status == 0
+    found = over(Path("mixers"), None, OverOptions(), "cpu")
+    assert found.steps == [6, 12]
+    assert found.heads() == [(0, 0), (0, 1)]
+    assert all(map(math.isfinite, [*found.of("own", 0, 1), *found.loss, *found.repeats]))
 
 
 def course(scores: list[list[float]], repeats: list[float]) -> Course:

@@ -214,6 +214,32 @@ def test_what_a_query_reads_is_a_row_for_each_head_and_a_shaded_text(figure: Dra
     assert any("heads" in text and "mean of" in text for text in texts(drawn))
 
 
+@pytest.mark.parametrize(("tokens", "place"), [(11, 0), (11, 4), (40, 37), (4000, 2500)])
+def test_a_row_ends_with_the_query_and_begins_with_the_key(
+    tokens: int, place: int, figure: Drawn
+) -> None:
+    look = made(1, 2, 11)
+    side = Side("text", [f"w{i}" for i in range(tokens)])
+    shares = torch.rand(2, tokens).softmax(-1)
+    layer = replace(
+        look.layers[0], queries=side, keys=side, query=place, read=shares, moved=None, top=None,
+        key=place, readers=shares, received=shares,
+    )  # fmt: skip
+    look = replace(look, layers=[layer])
+    for options, first, last in (
+        (PictureOptions(query=True), 0, place),
+        (PictureOptions(key=True), place, tokens - 1),
+    ):
+        drawn = figure(draw, look, Path("x.png"), options)
+        (found,) = [one for one, _ in maps(drawn) if len(one) == 2]
+        by = math.ceil((last - first + 1) / 1900)
+        assert found.shape[1] == math.ceil((last - first + 1) / by)
+        assert (found[..., 3] == 255).all()
+        below = [text for text in texts(drawn) if re.fullmatch(r"([\d,]+ )?w\d+", text)]
+        places = {int(text.rpartition("w")[2]) for text in below}
+        assert (min(places), first <= max(places) <= last) == (first, True)
+
+
 def test_long_texts_have_every_nth_token_named_with_its_position(figure: Drawn) -> None:
     look = made(1, 1, 150)
     drawn = figure(draw, look, Path("x.png"))

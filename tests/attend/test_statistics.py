@@ -263,6 +263,36 @@ def test_sampled_queries_are_unbiased_with_intervals_that_hold() -> None:
         assert 0.85 < held[name] / 480 <= 1, (name, held[name])
 
 
+def test_windows_count_by_their_lengths_however_many_of_their_queries_are_looked_at() -> None:
+    """Of a short window all queries, of longer ones a part; and one of a single key."""
+    halves, means, lengths = [], [], (1, 12, 40, 40)
+    of = [torch.rand(2, n, dtype=torch.float64) + n for n in lengths]
+    whole = torch.cat(of, 1).mean(1)
+    for seed in range(300):
+        drawn = torch.Generator().manual_seed(seed)
+        joined: Sums | None = None
+        for values in of:
+            rows = torch.randperm(values.shape[1], generator=drawn)[:10]
+            sums = Sums(values.shape[1], len(rows))
+            sums.add("entropy", values[:, rows])
+            if values.shape[1] > 1:
+                sums.column = values.max(1).values
+            if joined is not None:
+                sums.join(joined)
+            joined = sums
+        assert joined is not None
+        assert (joined.all, joined.looked) == (93, 31)
+        means.append(joined.mean("entropy"))
+        halves.append(joined.half("entropy"))
+    found = torch.stack([m for m in means if m is not None]).double()
+    torch.testing.assert_close(found.mean(0), whole, atol=0.02, rtol=0)
+    inside = (found - whole).abs() <= torch.stack(halves)
+    assert float(inside.double().mean()) > 0.93
+    want = sum(x.max(1).values * n for x, n in zip(of[1:], lengths[1:], strict=True)) / 93
+    assert joined.column is not None
+    torch.testing.assert_close(joined.column, want)
+
+
 def test_a_sample_of_all_queries_is_exact() -> None:
     stream = Stream(made())
     got = Pass(stream, rows=torch.arange(37)).statistics()

@@ -1,6 +1,6 @@
 """How far the times of words are from where they were spoken: strings of digits, joined here.
 
-    python tests/measure/word_times.py RUN RECORDINGS [--strings 60]
+    python tests/measure/word_times.py RUN RECORDINGS [--strings 60] [--seed 1]
 
 RUN is a checkpoint of `spoken_digits_seq2seq` or `spoken_digits_ctc`, RECORDINGS the folder of the
 unpacked recordings (digit_speaker_index.wav), of which those of index 0 to 4, the test split, are
@@ -55,12 +55,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("recordings", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--strings", type=int, default=60)
     parser.add_argument("--most", type=int, default=4, help="words in a string")
     given = parser.parse_args()
     loaded = load_checkpoint(given.run, "cpu")
     wavs = sorted(p for p in given.recordings.glob("*.wav") if int(p.stem.split("_")[2]) < 5)
-    draw, right = random.Random(1), 0
+    draw, right = random.Random(given.seed), 0
     errors: dict[str, list[float]] = {"start": [], "end": []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(given.strings):

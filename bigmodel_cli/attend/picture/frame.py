@@ -45,7 +45,8 @@ def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) ->
     title = cut_to(plain(look.model), width, 9, bold=True)
     sheet.text(MARGIN, y + 18, title, 9, weight="bold")
     y += 50
-    said = [look.title and f"“{look.title}”", look.answer and f"answer: {look.answer}"]
+    titled = look.title and f"“{look.title}”"
+    said = [titled, look.part, look.answer and f"answer: {look.answer}"]
     lines = [" · ".join(facts), *plain_names([text for text in said if text])]
     for line in filter(None, lines):
         sheet.text(MARGIN, y + 14, cut_to(line, width, 6.5), 6.5, color=GREY)

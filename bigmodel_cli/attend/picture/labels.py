@@ -16,15 +16,16 @@ LABEL, SIZE = 14, 5.6
 """Columns of a token's label, and its size in points."""
 
 
-def named(side: Side, block: int, count: int, cell: int) -> list[tuple[float, str]]:
-    """The labels of so many cells of an axis, each of `block` positions, with the middle of each
-    cell: all where they fit, else every n-th with its position.
+def named(side: Side, block: int, count: int, cell: int, first: int = 0) -> list[tuple[float, str]]:
+    """The labels of so many cells of an axis, each of `block` positions from the `first` on, with
+    the middle of each cell: all where they fit, else every n-th with its position.
     """
     step = math.ceil(PITCH / cell)
     places = range(0, count, step)
-    names = plain_names([label(side.labels[place * block], LABEL) for place in places])
+    begins = [first + place * block for place in places]
+    names = plain_names([label(side.labels[begin], LABEL) for begin in begins])
     if step > 1 or block > 1:
-        names = [f"{place * block:,} {name}" for place, name in zip(places, names, strict=True)]
+        names = [f"{begin:,} {name}" for begin, name in zip(begins, names, strict=True)]
     return [(place + 0.5, name) for place, name in zip(places, names, strict=True)]
 
 

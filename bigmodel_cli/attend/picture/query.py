@@ -69,7 +69,7 @@ def draw_query(look: Look, path: Path, options: PictureOptions) -> None:
     parts += [(own, True) for own in groups.values() if options.key]
     shown = [(own, [_shown(look.layers[n], key) for n in own], key) for own, key in parts]
     sheet = Sheet()
-    width = max(LEAST_WIDTH, *(_wide(layers[0]) for _, layers, _ in shown))
+    width = max(LEAST_WIDTH, *(_wide(layers[0], key) for _, layers, key in shown))
     y = draw_header(sheet, look, width, facts_of(look, look.layers))
     for own, layers, key in shown:
         y = _draw_group(sheet, y, own, layers, width, key) + 50
@@ -80,9 +80,11 @@ def draw_query(look: Look, path: Path, options: PictureOptions) -> None:
     finish(sheet, path, width, draw_caption(sheet, y - 20, look, width, how))
 
 
-def _wide(layer: Layer) -> float:
-    _, size = cells(len(layer.keys), ROOM)
-    return min(size, 60) * math.ceil(len(layer.keys) / cells(len(layer.keys), ROOM)[0]) + 160
+def _wide(layer: Layer, key: bool) -> float:
+    seen = _seen(layer, key)
+    count: int = seen.stop - seen.start
+    by, size = cells(count, ROOM)
+    return min(size, 60) * math.ceil(count / by) + 160
 
 
 def _shown(layer: Layer, key: bool) -> Layer:
@@ -146,8 +148,9 @@ def _said(reading: Reading, cut: bool, last: int) -> str:
 def _draw_rows(
     sheet: Sheet, y: float, own: Sequence[int], layers: Sequence[Layer], key: bool
 ) -> float:
-    """A map of heads by keys, with its scale."""
-    values = np.concatenate([_rows(layer, key) for layer in layers])
+    """A map of heads by the positions that are seen, with its scale."""
+    seen = _seen(layers[0], key)
+    values = np.concatenate([_rows(layer, seen) for layer in layers])
     kind = signed(layers[0])
     limit = float(np.nanmax(np.abs(values), initial=0.0)) if kind else 1.0
     scale = Scale(len(layers[0].keys), limit or 1.0, kind)
@@ -173,7 +176,7 @@ def _draw_rows(
                     sheet.chip(x - down - 4, at, down - 2, letter, CLASSES[letter])
         row += len(heads)
     y += row * down + 6 * len(own)
-    below = named(layers[0].keys, by, values.shape[1], cell)
+    below = named(layers[0].keys, by, values.shape[1], cell, seen.start)
     for middle, name in below:
         at = x + middle * cell
         sheet.text(at, y + 10, name, SIZE, ha="right", family=MONO, upwards=True)
@@ -182,12 +185,9 @@ def _draw_rows(
     return draw_bar(sheet, MARGIN, y, scale, 640, what)
 
 
-def _rows(layer: Layer, key: bool) -> Array:
-    """(heads, S)   what the query reads, or who reads the key; NaN for what is not seen."""
-    values = np.full(layer.read.shape, np.nan)
-    seen = _seen(layer, key)
-    values[:, seen] = array_of(layer.read)[:, seen]
-    return values[list(_heads(layer))]
+def _rows(layer: Layer, seen: slice) -> Array:
+    """(heads, C)   what the query reads of the positions seen, or who of them reads the key."""
+    return array_of(layer.read)[list(_heads(layer)), seen]
 
 
 def _heads(layer: Layer) -> Sequence[int]:
