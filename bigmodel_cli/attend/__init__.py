@@ -53,6 +53,7 @@ class Request:
     top: int | None = None
     rows: int | None = None
     lens: bool = False
+    rollout: bool = False
     target: str | None = None
     cam: str | None = None
     cam_layer: str | None = None
@@ -91,6 +92,7 @@ class Request:
             top=self.top or (READ if self.html is not None else 0),
             rows=self.rows,
             lens=self.lens,
+            rollout=self.rollout,
             resolution=SHARP if files else 128,
             dense=self.data is not None,
             whole=0 if self.html is None else MOST_ENTRIES,

@@ -38,8 +38,9 @@ class Wanted:
     `heads` are chosen ones (layer, head), whose tensors are `kept`. `query` and `key` are positions
     (from the end where negative), `top` the number of heaviest keys kept of each query, `rows` the
     number of queries that are drawn with `seed`, `resolution` the most blocks to a map's side.
-    With `lens` the residual stream is read after each block (see lens.py). With `dense` all weights
-    of the chosen heads are kept, or of all heads where none is chosen.
+    With `lens` the residual stream is read after each block (see lens.py), with `rollout` shares
+    are followed through all layers (see rollout.py). With `dense` all weights of the chosen heads
+    are kept, or of all heads where none is chosen.
     Where none is chosen, heads of at most `whole` weights have their tensors `kept`.
     """
 
@@ -50,6 +51,7 @@ class Wanted:
     top: int = 0
     rows: int | None = None
     lens: bool = False
+    rollout: bool = False
     seed: int = 0
     resolution: int = 128
     dense: bool = False
@@ -70,13 +72,15 @@ class Wanted:
 class Found:
     """What a run has shown: layers with the sums behind their figures; how many calls there were.
 
-    `output` is what the model returned, and `extra` tables of parts that do not attend.
+    `output` is what the model returned, and `extra` tables of parts that do not attend. `stack` are
+    the calls of self-attention, chosen or not, where they are followed through.
     """
 
     layers: list[tuple[Layer, Sums]] = field(default_factory=list)
     calls: list[tuple[str, int]] = field(default_factory=list)  # names, and how many heads
     output: Any = None
     extra: dict[str, Any] = field(default_factory=dict)
+    stack: list[Stream] = field(default_factory=list)
 
     def join(self, other: Found) -> Found:
         """`other`, the next window of a text, with the figures of both."""
@@ -88,7 +92,7 @@ class Found:
             worst = max(one.difference, layer.difference)
             layer = replace(layer, statistics=figures, letters=named, difference=worst)
             joined.append((layer, sums))
-        return Found(joined, other.calls, other.output, other.extra)
+        return Found(joined, other.calls, other.output, other.extra, other.stack)
 
 
 def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted) -> Found:
@@ -105,6 +109,8 @@ def found_in(model: Module, run: Callable[[], Any], sides: Sides, wanted: Wanted
     def each(name: str, part: Attends, call: AttentionCall) -> None:
         heads = call.q.shape[1] // (1 if call.minus is None else 2)
         title, number, looked = begin(name, heads)
+        if wanted.rollout and not call.memory:
+            found.stack.append(Stream(call))
         if looked:
             with torch.no_grad(), full_precision(call.q.device):
                 found.layers.append(layer_of(title, number, part, call, sides(name, call), wanted))

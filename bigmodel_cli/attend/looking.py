@@ -12,6 +12,7 @@ from bigmodel_cli.attend.layers import Found, Wanted, found_in, layer_of
 from bigmodel_cli.attend.lens import lens_of
 from bigmodel_cli.attend.look import Layer, Look, Side
 from bigmodel_cli.attend.mixing import NOTE
+from bigmodel_cli.attend.rollout import rollout_of
 from bigmodel_cli.attend.runs import Prepared, prepare
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import input_of
@@ -64,6 +65,11 @@ def _look_at_image(loaded: Loaded, path: str, wanted: Wanted, options: ImageOpti
 
     Raises `SpecError` also where heads are chosen of a network in which none has a map.
     """
+    if wanted.rollout:
+        raise SpecError(
+            "--rollout is of texts; of an image it is the map that is shown where nothing else is"
+            " asked for: leave it out"
+        )
     of_heads = wanted.layers or wanted.heads or wanted.rows or wanted.key is not None
     if loaded.model.grid is None and of_heads:
         raise SpecError(NO_PATCHES)
@@ -104,7 +110,7 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
             if window is prepared.windows[-1]:
                 shown = wanted
             else:
-                shown = replace(wanted, query=-1, key=None, top=0, resolution=1)
+                shown = replace(wanted, query=-1, key=None, top=0, resolution=1, rollout=False)
             new = found_in(loaded.model, window.run, window.sides, shown)
             check_choice(new.calls, wanted)
             found = new if found is None else found.join(new)
@@ -123,6 +129,9 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         extra["lens"] = lens_of(loaded, last.run, side.labels, wanted.query)
         notes += [extra["lens"]["remark"]] if "remark" in extra["lens"] else []
         notes += ["the logit lens is of the last window"] if len(prepared.windows) > 1 else []
+    if wanted.rollout:
+        extra["rollout"] = rollout_of(found.stack, len(found.calls), layers[-1].query)
+        notes += ["the rollout is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
     look = Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
     return replace(look, part=prepared.part)

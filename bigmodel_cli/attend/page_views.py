@@ -225,8 +225,39 @@ def _trial(trial: Trial) -> View:
     )
 
 
+FOLLOWED = 50
+"""Positions that a rollout's table lists."""
+
+
+def _rollout(found: Mapping[str, Any], look: Look) -> View:
+    side, shares = look.layers[-1].keys, found["shares"]
+    heaviest = sorted(range(len(shares)), key=lambda place: -shares[place])[:FOLLOWED]
+    rows = [[place, side.labels[place], shares[place]] for place in heaviest if shares[place] > 0]
+    columns = [column("Position"), column("Token", "text"), column("Share")]
+    names = [[f"{100 * share:.1f} %" for share in shares]]
+    return View(
+        "rollout",
+        "Rollout",
+        [
+            sentences(f"{found['remark'][0].upper()}{found['remark'][1:]}."),
+            shades(
+                f"What position {found['query']:,} reads through all layers; the darkest is the"
+                " largest share",
+                "",
+                ["share"],
+                list(side.labels),
+                [shares],
+                names,
+                most=max(*shares, 1e-30),
+            ),
+            table("The positions of the largest shares", columns, rows),
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[Any, Look], View]] = {
     "lens": _lens,
+    "rollout": _rollout,
     "alignment": _alignment,
     "times": _times,
     "routing": _experts,

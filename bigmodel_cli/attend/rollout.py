@@ -7,11 +7,19 @@ leaves out what values and feed-forward networks do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.tiles import Tiled
+from bigmodel_cli.device import full_precision
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
 ROLLOUT = "attention rollout (a heuristic)"
+REMARK = (
+    "a heuristic: half of each layer is its residual stream, heads count alike, and what values and"
+    " feed-forward networks do is left out"
+)
 
 
 def rolled(layers: Sequence[Tiled], start: Tensor) -> Tensor:
@@ -26,6 +34,26 @@ def rolled(layers: Sequence[Tiled], start: Tensor) -> Tensor:
     for tiled in reversed(layers):
         shares = 0.5 * shares + 0.5 * _read(tiled, shares) / tiled.heads
     return shares
+
+
+def rollout_of(stack: Sequence[Stream], calls: int, query: int) -> dict[str, Any]:
+    """The shares of all positions in what a query reads through all layers, as plain values.
+
+    `calls` is how many parts of the model mix positions. Raises `SpecError` where not all of them
+    are self-attention over the same positions, with weights that are shares.
+    """
+    if len(stack) < calls or len({tiled.keys for tiled in stack}) > 1:
+        raise SpecError(
+            "--rollout follows shares through self-attention over the same positions, and this"
+            " model mixes positions in other ways too; leave it out"
+        )
+    if any(tiled.signed for tiled in stack):
+        raise SpecError("--rollout: the weights of this model are signed, and no shares")
+    start = torch.zeros(stack[0].queries)
+    start[query] = 1.0
+    with torch.no_grad(), full_precision(stack[0].q.device):
+        shares = rolled(stack, start)
+    return {"query": query % len(start), "shares": shares.tolist(), "remark": REMARK}
 
 
 def _read(tiled: Tiled, shares: Tensor) -> Tensor:

@@ -68,7 +68,20 @@ def readings(look: Look) -> list[Reading]:
         groups = {key: layers for key, layers in groups.items() if not key[0]}
     asked = [layers for layers in groups.values() if layers[0].key is not None]
     read = [readers_of([turned(layer) for layer in layers]) for layers in asked]
-    return [*map(reading_of, groups.values()), *read]
+    found = [*map(reading_of, groups.values()), *read]
+    return [*found, *_followed(look)]
+
+
+def _followed(look: Look) -> list[Reading]:
+    """The shares that were followed through all layers, where that was asked for."""
+    given, last = look.extra.get("rollout"), look.layers[-1]
+    if given is None:
+        return []
+    shares = torch.tensor(given["shares"], dtype=torch.float64)
+    what = "through all layers: attention rollout, a heuristic"
+    return [
+        Reading(last.keys, last.kind, given["query"], shares, 0.0, False, False, what, last.queries)
+    ]
 
 
 def reading_of(layers: Sequence[Layer]) -> Reading:

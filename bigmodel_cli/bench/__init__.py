@@ -161,7 +161,8 @@ def _opened(
     subjects: list[Subject] = []
     left: list[LeftOut] = []
     first: BigmodelError | None = None
-    with progress("opening", count * len(asked_for), "processes") as shown:
+    whole = count * len(asked_for)
+    with progress("opening", whole, "processes" if whole > 1 else "process") as shown:
         for asked in asked_for:
             try:
                 subjects.append(start(asked))

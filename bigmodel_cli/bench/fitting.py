@@ -9,6 +9,7 @@ from bigmodel_cli.bench.own_memory import free_memory
 from bigmodel_cli.bench.worker import Asked, Process, Subject
 from bigmodel_cli.console import say
 from bigmodel_cli.errors import DataError, ResourceError, SpecError, Unfit
+from bigmodel_cli.progress import progress
 
 SHARE = 0.95
 """Of the free memory of a CPU, what a trial may take."""
@@ -29,9 +30,11 @@ class Trials:
     start: Callable[[Asked], Subject] = Process
     room: int = ENDLESS
     needed: dict[int, int] = field(default_factory=dict)
+    tell: Callable[[], None] = lambda: None
 
     def take(self, size: int) -> None:
         """Take a step with so many samples. Raises what that raises."""
+        self.tell()
         wanted = replace(self.asked.of_batch(size), room=self.room, quiet=size > 1)
         subject = self.start(wanted)
         try:
@@ -66,7 +69,14 @@ def largest(asked: Asked, start: Callable[[Asked], Subject] = Process) -> int:
     smallest batch raises.
     """
     free = free_memory()
-    trials = Trials(asked, start, ENDLESS if free is None else int(SHARE * free))
+    room = ENDLESS if free is None else int(SHARE * free)
+    with progress(f"largest batch of {asked.target}{asked.title}", None, "trials") as shown:
+        found = _largest(Trials(asked, start, room, tell=lambda: shown.add(1)))
+    say(f"--batch auto: {asked.target}{asked.title}: {found:,} samples at once fit")
+    return found
+
+
+def _largest(trials: Trials) -> int:
     smallest = 1
     try:
         trials.take(1)
@@ -77,9 +87,7 @@ def largest(asked: Asked, start: Callable[[Asked], Subject] = Process) -> int:
         trials.take(2)
     if trials.fits(SECOND):
         smallest = SECOND
-    found = search(trials.fits, MOST, smallest, trials.guess())
-    say(f"--batch auto: {asked.target}{asked.title}: {found:,} samples at once fit")
-    return found
+    return search(trials.fits, MOST, smallest, trials.guess())
 
 
 def search(fits: Callable[[int], bool], most: int, low: int = 1, guess: int | None = None) -> int:

@@ -115,8 +115,8 @@ class Generation:
     def work(self) -> Work | None:
         """FLOPs of every token that is read or added, by those of a sample.
 
-        Each step of decoding reads the weights and what is in the cache, which is on average half
-        as long as the added tokens, and all that came before.
+        Each step of decoding reads the weights and what is in the cache: on average half of the
+        added tokens, and all that came before.
         """
         length = self.used.info.text_context or self.used.info.context or 1
         tokens = self.read + self.added - 1 if self.source is None else self.added

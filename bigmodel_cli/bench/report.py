@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bigmodel_cli.bench.kinds import KINDS
+from bigmodel_cli.bench.report_parts import of_generation, of_left_out, of_parts
 from bigmodel_cli.bench.result import Measured, Result
-from bigmodel_cli.bench.shares import of_time
+from bigmodel_cli.bench.shares import of_time, percent
 from bigmodel_cli.bench.verdict import UNDECIDED
 from bigmodel_cli.console import counted, quantity, rate, seconds_of, sentence, table
 
 
 def to_text(result: Result) -> str:
-    """Two tables: of time, and of memory."""
-    measured = result.measured
-    columns = ["network", "computed in", "median", "p95", "rate", "to the first", "FLOP/s", "MFU"]
-    columns += ["memory", "roofline", "parameters"]
+    """Tables of time, of parts and of memory, for each kind of work."""
+    texts = [_of_one_kind(KINDS[doing].title, own) for doing, own in result.by_doing().items()]
+    return "\n\n".join(texts) + of_left_out(result.left_out)
+
+
+def _of_one_kind(title: str, measured: Sequence[Measured]) -> str:
+    columns = ["network", "batch", "computed in", "median", "p95", "rate", "to the first"]
+    columns += ["FLOP/s", "MFU", "roofline", "parameters"]
     ratios = [m.ratio(measured[0]) for m in measured]
     rows = [
         [
             m.facts.name,
-            m.facts.precision
-            + (" channels_last" if m.facts.memory_format == "channels_last" else ""),
+            f"{m.facts.batch_size:,}",
+            _mode(m),
             seconds_of(m.median),
             seconds_of(m.percentile(0.95)),
             rate(m.per_second, m.facts.unit),
@@ -31,13 +37,20 @@ def to_text(result: Result) -> str:
         for m, found in zip(measured, ratios, strict=True)
     ]
     if all(found is None for found in ratios[1:]):
-        columns, *rows = [[*row[:5], *row[6:]] for row in (columns, *rows)]
+        columns, *rows = [[*row[:6], *row[7:]] for row in (columns, *rows)]
     said = [sentence(verdict_of(m, measured[0])) for m in measured if m.verdict is not None]
     verdicts = "\n\n" + "\n".join(said) if said else ""
     return (
-        f"training steps on {measured[0].facts.device}\n{table(columns, rows)}{_doubt(measured)}"
-        f"{verdicts}{of_time(measured)}{_of_memory(measured)}"
+        f"{title} on {measured[0].facts.device}\n{table(columns, rows)}{_doubt(measured)}"
+        f"{verdicts}{of_parts(measured)}{of_generation(measured)}{of_time(measured)}"
+        f"{_of_memory(measured)}"
     )
+
+
+def _mode(measured: Measured) -> str:
+    facts = measured.facts
+    layout = " channels_last" if facts.memory_format == "channels_last" else ""
+    return f"{facts.precision}{layout}{' compiled' if facts.compiled else ''}"
 
 
 def verdict_of(measured: Measured, first: Measured) -> str:
@@ -74,26 +87,25 @@ def verdict_of(measured: Measured, first: Measured) -> str:
 def _work(measured: Measured) -> list[str]:
     share, work = measured.share, measured.work
     if work is None or share is None:
-        return ["-"] * 4
+        return ["-"] * 3
     found = None if measured.roofline is None else measured.roofline.share
-    shares = [_percent(part) for part in (share, measured.read_share, found)]
-    return [quantity(work.useful / measured.median, "FLOP/s"), *shares]
-
-
-def _percent(part: float | None) -> str:
-    return "-" if part is None else f"{100 * part:.0f} %"
+    return [quantity(work.useful / measured.median, "FLOP/s"), percent(share), percent(found)]
 
 
 def _of_memory(measured: Sequence[Measured]) -> str:
-    """What training was foreseen to need, and what it took."""
-    rows, parts = [], []
+    """What training was foreseen to need, and what it took; of other work, what it took."""
+    parts = list(dict.fromkeys(n for m in measured for n in m.facts.foreseen if n != "batch"))
+    on_device = any(m.peak_device is not None for m in measured)
+    rows = []
     for m in measured:
-        foreseen = {n: v for n, v in m.facts.foreseen.items() if n != "batch"}
-        parts = [name.replace("_", " ") for name in foreseen]
-        peaks = [quantity(p, "B") if p else "-" for p in (m.peak_tensors, m.peak_process)]
-        rows.append([m.facts.name, *(quantity(v, "B") for v in foreseen.values()), *peaks])
-    title = "memory of training, foreseen in fp32 and without the data, and the peak of a step"
-    return f"\n\n{title}\n" + table(["network", *parts, "peak measured", "process"], rows)
+        peaks = [m.peak_tensors, m.peak_process, *([m.peak_device] if on_device else [])]
+        sizes = [*(m.facts.foreseen.get(part) for part in parts), *peaks]
+        rows.append([m.facts.name, *(quantity(n, "B") if n else "-" for n in sizes)])
+    foreseen = " of training, foreseen in fp32 and without the data" if len(parts) > 1 else ""
+    title = f"memory{foreseen}, the peak of a step, and of the process above what it began with"
+    names = [part.replace("_", " ") for part in parts]
+    columns = ["network", *names, "peak measured", "process", *(["device"] if on_device else [])]
+    return f"\n\n{title}\n" + table(columns, rows)
 
 
 def _doubt(measured: Sequence[Measured]) -> str:

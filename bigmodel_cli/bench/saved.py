@@ -36,8 +36,11 @@ def write_csv(result: Result, path: Path) -> None:
     for measured in result.measured:
         for block in measured.blocks:
             known = [measured.facts.name, measured.facts.doing, block.process, block.place]
+            # of a GPU they are of other steps
+            count = len(block.seconds)
+            known_parts = {n: values for n, values in block.parts.items() if len(values) == count}
             for step, seconds in enumerate(block.seconds):
-                own = [block.parts[part][step] if part in block.parts else "" for part in parts]
+                own = [found[step] if (found := known_parts.get(part)) else "" for part in parts]
                 rows.writerow([*known, step, seconds, block.rejected, *own])
     write_output(path, [text.getvalue().encode()])
 

@@ -22,6 +22,11 @@ def of_time(measured: Sequence[Measured]) -> str:
     return "".join(f"\n\n{text}" for text in [*texts, "\n".join(map(sentence, roofs))] if text)
 
 
+def percent(part: float | None) -> str:
+    """A share; "-" where there is none."""
+    return "-" if part is None else f"{100 * part:.0f} %"
+
+
 def _of(measured: Measured) -> str:
     found, work = measured.roofline, measured.work
     if found is None or work is None:

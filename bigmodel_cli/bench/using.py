@@ -74,11 +74,19 @@ class Used:
         run: Callable[[], object],
         must_read: float | None = None,
     ) -> Work:
-        """That of forward passes over so many samples, as `work_of`."""
+        """That of forward passes over so many samples; `step`, `run` and `must_read` as `work_of`
+        takes them.
+        """
         outlined = outline(self.spec, self.info)
-        useful = flops_per_sample(flops, self.spec, self.info, outlined) * samples
-        compiled = self.spec.train.compile == "on"
-        return work_of(step, run, useful, self.device, self.precision, compiled, must_read)
+        return work_of(
+            step,
+            run,
+            flops_per_sample(flops, self.spec, self.info, outlined) * samples,
+            self.device,
+            self.precision,
+            compiled=self.spec.train.compile == "on",
+            must_read=must_read,
+        )
 
     def peak(self, step: Callable[[], object]) -> int:
         """Peak bytes while `step` runs: the weights, and all that it holds beside them."""
@@ -207,22 +215,20 @@ class Passes:
         return in_format(batch, self.used.memory_format)
 
     def work(self) -> Work | None:
+        return self.used.work(self.samples / max(1, self.steps), self.step, self._run())
+
+    def peak_tensors(self) -> int:
+        return self.used.peak(self._run())
+
+    def _run(self) -> Callable[[], None]:
+        """The pass over a batch that is there."""
         batch = next(self.batches)
 
         def run() -> None:
             with torch.inference_mode():
                 self.passed(batch, lambda part: None)
 
-        return self.used.work(self.samples / max(1, self.steps), self.step, run)
-
-    def peak_tensors(self) -> int:
-        batch = next(self.batches)
-
-        def step() -> None:
-            with torch.inference_mode():
-                self.passed(batch, lambda part: None)
-
-        return self.used.peak(step)
+        return run
 
     def close(self) -> None:
         """Nothing was started."""

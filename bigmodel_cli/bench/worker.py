@@ -22,7 +22,7 @@ from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
 from bigmodel_cli.bench.kinds import KINDS
 from bigmodel_cli.bench.losses import Operation
-from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory
+from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory, load_tools
 from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import Block, Facts, Work
 from bigmodel_cli.bench.targets import built_in, opened
@@ -112,13 +112,15 @@ class Here:
         device = pick_device(asked.device, say)
         found = (built_in if asked.built_in else opened)(asked.target, asked.changes)
         self.places = found.places
+        self.reference = Reference(device)
+        load_tools()
         self.memory = OwnMemory()
+        self.most: tuple[int, int | None] | None = None
         if asked.room is not None and device.type != "cuda":
             limit_memory(asked.room)
         with batch_norm_explained(), _supported(found, device):
             self.doing: Doing = KINDS[asked.doing].begin(found, device)
             warm(self.doing, WARMUP if asked.room is None else 1)
-        self.reference = Reference(device)
 
     def facts(self) -> Facts:
         return self.doing.facts()
@@ -128,12 +130,19 @@ class Here:
         return replace(found, reference=self.reference.seconds())
 
     def work(self) -> Work | None:
+        self.most = self.most or self._most()
         return self.doing.work()
 
     def peaks(self) -> Peaks:
+        self.most = self.most or self._most()
+        return Peaks(self.doing.peak_tensors(), *self.most)
+
+    def _most(self) -> tuple[int, int | None]:
+        """Of the process and the device so far: before the machine's peaks are measured."""
         device, process = self.doing.device, self.memory.peak()
-        reserved = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
-        return Peaks(self.doing.peak_tensors(), process, reserved)
+        if device.type != "cuda":
+            return process, None
+        return process, int(torch.cuda.max_memory_reserved(device))
 
     def close(self) -> None:
         self.doing.close()

@@ -82,6 +82,13 @@ class WhatOptions:
             help="What the model would answer from its stream after each block (logit lens).",
         ),
     ] = False
+    rollout: Annotated[
+        bool,
+        typer.Option(
+            "--rollout",
+            help="What the query reads of a text through all layers: attention rollout.",
+        ),
+    ] = False
     target: Annotated[
         str | None,
         typer.Option(
@@ -240,6 +247,7 @@ def _request(what: WhatOptions, form: FormOptions) -> Request:
         "top",
         "rows",
         "lens",
+        "rollout",
         "target",
         "cam",
         "cam_layer",

@@ -9,6 +9,7 @@ import typer
 
 from bigmodel_cli.commands.comparing import ComparingOptions
 from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.learning import LearningOptions
 from bigmodel_cli.commands.shared import (
     Device,
     Json,
@@ -17,6 +18,7 @@ from bigmodel_cli.commands.shared import (
     collect_overrides,
     print_result,
 )
+from bigmodel_cli.commands.timing import TimingOptions
 
 
 @fields_as_options
@@ -31,73 +33,14 @@ def bench(
             ),
         ),
     ] = None,
-    doing: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND",
-            help=(
-                "What is timed: training, inference, generation, evaluation or data (loading"
-                " alone); several as --doing training,inference. [default: training]"
-            ),
-        ),
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|auto",
-            help=(
-                "Samples at once, e.g. --batch 64; auto finds the largest that fits. Left out: as"
-                " the spec says; of generation 1 and 16."
-            ),
-        ),
-    ] = None,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=V1,V2",
-            help=(
-                "Time each value of an option (of several, each combination), e.g. --sweep"
-                " train.batch_size=16,64."
-            ),
-        ),
-    ] = None,
     set_: Set = None,
     plugin: Plugin = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            help=(
-                "How long each network is timed, e.g. --seconds 10; 5 alone, and of several at most"
-                " 20 each, until it is sure which is faster."
-            ),
-        ),
-    ] = None,
     device: Device = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "auto, fp32, bf16 or fp16, e.g. --precision bf16, the same as --set"
-                " train.precision=bf16; all: each of the last three."
-            ),
-        ),
-    ] = None,
-    compile_: Annotated[
-        str | None,
-        typer.Option(
-            "--compile",
-            metavar="on|off|both",
-            help="The same as --set train.compile=on, e.g. --compile both.",
-        ),
-    ] = None,
-    roof: Annotated[
-        bool,
-        typer.Option("--roof", help="Measure the machine's peaks anew; else once a day."),
-    ] = False,
     json: Json = False,
     *,
+    timing: TimingOptions,
     comparing: ComparingOptions,
+    learning: LearningOptions,
 ) -> None:
     """Time training steps or other work: median, p95, rate, memory, FLOPs, and their share of the
     machine's limit.
@@ -105,38 +48,29 @@ def bench(
     Example: bigmodel bench sample_configs/mnist_cnn.yaml --device cpu, or: bigmodel bench a.yaml
     b.yaml runs/c --doing generation
     """
-    from bigmodel_cli.bench import Request, compared, to_text
     from bigmodel_cli.bench import bench as measure
+    from bigmodel_cli.bench import compared, to_text
     from bigmodel_cli.bench.saved import read
-    from bigmodel_cli.device import PRECISIONS
-    from bigmodel_cli.overrides import Override
 
-    variants = bool(sweep) or precision == "all" or compile_ == "both"
-    comparing.check(targets or (), one=len(targets or ()) == 1 and not variants)
+    learning.check()
+    if learning.learn:
+        files = {"--out": comparing.out, "--png": comparing.png, "--csv": comparing.csv}
+        others = {
+            **{f"--{name}": value for name, value in vars(timing).items() if name != "precision"},
+            "--against": comparing.against,
+            "--fail-above": comparing.fail_above,
+            "--show": comparing.show,
+        }
+        changes = collect_overrides(set_, timing.precision)
+        learning.run(targets or (), changes, device, json, files, others)
+        return
+    comparing.check(targets or (), one=len(targets or ()) == 1 and not timing.several)
     if comparing.show:
         result = compared([read(path) for path in comparing.show])
         comparing.save(result)
     else:
         before = None if comparing.against is None else read(comparing.against)
-        sweeps = list(sweep or [])
-        if precision == "all":
-            precision, sweeps = None, [*sweeps, f"train.precision={','.join(PRECISIONS)}"]
-        if compile_ == "both":
-            sweeps.append("train.compile=off,on")
-        changes = collect_overrides(set_, precision)
-        if compile_ not in (None, "both"):
-            changes.append(Override("train.compile", compile_, "--compile"))
-        request = Request(
-            targets or (),
-            changes,
-            device,
-            seconds,
-            [name.strip() for text in doing or ["training"] for name in text.split(",")],
-            sys.argv[1:],
-            batch=batch,
-            sweeps=sweeps,
-            roof=roof,
-        )
+        request = timing.request(targets or (), set_, device, sys.argv[1:])
         result = measure(request)
         comparing.save(result)
         if before is not None:

@@ -14,14 +14,14 @@ IMAGES = frozenset({"--cam", "--cam-layer", "--class"})
 HEADS, LENS, ABLATE, DIFF, OVER = "all heads", "--lens", "--ablate", "--diff", "--over"
 WITH_TOP = CHOICE | IMAGES | {"--top"}
 TARGET, ROWS = frozenset({"--target"}), frozenset({"--rows"})
-ASCII = frozenset({"--ascii"})
+ASCII, ROLLOUT = frozenset({"--ascii"}), frozenset({"--rollout"})
 
 VIEWS: dict[str, dict[str, frozenset[str]]] = {
     HEADS: {
-        "terminal": CHOICE | IMAGES | ASCII,
-        "--json": WITH_TOP,
+        "terminal": CHOICE | IMAGES | ASCII | ROLLOUT,
+        "--json": WITH_TOP | ROLLOUT,
         **dict.fromkeys(PICTURES, CHOICE | IMAGES),
-        "--html": WITH_TOP,
+        "--html": WITH_TOP | ROLLOUT,
         "--data": WITH_TOP,
     },
     LENS: {

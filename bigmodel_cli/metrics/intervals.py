@@ -117,11 +117,15 @@ def _every(count: int) -> Tensor:
     return torch.ones(1, count, dtype=torch.float64)
 
 
-def pseudo_values(measure: Measure) -> Tensor:
-    """(N',) float64   n x value - (n - 1) x value without the item (Tukey 1958)."""
+def pseudo_values(measure: Measure, *, every: bool = False) -> Tensor:
+    """(N',) float64   n x value - (n - 1) x value without the item (Tukey 1958).
+
+    Items that count for nothing are left out, unless `every` one is asked for: (N,).
+    """
     if measure.pseudo is not None:
         return measure.pseudo
-    return _pseudo(measure, measure.statistics.index_select(0, _counting(measure.statistics)))
+    rows = measure.statistics
+    return _pseudo(measure, rows if every else rows.index_select(0, _counting(rows)))
 
 
 def _counting(statistics: Tensor) -> Tensor:

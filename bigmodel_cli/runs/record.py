@@ -252,6 +252,13 @@ def training_losses(path: Path) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in records if _is_finite(r.get("loss"))]
 
 
+def training_times(path: Path) -> list[tuple[int, float]]:
+    """(step, seconds of training so far) of each record of the run in this directory."""
+    content = _read(path / METRICS, MOST_METRICS, [], bytes) or b""
+    records = map(_record, _lines_with(content, b'"elapsed"'))
+    return [(r["step"], r["elapsed"]) for r in records if _is_finite(r.get("elapsed"))]
+
+
 def _lines_with(content: bytes, key: bytes) -> Iterator[bytes]:
     """The whole lines that contain the key."""
     end = 0

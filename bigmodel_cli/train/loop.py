@@ -132,7 +132,7 @@ def _steps(run: Run) -> Path:
 
 
 def _between_steps(run: Run) -> bool:
-    """Validate and save where due; True where the training ends here."""
+    """Validate and save where due, and let observers wait; True where the training ends here."""
     state, done, saving = run.state, run.state.step, run.keeping.saving
     due = done >= run.total or (run.interval is not None and done % run.interval == 0)
     validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
@@ -143,6 +143,8 @@ def _between_steps(run: Run) -> bool:
         reached = over or (saving is not None and done % saving == 0)
         if better or (reached if done > run.started else validating):
             run.save(better)
+    if not over:
+        run.observers.between_steps(run)
     return over
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bigmodel_cli.overrides import Change
 from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.train.observers.base import Observer
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Request:
     command: str = "pretrain"
     words: tuple[str, ...] = ("bigmodel",)  # the whole command line, to start again
     plugins: tuple[Path, ...] = ()
+    watching: tuple[Observer, ...] = ()  # beside the observers that each run has
 
 
 def how_to_go_on(request: Request, directory: RunDirectory) -> str:

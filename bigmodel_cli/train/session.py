@@ -194,7 +194,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         signals=signals,
         total=foreseen(spec.train, total, state),
         resume_command=resume_command(request, directory),
-        observers=observers(spec, directory),
+        observers=observers(spec, directory, request.watching),
         news=[{"step": state.step, "data_changed": data.fingerprint}] if changed else [],
     )
     return fit(run)

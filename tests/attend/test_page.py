@@ -185,6 +185,20 @@ def test_every_view_is_reached_by_keys(browser: Browser, tmp_path: Path) -> None
     assert browser.requests() == []
 
 
+def test_the_chosen_pair_is_marked_over_the_whole_map_at_once(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """What is said below takes room only when it is said: the map would lie under its marks."""
+    look = made(layers=1, heads=1, tokens=90)
+    show(browser, tmp_path, page(look, filled(look), PageOptions(query=89)))
+    boxes = """["map", "over", "stage"].map((name) => {
+        const box = document.getElementById(name).getBoundingClientRect();
+        return [Math.floor(box.width), Math.floor(box.height)]; })"""
+    chart, marks, stage = browser.run(boxes)
+    assert chart == marks == stage
+    assert browser.faults() == []
+
+
 def test_the_pointer_shows_a_weight_and_rows_sort(browser: Browser, tmp_path: Path) -> None:
     look = made(layers=2, heads=3, tokens=24)
     show(browser, tmp_path, page(look, filled(look), PageOptions(head=(1, 2))))

@@ -36,6 +36,11 @@ class Observer:
         its records must be on disk before.
         """
 
+    def between_steps(self, run: Run) -> None:
+        """A step is over, or the run has just begun, and another one follows; the time that this
+        takes is not counted as training, and a signal may end it.
+        """
+
     def on_end(self, run: Run) -> None:
         """The training is complete; any averaged weights are in the model."""
 
@@ -68,6 +73,10 @@ class Observers(Observer):
     def on_checkpoint(self, step: int) -> None:
         for observer in self.each:
             observer.on_checkpoint(step)
+
+    def between_steps(self, run: Run) -> None:
+        for observer in self.each:
+            observer.between_steps(run)
 
     def on_end(self, run: Run) -> None:
         for observer in self.each:
