@@ -11,6 +11,7 @@ from bigmodel_cli.bench.doing import Opened
 from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.result import Facts, Work
 from bigmodel_cli.bench.using import used
+from bigmodel_cli.bench.work import read_by_decoding
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import Unfit
@@ -113,17 +114,17 @@ class Generation:
         self.cache_bytes = bytes_of(watched.cache)
 
     def work(self) -> Work | None:
-        """FLOPs of every token that is read or added, by those of a sample; what a step of decoding
-        reads are the weights and the cache.
+        """FLOPs of every token that is read or added, by those of a sample.
+
+        Each step of decoding reads the weights and what is in the cache: on average half of the
+        added tokens, and all that came before.
         """
         length = self.used.info.text_context or self.used.info.context or 1
         tokens = self.read + self.added - 1 if self.source is None else self.added
-        return self.used.work(
-            self.rows * tokens / length,
-            self.step,
-            self._run,
-            float(self.used.weights + self.cache_bytes),
-        )
+        filled = (self.read + self.added / 2) / (self.read + self.added)
+        once = read_by_decoding(self.used.model, self.rows, self.cache_bytes * filled)
+        samples = self.rows * tokens / length
+        return self.used.work(samples, self.step, self._run, once * (self.added - 1) or None)
 
     def _run(self) -> None:
         self._written(lambda part: None)

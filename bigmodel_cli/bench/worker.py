@@ -21,9 +21,10 @@ from typing import Any, Protocol
 from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
 from bigmodel_cli.bench.kinds import KINDS
+from bigmodel_cli.bench.losses import Operation
 from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory, load_tools
 from bigmodel_cli.bench.reference import Reference
-from bigmodel_cli.bench.result import Block, Facts, Operation, Work
+from bigmodel_cli.bench.result import Block, Facts, Work
 from bigmodel_cli.bench.targets import built_in, opened
 from bigmodel_cli.console import say
 from bigmodel_cli.device import pick_device

@@ -175,6 +175,11 @@ class KeepsTensors(Protocol):
         """The tensors of such a cache."""
 
 
+def read_in_part(part: Module, tokens: int) -> dict[str, float]:
+    """The part of each of its own weights, by name, that so many tokens read, where not all."""
+    return part.taken(tokens) if isinstance(part, ReadInPart) else {}
+
+
 def keeping_tensors(part: Module) -> KeepsTensors | None:
     """The part where its cache is tensors, else None."""
     return part if isinstance(part, KeepsTensors) else None
