@@ -123,13 +123,13 @@ def seeds_of(text: str | None) -> list[int]:
     """The seeds of a number of them, or of a list. Raises `SpecError`."""
     if text is None:
         return [0, 1]
-    words = [word.strip() for word in text.split(",")]
+    words = [word.strip() for word in text.removesuffix(",").split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
         raise SpecError(f"--seeds {text}: how many (3), or which, with commas between them (4,5)")
     numbers = [int(word) for word in words]
-    if len(numbers) == 1:
+    if "," not in text:
         if not 1 <= numbers[0] <= 100:
-            raise SpecError(f"--seeds {text}: 1 to 100 of them; a list has commas (4,5)")
+            raise SpecError(f"--seeds {text}: 1 to 100 of them; a list has commas (4,5 or 4,)")
         return list(range(numbers[0]))
     if len(set(numbers)) < len(numbers):
         raise SpecError(f"--seeds {text}: one is given twice; it would be the same run again")

@@ -1,27 +1,25 @@
-"""Structures side by side: one recipe, as much wall time for each, taking turns; loss, speed,
-memory and cache as a table.
+"""Structures side by side by `bench --learn`: each at its best rate, as much time of training for
+each, taking turns; loss, rate window, speed, memory and cache as a table.
 
-    python tests/measure/structures.py --data ../shared/data --minutes 3 --seeds 2 --jobs 2
+    python tests/measure/structures.py --data ../shared/data --budget 3min --out DIR
 
-Every structure is sample_configs/structures.yaml with one change. Each run first takes 40 steps, to
-know how many fit into the time (--steps takes as many as it says); with --jobs 2 two runs go on
-side by side, each on half of the cores. --only NAME ... takes some of them, --precision another one
-than bf16, for machines that have none.
+Every structure is sample_configs/structures.yaml with one change. The same command goes on where it
+was stopped. With --again the same is done with as many other seeds (in DIR-again), and Kendall's
+tau of the two rankings is printed. --only NAME ... takes some of them, --precision another one than
+bf16, for machines that have none. Three minutes for each of ten structures, with two seeds and
+about four rates, are two and a half hours.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
-import os
-import statistics
+import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,73 +49,35 @@ STRUCTURES = {
     ),
     "experts (2 of 8)": "model.blocks.0.ffn={type: moe, experts: 8, top_k: 2, hidden: 172}",
 }
-CALIBRATION = 40
 LENGTHS = (256, 2048)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What all runs share."""
+def written(name: str, folder: Path, data: Path, precision: str) -> Path:
+    """The structure's spec as a file."""
+    text = data / "tinyshakespeare" / "input.txt"
+    changes = [f"data.files=['{text}']", f"train.precision={precision}", "task.sample_tokens=0"]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}.yaml"
+    path.write_text(load(SPEC, [STRUCTURES[name], *changes]).to_yaml(), encoding="utf-8")
+    return path
 
-    data: Path
-    threads: int
-    precision: str
+
+def learnt(specs: dict[str, Path], budget: str, seeds: str, out: Path) -> list[dict[str, Any]]:
+    """What `bench --learn` found of each structure, the best first."""
+    words = ["bench", "--learn", *map(str, specs.values()), "--budget", budget, "--seeds", seeds]
+    words += ["--out", str(out), "--png", f"{out}.png", "--device", "cpu", "--json"]
+    command = [sys.executable, "-m", "bigmodel_cli", *words]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    names = {path.stem: name for name, path in specs.items()}
+    return [{**own, "name": names[Path(own["name"]).name]} for own in found["structures"]]
 
 
-def pretrain(structure: str, ground: Ground, seed: int, steps: int) -> dict[str, float]:
-    """Train for so many steps in a process of its own: the last validation's loss, and seconds and
-    tokens per step.
+def kendall(first: list[str], second: list[str]) -> float:
+    """Tau of two rankings of the same names: pairs in the same order less those in the other one,
+    as a part of all (Kendall 1938).
     """
-    with tempfile.TemporaryDirectory() as folder:
-        settings = [
-            f"data.files=['{ground.data / 'tinyshakespeare' / 'input.txt'}']",
-            STRUCTURES[structure], f"train.steps={steps}",
-            f"train.validate_every={steps}", f"train.precision={ground.precision}",
-            "task.sample_tokens=0",
-        ]  # fmt: skip
-        words = [
-            "pretrain",
-            str(SPEC),
-            "--out",
-            f"{folder}/run",
-            "--device",
-            "cpu",
-            "--seed",
-            str(seed),
-        ]
-        command = [
-            sys.executable,
-            "-m",
-            "bigmodel_cli",
-            *words,
-            *(w for s in settings for w in ("--set", s)),
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(ground.threads)}
-        subprocess.run(command, check=True, capture_output=True, env=environment)
-        records = [
-            json.loads(line)
-            for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()
-        ]
-    first, last = (r for r in records if "elapsed" in r and r["step"] in (10, steps))
-    seconds = (last["elapsed"] - first["elapsed"]) / (steps - 10)
-    loss = next(r["val"]["loss"] for r in reversed(records) if "val" in r)
-    return {"loss": loss, "seconds": seconds, "tokens": 8 * 256 / seconds}
-
-
-def within(
-    structure: str, ground: Ground, seed: int, minutes: float, steps: int | None
-) -> dict[str, float]:
-    """Train for as many steps as fit into the time, or as are asked for."""
-    if steps is None:
-        speed = pretrain(structure, ground, seed, CALIBRATION)["seconds"]
-        steps = max(20, 10 * round(60 * minutes / speed / 10))
-    result = {**pretrain(structure, ground, seed, steps), "steps": steps}
-    print(
-        f"seed {seed}  {structure}: {steps} steps, loss {result['loss']:.4f}",
-        file=sys.stderr,
-        flush=True,
-    )
-    return result
+    pairs = list(itertools.combinations(first, 2))
+    return sum(1 if second.index(a) < second.index(b) else -1 for a, b in pairs) / len(pairs)
 
 
 def tensors(values: Any) -> Iterator[torch.Tensor]:
@@ -168,18 +128,35 @@ def measured(structure: str, length: int) -> dict[str, float]:
     return values
 
 
+def row(own: dict[str, Any]) -> list[str]:
+    """A structure's cells."""
+    sizes = {length: measured(own["name"], length) for length in LENGTHS}
+    window, step = own["window"], own["step"]
+    runs = [r for r in own["runs"] if r["rate"] == own["best_rate"]]
+    steps = sum(r["steps"] for r in runs) / len(runs)
+    seconds = sum(r["curve"][-1]["seconds"] for r in runs) / len(runs)
+    low = ("< " if window["open_below"] else "") + f"{window['low']:.3g}"
+    high = ("> " if window["open_above"] else "") + f"{window['high']:.3g}"
+    return [
+        own["name"], f"{own['parameters'] / 1e6:.2f} M",
+        f"{own['mean'] / math.log(2):.3f} +- {own['half_of_interval'] / math.log(2):.3f}",
+        f"{own['best_rate']:.3g}", f"{low} to {high}", f"{steps:,.0f}",
+        f"{steps * step['size'] / seconds:,.0f}",
+        " / ".join(quantity(sizes[n]["peak"], "B") for n in LENGTHS),
+        " / ".join(f"{sizes[n]['cache']:,.0f}" for n in LENGTHS),
+    ]  # fmt: skip
+
+
 def main() -> None:
-    """Run all, and print the table as Markdown."""
+    """Run all, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--budget", default="3min")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("structures"))
+    parser.add_argument("--again", action="store_true")
     parser.add_argument(
         "--only", nargs="+", choices=list(STRUCTURES), default=list(STRUCTURES), metavar="NAME"
-    )
-    parser.add_argument(
-        "--steps", type=int, help="as many for each, instead of as many as fit into the time"
     )
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
@@ -187,37 +164,20 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(arguments.measure[0], int(arguments.measure[1]))))
         return
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    work = [(name, seed) for seed in range(arguments.seeds) for name in arguments.only]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        ground = Ground(arguments.data.resolve(), threads, arguments.precision)
-        done = list(
-            pool.map(lambda w: within(w[0], ground, w[1], arguments.minutes, arguments.steps), work)
-        )
-    rows = []
-    for name in arguments.only:
-        runs = [result for (other, _), result in zip(work, done, strict=True) if other == name]
-        sizes = {length: measured(name, length) for length in LENGTHS}
-        bits = [r["loss"] / math.log(2) for r in runs]
-        by_seed = ", ".join(f"{b:.3f}" for b in bits)
-        rows.append(
-            [
-                name, f"{sizes[256]['parameters'] / 1e6:.2f} M",
-                f"{statistics.mean(bits):.3f} ({by_seed})",
-                f"{statistics.mean(r['steps'] for r in runs):,.0f}",
-                f"{statistics.mean(r['tokens'] for r in runs):,.0f}",
-                " / ".join(quantity(sizes[n]["peak"], "B") for n in LENGTHS),
-                " / ".join(f"{sizes[n]['cache']:,.0f}" for n in LENGTHS),
-            ]
-        )  # fmt: skip
+    count, data = arguments.seeds, arguments.data.resolve()
+    specs = arguments.out.with_name(f"{arguments.out.name}-specs")
+    files = {name: written(name, specs, data, arguments.precision) for name in arguments.only}
+    seeds = [f"{','.join(map(str, range(n, n + count)))}," for n in (0, count)]
+    found = learnt(files, arguments.budget, seeds[0], arguments.out)
     at = " / ".join(f"{n:,}" for n in LENGTHS)
-    columns = ["structure", "parameters", "bits per byte (mean; seeds)", "steps", "tokens/s"]
-    print(
-        table(
-            [*columns, f"peak memory {at}", f"cache bytes per token {at}"],
-            sorted(rows, key=lambda row: row[2]),
-        )
-    )
+    columns = ["structure", "parameters", "bits per byte (95 %)", "best rate", "good rates"]
+    columns += ["steps", "tokens/s", f"peak memory {at}", f"cache bytes per token {at}"]
+    print(table(columns, [row(own) for own in found]))
+    if arguments.again:
+        other = arguments.out.with_name(f"{arguments.out.name}-again")
+        again = learnt(files, arguments.budget, seeds[1], other)
+        rankings = [[own["name"] for own in each] for each in (found, again)]
+        print(f"with other seeds: {', '.join(rankings[1])}; Kendall's tau {kendall(*rankings):.2f}")
 
 
 if __name__ == "__main__":

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.bench.learn.budget import BYTES, Budget, budgets_of, changes_of
+from bigmodel_cli.bench.learn.course import RESULT, Course, Plan, write_json
 from bigmodel_cli.bench.learn.judging import Folders, item_errors
-from bigmodel_cli.bench.learn.ladder import Ladder
-from bigmodel_cli.bench.learn.outcome import Outcome, outcome_of
 from bigmodel_cli.bench.learn.ranking import ItemError, half_of_mean, pairs
 from bigmodel_cli.bench.learn.report import to_text
-from bigmodel_cli.bench.learn.result import Learning, Learnt
-from bigmodel_cli.bench.learn.runner import RunAsked, RunProcess, Turning, Turns
+from bigmodel_cli.bench.learn.result import Learning
+from bigmodel_cli.bench.learn.runner import RunAsked, RunProcess, Turning
 from bigmodel_cli.bench.learn.structures import (
     Look,
     Probe,
@@ -29,18 +26,14 @@ from bigmodel_cli.bench.learn.structures import (
     probed,
     sized,
 )
-from bigmodel_cli.bench.machine import machine
-from bigmodel_cli.console import counted, say, strict_json
+from bigmodel_cli.console import say, strict_json
 from bigmodel_cli.errors import BigmodelError, DataError, SpecError, Stopped
 from bigmodel_cli.lazy import load_torch
-from bigmodel_cli.outputs import write_output
-from bigmodel_cli.overrides import Change, Override, to_plain
-from bigmodel_cli.progress import progress
-from bigmodel_cli.runs import Metric
+from bigmodel_cli.overrides import Change, to_plain
 from bigmodel_cli.train.signals import Interrupted
 
-ASKED, RESULT = "learn.json", "result.json"
-"""The files of a call's folder: what was asked for, and what was found so far."""
+ASKED = "learn.json"
+"""The file of a call's folder that says what was asked for."""
 ROOT = Path("runs")
 
 
@@ -90,15 +83,24 @@ def learn(request: Request, tools: Tools | None = None) -> Learning:
     try:
         structures = _structures(request, found, length, size, tools.look, before)
         out.mkdir(parents=True, exist_ok=True)
-        _write(out / ASKED, {**asked, "probes": [vars(s.probe) for s in structures]})
-        course = Course(request, structures, length, size, out, tools)
+        write_json(out / ASKED, {**asked, "probes": [vars(s.probe) for s in structures]})
+        plan = Plan(request.seeds, request.rates, request.device, request.command)
+        course = Course(plan, structures, length, size, out, tools.start)
         course.run()
-        return course.judged()
+        judged = judge(course.result(), request, tools.judge)
+        write_json(out / RESULT, judged.to_json())
+        return judged
     except Interrupted as stop:
-        again = shlex.join(["bigmodel", *request.command])
-        again += "" if request.out is not None else f" --out {shlex.quote(str(out))}"
-        message = f"stopped; what is done is in {out}; to go on: {again}"
-        raise Stopped(message, stop.number) from None
+        raise Stopped(_how_to_go_on(request, out), stop.number) from None
+
+
+def _how_to_go_on(request: Request, out: Path) -> str:
+    """What is said after a signal."""
+    again = shlex.join(["bigmodel", *request.command])
+    if not os.path.isfile(out / ASKED):
+        return f"stopped before the first run; to start again: {again}"
+    again += "" if request.out is not None else f" --out {shlex.quote(str(out))}"
+    return f"stopped; what is done is in {out}; to go on: {again}"
 
 
 def _free() -> Path:
@@ -171,136 +173,6 @@ def _structures(
         structures.append(Structure(name, target, changes, spec, probe, known))
         changes_of(length, structures[-1].cost, name)  # refuses what cannot be
     return structures
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    write_output(path, [strict_json(values).encode(), b"\n"])
-
-
-@dataclass
-class Course:
-    """The runs of a call, round by round: one of each structure side by side."""
-
-    request: Request
-    structures: Sequence[Structure]
-    length: Budget | None
-    size: Budget | None
-    out: Path
-    tools: Tools
-    outcomes: list[Outcome] = field(default_factory=list)
-    ladders: dict[str, Ladder] = field(default_factory=dict)
-
-    def run(self) -> None:
-        """The first seed at the rates of each ladder, then the other seeds at the best rate."""
-        first, *others = self.request.seeds
-        while wanted := self._rates(first):
-            self._round(wanted)
-        for seed in others:
-            best = [(s, self.ladders[s.name].best()) for s in self.structures]
-            self._round([(s, power, seed) for s, power in best if power is not None])
-
-    def _rates(self, seed: int) -> list[tuple[Structure, int, int]]:
-        """The next rate of each structure whose ladder goes on; ladders know what has ended."""
-        wanted = []
-        for structure in self.structures:
-            ladder = self._ladder(structure)
-            power = ladder.next()
-            if power is not None:
-                wanted.append((structure, power, seed))
-        return wanted
-
-    def _ladder(self, structure: Structure) -> Ladder:
-        if structure.name not in self.ladders:
-            # which direction is better, its first run tells
-            self.ladders[structure.name] = Ladder(structure.rate, False, self.request.rates)
-        return self.ladders[structure.name]
-
-    def _round(self, wanted: Sequence[tuple[Structure, int, int]]) -> None:
-        """Train what has not ended already, in turns."""
-        missing = [one for one in wanted if self._outcome(*one) is None]
-        if missing:
-            what = f"learning: {counted(len(missing), 'run')}"
-            with progress(what, len(missing), "runs") as shown:
-                Turns(self.tools.start, shown.to).take([self._asked(*one) for one in missing])
-        for structure, power, seed in wanted:
-            found = self._outcome(structure, power, seed)
-            if found is None:
-                raise DataError(
-                    f"{self._folder(structure, power, seed)}: has ended without a result"
-                )
-            self._note(structure, found, new=(structure, power, seed) in missing)
-        _write(self.out / RESULT, self.result(finished=False).to_json())
-
-    def _note(self, structure: Structure, found: Outcome, *, new: bool) -> None:
-        self.outcomes.append(found)
-        ladder = self._ladder(structure)
-        ladder.higher_is_better = found.metric.higher_is_better
-        if found.seed == self.request.seeds[0]:
-            ladder.found[found.power] = found.quality
-        name = found.metric.name
-        value = "not finite" if found.quality is None else found.metric.shown(name, found.quality)
-        where = "" if new else ", from before"
-        say(f"{structure.name}: rate {found.rate:.3g}, seed {found.seed}: {name} {value}{where}")
-
-    def _outcome(self, structure: Structure, power: int, seed: int) -> Outcome | None:
-        folder = self._folder(structure, power, seed)
-        return outcome_of(folder, structure.name, power, self._ladder(structure).at(power), seed)
-
-    def _folder(self, structure: Structure, power: int, seed: int) -> Path:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", structure.name)
-        number = self.structures.index(structure) + 1
-        rate = self._ladder(structure).at(power)
-        return self.out / f"{number}-{name}" / f"rate-{rate:.6g}-seed-{seed}"
-
-    def _asked(self, structure: Structure, power: int, seed: int) -> RunAsked:
-        rate = self._ladder(structure).at(power)
-        changes = [
-            Override("train.optimizer.lr", rate, "--learn"),
-            Override("train.seed", seed, "--seeds"),
-            *changes_of(self.length, structure.cost, structure.name),
-        ]
-        return RunAsked(
-            structure.name,
-            structure.spec.recorded(),
-            changes,
-            self._folder(structure, power, seed),
-            self.request.device,
-        )
-
-    def result(self, *, finished: bool = True) -> Learning:
-        """What there is so far, without verdicts."""
-        structures = [
-            Learnt(
-                s.name,
-                s.probe.parameters,
-                s.cost,
-                s.probe.size,
-                s.probe.unit,
-                self._ladder(s),
-                [o for o in self.outcomes if o.structure == s.name],
-                self.request.seeds,
-            )
-            for s in self.structures
-        ]
-        return Learning(
-            structures,
-            [],
-            self.length,
-            self.size,
-            self.outcomes[0].metric if self.outcomes else Metric(),
-            self.request.seeds,
-            str(self.out),
-            machine(),
-            self.request.command,
-            datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            finished=finished,
-        )
-
-    def judged(self) -> Learning:
-        """What there is, with an interval for each structure and a verdict for each pair."""
-        found = judge(self.result(), self.request, self.tools.judge)
-        _write(self.out / RESULT, found.to_json())
-        return found
 
 
 def judge(found: Learning, request: Request, tool: Judge) -> Learning:

@@ -49,18 +49,17 @@ class Ladder:
         """The rate at a power."""
         return self.rate * FACTOR**power
 
-    def next(self) -> int | None:
-        """The power to try next; None where the best one has neighbours on both sides."""
+    def due(self) -> list[int]:
+        """The powers to try next; none where the best one has neighbours on both sides."""
         start = sorted(range(-(self.first // 2), (self.first + 1) // 2), key=lambda p: (abs(p), p))
-        for power in start:
-            if power not in self.found:
-                return power
+        if missing := [power for power in start if power not in self.found]:
+            return missing
         if self.first == 1:
-            return None
+            return []
         low, high, best = min(self.found), max(self.found), self.best()
         if best is None or best == low:  # nothing was finite: lower
-            return low - 1 if low > -FURTHEST else None
-        return high + 1 if best == high and high < FURTHEST else None
+            return [low - 1] if low > -FURTHEST else []
+        return [high + 1] if best == high and high < FURTHEST else []
 
     def best(self) -> int | None:
         """The power with the best quality; None where no loss was finite."""
