@@ -61,22 +61,23 @@ def main(
     """
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "pretrain": pretrain,
-    "finetune": finetune,
-    "eval": evaluate,
-    "predict": predict,
-    "attend": attend,
-    "bench": bench,
-    "import": import_,
-    "export": export,
-    "merge": merge,
-    "runs": runs,
-    "schema": schema,
-    "options": options,
-    "models": models,
-    "check": check,
-    "init": init,
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "pretrain": (pretrain, "Train a network from initial weights."),
+    "finetune": (finetune, "Train from a checkpoint, and say what that bought."),
+    "eval": (evaluate, "Measure a checkpoint on a whole split, with intervals."),
+    "predict": (predict, "Classify, tag, transcribe, translate, or continue texts."),
+    "attend": (attend, "Show what each head looks at, and which region decides."),
+    "bench": (bench, "Time training or other work, beside the machine's limit."),
+    "import": (import_, "Print the spec of a published model."),
+    "export": (export, "Write a checkpoint as files that others open."),
+    "merge": (merge, "Add an adapter to its weights, or average checkpoints."),
+    "runs": (runs, "List runs, or compare some."),
+    "schema": (schema, "Print the JSON Schema of a spec, for editors."),
+    "options": (options, "Show the options of a part of a spec."),
+    "models": (models, "List all types that a spec may name."),
+    "check": (check, "Test the parts in a Python file of yours."),
+    "init": (init, "Write a commented spec for your data, or like a sample."),
 }
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+"""Each command, and what it does in a line of at most 68 columns, for the list of them all."""
+for name, (command, line) in COMMANDS.items():
+    app.command(name, short_help=line)(command)

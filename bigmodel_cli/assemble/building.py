@@ -9,7 +9,7 @@ from bigmodel_cli.adapters import attach
 from bigmodel_cli.assemble.sizes import numbers_per_weight
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import Unfit
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model, build, within
 from bigmodel_cli.models.sizing import watched
@@ -51,7 +51,10 @@ def build_for(
 
 
 def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
-    """The model without storage. Raises `SpecError` where it does not fit the data."""
+    """The model without storage.
+
+    Raises `SpecError` where it does not fit the data, `Unfit` where it is too large.
+    """
     with watched(math.inf) as watch:
         try:
             with torch.device("meta"), plugin_faults():
@@ -59,7 +62,7 @@ def build_on_meta(spec: Spec, info: DatasetInfo) -> Model:
         except RuntimeError as error:  # sizes whose product does not fit an integer
             needed = 4 * math.prod(watch.shape) * numbers_per_weight(spec)
             shape, text = " x ".join(f"{n:,}" for n in watch.shape), str(error).splitlines()[0]
-    raise SpecError(
+    raise Unfit(
         f"model: too large for any machine: one tensor of {shape} numbers needs"
         f" {quantity(needed, 'B')} with its gradient and the optimizer's state ({text}); make the"
         " model smaller"

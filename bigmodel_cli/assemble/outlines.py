@@ -12,7 +12,7 @@ from bigmodel_cli.assemble.sizes import state_bytes
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import quantity
 from bigmodel_cli.device import total_memory
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import SpecError, Unfit
 from bigmodel_cli.frozen import freeze
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
@@ -87,13 +87,13 @@ def aliases(model: Model) -> set[str]:
 def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:
     """The model's outline.
 
-    Raises `SpecError` for a model that cannot fit the device.
+    Raises `Unfit` for a model that cannot fit the device.
     """
     outlined = outline(spec, info)
     needed, available = state_bytes(spec, outlined.weights, outlined.saved), total_memory(device)
     if needed > available:
         count = sum(p.numel() for p in outlined.tensors)
-        raise SpecError(
+        raise Unfit(
             f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and"
             f" optimizer, and {device} has {quantity(available, 'B')}; make the model smaller"
         )

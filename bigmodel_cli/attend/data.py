@@ -122,6 +122,8 @@ def _tensors(look: Look) -> Iterator[tuple[str, Tensor]]:
         yield f"{layer.name}.received", layer.received.contiguous()
         if layer.moved is not None:
             yield f"{layer.name}.moved_by_query", layer.moved.contiguous()
+        if layer.readers is not None:
+            yield f"{layer.name}.readers", layer.readers.contiguous()
         if layer.top is not None:
             yield f"{layer.name}.top_keys", layer.top[0].contiguous()
             yield f"{layer.name}.top_weights", layer.top[1].contiguous()

@@ -123,6 +123,8 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
     check_positions(layers, wanted)
     told = prepared.told(found.output)
     extra = {**told.tables(), **found.extra}
+    if "routing" in extra and windows > 1:
+        notes.append("the load of experts is of the last window")
     if wanted.lens:
         last = prepared.windows[-1]
         side = last.answered or layers[-1].queries

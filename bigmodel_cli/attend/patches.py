@@ -51,16 +51,18 @@ def position_of(given: str | None, side: Side) -> int:
 def in_patches(layer: Layer, tiled: Tiled) -> Layer:
     """The layer with `distance` in patches, from one's centre to another's, and letters by it.
 
-    It is a mean over the patches' queries of their weights on patches, which count as 1 together
-    (Dosovitskiy et al. 2021, figure 7).
+    It is a mean over the patches' queries, of each by its weights on patches, which count as 1
+    together, however much it reads of other positions (Dosovitskiy et al. 2021, figure 7).
     """
     assert layer.queries.grid is not None
     far, equal = _apart(layer.queries.grid), float(_apart(layer.queries.grid).mean())
     first, count = layer.queries.first, len(far)
-    moved, mass = torch.zeros(2, tiled.heads, dtype=torch.float64)
+    sums = torch.zeros(tiled.heads, dtype=torch.float64)
+    there = torch.zeros(tiled.heads)
     for start in range(first, first + count, ROWS):
         rows = torch.arange(start, min(start + ROWS, first + count))
         queries = tiled.of(rows)
+        moved, mass = torch.zeros(2, tiled.heads, len(rows), dtype=torch.float64)
         for keys in spans(queries):
             inside = slice(max(keys.start, first), min(keys.stop, first + count))
             if inside.start >= inside.stop:
@@ -69,9 +71,11 @@ def in_patches(layer: Layer, tiled: Tiled) -> Layer:
             steps = far[rows - first][:, inside.start - first : inside.stop - first]
             for heads in tiled.chunks(tiled.heads, len(rows), inside):
                 weights = tiled.tile(queries, heads, inside, seen).weights.abs().double().cpu()
-                mass[heads] += weights.sum((1, 2))
-                moved[heads] += (weights * steps).sum((1, 2))
-    distance = (moved / mass).float()
+                mass[heads] += weights.sum(2)
+                moved[heads] += (weights * steps).sum(2)
+        sums += torch.where(mass > 0, moved / mass, 0.0).sum(1)
+        there += (mass > 0).sum(1)
+    distance = (sums / there).float()
     # letters know places in a row: equal weights' mean distance is (T + S) / 6 there
     size = (len(layer.queries) + len(layer.keys)) / 6
     row = replace(layer.statistics, distance=distance / equal * size if equal else distance)

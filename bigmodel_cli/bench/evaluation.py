@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bigmodel_cli.bench.doing import Opened
-from bigmodel_cli.bench.using import Batch, Passes
+from bigmodel_cli.bench.using import Batch, Passes, split_of
 from bigmodel_cli.evaluation.evaluator import score_batch
 
 
@@ -17,7 +17,10 @@ class Evaluation(Passes):
     doing = "evaluation"
 
     def rows_of(self, opened: Opened) -> int:
-        return opened.spec.train.validation_rows(opened.info.context)
+        rows, split = opened.spec.train.validation_rows(opened.info.context), split_of(opened)
+        if split is None or opened.spec.train.validation_batch is not None:
+            return rows
+        return min(rows, len(split))  # as `eval` has them
 
     def passed(self, batch: Batch, laps: Callable[[str], None]) -> Any:
         laps("wait")

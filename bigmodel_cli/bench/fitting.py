@@ -40,7 +40,7 @@ class Trials:
         try:
             # as the plan of training foresees it, or measured
             foreseen = subject.facts().foreseen.get("peak")
-            self.needed[size] = foreseen or subject.peaks().most
+            self.needed[size] = foreseen or subject.peaks().tensors
         finally:
             subject.close()
 

@@ -10,14 +10,16 @@ from typing import Any
 from bigmodel_cli.bench.doing import Opened
 from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.result import Facts, Work
-from bigmodel_cli.bench.using import REMEDY, used
+from bigmodel_cli.bench.using import used
+from bigmodel_cli.bench.work import read_by_decoding
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import autocast
-from bigmodel_cli.errors import Unfit, memory_remedy
+from bigmodel_cli.errors import Unfit
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Generator
 from bigmodel_cli.models.init import Cache
+from bigmodel_cli.parts.contract import tensors_of
 
 PROMPT, ADDED = 128, 64
 """Most tokens of the prompt, and tokens that are added: half of the context each where it is
@@ -99,7 +101,7 @@ class Generation:
 
     def _written(self, laps: Any) -> None:
         model = self.used.model
-        with memory_remedy(REMEDY), torch.no_grad(), autocast(self.device, self.used.precision):
+        with torch.no_grad(), autocast(self.device, self.used.precision):
             source = () if self.source is None else model.source(self.source)
             watched = Watched(model.generator(*source))
             steps = generate(watched, self.prompt, max_new_tokens=self.added)
@@ -112,17 +114,17 @@ class Generation:
         self.cache_bytes = bytes_of(watched.cache)
 
     def work(self) -> Work | None:
-        """FLOPs of every token that is read or added, by those of a sample; what a step of decoding
-        reads are the weights and the cache.
+        """FLOPs of every token that is read or added, by those of a sample.
+
+        Each step of decoding reads the weights and what is in the cache: on average half of the
+        added tokens, and all that came before.
         """
         length = self.used.info.text_context or self.used.info.context or 1
         tokens = self.read + self.added - 1 if self.source is None else self.added
-        return self.used.work(
-            self.rows * tokens / length,
-            self.step,
-            self._run,
-            float(self.used.weights + self.cache_bytes),
-        )
+        filled = (self.read + self.added / 2) / (self.read + self.added)
+        once = read_by_decoding(self.used.model, self.rows, self.cache_bytes * filled)
+        samples = self.rows * tokens / length
+        return self.used.work(samples, self.step, self._run, once * (self.added - 1) or None)
 
     def _run(self) -> None:
         self._written(lambda part: None)
@@ -135,25 +137,9 @@ class Generation:
 
 
 def bytes_of(cache: Cache) -> int:
-    """Bytes of all tensors of a cache, also of those inside the parts' own objects."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-
-    def note(value: Any) -> None:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if torch.is_tensor(value):
-            storage = value.untyped_storage()
-            found[storage._cdata] = storage.nbytes()
-        elif isinstance(value, dict):
-            for inner in value.values():
-                note(inner)
-        elif isinstance(value, list | tuple):
-            for inner in value:
-                note(inner)
-        else:
-            note(getattr(value, "__dict__", {}))
-
-    note(cache)
-    return sum(found.values())
+    """Bytes of all tensors of a cache, each storage once."""
+    kept = [cache.segments, cache.memory.memory, cache.memory.memory_mask]
+    tensors = [t for t in kept if t is not None]
+    tensors += [t for block in cache.blocks for slot in block.values() for t in tensors_of(slot)]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bigmodel_cli.bench.named import OPTIMIZER
-from bigmodel_cli.bench.result import Facts, Measured, Operation
 
 WAIT, HOST, OTHERS = "data wait", "host", "other operations"
 MOST = 5
 """Operations that are listed by name."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of operation of a step: how often, what it computes and moves, and its time.
+
+    `least` are the seconds that it takes at the machine's peaks: the larger of FLOPs over the
+    matrix rate and bytes over the copy rate, summed over its calls.
+    """
+
+    name: str
+    calls: int
+    flops: float
+    bytes: float
+    least: float
+    seconds: float
+    held: int = 0
+    """Calls that were faster than memory, by a cache: their time is what counts as the least."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a step was computed."""
+
+    precision: str
+    compiled: bool
+    cpu: bool
 
 
 @dataclass(frozen=True)
@@ -38,7 +65,7 @@ class Roofline:
     @property
     def share(self) -> float:
         """The least time as a part of the step's; at most 1."""
-        return self.least / self.seconds
+        return self.least / self.seconds if self.seconds else 0.0
 
     @property
     def held(self) -> float:
@@ -48,22 +75,25 @@ class Roofline:
         own = sum(o.least * o.held / o.calls for o in self.operations if o.calls)
         return own / self.least if self.least else 0.0
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "share": self.share,
+            "least_s": self.least,
+            "losses_s": {loss.name: loss.seconds for loss in self.losses},
+            "pressed": self.pressed,
+            "held": self.held,
+        }
 
-def roofline(measured: Measured) -> Roofline | None:
-    """Of the median step; None where no operations were watched.
 
-    Operations are timed beside other steps than those that count: their times are in proportion.
+def roofline(operations: Sequence[Operation], step: float, wait: float, scale: float) -> Roofline:
+    """Of a step of `step` seconds, `wait` of them for data; the operations' times are multiplied by
+    `scale`, and pressed into the step where they are longer.
     """
-    work = measured.work
-    if work is None or not work.operations or not work.step:
-        return None
-    step = measured.median
-    wait = min(measured.parts().get("wait", 0.0), step)
-    scale = step / work.step
-    total = scale * sum(o.seconds for o in work.operations)
+    total = scale * sum(o.seconds for o in operations)
     pressed = min(1.0, (step - wait) / total) if total else 1.0
     found = []
-    for o in work.operations:
+    for o in operations:
         seconds = o.seconds * scale * pressed
         found.append(replace(o, seconds=seconds, least=min(o.least, seconds)))
     found.sort(key=lambda o: o.least - o.seconds)
@@ -76,7 +106,7 @@ def roofline(measured: Measured) -> Roofline | None:
     return Roofline(step, least, losses, found, pressed)
 
 
-def advice(found: Roofline, facts: Facts) -> str:
+def advice(found: Roofline, facts: Machine) -> str:
     """What to change, by the row that loses most."""
     worst = max((loss for loss in found.losses if loss.name != OTHERS), key=lambda x: x.seconds)
     percent = f"{100 * worst.seconds / found.seconds:.0f} % of a step"
@@ -87,7 +117,7 @@ def advice(found: Roofline, facts: Facts) -> str:
     return f"{percent} goes to {worst.name} beyond what it needs"
 
 
-Fits = Callable[[str, Operation | None, Facts], bool]
+Fits = Callable[[str, Operation | None, Machine], bool]
 
 
 def _moving(operation: Operation | None) -> bool:
@@ -95,8 +125,8 @@ def _moving(operation: Operation | None) -> bool:
     return operation is not None and not operation.flops
 
 
-def _slow(facts: Facts) -> bool:
-    return facts.precision == "fp32" and not facts.device.startswith("cpu")
+def _slow(facts: Machine) -> bool:
+    return facts.precision == "fp32" and not facts.cpu
 
 
 CAUSES: Sequence[tuple[Fits, str]] = (

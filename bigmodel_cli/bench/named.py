@@ -41,7 +41,9 @@ UPDATES = ("_fused_adam", "_fused_sgd", "_foreach_")
 """What the names of operations on all weights at once begin with."""
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "_int_mm")
 _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
-FREE = (*_EMPTY, "_unsafe_view", "unsafe_view", "promote_types", "_reshape_alias", "detach_")
+_MARKS = ("_record_function_enter_new", "_record_function_exit", "sym_size", "is_same_size")
+_VIEWS = ("_unsafe_view", "promote_types", "_reshape_alias", "detach_")
+FREE = (*_EMPTY, *_MARKS, *_VIEWS)
 """What touches no memory."""
 WRITING = (
     "copy_",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bigmodel_cli.bench.kinds import KINDS
 from bigmodel_cli.bench.report_parts import of_generation, of_left_out, of_parts
 from bigmodel_cli.bench.result import Measured, Result
+from bigmodel_cli.bench.shares import of_time, percent
 from bigmodel_cli.bench.verdict import UNDECIDED
 from bigmodel_cli.console import counted, quantity, rate, seconds_of, sentence, table
 
@@ -19,7 +20,7 @@ def to_text(result: Result) -> str:
 
 def _of_one_kind(title: str, measured: Sequence[Measured]) -> str:
     columns = ["network", "batch", "computed in", "median", "p95", "rate", "to the first"]
-    columns += ["FLOP/s", "MFU", "parameters"]
+    columns += ["FLOP/s", "MFU", "roofline", "parameters"]
     ratios = [m.ratio(measured[0]) for m in measured]
     rows = [
         [
@@ -41,7 +42,8 @@ def _of_one_kind(title: str, measured: Sequence[Measured]) -> str:
     verdicts = "\n\n" + "\n".join(said) if said else ""
     return (
         f"{title} on {measured[0].facts.device}\n{table(columns, rows)}{_doubt(measured)}"
-        f"{verdicts}{of_parts(measured)}{of_generation(measured)}{_of_memory(measured)}"
+        f"{verdicts}{of_parts(measured)}{of_generation(measured)}{of_time(measured)}"
+        f"{_of_memory(measured)}"
     )
 
 
@@ -85,8 +87,9 @@ def verdict_of(measured: Measured, first: Measured) -> str:
 def _work(measured: Measured) -> list[str]:
     share, work = measured.share, measured.work
     if work is None or share is None:
-        return ["-", "-"]
-    return [quantity(work.useful / measured.median, "FLOP/s"), f"{100 * share:.0f} %"]
+        return ["-"] * 3
+    found = None if measured.roofline is None else measured.roofline.share
+    return [quantity(work.useful / measured.median, "FLOP/s"), percent(share), percent(found)]
 
 
 def _of_memory(measured: Sequence[Measured]) -> str:

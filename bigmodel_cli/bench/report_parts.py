@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bigmodel_cli.bench.result import LeftOut, Measured
+from bigmodel_cli.bench.shares import percent
 from bigmodel_cli.console import quantity, rate, seconds_of, table
 
 
@@ -48,9 +49,11 @@ def of_generation(measured: Sequence[Measured]) -> str:
                 seconds_of(told["first_token_s"]),
                 rate(m.facts.batch_size * (told["new_tokens"] - 1) / parts["decode"], "tokens"),
                 quantity(told["cache_bytes"], "B"),
+                percent(m.read_share),
             ]
         )
     columns = ["network", "tokens", "prefill", "first token after", "decode", "cache"]
+    columns.append("of the copy rate")
     return "\n\nreading and writing\n" + table(columns, rows) if rows else ""
 
 

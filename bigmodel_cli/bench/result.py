@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bigmodel_cli.bench.losses import Machine, Operation, Roofline, advice, roofline
+
 SCHEMA = 2
 """The version of the JSON's form; 1 was a flat list of timings."""
 WHOLE = "whole"
@@ -79,30 +81,12 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One kind of operation of a step: how often, what it computes and moves, and its time.
-
-    `least` are the seconds that it takes at the machine's peaks: the larger of FLOPs over the
-    matrix rate and bytes over the copy rate, summed over its calls.
-    """
-
-    name: str
-    calls: int
-    flops: float
-    bytes: float
-    least: float
-    seconds: float
-    held: int = 0
-    """Calls that were faster than memory, by a cache: their time is what counts as the least."""
-
-
-@dataclass(frozen=True)
 class Work:
     """What one step asks of the machine, and the machine's peaks.
 
     `useful` FLOPs are those of the mathematics: pairs that a query sees, experts that were chosen,
     nothing twice. `matrix_rate` (FLOP/s, of the precision) and `copy_rate` (bytes/s) are measured.
-    `must_read` are the bytes of weights and caches that a step of decoding has to read.
+    `must_read` are the bytes of weights and caches that the decoding of a step has to read.
     """
 
     useful: float
@@ -184,6 +168,33 @@ class Measured:
         """Useful FLOP/s as a part of the measured matrix rate; above 1 where that has changed."""
         return None if self.work is None else self.work.useful / self.median / self.work.matrix_rate
 
+    @property
+    def read_share(self) -> float | None:
+        """The rate at which decoding has to read, as a part of the copy rate; None for others."""
+        if self.work is None or self.work.must_read is None:
+            return None
+        seconds = self.parts().get("decode", self.median)
+        return self.work.must_read / seconds / self.work.copy_rate if seconds else None
+
+    @property
+    def roofline(self) -> Roofline | None:
+        """Where the time of the median step goes; None where no operations were watched.
+
+        They are timed beside other steps than those that count: their times are in proportion.
+        """
+        work = self.work
+        if work is None or not work.operations or not work.step:
+            return None
+        wait = min(self.parts().get("wait", 0.0), self.median)
+        return roofline(work.operations, self.median, wait, self.median / work.step)
+
+    @property
+    def advice(self) -> str | None:
+        """What to change, by what loses most time."""
+        found, facts = self.roofline, self.facts
+        machine = Machine(facts.precision, facts.compiled, facts.device.startswith("cpu"))
+        return None if found is None else advice(found, machine)
+
     def ratio(self, first: Measured) -> float | None:
         """The rate relative to another's; None where the units differ."""
         same = self.facts.unit == first.facts.unit
@@ -199,6 +210,9 @@ class Measured:
             "per_second": self.per_second,
             "parts_s": self.parts(),
             "mfu": self.share,
+            "read_share": self.read_share,
+            "roofline": None if (found := self.roofline) is None else found.to_json(),
+            "advice": self.advice,
         }
 
     def parts(self) -> dict[str, float]:

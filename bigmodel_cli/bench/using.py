@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bigmodel_cli.assemble import assemble, outline, source_of
 from bigmodel_cli.bench.doing import Opened, threads
 from bigmodel_cli.bench.laps import Laps
@@ -15,7 +17,6 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Split, random_batch
 from bigmodel_cli.device import describe_device
-from bigmodel_cli.errors import memory_remedy
 from bigmodel_cli.evaluation.evaluator import similar
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
@@ -28,7 +29,6 @@ from bigmodel_cli.train.plan import flops_per_sample
 
 SPLITS = ("val", "test", "train")
 """Where batches are from: the first of these that the data has."""
-REMEDY = "give a smaller --batch"
 Batch = dict[str, Tensor]
 
 
@@ -137,8 +137,7 @@ def used(opened: Opened, device: torch.device, rows: int) -> Used:
     options = spec.train
     if "auto" in (options.precision, options.memory_format):
         batch = random_batch(info, task.reads, rows, device)
-        with memory_remedy(REMEDY):
-            options = choose(model, task, batch, options, say, backward=False)
+        options = choose(model, task, batch, options, say, backward=False)
         model.eval()
     apply_mode(model, options)
     spec = spec.model_copy(update={"train": options})
@@ -152,18 +151,18 @@ def compiled(model: Model, spec: Spec) -> None:
 
 
 def batches(opened: Opened, used: Used, rows: int) -> Iterator[Batch]:
-    """Batches without end, on the CPU: the target's own, as `eval` takes them, or one that is
-    drawn.
+    """Batches of so many rows without end, on the CPU: the target's own in the order in which
+    `eval` takes them, over and over where they are few, or one that is drawn.
     """
     split = split_of(opened)
     if split is None:
         drawn = random_batch(used.info, used.task.reads, rows, torch.device("cpu"))
         while True:
             yield drawn
-    order = similar(split)
+    order, first = similar(split), 0
     while True:
-        for first in range(0, max(1, len(order) - rows + 1), rows):
-            yield split.batch(order[first : first + rows], 0, 0, False)
+        yield split.batch(np.take(order, range(first, first + rows), mode="wrap"), 0, 0, False)
+        first = (first + rows) % len(order)
 
 
 def split_of(opened: Opened) -> Split | None:
@@ -197,7 +196,7 @@ class Passes:
     def step(self, marked: bool = True) -> Mapping[str, float]:
         laps = Laps(self.device, self.parts, marked)
         batch = next(self.batches)
-        with memory_remedy(REMEDY), torch.inference_mode():
+        with torch.inference_mode():
             self.passed(batch, laps)
         found = laps.done()
         self.size += float(self.used.task.size(batch))

@@ -78,6 +78,9 @@ def _watching(device: torch.device) -> Any:
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            if _is_composite(function):  # as where gradients are not recorded: see its parts
+                with self:
+                    return function.decompose(*args, **(kwargs or {}))
             timing = _timer(device)
             result = function(*args, **(kwargs or {}))
             timing.end()
@@ -108,9 +111,11 @@ class _Clock:
         self.start = time.perf_counter()
 
     def end(self) -> None:
+        """The operation has returned."""
         self.taken = time.perf_counter() - self.start
 
     def seconds(self) -> float:
+        """How long it took."""
         return self.taken
 
 
@@ -123,15 +128,23 @@ class _Events:
         self.first.record()
 
     def end(self) -> None:
+        """The operation is in the queue."""
         self.last.record()
 
     def seconds(self) -> float:
+        """Waits until it is over."""
         self.last.synchronize()
         return float(self.first.elapsed_time(self.last)) / 1000
 
 
 def _timer(device: torch.device) -> Any:
     return _Events() if device.type == "cuda" else _Clock()
+
+
+def _is_composite(function: Any) -> bool:
+    """Whether it is made of other operations, whatever the device."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return bool(function.has_kernel_for_dispatch_key(composite))
 
 
 def _is_view(function: Any) -> bool:

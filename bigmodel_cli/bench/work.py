@@ -7,11 +7,12 @@ import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 
-from bigmodel_cli.bench.result import WHOLE, Operation, Work
+from bigmodel_cli.bench.losses import Operation
+from bigmodel_cli.bench.result import WHOLE, Work
 from bigmodel_cli.bench.roof import Peaks, peaks
 from bigmodel_cli.bench.watching import Call, overhead, watched
 from bigmodel_cli.lazy import Module, torch
-from bigmodel_cli.parts.contract import ReadInPart
+from bigmodel_cli.parts.contract import read_in_part
 
 TRIES = 3
 """Steps that are watched, each after one that is not."""
@@ -93,7 +94,7 @@ def read_by_decoding(model: Module, batch: int, cache: float) -> float:
     sizes: dict[int, int] = {}
     for module in model.modules():
         picked = isinstance(module, torch.nn.Embedding)
-        chosen = module.taken(batch) if isinstance(module, ReadInPart) else {}
+        chosen = read_in_part(module, batch)
         for name, weight in module.named_parameters(recurse=False):
             part = chosen.get(name, min(1.0, batch / len(weight)) if picked else 1.0)
             parts[id(weight)] = max(part, parts.get(id(weight), 0.0))

@@ -21,13 +21,14 @@ from typing import Any, Protocol
 from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
 from bigmodel_cli.bench.kinds import KINDS
+from bigmodel_cli.bench.losses import Operation
 from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory, load_tools
 from bigmodel_cli.bench.reference import Reference
-from bigmodel_cli.bench.result import Block, Facts, Operation, Work
+from bigmodel_cli.bench.result import Block, Facts, Work
 from bigmodel_cli.bench.targets import built_in, opened
 from bigmodel_cli.console import say
 from bigmodel_cli.device import pick_device
-from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit
+from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit, memory_remedy
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
 from bigmodel_cli.train.step import batch_norm_explained
@@ -74,11 +75,6 @@ class Peaks:
     process: int
     device: int | None
 
-    @property
-    def most(self) -> int:
-        """Of the memory that a larger batch would lack."""
-        return self.process if self.device is None else self.device
-
 
 class Subject(Protocol):
     """A target that can be timed, here or in another process."""
@@ -117,7 +113,7 @@ class Here:
         self.most: tuple[int, int | None] | None = None
         if asked.room is not None and device.type != "cuda":
             limit_memory(asked.room)
-        with batch_norm_explained(), _supported(found, device):
+        with memory_remedy(REMEDY), batch_norm_explained(), _supported(found, device):
             self.doing: Doing = KINDS[asked.doing].begin(found, device)
             warm(self.doing, WARMUP if asked.room is None else 1)
 
@@ -125,16 +121,19 @@ class Here:
         return self.doing.facts()
 
     def block(self, seconds: float, least: int) -> Block:
-        found = block(self.doing, seconds, least)
+        with memory_remedy(REMEDY):
+            found = block(self.doing, seconds, least)
         return replace(found, reference=self.reference.seconds())
 
     def work(self) -> Work | None:
         self.most = self.most or self._most()
-        return self.doing.work()
+        with memory_remedy(REMEDY):
+            return self.doing.work()
 
     def peaks(self) -> Peaks:
         self.most = self.most or self._most()
-        return Peaks(self.doing.peak_tensors(), *self.most)
+        with memory_remedy(REMEDY):
+            return Peaks(self.doing.peak_tensors(), *self.most)
 
     def _most(self) -> tuple[int, int | None]:
         """Of the process and the device so far: before the machine's peaks are measured."""
@@ -238,6 +237,9 @@ def _supported(found: Opened, device: torch.device) -> Iterator[None]:
             raise
         precision = found.spec.train.precision
         raise Unfit(f"train.precision: {precision} on {device}: {first}") from None
+
+
+REMEDY = "give a smaller --batch"
 
 
 LACKING = ("not implemented for", "does not support", "not supported")

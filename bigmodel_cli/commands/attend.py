@@ -34,10 +34,11 @@ class WhatOptions:
     file: Annotated[
         list[Path] | None,
         typer.Option(
+            metavar="FILE",
             help=(
                 "A file: a text, read as one input, an image or a recording, e.g. --file book.txt;"
                 " - is a text on stdin."
-            )
+            ),
         ),
     ] = None
     layers: Annotated[
@@ -164,7 +165,7 @@ def attend(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[INPUT ...]",
+            metavar="INPUT",
             help="Texts, or paths of images or recordings; lines of stdin when left out.",
         ),
     ] = None,

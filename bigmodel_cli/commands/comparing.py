@@ -40,8 +40,9 @@ class ComparingOptions:
     show: Annotated[
         list[Path] | None,
         typer.Option(
+            metavar="FILE",
             help="Measure nothing: show saved results, the first being compared with, e.g. --show"
-            " a.json --show b.json."
+            " a.json --show b.json.",
         ),
     ] = None
     out: Annotated[

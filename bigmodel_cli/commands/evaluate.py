@@ -51,7 +51,8 @@ Rescore = Annotated[
 Metric = Annotated[
     list[str] | None,
     typer.Option(
-        help="With --rescore, compare texts by bleu, chrf, rouge, wer or cer, e.g. --metric rouge."
+        metavar="NAME",
+        help="With --rescore, compare texts by bleu, chrf, rouge, wer or cer, e.g. --metric rouge.",
     ),
 ]
 Tasks = Annotated[

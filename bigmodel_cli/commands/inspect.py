@@ -26,7 +26,7 @@ def bench(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="SPEC|CKPT ...",
+            metavar="SPEC|CKPT",
             help=(
                 "Specs or checkpoints, the first being what others are compared with; a built-in"
                 " set when left out."

@@ -35,6 +35,7 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
+        metavar="INPUT",
         help=(
             "A text or path to compare both models on, as for predict, e.g. --input 'To be'; may be"
             " repeated. [default: 16 random ones]"

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from bigmodel_cli.overrides import Change
 
 A_CHECKPOINT = typer.Argument(
-    metavar="CKPT", help="A checkpoint or run directory; '-' reads the path from stdin."
+    metavar="CKPT",
+    help=(
+        "A checkpoint or run, a folder of Hugging Face's, a file of torchvision's, or"
+        " hf://org/name; '-' reads the path from stdin."
+    ),
 )
 Checkpoint = Annotated[str, A_CHECKPOINT]
 Set = Annotated[

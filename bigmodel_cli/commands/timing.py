@@ -77,6 +77,10 @@ class TimingOptions:
             help="The same as --set train.compile=on, e.g. --compile both.",
         ),
     ] = None
+    roof: Annotated[
+        bool,
+        typer.Option("--roof", help="Measure the machine's peaks anew; else they are kept a day."),
+    ] = False
 
     @property
     def several(self) -> bool:
@@ -110,4 +114,5 @@ class TimingOptions:
             command,
             batch=self.batch,
             sweeps=sweeps,
+            roof=self.roof,
         )

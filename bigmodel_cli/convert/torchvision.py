@@ -212,7 +212,8 @@ def save(
         named = TorchvisionOptions.model_validate(model.model_dump())
     except ValidationError:
         raise SpecError(
-            f"model.type: {model.type} is not one of torchvision's networks; write --to hf"
+            f"model.type: {model.type} is not one of torchvision's networks; --to onnx takes any"
+            " network, --to hf those of published families"
         ) from None
     tensors = outline(named, info)  # its order, and the versions that MNASNet asks for
     tensors.update({name: weights[name].detach().cpu().contiguous() for name in tensors})

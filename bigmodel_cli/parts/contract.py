@@ -142,6 +142,21 @@ class Selects(Protocol):
         """Keep these rows, in this order."""
 
 
+def tensors_of(kept: Any) -> list[Tensor]:
+    """The tensors of a part's cache, also those inside its objects."""
+    if torch.is_tensor(kept):
+        return [kept]
+    if isinstance(kept, list | tuple):
+        return [tensor for value in kept for tensor in tensors_of(value)]
+    inside = kept if isinstance(kept, dict) else _held(kept)
+    return [tensor for value in inside.values() for tensor in tensors_of(value)]
+
+
+def _held(kept: Any) -> dict[str, Any]:
+    """What an object of a part's cache holds, by name."""
+    return getattr(kept, "__dict__", {})
+
+
 States = dict[str, tuple[int | None, ...]]
 """Name -> the shape of a tensor without the batch; None is the axis of the positions so far."""
 
@@ -158,6 +173,11 @@ class KeepsTensors(Protocol):
 
     def tensors_of(self, cache: Any) -> dict[str, Tensor]:
         """The tensors of such a cache."""
+
+
+def read_in_part(part: Module, tokens: int) -> dict[str, float]:
+    """The part of each of its own weights, by name, that so many tokens read, where not all."""
+    return part.taken(tokens) if isinstance(part, ReadInPart) else {}
 
 
 def keeping_tensors(part: Module) -> KeepsTensors | None:
@@ -231,6 +251,6 @@ def selected(kept: Any, rows: Tensor) -> Any:
     elif isinstance(kept, dict):
         return {name: selected(value, rows) for name, value in kept.items()}
     else:
-        for name, value in getattr(kept, "__dict__", {}).items():
+        for name, value in _held(kept).items():
             setattr(kept, name, selected(value, rows))
     return kept

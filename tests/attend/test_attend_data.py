@@ -27,7 +27,7 @@ def test_files_hold_the_weights_and_the_statistics(
     decoder_spec: Path, cli: Callable[..., Result]
 ) -> None:
     assert cli("pretrain", decoder_spec, "--out", "run", "--set", "train.steps=1").status == 0
-    words = ["attend", "run", "attention is", "--heads", "1.0,1.1", "--top", 2]
+    words = ["attend", "run", "attention is", "--heads", "1.0,1.1", "--top", 2, "--key", 3]
     for name in ("a.safetensors", "a.jsonl"):
         done = cli(*words, "--data", name)
         assert (done.status, done.out) == (0, f"{name}\n"), done.err
@@ -46,6 +46,8 @@ def test_files_hold_the_weights_and_the_statistics(
         found = file.get_tensor("blocks.1.mixer.weights")
         assert file.get_tensor("blocks.1.mixer.heads").tolist() == [0, 1]
         torch.testing.assert_close(found, want, atol=1e-6, rtol=0)
+        readers = file.get_tensor("blocks.1.mixer.readers")
+        torch.testing.assert_close(readers, want[:, :, 3], atol=1e-6, rtol=0)
         entropy = file.get_tensor("blocks.1.mixer.entropy")
         assert not any(name.startswith("blocks.0.") for name in list(file.keys()))
         facts = json.loads(file.metadata()["attend"])

@@ -145,6 +145,19 @@ def test_of_a_single_token_nothing_is_foretold(name: str, base: Path) -> None:
     assert [item.batch["tokens"].shape[1] for item in windows] == [loaded.model.limit]
 
 
+def test_of_windows_the_load_of_experts_is_said_to_be_the_lasts(base: Path) -> None:
+    loaded = made_of(base, MIXERS["retention"][0])
+    moe = {"type": "moe", "experts": 3, "top_k": 1, "hidden": 8}
+    blocks = [{"mixer": {"type": "attention", "num_heads": 2}, "ffn": moe}]
+    options = DecoderOptions.model_validate({"type": "decoder", "dim": DIM, "blocks": blocks})
+    loaded = replace(loaded, model=build(options, loaded.info).eval())
+    said = "the load of experts is of the last window"
+    assert said not in look_at(loaded, TEXT).notes
+    look = look_at(loaded, ("a rose is " * 40)[: loaded.model.limit + 5])
+    assert said in look.notes
+    assert look.extra["routing"][0]["tokens"] == loaded.model.limit == len(look.layers[0].queries)
+
+
 def test_where_nothing_repeats_there_is_no_loss_on_repeats(base: Path) -> None:
     loaded = made_of(base, MIXERS["retention"][0])
     found = ablate(loaded, ["rose ia"], AblateOptions("0.0"))

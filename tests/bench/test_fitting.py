@@ -47,7 +47,7 @@ class Fake:
         return None
 
     def peaks(self) -> Peaks:
-        return Peaks(self.size, 1000 + 100 * self.size, None)
+        return Peaks(1000 + 100 * self.size, 5000, None)
 
     def close(self) -> None:
         pass

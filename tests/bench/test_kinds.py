@@ -78,7 +78,11 @@ def test_written_texts_have_a_cache_of_keys_and_values(decoder_spec: Path) -> No
     assert told["cache_bytes"] == 2 * 4 * blocks * 3 * positions * values["dim"]
     work_of = work.work()
     assert work_of is not None
-    assert work_of.must_read == 4 * facts.parameters + told["cache_bytes"]
+    # seven steps after the first token; of the table of positions three rows of sixteen, and of the
+    # cache on average what the prompt and half of the new tokens fill
+    read = facts.parameters - (positions - 3) * values["dim"]
+    assert positions == info.context == 16
+    assert work_of.must_read == 7 * (4 * read + told["cache_bytes"] * 12 / 16)
 
 
 def test_an_evaluation_scores_as_eval_does(
@@ -104,6 +108,18 @@ def test_an_evaluation_scores_as_eval_does(
     for number, batch in enumerate(given):
         expected = split.batch(order[2 * number : 2 * number + 2], 0, 0, False)
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_few_items_are_taken_over_and_over(decoder_spec: Path) -> None:
+    data = opened("decoder.yaml", []).data
+    assert data is not None
+    count = len(data.split("val"))
+    many: Any = begun("inference", "decoder.yaml", f"train.batch_size={2 * count + 1}")
+    many.step()
+    assert many.samples == 2 * count + 1
+    default: Any = begun("evaluation", "decoder.yaml")
+    default.step()
+    assert default.samples == count  # fewer than pass at once by default
 
 
 class Marking:

@@ -86,7 +86,7 @@ def test_short_attention_in_bf16_keeps_no_scores(causal: bool, given: str) -> No
     inputs = [q, k, v, *([mask] if given == "learned" else [])]
 
     def run() -> torch.Tensor:
-        return fused(q, k, v, AttentionSpec(causal=causal), mask, causal, None)
+        return fused(q, k, v, AttentionSpec(causal=causal), mask, causal, None, False).output
 
     scores = q.float() @ k.float().repeat_interleave(2, 1).transpose(-2, -1) / math.sqrt(8)
     if causal:
@@ -112,9 +112,10 @@ def test_dropped_attention_repeats_its_mask_in_the_backward_pass() -> None:
     spec = AttentionSpec(causal=False, dropout=0.4)
     eye = torch.eye(6, dtype=torch.bfloat16).expand(1, 2, 6, 6).contiguous().requires_grad_()
     torch.manual_seed(9)
-    dropped = fused(q, k, eye, spec, None, False, None)  # the weights themselves, dropped
+    # the weights themselves, dropped
+    dropped = fused(q, k, eye, spec, None, False, None, False).output
     torch.manual_seed(9)
-    y = fused(q, k, v, spec, None, False, None)
+    y = fused(q, k, v, spec, None, False, None, False).output
     torch.testing.assert_close(y, dropped @ v, rtol=0.02, atol=0.02)
     assert (dropped == 0).any()
     (found,) = gradients(y, [v])
