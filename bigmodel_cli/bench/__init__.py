@@ -241,28 +241,33 @@ def _measured(
     )
 
 
-def compared(results: Sequence[Result]) -> Result:
-    """Saved results as one, each target with a verdict against the first of all.
+def compared(results: Sequence[tuple[str, Result]]) -> Result:
+    """Results and what they are called (their files) as one, each target with a verdict against the
+    first of all.
 
-    There is none where the machines, the work or the units differ.
+    Those of the first result keep theirs. There is none where the machines, the work or the units
+    differ.
     """
-    first = results[0].measured[0]
-    measured: list[Measured] = []
-    for result in results:
+    (_, base), *_ = results
+    first = base.measured[0]
+    measured = [(results[0][0], own) for own in base.measured]
+    for name, result in results[1:]:
         for own in result.measured:
             alike = (
-                dict(result.machine) == dict(results[0].machine)
+                dict(result.machine) == dict(base.machine)
                 and own.facts.device == first.facts.device
                 and (own.facts.doing, own.facts.unit) == (first.facts.doing, first.facts.unit)
             )
             verdict = None
-            if own is not first and alike:
+            if alike:
                 scale = first.facts.size / own.facts.size
                 verdict = judge_apart(first.by_process(), own.by_process(), scale)
-            measured.append(replace(own, verdict=verdict))
-    if len({m.facts.name for m in measured}) < len(measured):
-        measured = [
-            replace(m, facts=replace(m.facts, name=f"{m.facts.name} ({number})"))
-            for number, m in enumerate(measured, 1)
-        ]
-    return replace(results[0], measured=measured)
+            measured.append((name, replace(own, verdict=verdict)))
+    names = [own.facts.name for _, own in measured]
+    shown = [
+        replace(own, facts=replace(own.facts, name=f"{own.facts.name} ({name})"))
+        if names.count(own.facts.name) > 1
+        else own
+        for name, own in measured
+    ]
+    return replace(base, measured=shown)

@@ -59,11 +59,12 @@ def verdict_of(measured: Measured, first: Measured) -> str:
     assert verdict is not None
     per = f"for each of its {measured.facts.unit}"
     name, other = measured.facts.name, first.facts.name
+    what = "block" if verdict.apart else "round"
     if verdict.rejected > verdict.rounds:
         every = verdict.rounds + verdict.rejected
         return (
             f"{name} against {other}: other work ran in {verdict.rejected:,} of"
-            f" {counted(every, 'round')}, too many to tell; run it alone"
+            f" {counted(every, what)}, too many to tell; run it alone"
         )
     if verdict.low is None or verdict.high is None or verdict.floor is None:
         return f"{name} against {other}: too few rounds to tell"
@@ -72,15 +73,16 @@ def verdict_of(measured: Measured, first: Measured) -> str:
     said = {
         "slower": f"{name} takes {percent}longer than {other} {per}",
         "faster": f"{name} takes {percent}less time than {other} {per}",
-        "same": f"{name} and {other} are equally fast, within 1 %",
+        "same": f"{name} and {other} are equally fast",
         UNDECIDED: f"{name} against {other}: not decided",
     }[verdict.says]
     lost = ""
     if verdict.rejected:
-        lost = f"; {counted(verdict.rejected, 'round was', 'rounds were')} left out: other work ran"
+        left_out = counted(verdict.rejected, f"{what} was", f"{what}s were")
+        lost = f"; {left_out} left out: other work ran"
     return (
         f"{said} (99 %: {ends[0]:+.1f} to {ends[1]:+.1f} %; processes of one program differ by"
-        f" {100 * verdict.floor:.1f} %; {counted(verdict.rounds, 'round')}{lost})"
+        f" {100 * verdict.floor:.1f} %; {counted(verdict.rounds, what)}{lost})"
     )
 
 

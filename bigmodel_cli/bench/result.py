@@ -109,7 +109,8 @@ class Verdict:
     `change` is 0.03 for 3 % longer, `low` and `high` its 99 % interval, `floor` the most that
     processes of one target differ, as a part of their time; None where there are too few rounds to
     know. `says` is "slower", "faster", "same"
-    (within the tolerance) or "undecided"; `rounds` counted, and `rejected` did not.
+    (within the tolerance) or "undecided"; `rounds` counted, and `rejected` did not. Of targets that
+    were timed `apart`, at different times, these are blocks.
     """
 
     change: float
@@ -119,6 +120,7 @@ class Verdict:
     says: str
     rounds: int
     rejected: int
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ FEWEST = 6
 TOLERANCE = 0.01
 """A change of the time of a step that does not matter."""
 
+TOLERANCE_APART = 0.02
+"""The same where two targets were timed at different times, which says less."""
 UNDECIDED = "undecided"
 LOOKS = (12, 16, 24, 32, 48, 64, 92)
 """Rounds after which it is looked whether a verdict is there."""
@@ -138,7 +140,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def judge_apart(
-    first: Rounds, second: Rounds, scale: float = 1.0, tolerance: float = TOLERANCE
+    first: Rounds, second: Rounds, scale: float = 1.0, tolerance: float = TOLERANCE_APART
 ) -> Verdict:
     """As `judge`, of targets that did not take turns, on one machine at different times.
 
@@ -151,7 +153,7 @@ def judge_apart(
     rejected = sum(len(own) for target in (first, second) for own in target) - sum(map(len, kept))
     count = min(map(len, kept))
     if count < 4:
-        return Verdict(0.0, None, None, None, UNDECIDED, count, rejected)
+        return Verdict(0.0, None, None, None, UNDECIDED, count, rejected, apart=True)
     means = [[mean_of(own).value for own in target if own] for target in logs]
     floor = max(max(own) - min(own) for own in means)
     values = [b - a + math.log(scale) for a in means[0] for b in means[1]]
@@ -159,7 +161,7 @@ def judge_apart(
     low, high = min(within.ends[0], *values), max(within.ends[1], *values)
     says = _said(within, values, floor, (low, high), math.log1p(tolerance), count)
     change, low, high, floor = map(math.expm1, (within.value, low, high, floor))
-    return Verdict(change, low, high, floor, says, count, rejected)
+    return Verdict(change, low, high, floor, says, count, rejected, apart=True)
 
 
 def _beside_reference(processes: Rounds) -> list[list[float]]:

@@ -66,14 +66,15 @@ def bench(
         return
     comparing.check(targets or (), one=len(targets or ()) == 1 and not timing.several)
     if comparing.show:
-        result = compared([read(path) for path in comparing.show])
+        result = compared([(path.name, read(path)) for path in comparing.show])
         comparing.save(result)
     else:
-        before = None if comparing.against is None else read(comparing.against)
+        saved = comparing.against
+        before = None if saved is None else read(saved)
         request = timing.request(targets or (), set_, device, sys.argv[1:])
         result = measure(request)
         comparing.save(result)
-        if before is not None:
-            result = compared([before, result])
+        if saved is not None and before is not None:
+            result = compared([(saved.name, before), ("now", result)])
     print_result(result.to_json() if json else to_text(result))
     comparing.fail(result)

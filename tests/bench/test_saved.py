@@ -61,8 +61,8 @@ def test_a_result_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_a_saved_result_is_compared_whatever_the_machine_s_speed_then(
     slower: float, said: str
 ) -> None:
-    found = compared([saved(), saved(slower, 0.75, 1)])
-    assert [m.facts.name for m in found.measured] == ["a (1)", "a (2)"]
+    found = compared([("x", saved()), ("y", saved(slower, 0.75, 1))])
+    assert [m.facts.name for m in found.measured] == ["a (x)", "a (y)"]
     verdict = found.measured[1].verdict
     assert verdict is not None
     assert verdict.says == said
@@ -72,9 +72,9 @@ def test_a_saved_result_is_compared_whatever_the_machine_s_speed_then(
 
 
 def test_what_is_not_alike_has_no_verdict() -> None:
-    assert compared([saved(), saved(unit="samples")]).measured[1].verdict is None
+    assert compared([("x", saved()), ("y", saved(unit="samples"))]).measured[1].verdict is None
     elsewhere = replace(saved(), machine={"cores": 64})
-    assert compared([saved(), elsewhere]).measured[1].verdict is None
+    assert compared([("x", saved()), ("y", elsewhere)]).measured[1].verdict is None
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,14 @@ def test_the_command_fails_above_a_bound(cli: Cli, tmp_path: Path) -> None:
         write(saved(slower, seed=3), tmp_path / f"{name}.json")
     words = ("bench", "--show", "a.json", "--show")
     found = cli(*words, "b.json", "--fail-above", "5%", "--png", "p.png")
-    assert (found.status, "a (2) takes 6.0 % longer, more than --fail-above 5%" in found.err) == (
+    assert (
+        found.status,
+        "a (b.json) takes 6.0 % longer, more than --fail-above 5%" in found.err,
+    ) == (
         8,
         True,
     )
-    assert "a (2) takes 6.0 % longer than a (1) for each of its tokens" in found.out
+    assert "a (b.json) takes 6.0 % longer than a (a.json) for each of its tokens" in found.out
     assert Path("p.png").read_bytes()[:4] == b"\x89PNG"
     assert cli(*words, "c.json", "--fail-above", "5 %").status == 0
     assert "takes 3.0 % longer" in cli(*words, "c.json").out
