@@ -8,9 +8,9 @@ memory is measured in a process for each way, in two ways: `tensors` is what all
 once, weights, gradients and optimizer included, in steps on the largest batches; `process` is the
 most that the system gave the process, from building the model to the last step, above what it held
 after a first step and after all of that was freed. With --teacher, a finetuned MiniLM, there is
-also `taught`: rsLoRA of rank 48 that learns from its answers, which it gives once before the first
-step: `asking` is what all tensors hold at once meanwhile, and `tensors` has the answers to a batch
-too. Times are of processor time, one thread, of steps that take turns in one process.
+also `taught`: rsLoRA of rank 48, with EMA, that learns from its answers, which it gives once before
+the first step: `asking` is what all tensors hold at once meanwhile, and `tensors` has the answers
+to a batch too. Times are of processor time, one thread, of steps that take turns in one process.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def settings(case: str, way: str, base: Path, teacher: Path | None) -> list[str]
             f"init.checkpoint={base}",
             "model.pool=mean",
             "model.pooler=false",
+            "train.ema=0.99",
             f"adapter={{type: rslora, rank: 48, targets: {targets}, modules_to_save: [head]}}",
             f"distill={{teacher: {teacher}, weight: 0.9, hidden: 1.0, once: true}}",
         ]
