@@ -206,6 +206,8 @@ class Measured:
         """The figures of its steps, by name."""
         return {
             "name": self.facts.name,
+            "doing": self.facts.doing,
+            "unit": self.facts.unit,
             "median_s": self.median,
             "p95_s": self.percentile(0.95),
             "steps": len(self.steps()),

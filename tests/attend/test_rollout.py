@@ -244,12 +244,12 @@ def test_the_heads_of_a_vit_read_patches(
     torch.testing.assert_close(layer.read, weights[:, layer.query], atol=1e-6, rtol=1e-5)
     places = [(r, c) for r in range(2) for c in range(2)]
     for head in range(2):
-        moved = mass = 0.0
+        each = []
         for i, (r, c) in enumerate(places):
-            for j, (s, d) in enumerate(places):
-                weight = float(weights[head, first + i, first + j])
-                moved, mass = moved + weight * math.hypot(r - s, c - d), mass + weight
-        assert float(layer.statistics.distance[head]) == pytest.approx(moved / mass, abs=1e-5)
+            own = [float(weights[head, first + i, first + j]) for j in range(4)]
+            far = [math.hypot(r - s, c - d) for s, d in places]
+            each.append(sum(w * x for w, x in zip(own, far, strict=True)) / sum(own))
+        assert float(layer.statistics.distance[head]) == pytest.approx(sum(each) / 4, abs=1e-5)
 
 
 def test_registers_a_class_token_and_sinks_beside_the_keys_in_a_rollout() -> None:

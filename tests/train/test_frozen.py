@@ -170,7 +170,7 @@ def test_timing_before_a_run_changes_no_weight() -> None:
     task: Any = ClassificationOptions().build()
     device, batch = torch.device("cpu"), batch_of(CNN, 0)
     candidates = [ComputeMode(), ComputeMode(memory_format="channels_last"), ComputeMode("bf16")]
-    measure(lambda c: _one_pass(model, task, batch, c, device), model, candidates)
+    measure(lambda c: _one_pass(model, task, batch, c, device, backward=True), model, candidates)
     assert all(torch.equal(before[n], t) for n, t in everything(model).items())
     assert int(model.get_buffer("layers.0.norm.num_batches_tracked")) == 0
     assert torch.equal(torch.get_rng_state(), random)
