@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from bigmodel_cli.errors import BigmodelError
+
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run: Ctrl-C, a scheduler's, a closed terminal."""
 
@@ -47,6 +49,7 @@ class Signals:
         self.pending: int | None = None
         self.depth = 0
         self.started = self.heeded = self.ended = False
+        self.raised = False  # the pending signal was, whatever became of the exception
         self.late = 0  # the first signal after the end
         self.before: dict[int, Any] = {}
         self.unraisable = sys.unraisablehook
@@ -100,6 +103,7 @@ class Signals:
     def raise_pending(self) -> None:
         """Raise `Interrupted` for a pending signal, unless inside `deferred()`."""
         if self.pending is not None and self.depth == 0 and not self.heeded and not self.ended:
+            self.raised = True
             raise Interrupted(self.pending)
 
     def start(self) -> None:
@@ -136,12 +140,19 @@ class Signals:
         """Inside `deferred()`: signals take effect at once again, and context managers between are
         exited.
 
-        `with deferred(), exchanged(), let(): ...` never leaves an exchange half done.
+        `with deferred(), exchanged(), let(): ...` never leaves an exchange half done. An error that
+        a library's compiled code makes of an `Interrupted` (pydantic's, while it builds a
+        validator) is one again.
         """
         depth = self.depth
         try:
             self.depth = depth - 1
             self.raise_pending()
             yield
+        except Exception as error:
+            if self.raised and not self.heeded and not isinstance(error, BigmodelError):
+                assert self.pending is not None
+                raise Interrupted(self.pending) from None
+            raise
         finally:
             self.depth = depth

@@ -23,7 +23,7 @@ from conftest import Result, digests, losses
 from zygote import Zygote, resume_command, until
 
 from bigmodel_cli import checkpoints
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, NumericsError
 from bigmodel_cli.train.signals import Interrupted, Signals, received
 from bigmodel_cli.train.workers import Workers
 
@@ -322,6 +322,55 @@ def test_the_first_signal_is_raised_later_ones_are_not_and_nohup_is_respected() 
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def compiled(work: Callable[[], None]) -> None:
+    """As compiled code that makes an error of its own of whatever is raised in it."""
+    try:
+        work()
+    except BaseException as error:
+        raise RuntimeError(f"Error building a validator: {type(error).__name__}") from None
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_a_signal_again() -> None:
+    def terminated() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def wrong() -> None:
+        raise KeyError("a bug")
+
+    def told() -> None:
+        """A fault with a message of its own is told, also after a signal."""
+        with contextlib.suppress(Interrupted):
+            terminated()
+        raise NumericsError("the loss is nan")
+
+    with Signals() as signals:
+        signals.start()
+        with pytest.raises(Interrupted) as raised, signals.deferred(), signals.let():
+            compiled(terminated)
+        assert raised.value.number == signal.SIGTERM
+        assert signals.depth == 0
+    with Signals() as signals:
+        signals.start()
+        with pytest.raises(RuntimeError, match="KeyError"), signals.deferred(), signals.let():
+            compiled(wrong)  # without a signal it stays what it is
+    with Signals() as signals:
+        signals.start()
+        with pytest.raises(NumericsError), signals.deferred(), signals.let():
+            told()
+
+
+def test_a_run_ends_in_good_order_by_such_an_error(
+    decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def building(*given: object) -> None:
+        compiled(lambda: os.kill(os.getpid(), signal.SIGHUP))
+
+    monkeypatch.setattr("bigmodel_cli.train.session.set_up", building)
+    found = cli("pretrain", decoder_spec, "--out", "run")
+    assert (found.status, "Traceback" in found.err) == (129, False), found.err
+    assert found.err.splitlines()[-1].startswith("bigmodel: stopped")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
