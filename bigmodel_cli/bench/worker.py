@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
-from bigmodel_cli import errors
 from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
 from bigmodel_cli.bench.kinds import KINDS
 from bigmodel_cli.bench.losses import Operation
 from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory, load_tools
+from bigmodel_cli.bench.pipes import Fault, Piped, answering, faulty
 from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import Block, Facts, Work
 from bigmodel_cli.bench.targets import built_in, opened
@@ -33,8 +30,11 @@ from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
 from bigmodel_cli.train.step import batch_norm_explained
 
-HOME = Path(__file__).resolve().parents[2]
-"""Where this package lies: the process of a target runs the same one."""
+REMEDY = "give a smaller --batch"
+LACKING = ("not implemented for", "does not support", "not supported")
+"""What the message of a `RuntimeError` has where PyTorch lacks an operation."""
+PATIENCE = 5.0
+"""Seconds that a worker has to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -153,20 +153,8 @@ class Process:
     """
 
     def __init__(self, asked: Asked) -> None:
-        code = (
-            f"import sys; sys.path.insert(0, {str(HOME)!r}); from {__name__} import serve; serve()"
-        )
-        command = [sys.executable, "-c", code]
-        # its own group: Ctrl-C comes to this process alone, which ends it by closing its pipe
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if asked.quiet else None,
-            process_group=0,
-            text=True,
-        )
         self.target = asked.target
+        self.piped = Piped(__name__, PATIENCE, subprocess.DEVNULL if asked.quiet else None)
         try:
             self.places = self._ask("open", asked.to_json())
         except BaseException:
@@ -192,34 +180,15 @@ class Process:
         return Peaks(**self._ask("peaks"))
 
     def close(self) -> None:
-        """Close its pipe, at which it ends; it is killed where it does not."""
-        with contextlib.suppress(OSError):
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.piped.close()
 
     def _ask(self, what: str, given: Mapping[str, Any] | None = None) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps([what, given or {}]), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise ResourceError(f"{self.target}: its process ended{self._how()}")
-        answer = json.loads(line)
-        if (fault := answer.get("fault")) is not None:
-            raise fault_of(fault["kind"], fault["message"])
-        return answer["answer"]
-
-    def _how(self) -> str:
-        status = self.process.wait()
-        if status == -signal.SIGKILL:
-            return ": it was killed, by the system where memory was short"
-        return f" by signal {-status}" if status < 0 else f" with status {status}"
+        try:
+            return self.piped.ask([what, given or {}])["answer"]
+        except Fault as fault:
+            raise fault.again() from None
+        except ResourceError as ended:
+            raise ResourceError(f"{self.target}: {ended}") from None
 
 
 def _plain(work: Work | None) -> dict[str, Any] | None:
@@ -239,38 +208,9 @@ def _supported(found: Opened, device: torch.device) -> Iterator[None]:
         raise Unfit(f"train.precision: {precision} on {device}: {first}") from None
 
 
-REMEDY = "give a smaller --batch"
-
-
-LACKING = ("not implemented for", "does not support", "not supported")
-"""What the message of a `RuntimeError` has where PyTorch lacks an operation."""
-
-
-PATIENCE = 5.0
-"""Seconds that a worker has to end by itself."""
-
-
-def fault_of(kind: str, message: str) -> BigmodelError:
-    """The fault of that class with that message."""
-    for found in (
-        errors.Unfit,
-        errors.SpecError,
-        errors.MissingData,
-        errors.DataError,
-        errors.CheckpointError,
-        errors.OutOfMemory,
-        errors.ResourceError,
-        errors.NumericsError,
-    ):
-        if found.__name__ == kind:
-            return found(message)
-    return BigmodelError(message)
-
-
 def serve() -> None:
     """Answer requests from stdin until it is closed."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else prints does not disturb the pipe
+    answers = answering()
     subject: Subject | None = None
     for line in sys.stdin:
         what, given = json.loads(line)
@@ -279,7 +219,7 @@ def serve() -> None:
                 subject = Here(Asked.from_json(given))
             answer: dict[str, Any] = {"answer": ANSWERS[what](subject, given)}
         except BigmodelError as error:
-            answer = {"fault": {"kind": type(error).__name__, "message": str(error)}}
+            answer = faulty(error)
         print(json.dumps(answer), file=answers, flush=True)
     if subject is not None:
         subject.close()

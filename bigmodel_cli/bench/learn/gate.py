@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from bigmodel_cli.bench.pipes import answering, faulty
 from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.overrides import from_plain
 from bigmodel_cli.rundir import has_begun
@@ -62,15 +63,14 @@ class Gate(Observer):
 
 def serve() -> None:
     """Train what the first line of stdin says, in turns."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else prints does not disturb the pipe
+    answers = answering()
     asked = json.loads(sys.stdin.readline())
     answer: dict[str, Any]
     try:
         with Signals() as signals:
             answer = {"done": str(_train(asked, Gate(sys.stdin, answers), signals))}
     except BigmodelError as error:
-        answer = {"fault": {"kind": type(error).__name__, "message": str(error)}}
+        answer = faulty(error)
     print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from bigmodel_cli.bench.learn import gate
-from bigmodel_cli.bench.worker import HOME, fault_of
+from bigmodel_cli.bench.pipes import Fault, Piped
 from bigmodel_cli.errors import NumericsError, ResourceError
 from bigmodel_cli.overrides import Change, to_plain
 
@@ -71,25 +66,13 @@ class RunProcess:
     """A run in a process of its own, that has been set up and waits for its first turn."""
 
     def __init__(self, asked: RunAsked) -> None:
-        code = (
-            f"import sys; sys.path.insert(0, {str(HOME)!r});"
-            f" from {gate.__name__} import serve; serve()"
-        )
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         self.out, self.reached = asked.out, Reached()
         # beside the run's folder, which has to be empty at first
         self.log: IO[bytes] = open(log_of(asked.out), "ab")  # noqa: SIM115
-        # its own group: Ctrl-C comes to this process alone, which stops it
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            process_group=0,
-            text=True,
-        )
+        self.piped = Piped(gate.__name__, PATIENCE, self.log)
         try:
-            self.reached = self._ask(json.dumps(asked.to_json()))
+            self.reached = self._ask(asked.to_json())
         except BaseException:
             self.stop()
             self.close()
@@ -97,44 +80,29 @@ class RunProcess:
 
     def go(self, seconds: float) -> Reached:
         if not self.reached.done:
-            self.reached = self._ask(json.dumps(seconds))
+            self.reached = self._ask(seconds)
         return self.reached
 
     def stop(self) -> None:
-        if self.process.poll() is None and not self.reached.done:
-            self.process.send_signal(signal.SIGTERM)
+        if not self.reached.done:
+            self.piped.terminate()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        finally:
-            self.log.close()
+        self.piped.close()
+        self.log.close()
 
-    def _ask(self, line: str) -> Reached:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            print(line, file=self.process.stdin, flush=True)
-        found = self.process.stdout.readline()
-        if not found:
-            status = self.process.wait()
-            how = f"by signal {-status}" if status < 0 else f"with status {status}"
-            raise ResourceError(
-                f"{self.out}: its process ended {how}; its messages are in {log_of(self.out)}"
-            )
-        answer = json.loads(found)
+    def _ask(self, request: Any) -> Reached:
+        try:
+            answer = self.piped.ask(request)
+        except Fault as fault:
+            if fault.kind == NumericsError.__name__:
+                return Reached(done=True)
+            raise fault.again(f"{self.out}: ") from None
+        except ResourceError as ended:
+            where = f"its messages are in {log_of(self.out)}"
+            raise ResourceError(f"{self.out}: {ended}; {where}") from None
         if "done" in answer:
             return Reached(done=True)
-        if (fault := answer.get("fault")) is not None:
-            if fault["kind"] == NumericsError.__name__:
-                return Reached(done=True)
-            raise fault_of(fault["kind"], f"{self.out}: {fault['message']}")
         return Reached(answer["step"], answer["total"], answer["seconds"])
 
 
