@@ -3,7 +3,7 @@
 const NAMED = 13; // CSS pixels of a weight from which on its token is named
 let LEFT = 48; // room for names of queries, and above for those of keys
 let TOP = 40;
-const AT_ONCE = 5e7; // multiplications that are done before the first drawing
+const AHEAD = 1e8; // multiplications that are done for a head that may be chosen next
 const IN_ALL = 3e9; // those that are done piece by piece; beyond, the map shows blocks
 const view = { x: 0, y: 0, scale: 0, corner: () => [LEFT, TOP] }; // the key and query at the corner; CSS pixels of a weight
 let whole_ = true;
@@ -97,21 +97,22 @@ async function drawMap(turn) {
   kept(layer);
   drawBlank(pen, layer);
   drawAxes(pen, layer);
+  // Seen at once, while the weights are unpacked; blocks hold the first key, which may be left out.
+  const blocks = await blocksOf(layer.blocks ? layer.blocks[state.mode] : layer.thumbnails.codes);
+  if (turn !== drawn) return;
+  const without = state.sink && !layer.signed;
+  let what = without ? "" : placeBlocks(pen, layer, blocks);
   const weights = await weightsOf(state.layer, state.head);
   if (turn !== drawn) return;
   const part = seen(layer);
   const step = stepOf();
   const work = (part.b - part.a) * (part.d - part.c) * (weights ? weights.cost : 0);
-  const blocks = layer.blocks ? await blocksOf(layer.blocks[state.mode]) : null;
-  if (turn !== drawn) return;
-  let what = step > 1 ? "blocks of " + step : "single weights";
-  if (!weights || (work > AT_ONCE && blocks)) {
-    what = placeBlocks(pen, layer, blocks);
-  }
-  if (weights && (work <= IN_ALL || !blocks)) {
+  if (weights && (work <= IN_ALL || !layer.blocks)) {
     await placeWeights(pen, layer, weights, part, step, turn);
     if (turn !== drawn) return;
     what = step > 1 ? `blocks of ${step} x ${step}: ${modeName()}` : "single weights";
+  } else if (without) {
+    what = placeBlocks(pen, layer, blocks) + ", with the first key";
   }
   frameMap(pen, layer);
   $("said").textContent = `Queries down, keys across; ${what}.`;
@@ -133,9 +134,9 @@ function placed(pen, rows, columns, a, c, height, width) {
   pen.restore();
 }
 
+// The blocks of the look, or where all heads have their weights those of the small maps.
 function placeBlocks(pen, layer, codes) {
   const blocks = layer.blocks ?? layer.thumbnails;
-  if (!codes) return "nothing is carried for this head";
   const { rows, columns } = blocks;
   const from = state.head * rows * columns;
   const values = Float32Array.from(codes.subarray(from, from + rows * columns), (code) =>
@@ -144,7 +145,8 @@ function placeBlocks(pen, layer, codes) {
   sheet.height = rows;
   paint(sheet, values, rows, columns, layer);
   placed(pen, rows, columns, 0, 0, rows * blocks.tall, columns * blocks.wide);
-  return `blocks of ${blocks.tall} x ${blocks.wide}: ${modeName()}`;
+  const value = layer.blocks ? modeName() : "the largest weight";
+  return `blocks of ${blocks.tall} x ${blocks.wide}: ${value}`;
 }
 
 // The part's blocks (or weights) of a head, whole once they are all made.
@@ -174,7 +176,7 @@ function further(weights, part) {
 async function placeWeights(pen, layer, weights, seenPart, step, turn) {
   const part = partOf(weights, seenPart, step);
   let painted = part.start;
-  let pause = performance.now() + 60;
+  let pause = performance.now() + 4; // soon: until then the blocks that were placed are not seen
   for (;;) {
     while (part.done < part.b && performance.now() < pause) further(weights, part);
     placeRows(pen, layer, part, painted);
@@ -202,7 +204,7 @@ async function readyMap(place, head, wanted) {
   if (!weights || !wanted() || state.view !== "map" || !whole_) return;
   if (layer.queries !== chosen.queries || layer.keys !== chosen.keys) return;
   const all = seen(layer);
-  if ((all.b - all.a) * (all.d - all.c) * weights.cost > 2 * AT_ONCE) return;
+  if ((all.b - all.a) * (all.d - all.c) * weights.cost > AHEAD) return;
   const part = partOf(weights, all, stepOf());
   while (part.done < part.b) {
     await idle();

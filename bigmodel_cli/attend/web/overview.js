@@ -65,8 +65,11 @@ function markHead() {
   if (document.activeElement?.closest?.("#grid")) chosen.focus();
 }
 
-// The small maps, from blocks that the page carries for all heads.
+// The small maps, from blocks that the page carries for all heads: a layer at a time, so that a
+// click does not wait for them.
+let thumbnailed = 0;
 async function drawThumbnails() {
+  const turn = ++thumbnailed;
   const canvas = $("thumbnails");
   const frame = $("frame").getBoundingClientRect();
   const ratio = devicePixelRatio || 1;
@@ -74,28 +77,33 @@ async function drawThumbnails() {
   canvas.height = Math.ceil($("grid").scrollHeight * ratio);
   canvas.style.width = frame.width + "px";
   canvas.style.height = $("grid").scrollHeight + "px";
-  const all = await Promise.all(facts.layers.map((layer) => blocksOf(layer.thumbnails.codes)));
   const pen = canvas.getContext("2d");
   pen.imageSmoothingEnabled = false;
-  const small = document.createElement("canvas");
-  facts.layers.forEach((layer, number) => {
-    const { rows, columns } = layer.thumbnails;
+  for (const [number, layer] of facts.layers.entries()) {
+    const codes = await blocksOf(layer.thumbnails.codes);
+    if (number > 0) await idle();
+    if (turn !== thumbnailed) return;
+    const corner = $("frame").getBoundingClientRect();
     for (let head = 0; head < layer.heads; head++) {
-      const codes = all[number].subarray(head * rows * columns, (head + 1) * rows * columns);
-      small.width = columns;
-      small.height = rows;
-      const values = Float32Array.from(codes, (code) => blockValue(code, layer.signed, layer.peak));
-      paint(small, values, rows, columns, layer);
-      const place = buttons[number][head].getBoundingClientRect();
-      const [x, y] = [place.left - frame.left, place.top - frame.top];
-      const side = place.width;
-      const { tall, wide } = layer.thumbnails;
-      const token = side / Math.max(rows * tall, columns * wide);
-      const across = Math.max(3, columns * wide * token);
-      const down = Math.max(3, rows * tall * token);
-      pen.drawImage(small, x * ratio, y * ratio, across * ratio, down * ratio);
+      drawThumbnail(pen, layer, head, codes, buttons[number][head].getBoundingClientRect(), corner);
     }
-  });
+  }
+}
+
+function drawThumbnail(pen, layer, head, codes, place, corner) {
+  const { rows, columns, tall, wide } = layer.thumbnails;
+  const small = document.createElement("canvas");
+  small.width = columns;
+  small.height = rows;
+  const own = codes.subarray(head * rows * columns, (head + 1) * rows * columns);
+  const values = Float32Array.from(own, (code) => blockValue(code, layer.signed, layer.peak));
+  paint(small, values, rows, columns, layer);
+  const ratio = devicePixelRatio || 1;
+  const [x, y] = [place.left - corner.left, place.top - corner.top];
+  const token = place.width / Math.max(rows * tall, columns * wide);
+  const across = Math.max(3, columns * wide * token);
+  const down = Math.max(3, rows * tall * token);
+  pen.drawImage(small, x * ratio, y * ratio, across * ratio, down * ratio);
 }
 
 // Fill a canvas of one pixel a weight; what is not seen stays clear.
