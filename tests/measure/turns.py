@@ -2,7 +2,9 @@
 
 A worker calls `Turns.step` after each of its steps: it goes on for as many steps as it is told, and
 waits, asleep, while the others have theirs. So all are measured in one run, by the same clock, and
-what else the machine does hits all alike. Standard library only: peers may not have our packages.
+what else the machine does hits all alike. The processor's own time stands beside: with one thread
+(OMP_NUM_THREADS=1) other work lengthens it little. This needs the standard library only, since
+peers may not have our packages.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Turns:
         self.commands, self.answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
-        self.left, self.started = 1, 0.0
+        self.left, self.started, self.used = 1, 0.0, 0.0
 
     def step(self, done: Callable[[], object] = lambda: None) -> None:
         """A step is over; `done` waits until it is (a device or library that computes behind)."""
@@ -34,11 +36,13 @@ class Turns:
         if self.left:
             return
         done()
-        print(time.perf_counter() - self.started, file=self.answers, flush=True)
+        taken = time.perf_counter() - self.started, time.process_time() - self.used
+        print(*taken, file=self.answers, flush=True)
         line = self.commands.readline().strip()
         if not line:
             os._exit(0)
-        self.left, self.started = int(line), time.perf_counter()
+        self.left = int(line)
+        self.started, self.used = time.perf_counter(), time.process_time()
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Player:
     process: subprocess.Popen[str]
     first: float = 0.0
     rates: list[float] = field(default_factory=list)  # steps a second, by turn
+    used: list[float] = field(default_factory=list)  # the processor's seconds of a step
 
     @classmethod
     def start(cls, name: str, command: Sequence[str], log: Path, folder: Path) -> Player:
@@ -68,17 +73,20 @@ class Player:
         player.first = time.perf_counter() - begun
         return player
 
-    def answer(self) -> float:
-        """The seconds that it says; an error where it ended."""
+    def answer(self) -> tuple[float, float]:
+        """The seconds that it says, passed and the processor's; an error where it ended."""
         line = pipe(self.process.stdout).readline()
         if not line:
             sys.exit(f"{self.name} ended with status {self.process.wait()}; see its log")
-        return float(line)
+        passed, used = map(float, line.split())
+        return passed, used
 
     def play(self, steps: int) -> None:
         """A turn of so many steps."""
         print(steps, file=pipe(self.process.stdin), flush=True)
-        self.rates.append(steps / self.answer())
+        passed, used = self.answer()
+        self.rates.append(steps / passed)
+        self.used.append(used / steps)
 
     def end(self) -> None:
         """Let it end."""
@@ -102,21 +110,30 @@ def play(
     for player in players:  # to warm up, and to learn how long a step takes
         player.play(3)
         lengths[player.name] = max(2, round(seconds * player.rates.pop()))
+        player.used.pop()
     for number in range(rounds):
         for player in players if number % 2 == 0 else reversed(players):
             player.play(lengths[player.name])
-            rate = size * player.rates[-1]
-            line = {"name": player.name, "round": number, f"{unit}_per_second": round(rate, 1)}
+            line = {
+                "name": player.name,
+                "round": number,
+                f"{unit}_per_second": round(size * player.rates[-1], 1),
+                "processor_ms_per_step": round(1e3 * player.used[-1], 3),
+            }
             print(json.dumps(line), flush=True)
     mine = next(player for player in players if player.name == ours)
-    print(f"\n| | {unit}/s, median (best) | {ours} is faster: median (each round) | first step |")
-    print("|---|---|---|---|")
+    print(
+        f"\n| | {unit}/s, median (best) | {ours} is faster: median (each round) | by the"
+        " processor's time | first step |"
+    )
+    print("|---|---|---|---|---|")
     for player in players:
         ratios = [a / b for a, b in zip(mine.rates, player.rates, strict=True)]
         each = " ".join(f"{ratio:.2f}" for ratio in ratios)
         middle, best = (size * f(player.rates) for f in (statistics.median, max))
         print(
             f"| {player.name} | {middle:,.0f} ({best:,.0f}) | {statistics.median(ratios):.2f}"
-            f" ({each}) | {player.first:.1f} s |"
+            f" ({each}) | {statistics.median(player.used) / statistics.median(mine.used):.2f}"
+            f" | {player.first:.1f} s |"
         )
         player.end()
