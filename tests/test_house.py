@@ -41,6 +41,7 @@ STOREYS = (
         "console",
         "device",
         "draw",
+        "logits",
         "modes",
         "outputs",
         "packages",
