@@ -15,7 +15,7 @@ from typing import Any
 
 from bigmodel_cli.bench.doing import Opened, warm
 from bigmodel_cli.bench.grids import run, works
-from bigmodel_cli.bench.rates import Rates, host_of, learnt, merged
+from bigmodel_cli.bench.rates import KINDS, Rates, host_of, learnt, merged
 from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import WHOLE
 from bigmodel_cli.bench.roof import DAY, identity, peaks
@@ -175,7 +175,7 @@ def measured(device: torch.device, precision: str, networks: Sequence[Values] = 
     """By training steps of the networks, operation by operation."""
     own = peaks(device, precision)
     kinds = {"float32": peaks(device, "fp32").matrix_rate}
-    kinds[_kind(precision)] = own.matrix_rate
+    kinds[KINDS[precision]] = own.matrix_rate
     reference, extra = Reference(device), overhead(device)
     every: list[list[Call]] = []
     steps: list[tuple[float, float, float, float]] = []
@@ -227,10 +227,6 @@ def _one(
     inside = sum(call.seconds for call in found)
     weights = sum(p.requires_grad for p in training.model.parameters())
     return found, (statistics.median(times), inside, float(dispatched), float(weights))
-
-
-def _kind(precision: str) -> str:
-    return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
 
 
 def _place(device: torch.device, precision: str) -> Path | None:

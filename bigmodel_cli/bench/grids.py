@@ -1,4 +1,4 @@
-"""Operations of many sizes, forward and backward, for rates between and beyond those of networks."""
+"""Operations of many sizes and their gradients, for rates between those of networks."""
 
 from __future__ import annotations
 

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigmodel_cli.assemble import Outline, outline
+from bigmodel_cli.assemble import outline
 from bigmodel_cli.bench.watching import Call, watch
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import Unfit
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.logits.elsewhere import pieces_as_on
 from bigmodel_cli.models.footprint import following
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.parts.contract import counting_steps
@@ -30,6 +31,8 @@ from bigmodel_cli.train.autotune import in_format
 from bigmodel_cli.train.objective import Objective
 
 CPU = "cpu"
+BEGUN = 16
+"""The backward pass has begun in this part of it: the loss and the head are through."""
 PARTS = ("forward", "backward", "update")
 
 
@@ -38,13 +41,14 @@ class Paper:
     """How often a step has each operation, by the part of the step: of one micro-batch's passes,
     and of the update. Calls have no time.
 
-    `dispatched` are all calls of PyTorch's operations, views among them; `peak` the bytes that
-    passes hold beside the weights, gradients included; `weights` how many tensors are trained.
+    `dispatched` are all calls of PyTorch's operations, views among them; `weights` how
+    many tensors are trained. `peaks` are bytes that a micro-batch's passes hold beside the weights:
+    where the backward pass begins, up to its middle, and after it, gradients included.
     """
 
     parts: dict[str, Counter[Call]] = field(default_factory=dict)
     dispatched: dict[str, float] = field(default_factory=dict)
-    peak: float = 0.0
+    peaks: tuple[float, float, float] = (0.0, 0.0, 0.0)
     weights: float = 0.0
 
     def calls(self, accumulate: int) -> float:
@@ -60,8 +64,9 @@ class Paper:
             for call, count in other.parts[part].items():
                 found[part][call] += times * count  # type: ignore[assignment]
         counts = {p: self.dispatched[p] + times * other.dispatched[p] for p in PARTS}
-        peak, weights = self.peak + times * other.peak, self.weights + times * other.weights
-        return Paper(found, counts, peak, weights)
+        first, middle, last = (a + times * b for a, b in zip(self.peaks, other.peaks, strict=True))
+        weights = self.weights + times * other.weights
+        return Paper(found, counts, (first, middle, last), weights)
 
 
 def on_paper(
@@ -70,15 +75,16 @@ def on_paper(
     precision: str,
     memory_format: str,
     rows: int,
-    outlined: Outline | None = None,
+    kind: str = CPU,
 ) -> Paper:
-    """A step of a spec on micro-batches of so many rows.
+    """A step of a spec on micro-batches of so many rows, for a `kind` of device.
 
     Raises `Unfit` for a network whose operations depend on its numbers in other ways, and
     `SpecError` for one that cannot be built.
     """
-    outlined = outlined or outline(spec, info)
-    papers = [_of(spec, info, m, precision, memory_format, rows) for m in outlined.measured]
+    outlined = outline(spec, info)
+    with pieces_as_on(kind):
+        papers = [_of(spec, info, m, precision, memory_format, rows) for m in outlined.measured]
     whole, *more = papers
     found = whole
     for stack, longer in zip([s for s in outlined.stacks if s.count > s.kept], more, strict=True):
@@ -138,15 +144,19 @@ def _step(
     with following(kept) as alive:
         with _noted(found, "forward", even):
             with autocast(device, precision):
-                loss, count = Objective(task)(model, batch)
+                loss, count = Objective(task, spec.train.loss_chunk)(model, batch)
             total = loss
             for part in counting_steps(model, frozenset()):
                 if part.auxiliary is not None:
                     total = total + part.auxiliary * count
+        start = len(alive.course)
         with _noted(found, "backward", even):
             total.backward()
             total_norm(optimizer.gradients())
-    found.peak = max(alive.course, default=0)
+    rest = len(alive.course) - start
+    begun, middle = start + rest // BEGUN, start + rest // 2
+    course = [*alive.course, 0.0]
+    found.peaks = (max(course[: begun + 1]), max(course[: middle + 1]), max(course[middle:]))
     optimizer.step(0.0, 1.0)  # whose state is made in the first step
     with _noted(found, "update", even):
         for buffer in model.buffers():  # as they are kept until a step is known to be finite

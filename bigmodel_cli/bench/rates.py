@@ -24,6 +24,8 @@ FLOOR, LEAST = 2e-6, 3e-7
 NEAREST, SOFT = 5, 0.1
 """How many measured operations count, and the square of a distance (in logarithms) which is near.
 """
+KINDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Of precisions."""
 PRODUCT, MOVING = "product", "moving"
 Key = tuple[str, ...]
 
@@ -100,6 +102,10 @@ class Rates:
             for key in sample.keys:
                 among[key].append((sample.place, ratio))
         self.among = dict(among)
+
+    def rate_of(self, precision: str) -> float:
+        """FLOP/s of the best products."""
+        return self.matrix_rates[KINDS[precision]]
 
     def at_peaks(self, sample: Sample) -> float:
         """Seconds by the roofline."""

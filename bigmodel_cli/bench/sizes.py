@@ -25,7 +25,8 @@ def form_of(
     if name.startswith("_scaled_dot_product"):
         q, k = bound["query"], bound["key"]
         causal = " causal" if bound.get("is_causal") else ""
-        return name + causal, (q.shape[0] * q.shape[1], q.shape[2], k.shape[2], q.shape[3])
+        title = "attention backward" if "backward" in name else "attention"
+        return title + causal, (q.shape[0] * q.shape[1], q.shape[2], k.shape[2], q.shape[3])
     if name.startswith(named.UPDATES):
         first = next(iter(bound.values()))
         return name, (len(first),)
