@@ -171,7 +171,7 @@ def rates(device: torch.device, precision: str) -> Rates:
     return found
 
 
-def measured(device: torch.device, precision: str, networks: Sequence[Values] = NETWORKS) -> Rates:
+def measured(device: torch.device, precision: str) -> Rates:
     """By training steps of the networks, operation by operation."""
     own = peaks(device, precision)
     kinds = {"float32": peaks(device, "fp32").matrix_rate}
@@ -180,8 +180,8 @@ def measured(device: torch.device, precision: str, networks: Sequence[Values] = 
     every: list[list[Call]] = []
     steps: list[tuple[float, float, float, float]] = []
     times: list[float] = []
-    with progress("measuring operations", len(networks), "networks") as shown:
-        for number, values in enumerate(networks):
+    with progress("measuring operations", len(NETWORKS), "networks") as shown:
+        for number, values in enumerate(NETWORKS):
             images = "image_shape" in values["info"]
             layout = "channels_last" if images and number % 2 else "contiguous"
             try:
