@@ -11,6 +11,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import AnyModelOptions, Model
+from bigmodel_cli.models.in_order import in_order
 from bigmodel_cli.models.layer_shapes import Shape, shown
 from bigmodel_cli.models.layers import (
     DenseOptions,
@@ -61,8 +62,7 @@ class CNN(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        y: Tensor = self.layers(images)
-        return y
+        return in_order(self.layers, images)
 
     def learn_before(self, batch: Mapping[str, Tensor]) -> None:
         """The axes of the patches that each whitening layer sees, from the first on.
