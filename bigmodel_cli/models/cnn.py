@@ -22,6 +22,7 @@ from bigmodel_cli.models.layers import (
     shown,
     with_weights,
 )
+from bigmodel_cli.parts.checkpointed import checkpointed
 from bigmodel_cli.roles import OUTER, Role
 
 
@@ -46,6 +47,7 @@ class CNN(Model):
     """
 
     stacks = ("layers",)
+    recomputes = False
 
     def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
         super().__init__()
@@ -58,8 +60,15 @@ class CNN(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        y: Tensor = self.layers(images)
+        y: Tensor = images
+        if not (self.recomputes and self.training):
+            return self.layers(images)  # type: ignore[no-any-return]
+        for layer in self.layers:
+            y = checkpointed(layer, layer, y) if any(True for _ in layer.parameters()) else layer(y)
         return y
+
+    def recompute(self) -> None:
+        self.recomputes = True
 
     def weight_roles(self) -> dict[str, Role]:
         """The first layers and those of the logits are not hidden."""
