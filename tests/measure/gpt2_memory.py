@@ -164,7 +164,9 @@ def main() -> None:
             print(f"| {row['variant']} | more than {args.limit:g} GB: {row['failed']} | | |")
             continue
         peak, floor = (1.048576e-3 * row[key] for key in ("peak", "floor"))
-        print(f"| {row['variant']} | {peak:.2f} GB | {peak - floor:.2f} GB | {row['seconds']:.0f} s |")
+        print(
+            f"| {row['variant']} | {peak:.2f} GB | {peak - floor:.2f} GB | {row['seconds']:.0f} s |"
+        )
 
 
 if __name__ == "__main__":
