@@ -21,9 +21,8 @@ from bigmodel_cli.models.layers import (
     output_shape,
     with_weights,
 )
-from bigmodel_cli.parts.checkpointed import checkpointed
-=======
 from bigmodel_cli.models.whitening import Whitening
+from bigmodel_cli.parts.checkpointed import checkpointed
 from bigmodel_cli.roles import OUTER, Role
 
 
