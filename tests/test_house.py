@@ -45,6 +45,7 @@ STOREYS = (
         "outputs",
         "packages",
         "plugin_faults",
+        "products",
         "roles",
         "schedules",
         "yaml_source",

@@ -119,9 +119,13 @@ class Decoder(Skeleton):
         return new_cache(self.blocks, batch, max_len or self.max_len)
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """Logits for every position; with a cache, `tokens` continue it.
+        """Logits for every position, or the `last`; with a cache, `tokens` continue it.
 
         `segments` (B, T) numbers the documents of packed rows, and padding (see parts/context.py).
         """
@@ -135,6 +139,8 @@ class Decoder(Skeleton):
             )
         x = self.embed(self.embedding, tokens, self.position, sequence)
         x = through(self.blocks, self.norm, x, sequence, cache)
+        if last:
+            x = x[:, -1:]
         logits: Tensor = self.head(x)  # (B, T, V)
         if self.options.logit_scale != 1.0:
             logits = logits * self.options.logit_scale
