@@ -57,7 +57,7 @@ class Training:
         options = self.spec.train
         self.state.held = hold(self.model, left_out, spec.adapter, options.precision)
         self.batches = self._steps(first)
-        self.objective, self.size, self.steps = Objective(task), 0.0, 0
+        self.objective, self.size, self.steps = Objective(task, options.loss_chunk), 0.0, 0
 
     def _drawn(self, spec: Spec, task: Task) -> Batches:
         rows = spec.train.rows(self.info.context)

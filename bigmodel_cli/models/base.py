@@ -68,6 +68,12 @@ class Model(Module):
         """The arguments for a batch of which nothing is hidden, where the task hides some."""
         return self.arguments(batch)
 
+    learns_before: bool = False
+    """Whether a new network takes something from the first batch before it is trained."""
+
+    def learn_before(self, batch: Mapping[str, Tensor]) -> None:
+        """Take it, of a batch as training has it."""
+
     stacks: ClassVar[tuple[str, ...]] = ()
     """Names of the lists of blocks or layers, from the input to the output."""
 

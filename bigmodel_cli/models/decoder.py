@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.logits import logits_of
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import Cache, init_normal, new_cache
 from bigmodel_cli.models.skeleton import (
@@ -141,8 +142,8 @@ class Decoder(Skeleton):
         x = through(self.blocks, self.norm, x, sequence, cache)
         if last:
             x = x[:, -1:]
-        logits: Tensor = self.head(x)  # (B, T, V)
-        if self.options.logit_scale != 1.0:
-            logits = logits * self.options.logit_scale
-        cap = self.options.logit_softcap
-        return logits if cap is None else cap * (logits / cap).tanh()
+        options = self.options
+        logits: Tensor = logits_of(
+            x, self.head, self.head.out_features, options.logit_scale, options.logit_softcap
+        )  # (B, T, V)
+        return logits

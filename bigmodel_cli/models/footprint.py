@@ -16,7 +16,7 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
     is at one of the ends, and each end's grows linearly with their number.
 
     `model` and `example` are on the meta device, in training; sizes are in the weights' precision.
-    The loss keeps a gradient as large as the output, as tasks/loss.py does.
+    The loss keeps a gradient as large as the output, as logits/entropy.py does.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     model.train()

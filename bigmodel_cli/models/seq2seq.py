@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.logits import logits_of
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.frontend import (
     ConvFrontendOptions,
@@ -202,7 +203,7 @@ class AnySeq2Seq(Skeleton):
             x = x[:, -1:]
         if self.options.logit_scale != 1.0:
             x = x * self.options.logit_scale
-        y: Tensor = self.head(x)
+        y: Tensor = logits_of(x, self.head, self.head.out_features)
         return y
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:

@@ -2,10 +2,11 @@
 
 What is fastest differs by model and device (compiling a small CNN for a CPU makes it slower), so it
 is measured, not assumed: the candidates take turns at a few forward and backward passes of the
-first micro-batch. A candidate is chosen only if it was faster in every round; where the rounds
-disagree the simplest stays, so that noise does not decide. The random state, the weights and the
-buffers are restored afterwards. The choice is reported on stderr and recorded in the run's spec, so
-that a resume and a repetition compute in the same way.
+first micro-batch. A candidate is chosen only if it was faster in every round, or in all but few of
+many; where the rounds disagree there are more of them, and if they go on disagreeing the simplest
+stays, so that noise does not decide, nor other work on the machine. The random state, the weights
+and the buffers are restored afterwards. The choice is reported on stderr and recorded in the run's
+spec, so that a resume and a repetition compute in the same way.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 
-LEAST_ROUNDS, MOST_ROUNDS = 3, 7
+LEAST_ROUNDS, MOST_ROUNDS = 3, 13
 """Measured rounds of passes, after one to warm up; as many as `BUDGET` allows."""
-BUDGET = 0.3
-"""Seconds that the measurement may take in all, after the warm-up and the least rounds."""
+BUDGET, LONGER = 0.3, 2.0
+"""Seconds that the measurement may take in all, after the warm-up; and where rounds disagree."""
 GAIN = 0.95
-"""A candidate's median must be below this fraction of the simpler one's."""
+"""A candidate's median and least must be below this fraction of the simpler one's."""
+SPARE = 6
+"""Rounds that agree, for each that may not."""
 
 Times = dict["ComputeMode", list[float]]
 """Seconds of each measured round, per candidate, the simplest first."""
@@ -119,7 +122,8 @@ def _candidates(model: Module, options: TrainOptions, device: torch.device) -> l
 def decide(times: Times) -> tuple[ComputeMode, bool]:
     """The chosen candidate, and whether another had a lower median (it was close).
 
-    One candidate beats a simpler one if it was faster in every round, and its median by `GAIN`.
+    One candidate beats a simpler one if it was faster in every round but one for each `SPARE`
+    others, and its median and its least by `GAIN`.
     """
     plain, *others = times
     able = [c for c in others if _beats(times[c], times[plain])]
@@ -132,14 +136,25 @@ def decide(times: Times) -> tuple[ComputeMode, bool]:
 
 
 def _beats(times: list[float], others: list[float]) -> bool:
-    """Whether it was faster in all rounds that both have, by enough.
-
-    A candidate that was dropped early has too few rounds.
-    """
-    if len(times) < len(others):
+    """Whether it was faster, by enough. A candidate that was dropped early has too few rounds."""
+    if len(times) < len(others) or _lost(times, others) > (len(others) - 1) // SPARE:
         return False
-    agree = all(a < b for a, b in zip(times, others, strict=False))
-    return agree and statistics.median(times) < GAIN * statistics.median(others)
+    least = min(times) < GAIN * min(others)
+    return least and statistics.median(times) < GAIN * statistics.median(others)
+
+
+def _lost(times: list[float], others: list[float]) -> int:
+    """The rounds of both in which it was not faster."""
+    return sum(a >= b for a, b in zip(times, others, strict=False))
+
+
+def _undecided(times: Times, running: list[ComputeMode]) -> bool:
+    """Whether one of them looks faster than the simplest, though the rounds disagree."""
+    plain = times[next(iter(times))]
+    middle = GAIN * statistics.median(plain)
+    return any(
+        statistics.median(times[c]) < middle and not _beats(times[c], plain) for c in running
+    )
 
 
 def measure(
@@ -148,8 +163,8 @@ def measure(
     candidates: list[ComputeMode],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
-    """Seconds of each candidate's passes, in turns; one that loses a round to the simplest is
-    dropped.
+    """Seconds of each candidate's passes, in turns; one that loses two rounds to the simplest, and
+    most of them, is dropped.
     """
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
@@ -159,14 +174,18 @@ def measure(
         with torch.random.fork_rng(devices=devices):
             for candidate in candidates:
                 one_pass(candidate)  # to warm up
-            deadline, running = clock() + BUDGET, candidates
+            start, running = clock(), candidates
             for number in range(MOST_ROUNDS):
-                if len(running) == 1 or (number >= LEAST_ROUNDS and clock() > deadline):
+                if len(running) == 1 or (
+                    number >= LEAST_ROUNDS
+                    and clock() - start > (LONGER if _undecided(times, running) else BUDGET)
+                ):
                     break
                 for candidate in running:
                     times[candidate].append(one_pass(candidate))
                 plain = times[candidates[0]]
-                running = [c for c in running if c == candidates[0] or times[c][-1] < plain[-1]]
+                lost = {c: _lost(times[c], plain) for c in running[1:]}
+                running = [c for c in running if c not in lost or max(1, len(plain) / 2) >= lost[c]]
     finally:  # also out of memory: it is measured again with fewer samples
         with torch.no_grad():
             for name, tensor in model.named_buffers():

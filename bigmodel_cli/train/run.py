@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bigmodel_cli import checkpoints
@@ -44,6 +44,8 @@ class Run:
     compiling: bool = (
         False  # the step in progress is the first one, which is compiled: that takes minutes
     )
+    queued: bool = False  # steps are not waited for; see `queued_step`
+    unread: list[Tensor] = field(default_factory=list)  # what came out of such steps, in order
 
     @property
     def options(self) -> TrainOptions:

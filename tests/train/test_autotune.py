@@ -69,11 +69,25 @@ def test_candidates_take_turns_and_the_first_round_does_not_count() -> None:
 
 
 def test_rounds_fill_the_time_and_the_slower_candidate_is_dropped() -> None:
-    times, order = run({PLAIN: [9] * 8, LAST: [1, 8, 10], HALF: [1] + [5] * 7}, tick=0.0)
-    assert times == {PLAIN: [9] * 7, LAST: [8, 10], HALF: [5] * 7}
-    assert order.count(LAST) == 3
-    times, _ = run({PLAIN: [9] * 8, HALF: [1, 10]}, tick=0.0)
-    assert times == {PLAIN: [9], HALF: [10]}  # nothing is left to decide
+    times, order = run({PLAIN: [9] * 14, LAST: [1, 8, 10, 11], HALF: [1] + [5] * 13}, tick=0.0)
+    assert times == {PLAIN: [9] * 13, LAST: [8, 10, 11], HALF: [5] * 13}
+    assert order.count(LAST) == 4
+    times, _ = run({PLAIN: [9] * 8, HALF: [1, 10, 11]}, tick=0.0)
+    assert times == {PLAIN: [9, 9], HALF: [10, 11]}  # nothing is left to decide
+
+
+def test_one_delay_among_many_rounds_does_not_decide() -> None:
+    delayed = [5, 99, 5, 5, 5, 5, 5]
+    times, _ = run({PLAIN: [9] * 20, HALF: [1, *delayed]}, tick=0.4)  # 0.3 s are over: 2 s are not
+    assert times[HALF] == delayed[: len(times[HALF])]
+    assert len(times[HALF]) > room.LEAST_ROUNDS
+    assert decide({PLAIN: [9.0] * 7, HALF: delayed}) == (HALF, False)
+    assert decide({PLAIN: [9.0] * 6, HALF: delayed[:6]}) == (PLAIN, True)
+    assert decide({PLAIN: [9.0] * 7, HALF: [*delayed[:6], 9]}) == (PLAIN, True)
+
+
+def test_the_least_must_be_less_too() -> None:
+    assert decide({PLAIN: [8, 20, 20, 20], HALF: [7.9, 9, 9, 9]}) == (PLAIN, True)
 
 
 def test_noise_alone_picks_the_plain_one() -> None:
