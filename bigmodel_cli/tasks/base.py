@@ -60,6 +60,12 @@ class AnyTaskOptions(Options):
         """Messages to show before training on the data that `info` describes."""
         return []
 
+    def beyond_the_model(self) -> str:
+        """What evaluation adds to the model's own answers, as a sentence for whoever gets the model
+        alone; "" for nothing.
+        """
+        return ""
+
     def sample(self) -> SampleText | None:
         """The sample text shown after training; None for none."""
         return None

@@ -56,6 +56,14 @@ class ClassificationOptions(AnyTaskOptions):
         weights = class_weights(self, info)
         return weights_note("each class", info.classes, weights) or uneven(info)
 
+    def beyond_the_model(self) -> str:
+        return (
+            "Metrics here are of the mean of the logits of each image and of its mirror image"
+            " (task.mirrored); the model answers for one image."
+            if self.mirrored
+            else ""
+        )
+
     def build(self, info: DatasetInfo = NO_DATASET) -> Classification:
         return Classification(self, info)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from bigmodel_cli.device import autocast, synchronize
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.logits import Chunk, late
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 
@@ -65,7 +66,9 @@ def choose(
     if len(candidates) > 1:
         batch = _shortened(model, task, batch, candidates[0], backward)
         times = measure(
-            lambda candidate: _one_pass(model, task, batch, candidate, device, backward),
+            lambda candidate: _one_pass(
+                model, task, batch, candidate, device, backward, options.loss_chunk
+            ),
             model,
             candidates,
         )
@@ -226,6 +229,7 @@ def _one_pass(
     candidate: ComputeMode,
     device: torch.device,
     backward: bool,
+    chunk: Chunk = "auto",
 ) -> float:
     layout = _layout(candidate.memory_format)
     model.to(memory_format=layout)
@@ -234,7 +238,8 @@ def _one_pass(
         p.grad = None
     synchronize(device)
     start = time.perf_counter()
-    with autocast(device, candidate.precision), torch.set_grad_enabled(backward):
+    reading = late(chunk, backward and task.takes_late)
+    with autocast(device, candidate.precision), torch.set_grad_enabled(backward), reading:
         outputs = task.forward(model, batch, training=backward)
         loss = task.loss(outputs, batch)[0] if backward else None
     if loss is not None:

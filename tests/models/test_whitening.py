@@ -174,3 +174,18 @@ def test_the_axes_are_kept_resumed_and_taken_along(cli: Cli, tmp_path: Path) -> 
     found = cli("eval", whole, "--json")
     assert found.status == 0
     assert "accuracy" in json.dumps(json.loads(found.out))
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_who_gets_the_model_alone_is_told_what_evaluation_adds(
+    mirrored: bool, cli: Cli, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.replace("mirrored: true", f"mirrored: {str(mirrored).lower()}"))
+    assert cli("pretrain", spec, "--out", tmp_path / "run", "--set", "train.steps=1").status == 0
+    told = cli("export", tmp_path / "run", "--to", "onnx", tmp_path / "out")
+    assert told.status == 0, told.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("mean of the logits of each image" in told.err) is mirrored
+    assert ("mean of the logits of each image" in card) is mirrored
