@@ -76,9 +76,10 @@ def _windows(layer: Any, shape: Shape, same: bool = False) -> list[int]:
     if same:
         return list(shape[1:])
     around = 0 if layer.padding == "valid" else layer.padding
+    apart = 1 if isinstance(layer, nn.AvgPool2d) else layer.dilation
     kernel, stride, padding, dilation = (
         (value, value) if isinstance(value, int) else value
-        for value in (layer.kernel_size, layer.stride, around, getattr(layer, "dilation", 1))
+        for value in (layer.kernel_size, layer.stride, around, apart)
     )
     return [
         (shape[i + 1] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
