@@ -5,7 +5,7 @@ that decides the class.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bigmodel_cli.attend.capture import watch
@@ -65,7 +65,8 @@ def look_at_image(
     layers = [] if describe is None else _layers(model, calls, options, describe)
     notes += [*heat.remarks, *_read_by_all(model, layers, options)]
     named, title = f"{loaded.name} ({loaded.spec.model.type})", one_line(Path(given).name)
-    return Look(named, layers, one_line(heat.caption), notes, heat=heat, title=title)
+    look = Look(named, layers, one_line(heat.caption), notes, heat=heat, title=title)
+    return replace(look, checkpoint=str(loaded.path))
 
 
 def _refusals(model: Model, options: ImageOptions) -> list[str]:

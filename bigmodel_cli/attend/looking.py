@@ -136,7 +136,7 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         notes += ["the rollout is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
     look = Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
-    return replace(look, part=prepared.part)
+    return replace(look, part=prepared.part, checkpoint=str(loaded.path))
 
 
 def _chosen(layers: Sequence[Layer], wanted: Wanted) -> list[Layer]:

@@ -167,12 +167,15 @@ def _flops(shape: Shape) -> int:
     return 2 * shape[0] * shape[1] * shape[2]
 
 
+def identity(device: torch.device) -> list[str]:
+    """What measured rates are of: the machine, the device, torch, the number of threads."""
+    own = [platform.node(), processor(), describe_device(device), device.type, torch.__version__]
+    return [*own, str(torch.get_num_threads())]
+
+
 def _place(device: torch.device, precision: str) -> Path | None:
     """The file of this machine's peaks; None where there is no cache."""
-    own = [
-        *(platform.node(), processor(), describe_device(device), device.type, torch.__version__),
-        *(str(torch.get_num_threads()), precision, KEPT),
-    ]
+    own = [*identity(device), precision, KEPT]
     name = hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
     with contextlib.suppress(BigmodelError):
         return cache_directory("peaks") / f"{name}.json"

@@ -92,6 +92,16 @@ class Model(Module):
         """
         raise SpecError("--embed is for encoders of texts, which this model is not; leave it out")
 
+    def recompute(self) -> None:
+        """From now on keep the input of each block alone for the backward pass.
+
+        Raises `SpecError` for a network that has none.
+        """
+        raise SpecError(
+            "train.checkpointing: this network has neither blocks nor layers whose activations"
+            " could be computed again; set none"
+        )
+
     def stream_layers(self) -> list[Module]:
         """The blocks along the one residual stream, in order; [] where there is none."""
         return []

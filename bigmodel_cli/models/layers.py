@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Natural, Options, Positive, Probability
 from bigmodel_cli.errors import under
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.in_order import in_order
 from bigmodel_cli.models.layer_shapes import (
     Activation,
     Shape,
@@ -230,7 +231,7 @@ class Residual(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch added to its input."""
-        y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
+        y: Tensor = self.activation(self.shortcut(x) + in_order(self.layers, x))
         return y
 
 
