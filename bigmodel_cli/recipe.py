@@ -115,6 +115,20 @@ class TrainOptions(Options):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: only on CUDA"
     )
+    loss_chunk: Literal["auto", "off"] | Count = Field(
+        "auto",
+        description=(
+            "logits over a vocabulary are computed and freed so many tokens at a time, also those"
+            " of a teacher; auto: where they are large (some 100 MB); off: all at once"
+        ),
+    )
+    checkpointing: Literal["none", "blocks"] = Field(
+        "none",
+        description=(
+            "blocks: of each block (of a cnn: layer) its input alone is kept for the backward pass,"
+            " and the rest computed again: less memory, a forward pass more, the same numbers"
+        ),
+    )
     seed: Seed = Field(
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
     )

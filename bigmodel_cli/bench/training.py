@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from bigmodel_cli.assemble import assemble, check_memory, source_of
 from bigmodel_cli.bench.doing import Opened, threads
@@ -57,7 +57,7 @@ class Training:
         options = self.spec.train
         self.state.held = hold(self.model, left_out, spec.adapter, options.precision)
         self.batches = self._steps(first)
-        self.objective, self.size, self.steps = Objective(task), 0.0, 0
+        self.objective, self.size, self.steps = Objective(task, options.loss_chunk), 0.0, 0
 
     def _drawn(self, spec: Spec, task: Task) -> Batches:
         rows = spec.train.rows(self.info.context)
@@ -116,15 +116,20 @@ class Training:
             self.device,
         )
 
-    def work(self) -> Work:
+    def once(self) -> Callable[[], None]:
+        """A step on a batch that is there."""
         options, batches = self.spec.train, next(self.batches)
-        samples = options.rows(self.info.context) * options.accumulate
 
         def run() -> None:
             rate = options.optimizer.lr
             train_step(self.state, self.objective, options, batches, self.device, rate)
             self.state.after_step()
 
+        return run
+
+    def work(self) -> Work:
+        options, run = self.spec.train, self.once()
+        samples = options.rows(self.info.context) * options.accumulate
         return work_of(
             self.step,
             run,

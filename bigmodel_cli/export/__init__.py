@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bigmodel_cli.console import say
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.export.adapter import Adapter
 from bigmodel_cli.export.card import read_results
@@ -49,6 +50,8 @@ def export(
             f"--to {to}: {source.path} holds an adapter; write it with --to adapter, or merge it"
             f" first: bigmodel merge {checkpoint} --out FOLDER"
         )
+    if (remark := source.spec.task.beyond_the_model()) and not source.headless:
+        say(remark)
     write_folder(out, lambda draft: target.write(source, draft))
     return out
 

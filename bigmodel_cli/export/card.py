@@ -93,6 +93,8 @@ def _body(source: Source, kind: str, more: Iterable[str]) -> Iterator[str]:
         if licence
         else "Licence: none is recorded; whoever publishes this chooses one that its sources allow."
     )
+    if (remark := source.spec.task.beyond_the_model()) and not source.headless:
+        yield from ("", remark)
     yield from more
     yield from ("", "## Lineage", "")
     yield f"Began with: {source.spec.init.checkpoint or 'weights drawn at random'}"

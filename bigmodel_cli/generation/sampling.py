@@ -74,9 +74,9 @@ def generate(
                 cache = model.new_cache(
                     len(prompt), min(model.limit, filled + max_new_tokens - number)
                 )
-                logits = model(tokens, cache, segments)[:, -1]
+                logits = model(tokens, cache, segments, last=True)[:, -1]
             else:
-                logits, filled = model(tokens[:, -1:], cache)[:, -1], filled + 1
+                logits, filled = model(tokens[:, -1:], cache, last=True)[:, -1], filled + 1
             logits = (
                 logits.float()
                 if seen is None

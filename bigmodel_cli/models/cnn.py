@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
-from bigmodel_cli.lazy import Tensor, nn
+from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import AnyModelOptions, Model
+from bigmodel_cli.models.in_order import in_order
+from bigmodel_cli.models.layer_shapes import Shape, shown
 from bigmodel_cli.models.layers import (
     DenseOptions,
     DropoutOptions,
     LayerOptions,
-    Shape,
     build_layers,
     ends,
     output_shape,
-    shown,
     with_weights,
 )
+from bigmodel_cli.models.whitening import Whitening
+from bigmodel_cli.parts.checkpointed import checkpointed
 from bigmodel_cli.roles import OUTER, Role
 
 
 class CNNOptions(AnyModelOptions):
-    """A stack of conv, pool, adaptive_pool, residual, dropout, flatten and dense layers."""
+    """A stack of conv, whiten, norm, pool, adaptive_pool, residual, dropout, flatten and dense
+    layers.
+    """
 
     type: Literal["cnn"] = "cnn"
     outputs: ClassVar = ("labels",)
@@ -46,6 +50,7 @@ class CNN(Model):
     """
 
     stacks = ("layers",)
+    recomputes = False
 
     def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
         super().__init__()
@@ -55,11 +60,34 @@ class CNN(Model):
         self.layers, shape = build_layers(options.layers, info.image_shape, classes, "model.layers")
         if shape != (classes,):
             raise OptionError(other_end(options.layers, shape, classes))
+        self.learns_before = any(isinstance(m, Whitening) for m in self.modules())
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        y: Tensor = self.layers(images)
+        if not (self.recomputes and self.training):
+            return in_order(self.layers, images)
+        y = images
+        for layer in self.layers:
+            y = checkpointed(layer, layer, y) if any(True for _ in layer.parameters()) else layer(y)
         return y
+
+    def recompute(self) -> None:
+        self.recomputes = True
+
+    def learn_before(self, batch: Mapping[str, Tensor]) -> None:
+        """The axes of the patches that each whitening layer sees, from the first on.
+
+        The layers before it compute as in evaluation: BatchNorm's statistics do not change.
+        """
+        training = self.training
+        layers = [m for m in self.modules() if isinstance(m, Whitening)]
+        with torch.no_grad():
+            self.eval()
+            for layer in layers:
+                caught = layer.register_forward_pre_hook(lambda m, args: m.learn(args[0]))
+                self(*self.arguments(batch))
+                caught.remove()
+        self.train(training)
 
     def weight_roles(self) -> dict[str, Role]:
         """The first layers and those of the logits are not hidden."""

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, DatasetInfo, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.logits import logits_of
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.init import Cache, init_normal, new_cache
 from bigmodel_cli.models.skeleton import (
@@ -119,9 +120,13 @@ class Decoder(Skeleton):
         return new_cache(self.blocks, batch, max_len or self.max_len)
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """Logits for every position; with a cache, `tokens` continue it.
+        """Logits for every position, or the `last`; with a cache, `tokens` continue it.
 
         `segments` (B, T) numbers the documents of packed rows, and padding (see parts/context.py).
         """
@@ -135,8 +140,10 @@ class Decoder(Skeleton):
             )
         x = self.embed(self.embedding, tokens, self.position, sequence)
         x = through(self.blocks, self.norm, x, sequence, cache)
-        logits: Tensor = self.head(x)  # (B, T, V)
-        if self.options.logit_scale != 1.0:
-            logits = logits * self.options.logit_scale
-        cap = self.options.logit_softcap
-        return logits if cap is None else cap * (logits / cap).tanh()
+        if last:
+            x = x[:, -1:]
+        options = self.options
+        logits: Tensor = logits_of(
+            x, self.head, self.head.out_features, options.logit_scale, options.logit_softcap
+        )  # (B, T, V)
+        return logits

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.logits import logits_of
 from bigmodel_cli.parts import Norm
 
 
@@ -42,7 +43,8 @@ class TokenHead(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of each position."""
-        y: Tensor = self.logits(self.norm(F.gelu(self.dense(x))))
+        x = self.norm(F.gelu(self.dense(x)))
+        y: Tensor = logits_of(x, self.logits, self.logits.out_features)
         return y
 
 

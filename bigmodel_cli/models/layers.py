@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bigmodel_cli.config import Count, Natural, Options, Probability
+from bigmodel_cli.config import Count, Natural, Options, Positive, Probability
 from bigmodel_cli.errors import under
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-
-Activation = Literal["none", "relu", "gelu", "silu", "tanh", "sigmoid"]
-Shape = tuple[int, ...]  # (C, H, W), or (C,) after flatten
+from bigmodel_cli.models.in_order import in_order
+from bigmodel_cli.models.layer_shapes import (
+    Activation,
+    Shape,
+    activation_of,
+    fits,
+    named,
+    needs_image,
+    shown,
+)
+from bigmodel_cli.models.whitening import Whitening
 
 
 class ConvOptions(Options):
@@ -31,11 +38,19 @@ class ConvOptions(Options):
     norm: Literal["none", "batch"] = Field(
         "none", description="batch: BatchNorm (Ioffe and Szegedy 2015), without conv bias"
     )
+    bias: bool = Field(True, description="added to each channel, where norm: none")
     activation: Activation = Field("relu", description="what follows")
+    start: Literal["random", "identity"] = Field(
+        "random",
+        description="first kernels: PyTorch's, or of the first channels the input's (needs an odd"
+        " kernel, and groups: 1)",
+    )
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
+        needs_image(shape, self.type)
+        if self.start == "identity" and (self.kernel % 2 == 0 or self.groups > 1):
+            raise ValueError("start: identity needs an odd kernel, and groups: 1")
         if shape[0] % self.groups or self.channels % self.groups:
             raise ValueError(
                 f"groups: {self.groups} does not divide {shape[0]} input and {self.channels} output"
@@ -44,13 +59,47 @@ class ConvOptions(Options):
         if self.padding == "same" and self.stride > 1:
             raise ValueError("padding: same needs stride 1; give a number")
         padding = 0 if self.padding == "valid" else self.padding
-        _fits(self.kernel, shape, self.kernel - 1 if padding == "same" else 2 * padding)
+        fits(self.kernel, shape, self.kernel - 1 if padding == "same" else 2 * padding)
         conv = nn.Conv2d(
             shape[0], self.channels, self.kernel, self.stride,
-            padding=padding, groups=self.groups, bias=self.norm == "none",
+            padding=padding, groups=self.groups, bias=self.bias and self.norm == "none",
         )  # fmt: skip
+        if self.start == "identity":
+            nn.init.dirac_(conv.weight[: shape[0]].detach())
         norm = nn.BatchNorm2d(self.channels) if self.norm == "batch" else None
-        return _named(conv=conv, norm=norm, activation=_activation(self.activation))
+        return named(conv=conv, norm=norm, activation=activation_of(self.activation))
+
+
+class WhitenOptions(Options):
+    """Patches along the principal axes of the first batch's patches, each of variance one, twice:
+    with either sign (Page 2018). Only its bias is trained.
+    """
+
+    type: Literal["whiten"] = "whiten"
+    kernel: Count = Field(2, description="height and width of a patch")
+    eps: Positive = Field(5e-4, description="added to each axis's variance")
+    activation: Activation = Field("gelu", description="what follows")
+
+    def build(self, shape: Shape, classes: int) -> Module:
+        """The layer for an input of `shape`."""
+        needs_image(shape, self.type)
+        fits(self.kernel, shape, 0)
+        whiten = Whitening(shape[0], self.kernel, self.eps)
+        return named(whiten=whiten, activation=activation_of(self.activation))
+
+
+class NormOptions(Options):
+    """BatchNorm of an image's channels, then the activation: after a pool layer, where they cost
+    less.
+    """
+
+    type: Literal["norm"] = "norm"
+    activation: Activation = Field("none", description="what follows")
+
+    def build(self, shape: Shape, classes: int) -> Module:
+        """The layer for an input of `shape`."""
+        needs_image(shape, self.type)
+        return named(norm=nn.BatchNorm2d(shape[0]), activation=activation_of(self.activation))
 
 
 class PoolOptions(Options):
@@ -68,12 +117,12 @@ class PoolOptions(Options):
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
+        needs_image(shape, self.type)
         if self.padding > self.kernel // 2:
             raise ValueError(
                 f"padding: {self.padding} is more than half of the kernel {self.kernel}"
             )
-        _fits(self.kernel, shape, 2 * self.padding)
+        fits(self.kernel, shape, 2 * self.padding)
         kind = nn.MaxPool2d if self.kind == "max" else nn.AvgPool2d
         return kind(self.kernel, self.stride, self.padding)
 
@@ -87,7 +136,7 @@ class AdaptivePoolOptions(Options):
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
+        needs_image(shape, self.type)
         return (nn.AdaptiveAvgPool2d if self.kind == "avg" else nn.AdaptiveMaxPool2d)(self.size)
 
 
@@ -120,7 +169,7 @@ class DenseOptions(Options):
                 f"its input is an image of {shown(shape)}; put a flatten layer before it"
             )
         units = classes if self.units == "classes" else self.units
-        return _named(dense=nn.Linear(shape[0], units), activation=_activation(self.activation))
+        return named(dense=nn.Linear(shape[0], units), activation=activation_of(self.activation))
 
 
 class DropoutOptions(Options):
@@ -143,12 +192,14 @@ class ResidualOptions(Options):
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
-        _needs_image(shape, self.type)
+        needs_image(shape, self.type)
         return Residual(self, shape, classes)
 
 
 LayerOptions = Annotated[
     ConvOptions
+    | WhitenOptions
+    | NormOptions
     | PoolOptions
     | AdaptivePoolOptions
     | FlattenOptions
@@ -176,11 +227,11 @@ class Residual(Module):
         stride = (shape[1] // out[1], shape[2] // out[2])
         same = shape[0] == out[0] and stride == (1, 1)
         self.shortcut = nn.Identity() if same else _project(shape[0], out[0], stride)
-        self.activation = _activation(options.activation) or nn.Identity()
+        self.activation = activation_of(options.activation) or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch added to its input."""
-        y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
+        y: Tensor = self.activation(self.shortcut(x) + in_order(self.layers, x))
         return y
 
 
@@ -200,7 +251,7 @@ def with_weights(layers: Iterable[Module]) -> list[Module]:
 
 def _project(channels: int, out: int, stride: tuple[int, int]) -> Module:
     conv = nn.Conv2d(channels, out, 1, stride, bias=False)
-    return _named(conv=conv, norm=nn.BatchNorm2d(out))
+    return named(conv=conv, norm=nn.BatchNorm2d(out))
 
 
 def build_layers(
@@ -223,39 +274,3 @@ def output_shape(layer: Module, shape: Shape) -> Shape:
     """The output shape of `layer` for `shape`, found on the meta device without its storage."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])
-
-
-def _named(**parts: Module | None) -> Module:
-    """A Sequential with names, without the parts that are None."""
-    there = {name: part for name, part in parts.items() if part is not None}
-    return nn.Sequential(OrderedDict(there))
-
-
-def _activation(name: str) -> Module | None:
-    classes: dict[str, type[Module]] = {
-        "relu": nn.ReLU,
-        "gelu": nn.GELU,
-        "silu": nn.SiLU,
-        "tanh": nn.Tanh,
-        "sigmoid": nn.Sigmoid,
-    }
-    return classes[name]() if name != "none" else None
-
-
-def _needs_image(shape: Shape, kind: str) -> None:
-    if len(shape) != 3:
-        raise ValueError(
-            f"a {kind} layer reads an image, and its input is a vector of {shape[0]}; put it before"
-            " flatten"
-        )
-
-
-def _fits(kernel: int, shape: Shape, edge: int) -> None:
-    if kernel > min(shape[1:]) + edge:
-        raise ValueError(f"kernel: {kernel} is larger than its input of {shape[1]} x {shape[2]}")
-
-
-def shown(shape: Shape) -> str:
-    """A shape for people."""
-    axes = "(channels x height x width)" if len(shape) == 3 else "values"
-    return f"{' x '.join(map(str, shape))} {axes}"

@@ -45,13 +45,17 @@ class AdamW(Optimizer):
         super().__init__(options.weight_decay, weights)
         self.options = options
 
-    def step(self, lr: float, divisor: float) -> None:
+    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
         self.steps += 1
         gradients = self.gradients()
         for group, decay, rate, step in self.due():
             device = self.parameters[group[0]].device
             clock = torch.full((), step, dtype=torch.float32, device=device)
-            scale = torch.full((), divisor, dtype=torch.float32, device=device)
+            scale = (
+                divisor.to(device, torch.float32)
+                if isinstance(divisor, torch.Tensor)
+                else torch.full((), divisor, dtype=torch.float32, device=device)
+            )
             torch._fused_adamw_(
                 [self.parameters[i] for i in group],
                 [gradients[i] for i in group],

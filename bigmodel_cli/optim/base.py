@@ -116,8 +116,10 @@ class Optimizer(ABC):
         self.steps = steps
 
     @abstractmethod
-    def step(self, lr: float, divisor: float) -> None:
-        """Update the parameters with their gradients divided by `divisor`."""
+    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
+        """Update the parameters with their gradients divided by `divisor`, a number or () on their
+        device.
+        """
 
 
 def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -77,7 +77,7 @@ class Muon(Optimizer):
         super().load_state_dict(tensors, steps)
         self.rest.load_state_dict(tensors, steps)
 
-    def step(self, lr: float, divisor: float) -> None:
+    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
         self.steps += 1
         options = self.options
         self.rest.step(options.rest.lr * lr / options.lr, divisor)

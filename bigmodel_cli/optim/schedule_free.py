@@ -78,7 +78,7 @@ class ScheduleFreeAdamW(Optimizer):
         super().load_state_dict(tensors, steps)
         self.sums.copy_(tensors["sums"])
 
-    def step(self, lr: float, divisor: float) -> None:
+    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
         self.steps += 1
         largest, total = self.sums.tolist()
         largest = max(largest, lr)

@@ -38,7 +38,7 @@ class SGD(Optimizer):
         super().__init__(options.weight_decay, weights)
         self.options = options
 
-    def step(self, lr: float, divisor: float) -> None:
+    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
         self.steps += 1
         every = self.gradients()
         with torch.no_grad():

@@ -9,11 +9,13 @@ from functools import partial
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.dropout import applied, drawn
+from bigmodel_cli.parts.in_blocks import attention_in_blocks
 from bigmodel_cli.parts.log_sums import Attended, with_log_sums
 from bigmodel_cli.parts.recomputed import recomputed
 
-SHORT = 128
-"""Most keys for which a CPU takes the eager formula's gradient in bf16: a third of the time at 64.
+SHORT, MIDDLE = 128, 512
+"""Most keys for which a CPU trains in bf16 by the eager formula, where a mask is learned, and in
+blocks of queries, where none is: half the kernel's time up to here, as much at 1,024.
 """
 FEW = 16
 """Most queries of a generation step for which a CPU takes the eager formula in fp32."""
@@ -50,10 +52,14 @@ def fused(
             y = _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale).to(q.dtype)
         return Attended(y)
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
-    if slow and k.shape[2] <= SHORT and sinks is None:
-        if is_causal:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-        return Attended(_cpu_bf16(q, k, v, spec, mask, scale))
+    if slow and sinks is None:
+        learned = mask is not None and mask.requires_grad
+        if k.shape[2] <= MIDDLE and not learned and not torch.compiler.is_compiling():
+            return Attended(_in_blocks(q, k, v, spec, mask, is_causal, scale))
+        if k.shape[2] <= SHORT:
+            if is_causal:
+                mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+            return Attended(_cpu_bf16(q, k, v, spec, mask, scale))
     if sinks is None:
         return _kernel(q, k, v, spec, mask, is_causal, scale, asked)
     q, k, v = _with_sink(q, k, v, sinks, scale)
@@ -112,6 +118,32 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
     return y
 
 
+def plain_step(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether q, k and v are of a step of generation in fp32 on a CPU, without gradients."""
+    return (
+        q.device.type == "cpu"
+        and q.dtype is k.dtype is v.dtype is torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def one_query(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """q (B, H, 1, D), k (B, G, S, D), v (B, G, S, E) -> (B, H, 1, E)   in four operations.
+
+    The heads of a group are as if they were queries of one head, so that no key is repeated.
+    """
+    batch, heads, _, width = q.shape
+    groups = k.shape[1]
+    q = q.reshape(batch * groups, heads // groups, width)
+    k, v = k.flatten(0, 1), v.flatten(0, 1)  # views of a cache
+    scores = torch.baddbmm(
+        q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale or 1 / math.sqrt(width)
+    )  # (B * G, H / G, S)
+    return torch.bmm(scores.softmax(-1), v).view(batch, heads, 1, v.shape[-1])
+
+
 def _few_queries(q: Tensor, k: Tensor) -> bool:
     """Whether this is a generation step on a CPU.
 
@@ -119,6 +151,22 @@ def _few_queries(q: Tensor, k: Tensor) -> bool:
     """
     generating = q.device.type == "cpu" and not q.requires_grad and q.dtype != torch.float64
     return generating and q.shape[2] <= FEW and q.shape[1] == k.shape[1]
+
+
+def _in_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    """In blocks of queries, with dropout; `causal` stands for a mask."""
+    k, v = ungrouped(k, q), ungrouped(v, q)
+    shape = torch.Size((*q.shape[:-1], k.shape[-2]))
+    kept, factor = drawn(shape, spec.dropout) if spec.dropout else (None, 1.0)
+    return attention_in_blocks(q, k, v, scale, causal, mask, kept, factor)
 
 
 def _cpu_bf16(

@@ -7,7 +7,7 @@ these methods and never look at a task's type.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo, Options
@@ -59,6 +59,12 @@ class AnyTaskOptions(Options):
     def notes(self, info: DatasetInfo) -> list[str]:
         """Messages to show before training on the data that `info` describes."""
         return []
+
+    def beyond_the_model(self) -> str:
+        """What evaluation adds to the model's own answers, as a sentence for whoever gets the model
+        alone; "" for nothing.
+        """
+        return ""
 
     def sample(self) -> SampleText | None:
         """The sample text shown after training; None for none."""
@@ -128,10 +134,17 @@ class Task:
     """Whether each target is one of several, with a probability, so that a teacher can be learnt
     from.
     """
+    takes_late: ClassVar[bool] = False
+    """Whether `loss`, `score` and `target_logits` take logits that are not computed yet
+    (`logits/late.py`); a class that says nothing is given tensors, whatever its base class takes.
+    """
     draws: ClassVar[bool] = False
     """Whether what is asked of a row is drawn by its key, anew in each epoch."""
     validation_text_metrics: Sequence[str] = ()
     """The text metrics of each validation; without any it generates nothing."""
+
+    def __init_subclass__(cls) -> None:
+        cls.takes_late = vars(cls).get("takes_late", False)
 
     def suits(self, info: DatasetInfo) -> bool:
         """Whether the data has what the task `needs`."""
@@ -194,6 +207,12 @@ class Task:
 
     def target_rows(self, outputs: Any, batch: Batch) -> Tensor:
         """(N,)   the row of the batch that each of these targets is in, ascending."""
+        raise NotImplementedError
+
+    def targets_loss(self, outputs: Any, batch: Batch) -> Callable[[slice, Tensor], Tensor]:
+        """What gives the loss of some rows of `target_logits`, whose logits it is given, where the
+        task `takes_late`; over all rows that is `loss`, whose count is their number.
+        """
         raise NotImplementedError
 
     def choices(self, info: DatasetInfo) -> int:

@@ -50,6 +50,7 @@ class CausalLM(TokenTask):
     """
 
     name = "causal_lm"
+    takes_late = True
     reads = ("tokens",)
     sequence = "tokens"
     metrics: ClassVar = {**TokenTask.metrics, "bits_per_token": LOSS}

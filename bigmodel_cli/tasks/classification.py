@@ -42,6 +42,11 @@ class ClassificationOptions(AnyTaskOptions):
             " others weigh 1. Metrics count every item once"
         ),
     )
+    mirrored: bool = Field(
+        False,
+        description="in validation, eval and predict the logits are the mean of those of each image"
+        " and of its mirror image: a little better, at twice the time",
+    )
     metric: Literal["accuracy", "macro_f1", "loss"] = Field(
         "accuracy", description="what decides which checkpoint is best"
     )
@@ -50,6 +55,14 @@ class ClassificationOptions(AnyTaskOptions):
         """The class weights; without them, a warning where the classes are uneven."""
         weights = class_weights(self, info)
         return weights_note("each class", info.classes, weights) or uneven(info)
+
+    def beyond_the_model(self) -> str:
+        return (
+            "Metrics here are of the mean of the logits of each image and of its mirror image"
+            " (task.mirrored); the model answers for one image."
+            if self.mirrored
+            else ""
+        )
 
     def build(self, info: DatasetInfo = NO_DATASET) -> Classification:
         return Classification(self, info)
@@ -75,6 +88,8 @@ class Classification(Task):
     measured = ("macro_f1",)
 
     def __init__(self, options: ClassificationOptions, info: DatasetInfo = NO_DATASET) -> None:
+        if options.mirrored and info.classes and (info.image_shape is None or info.sound):
+            raise SpecError("task.mirrored: the data has no images; leave it out")
         self.options, self.classes = options, info.classes
         self.weights = class_weights(options, info)
         self.metric = options.metric
@@ -82,6 +97,9 @@ class Classification(Task):
     def forward(self, model: Any, batch: Batch, training: bool = True) -> Tensor:
         """(B, classes)   logits in fp32."""
         y: Tensor = model(*inputs_of(batch)).float()
+        if not training and self.options.mirrored and "image" in batch:
+            other: Tensor = model(batch["image"].flip(-1)).float()
+            return (y + other) / 2
         return y
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, NonNegative, Positive
 from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.logits import whole
 from bigmodel_cli.metrics import LOSS, SHARE, MetricInfo
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 from bigmodel_cli.tasks.shown import Learnt, Spell, marked, real
@@ -50,6 +51,7 @@ class DPO(Task):
     """
 
     name = "dpo"
+    takes_late = True
     needs = "tokens"
     reads = ("tokens", "rejected")
     unit = "tokens"
@@ -143,10 +145,17 @@ def _log_probabilities(model: Any, batch: Batch) -> Tensor:
     found = []
     for own, (name, mask) in zip(logits.chunk(2), ANSWERS, strict=True):
         targets = _targets(batch, name, mask)  # (B, T')
-        own = own[:, : targets.shape[1]]
-        kind = torch.promote_types(own.dtype, torch.float32)
-        nats = F.cross_entropy(
-            own.flatten(0, 1).to(kind), targets.flatten(), ignore_index=PADDING, reduction="none"
-        )
-        found.append(-nats.view(targets.shape).sum(1))
+        found.append(-_nats(own[:, : targets.shape[1]], targets).sum(1))
     return torch.stack(found, 1)
+
+
+def _nats(logits: Any, targets: Tensor) -> Tensor:
+    """logits (B, T, V), late or not, targets (B, T) -> (B, T)   0 where a target is -1.
+
+    Late logits are computed where there are targets alone: of the questions there are none.
+    """
+    at = targets != PADDING
+    own, wanted = whole(logits[at]), targets[at]
+    kind = torch.promote_types(own.dtype, torch.float32)
+    nats = F.cross_entropy(own.to(kind), wanted, reduction="none")
+    return nats.new_zeros(targets.shape).masked_scatter(at, nats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -9,8 +10,8 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, Fraction, Probability
 from bigmodel_cli.draw import KEY, draw, draw_below, several
 from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.logits import cross_entropy, token_nll
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores
-from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, marked, real
 from bigmodel_cli.tasks.tokens import TokenTask, row_sums
 
@@ -77,6 +78,7 @@ class MaskedLM(TokenTask):
     """
 
     name = "masked_lm"
+    takes_late = True
     teachable = True
     draws = True
 
@@ -122,6 +124,13 @@ class MaskedLM(TokenTask):
     def target_logits(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """(N, V) of the hidden tokens."""
         return outputs[0]
+
+    def targets_loss(
+        self, outputs: tuple[Tensor, Tensor], batch: Batch
+    ) -> Callable[[slice, Tensor], Tensor]:
+        """Their cross-entropy."""
+        wanted = self.inputs(batch)[0][outputs[1]]
+        return lambda rows, logits: cross_entropy(logits, wanted[rows])
 
     def target_rows(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """(N,) of the hidden tokens."""

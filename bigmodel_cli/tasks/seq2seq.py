@@ -78,6 +78,7 @@ class Seq2SeqTask(TokenTask):
     """
 
     name = "seq2seq"
+    takes_late = True
     reads: tuple[str, ...] = ("source", "target")
     sequence = "target"
     metrics: ClassVar = {**TokenTask.metrics, **INFO}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from bigmodel_cli.config import PADDING, DatasetInfo
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.logits import cross_entropy, token_nll
 from bigmodel_cli.metrics import LOSS, SHARE
 from bigmodel_cli.tasks.base import Answers, Batch, Scores, Task
-from bigmodel_cli.tasks.loss import cross_entropy, token_nll
 from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, marked, real, shortened
 
 
@@ -53,6 +54,12 @@ class TokenTask(Task):
         """(N, V) of the tokens that are targets."""
         logits: Tensor = outputs[self.shift(batch)[1] != PADDING]
         return logits
+
+    def targets_loss(self, outputs: Any, batch: Batch) -> Callable[[slice, Tensor], Tensor]:
+        """Their cross-entropy."""
+        targets = self.shift(batch)[1]
+        wanted, smoothing = targets[targets != PADDING], self.label_smoothing
+        return lambda rows, logits: cross_entropy(logits, wanted[rows], smoothing)
 
     def choices(self, info: DatasetInfo) -> int:
         """The tokens of the vocabulary."""

@@ -2,10 +2,11 @@
 
 What is fastest differs by model and device (compiling a small CNN for a CPU makes it slower), so it
 is measured, not assumed: the candidates take turns at a few forward and backward passes of the
-first micro-batch. A candidate is chosen only if it was faster in every round; where the rounds
-disagree the simplest stays, so that noise does not decide. The random state, the weights and the
-buffers are restored afterwards. The choice is reported on stderr and recorded in the run's spec, so
-that a resume and a repetition compute in the same way.
+first micro-batch. A candidate is chosen only if it was faster in every round, or in all but few of
+many; where the rounds disagree there are more of them, and if they go on disagreeing the simplest
+stays, so that noise does not decide, nor other work on the machine. The random state, the weights
+and the buffers are restored afterwards. The choice is reported on stderr and recorded in the run's
+spec, so that a resume and a repetition compute in the same way.
 """
 
 from __future__ import annotations
@@ -18,15 +19,20 @@ from typing import Any
 
 from bigmodel_cli.device import autocast, synchronize
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.logits import Chunk, late
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 
-LEAST_ROUNDS, MOST_ROUNDS = 3, 7
+LEAST_ROUNDS, MOST_ROUNDS = 3, 13
 """Measured rounds of passes, after one to warm up; as many as `BUDGET` allows."""
-BUDGET = 0.3
-"""Seconds that the measurement may take in all, after the warm-up and the least rounds."""
+BUDGET, LONGER = 0.3, 2.0
+"""Seconds that the measurement may take in all, after the warm-up; and where rounds disagree."""
 GAIN = 0.95
-"""A candidate's median must be below this fraction of the simpler one's."""
+"""A candidate's median and least must be below this fraction of the simpler one's."""
+LONG, ROWS = 0.3, 2
+"""Seconds of a pass from which on the measurement takes fewer rows, and the least of them."""
+SPARE = 6
+"""Rounds that agree, for each that may not."""
 
 Times = dict["ComputeMode", list[float]]
 """Seconds of each measured round, per candidate, the simplest first."""
@@ -58,8 +64,11 @@ def choose(
     candidates = _candidates(model, options, device)
     best = candidates[0]
     if len(candidates) > 1:
+        batch = _shortened(model, task, batch, candidates[0], backward)
         times = measure(
-            lambda candidate: _one_pass(model, task, batch, candidate, device, backward),
+            lambda candidate: _one_pass(
+                model, task, batch, candidate, device, backward, options.loss_chunk
+            ),
             model,
             candidates,
         )
@@ -80,6 +89,26 @@ def choose(
             "compile": "off" if compiled == "auto" else compiled,
         }
     )
+
+
+def _shortened(
+    model: Module, task: Task, batch: dict[str, Tensor], plain: ComputeMode, backward: bool
+) -> dict[str, Tensor]:
+    """The batch, or so many of its rows that a pass is not long; it has passed whole, so that it is
+    known to fit into memory.
+    """
+    device = next(model.parameters()).device
+    seconds = [0.0]
+
+    def one_pass(candidate: ComputeMode) -> float:
+        for _ in range(1 if device.type == "cpu" else 2):  # a GPU's first pass says little
+            seconds[0] = _one_pass(model, task, batch, candidate, device, backward)
+        return seconds[0]
+
+    measure(one_pass, model, [plain])
+    rows = max(map(len, batch.values()), default=0)
+    kept = max(ROWS, int(rows * LONG / max(seconds[0], 1e-9)))
+    return batch if kept >= rows else {name: tensor[:kept] for name, tensor in batch.items()}
 
 
 def in_format(batch: dict[str, Tensor], memory_format: str) -> dict[str, Tensor]:
@@ -119,7 +148,8 @@ def _candidates(model: Module, options: TrainOptions, device: torch.device) -> l
 def decide(times: Times) -> tuple[ComputeMode, bool]:
     """The chosen candidate, and whether another had a lower median (it was close).
 
-    One candidate beats a simpler one if it was faster in every round, and its median by `GAIN`.
+    One candidate beats a simpler one if it was faster in every round but one for each `SPARE`
+    others, and its median and its least by `GAIN`.
     """
     plain, *others = times
     able = [c for c in others if _beats(times[c], times[plain])]
@@ -132,14 +162,25 @@ def decide(times: Times) -> tuple[ComputeMode, bool]:
 
 
 def _beats(times: list[float], others: list[float]) -> bool:
-    """Whether it was faster in all rounds that both have, by enough.
-
-    A candidate that was dropped early has too few rounds.
-    """
-    if len(times) < len(others):
+    """Whether it was faster, by enough. A candidate that was dropped early has too few rounds."""
+    if len(times) < len(others) or _lost(times, others) > (len(others) - 1) // SPARE:
         return False
-    agree = all(a < b for a, b in zip(times, others, strict=False))
-    return agree and statistics.median(times) < GAIN * statistics.median(others)
+    least = min(times) < GAIN * min(others)
+    return least and statistics.median(times) < GAIN * statistics.median(others)
+
+
+def _lost(times: list[float], others: list[float]) -> int:
+    """The rounds of both in which it was not faster."""
+    return sum(a >= b for a, b in zip(times, others, strict=False))
+
+
+def _undecided(times: Times, running: list[ComputeMode]) -> bool:
+    """Whether one of them looks faster than the simplest, though the rounds disagree."""
+    plain = times[next(iter(times))]
+    middle = GAIN * statistics.median(plain)
+    return any(
+        statistics.median(times[c]) < middle and not _beats(times[c], plain) for c in running
+    )
 
 
 def measure(
@@ -148,8 +189,8 @@ def measure(
     candidates: list[ComputeMode],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Times:
-    """Seconds of each candidate's passes, in turns; one that loses a round to the simplest is
-    dropped.
+    """Seconds of each candidate's passes, in turns; one that loses two rounds to the simplest, and
+    most of them, is dropped.
     """
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
@@ -159,14 +200,18 @@ def measure(
         with torch.random.fork_rng(devices=devices):
             for candidate in candidates:
                 one_pass(candidate)  # to warm up
-            deadline, running = clock() + BUDGET, candidates
+            start, running = clock(), candidates
             for number in range(MOST_ROUNDS):
-                if len(running) == 1 or (number >= LEAST_ROUNDS and clock() > deadline):
+                if len(running) == 1 or (
+                    number >= LEAST_ROUNDS
+                    and clock() - start > (LONGER if _undecided(times, running) else BUDGET)
+                ):
                     break
                 for candidate in running:
                     times[candidate].append(one_pass(candidate))
                 plain = times[candidates[0]]
-                running = [c for c in running if c == candidates[0] or times[c][-1] < plain[-1]]
+                lost = {c: _lost(times[c], plain) for c in running[1:]}
+                running = [c for c in running if c not in lost or max(1, len(plain) / 2) >= lost[c]]
     finally:  # also out of memory: it is measured again with fewer samples
         with torch.no_grad():
             for name, tensor in model.named_buffers():
@@ -184,6 +229,7 @@ def _one_pass(
     candidate: ComputeMode,
     device: torch.device,
     backward: bool,
+    chunk: Chunk = "auto",
 ) -> float:
     layout = _layout(candidate.memory_format)
     model.to(memory_format=layout)
@@ -192,7 +238,8 @@ def _one_pass(
         p.grad = None
     synchronize(device)
     start = time.perf_counter()
-    with autocast(device, candidate.precision), torch.set_grad_enabled(backward):
+    reading = late(chunk, backward and task.takes_late)
+    with autocast(device, candidate.precision), torch.set_grad_enabled(backward), reading:
         outputs = task.forward(model, batch, training=backward)
         loss = task.loss(outputs, batch)[0] if backward else None
     if loss is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.logits import Chunk, is_late, summed_in_pieces, whole
 from bigmodel_cli.models import Model
 from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.tasks import Task
@@ -22,14 +23,14 @@ from bigmodel_cli.train.objective import Batch, Objective
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher says of a batch: the logits (N, K) of its targets, and its residual streams
-    (B, T, C), which are let go one after the other.
+    """What a teacher says of a batch: the logits (N, K) of its targets, late or not, and its
+    residual streams (B, T, C), which are let go one after the other.
     """
 
-    given: Tensor
+    given: Any
     streams: list[Tensor]
 
-    def logits(self, rows: Tensor) -> Tensor:
+    def logits(self, rows: Tensor) -> Any:
         """(N, K)   of the targets, where `rows` (N,) says which row each is in."""
         return self.given
 
@@ -53,7 +54,8 @@ class Stored(Answer):
 
     def logits(self, rows: Tensor) -> Tensor:
         counts = torch.bincount(rows, minlength=len(self.given))
-        return self.given[_first(counts, self.given.shape[1])]
+        given: Tensor = self.given[_first(counts, self.given.shape[1])]
+        return given
 
     def stream(self, x: Tensor, real: Tensor | None) -> Tensor:
         positions, y = self.positions, self.streams.pop(0)
@@ -113,8 +115,10 @@ class Taught(Objective):
     nothing for its backward pass.
     """
 
-    def __init__(self, task: Task, options: DistillOptions, student: Model) -> None:
-        super().__init__(task)
+    def __init__(
+        self, task: Task, options: DistillOptions, student: Model, chunk: Chunk = "auto"
+    ) -> None:
+        super().__init__(task, chunk)
         self.options = options
         self.compared = len(student.stream_layers()) if options.hidden else 0
         self.own = Streams(student, self.compared)
@@ -131,35 +135,58 @@ class Taught(Objective):
             errors.append(row_errors(x, answer.stream(x, real), real))
 
         with self.own.to(compare):
-            outputs = task.forward(model, batch)
-        loss, count = task.loss(outputs, batch)
-        weight, temperature = self.options.weight, self.options.temperature
+            outputs = self.outputs(model, batch)
         rows = task.target_rows(outputs, batch)  # (N,)
-        ours, theirs = (
-            F.log_softmax(y.float() / temperature, -1)
-            for y in (task.target_logits(outputs, batch), answer.logits(rows))
-        )
+        ours, theirs = task.target_logits(outputs, batch), answer.logits(rows)
         weights = task.target_weights(batch)
-        if weights is None:
-            apart = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+        if is_late(ours):
+            total, count = self.in_pieces(outputs, batch, ours, theirs, weights)
         else:
-            each = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)  # (N,)
-            apart = (each * weights).sum()
-        total = (1 - weight) * loss + weight * apart * temperature**2
+            loss, count = task.loss(outputs, batch)
+            total = self.mixed(loss, ours, whole(theirs), weights)
         if self.options.hidden:
-            weights = ours.new_ones(len(ours)) if weights is None else weights.to(ours.dtype)
             error = torch.stack(errors).mean(0)  # (B,)
-            total = total + self.options.hidden * (error[rows] * weights).sum()
+            each = error[rows] if weights is None else error[rows] * weights.to(error.dtype)
+            total = total + self.options.hidden * each.sum()
         return total, count
+
+    def in_pieces(
+        self, outputs: Any, batch: Batch, ours: Any, theirs: Any, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and divergence of late logits (N, V), and N."""
+        loss_of = self.task.targets_loss(outputs, batch)
+
+        def piece(at: slice, own: Tensor, other: Tensor) -> Tensor:
+            counts = None if weights is None else weights[at]
+            return self.mixed(loss_of(at, own), own, other, counts)
+
+        count = torch.full((), ours.hidden.shape[0], device=ours.device)
+        return summed_in_pieces(piece, ours, theirs), count
+
+    def mixed(self, loss: Tensor, ours: Tensor, theirs: Tensor, weights: Tensor | None) -> Tensor:
+        """(1 - w) loss + w T^2 KL(theirs || ours) of logits (N, K)."""
+        weight, temperature = self.options.weight, self.options.temperature
+        own, other = (F.log_softmax(y.float() / temperature, -1) for y in (ours, theirs))
+        if weights is None:
+            apart = F.kl_div(own, other, reduction="sum", log_target=True)
+        else:
+            each = F.kl_div(own, other, reduction="none", log_target=True).sum(-1)  # (N,)
+            apart = (each * weights).sum()
+        return (1 - weight) * loss + weight * apart * temperature**2
 
 
 class Distillation(Taught):
     """With a teacher that answers each batch."""
 
     def __init__(
-        self, task: Task, teacher: Loaded, options: DistillOptions, student: Model
+        self,
+        task: Task,
+        teacher: Loaded,
+        options: DistillOptions,
+        student: Model,
+        chunk: Chunk = "auto",
     ) -> None:
-        super().__init__(task, options, student)
+        super().__init__(task, options, student, chunk)
         self.teacher = teacher.model.requires_grad_(False)
         self.theirs = Streams(self.teacher, self.compared)
 
@@ -171,7 +198,7 @@ class Distillation(Taught):
         self.teacher.eval()
         streams: list[Tensor] = []
         with torch.no_grad(), self.theirs.to(lambda y, real: streams.append(y)):
-            taught = self.task.forward(self.teacher, batch)
+            taught = self.outputs(self.teacher, batch)
             return Answer(self.task.target_logits(taught, batch), streams)
 
 

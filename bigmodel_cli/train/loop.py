@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
-from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.train.endings import final_checkpoint, impatient, show_result
 from bigmodel_cli.train.held import hold
+from bigmodel_cli.train.overflows import note_overflow, numerics_message, sum_up_overflows
 from bigmodel_cli.train.rewind import go_back, spiked
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.signals import Interrupted
 from bigmodel_cli.train.smaller import fitted
-from bigmodel_cli.train.step import StepResult, train_step
+from bigmodel_cli.train.step import StepResult, can_queue, queued_step, train_step
 
-HOPELESS = 10
-"""Consecutive fp16 overflows at the smallest loss scale after which the run fails."""
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -65,6 +64,7 @@ def fit(run: Run) -> Path:
         run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
     )
     run.objective.hold(run.options.precision)
+    run.queued = can_queue(state, run.options, run.device)
     try:
         with run.signals.deferred():
             run.observers.on_start(run)
@@ -88,6 +88,7 @@ def _train(run: Run) -> Path:
         if run.compiling:  # nothing new to save, and the state is in the middle of a step
             raise
         run.signals.stopping()
+        _read(run, Stopwatch())
         run.save()
         path = checkpoints.find(run.directory.path)
         message = f"stopped at {run.reached}; checkpoint {path}; to go on: {run.resume_command}"
@@ -107,6 +108,8 @@ def _steps(run: Run) -> Path:
             run.save()  # to go back to while there is no other
     batches = run.batches()
     while True:
+        if _pauses(run):
+            _read(run, watch)
         with watch.paused():
             over = _between_steps(run)
         if over:
@@ -123,7 +126,7 @@ def _steps(run: Run) -> Path:
                 batches, run.started = run.batches(), state.step
         run.compiling = False
         if state.step == run.total and state.loss_scale.skipped:
-            _sum_up_overflows(run)
+            sum_up_overflows(run)
     with run.signals.deferred():
         # with its loader workers: an exception of a signal during Python's cleanup is lost, with a
         # traceback
@@ -131,9 +134,15 @@ def _steps(run: Run) -> Path:
     return final_checkpoint(run)
 
 
+def _pauses(run: Run) -> bool:
+    """Whether a validation or a checkpoint is due here, or the end."""
+    done, intervals = run.state.step, (run.interval, run.saving)
+    return done >= run.total or any(n is not None and done % n == 0 for n in intervals)
+
+
 def _between_steps(run: Run) -> bool:
     """Validate and save where due, and let observers wait; True where the training ends here."""
-    state, done, saving = run.state, run.state.step, run.keeping.saving
+    state, done, saving = run.state, run.state.step, run.saving
     due = done >= run.total or (run.interval is not None and done % run.interval == 0)
     validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
     metrics = run.validate() if validating else None
@@ -153,13 +162,43 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
     options, state = run.options, run.state
     failpoint("train.step")
     lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
+    if run.queued:
+        run.unread.append(_fitted(run, micro_batches, lr, queued_step))
+        result = None
+    else:
+        result = _fitted(run, micro_batches, lr, train_step)
+        if options.rewind is not None and spiked(options.rewind, state, result):
+            go_back(options.rewind, run, result)
+            return False
+        if not result.finite:
+            note_overflow(run, result)
+    state.step += 1
+    state.elapsed += watch.step()
+    if result is not None:
+        _add(run, watch, result)
+    if options.minutes is not None:
+        _look_at_clock(run, options.minutes)
+    if state.step % options.log_every == 0 or state.step == run.total:
+        result = result or _read(run, watch)
+        assert result is not None
+        _log(run, watch, lr, result)
+    if result is None or result.finite:
+        state.after_step()
+    return True
+
+
+def _fitted(
+    run: Run, micro_batches: list[dict[str, Tensor]], lr: float, take: Callable[..., T]
+) -> T:
+    """The step's result, in as many pieces as memory asks for, which are recorded."""
+    options, state = run.options, run.state
     pieces = state.division.at(state.batch)
     result = fitted(
         state.division,
         state.batch,
         options,
         micro_batches,
-        lambda parts: train_step(state, run.objective, options, parts, run.device, lr),
+        lambda parts: take(state, run.objective, options, parts, run.device, lr),
         lambda text: run.say(f"step {state.step + 1}: {text}"),
     )
     if state.division.at(state.batch) != pieces:
@@ -171,26 +210,31 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
                 "micro_batch_size": options.micro // state.division.pieces[state.batch],
             }
         )
-    if options.rewind is not None and spiked(options.rewind, state, result):
-        go_back(options.rewind, run, result)
-        return False
-    if not result.finite:
-        _note_overflow(run, result)
-    state.step += 1
-    state.elapsed += watch.step()
+    return result
+
+
+def _read(run: Run, watch: Stopwatch) -> StepResult | None:
+    """Add the results of steps that were not waited for; the last of them.
+
+    Raises `NumericsError` where one is not finite: of it and those after it nothing was used.
+    """
+    if not run.unread:
+        return None
+    found, run.unread = [StepResult.of(x) for x in torch.stack(run.unread).tolist()], []
+    for before, result in enumerate(found, run.state.step - len(found)):
+        if not result.finite:
+            run.state.step = before
+            raise NumericsError(numerics_message(run, result))
+        _add(run, watch, result)
+    return found[-1]
+
+
+def _add(run: Run, watch: Stopwatch, result: StepResult) -> None:
+    """Count a step's result in the next record."""
     watch.count += result.size
-    if options.minutes is not None:
-        _look_at_clock(run, options.minutes)
     if result.finite:
-        state.loss_sum, state.loss_count = (
-            state.loss_sum + result.loss_sum,
-            state.loss_count + result.count,
-        )
-    if state.step % options.log_every == 0 or state.step == run.total:
-        _log(run, watch, lr, result)
-    if result.finite:
-        state.after_step()
-    return True
+        run.state.loss_sum += result.loss_sum
+        run.state.loss_count += result.count
 
 
 def _look_at_clock(run: Run, minutes: float) -> None:
@@ -203,55 +247,6 @@ def _look_at_clock(run: Run, minutes: float) -> None:
     elif run.state.step == run.options.log_every:
         for remark in run.options.remarks(run.total):
             run.say(f"at the rate so far: {remark}")
-
-
-def _numerics_message(run: Run, result: StepResult) -> str:
-    loss, norm = result.loss, result.norm
-    what = (
-        f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
-    )
-    saved = any(run.directory.checkpoints.glob("step-*"))
-    kept = (
-        f"the last checkpoint is {checkpoints.find(run.directory.path)}"
-        if saved
-        else "no checkpoint was saved yet"
-    )
-    return (
-        f"step {run.state.step + 1}: {what}; this step changed nothing, and {kept}. Lower"
-        " train.optimizer.lr, set train.max_grad_norm: 1.0, or compute in train.precision: fp32"
-    )
-
-
-def _note_overflow(run: Run, result: StepResult) -> None:
-    """A step that is not finite: an error, unless a lower loss scale may help (fp16; reported
-    once).
-    """
-    scale = run.state.loss_scale
-    if not scale.dynamic or scale.stuck >= HOPELESS:
-        raise NumericsError(_numerics_message(run, result))
-    if scale.skipped == 1:
-        run.say(
-            f"step {run.state.step + 1}: overflow in fp16; this step changed nothing, and the loss"
-            f" scale falls to {scale.value:,.0f} (reported once; metrics.jsonl counts such"
-            " steps as skipped)"
-        )
-
-
-def _sum_up_overflows(run: Run) -> None:
-    """Report how many steps of the run changed nothing.
-
-    Raises `NumericsError` where not one did.
-    """
-    state = run.state
-    if state.optimizer.steps == 0:
-        raise NumericsError(
-            f"none of the {state.step:,} steps changed anything: each overflowed in fp16, whose"
-            f" loss scale fell to {state.loss_scale.value:,.0f}; train longer, or compute in"
-            " train.precision: bf16 or fp32"
-        )
-    run.say(
-        f"fp16: {state.loss_scale.skipped:,} of {state.step:,} steps overflowed and changed nothing"
-    )
 
 
 def _log(run: Run, watch: Stopwatch, lr: float, result: StepResult) -> None:

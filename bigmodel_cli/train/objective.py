@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
+from bigmodel_cli.logits import Chunk, is_late, late, summed_in_pieces
 from bigmodel_cli.tasks import Task
 
 Batch = dict[str, Tensor]
 
 
 class Objective:
-    """The task's loss of a batch."""
+    """The task's loss of a batch; `chunk` rows of logits are computed at once, where these are
+    large.
+    """
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, chunk: Chunk = "auto") -> None:
+        self.task, self.chunk = task, chunk
 
     def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The summed loss to differentiate, and the number of targets in it."""
         task = self.task
-        loss, n = task.loss(task.forward(model, batch), batch)  # named in messages about plugins
+        loss, n = task.loss(self.outputs(model, batch), batch)  # named in messages about plugins
         return loss, n
+
+    def outputs(self, model: Module, batch: Batch) -> Any:
+        """The model's, whose logits may be late where the task takes them."""
+        with late(self.chunk, self.task.takes_late):
+            return self.task.forward(model, batch)
 
     def hold(self, precision: str) -> None:
         """Hold what is not trained as it is computed with; the results are the same to the bit."""
@@ -33,16 +43,35 @@ class Consistency(Objective):
     and are the same in both passes. Raises `SpecError` where nothing differs.
     """
 
-    def __init__(self, task: Task, weight: float) -> None:
-        super().__init__(task)
+    def __init__(self, task: Task, weight: float, chunk: Chunk = "auto") -> None:
+        super().__init__(task, chunk)
         self.weight = weight
         self.drawn = False  # whether two passes have differed
 
     def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
         task = self.task
-        passes = [task.forward(model, batch) for _ in range(2)]
+        passes = [self.outputs(model, batch) for _ in range(2)]
+        p, q = (self.targets(y, batch) for y in passes)
+        weights = task.target_weights(batch)
+        if is_late(p):
+            self.check(p.hidden, q.hidden)
+            loss_of = [task.targets_loss(y, batch) for y in passes]
+
+            def piece(at: slice, p: Tensor, q: Tensor) -> Tensor:
+                losses = (loss_of[0](at, p) + loss_of[1](at, q)) / 2
+                return losses + self.apart(p, q, None if weights is None else weights[at])
+
+            return summed_in_pieces(piece, p, q), torch.full((), len(p.hidden), device=p.device)
+        self.check(p, q)
         losses = [task.loss(outputs, batch) for outputs in passes]
-        p, q = (F.log_softmax(task.target_logits(y, batch).float(), -1) for y in passes)
+        return (losses[0][0] + losses[1][0]) / 2 + self.apart(p, q, weights), losses[0][1]
+
+    def targets(self, outputs: Any, batch: Batch) -> Any:
+        """(N, K)   the targets' logits, late or not."""
+        return self.task.target_logits(outputs, batch)
+
+    def check(self, p: Tensor, q: Tensor) -> None:
+        """Raise `SpecError` where two passes gave the same; once they did not, they will not."""
         if not self.drawn:
             self.drawn = not torch.equal(p, q)
             if not self.drawn and len(p):
@@ -50,7 +79,9 @@ class Consistency(Objective):
                     "train.consistency: two passes of a batch give the same answers, since nothing"
                     " is drawn in the network; give it dropout (model.dropout), or leave it out"
                 )
+
+    def apart(self, p: Tensor, q: Tensor, weights: Tensor | None) -> Tensor:
+        """()   `weight` times the mean of both divergences of logits (N, K)."""
+        p, q = (F.log_softmax(y.float(), -1) for y in (p, q))
         each = ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2  # (N,)
-        weights = task.target_weights(batch)
-        apart = each.sum() if weights is None else (each * weights).sum()
-        return (losses[0][0] + losses[1][0]) / 2 + self.weight * apart, losses[0][1]
+        return self.weight * (each.sum() if weights is None else (each * weights).sum())

@@ -29,12 +29,15 @@ def objective_of(
         check_objective(spec, task)
     options, consistency = spec.distill, spec.train.consistency
     if options is None:
-        return Objective(task) if consistency is None else Consistency(task, consistency)
+        chunk = spec.train.loss_chunk
+        if consistency is None:
+            return Objective(task, chunk)
+        return Consistency(task, consistency, chunk)
     if options.once:
-        return Recalled(task, options, model)
+        return Recalled(task, options, model, spec.train.loss_chunk)
     teacher = open_teacher(options, spec, task, info, assets, model, device)
     say_teacher(teacher, options, model)
-    return Distillation(task, teacher, options, model)
+    return Distillation(task, teacher, options, model, spec.train.loss_chunk)
 
 
 def check_objective(spec: Spec, task: Task) -> None:

@@ -1,10 +1,16 @@
-"""One update of the weights: accumulate sums, divide once, clip, step."""
+"""One update of the weights: accumulate sums, divide once, clip, step.
+
+`train_step` reads what came out once, before the update; `queued_step` does not, so that a GPU
+never waits for Python.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.device import autocast
@@ -40,6 +46,17 @@ class StepResult:
     count: float  # of targets, or the sum of their weights
     norm: float
     size: float
+
+    @classmethod
+    def of(cls, numbers: list[float]) -> StepResult:
+        """The result of `queued_step`'s numbers.
+
+        Raises `ValueError` where the objective counted a negative number of targets.
+        """
+        *result, least = numbers
+        if least < 0:
+            raise ValueError(f"loss: a negative number of targets: {least:g}")
+        return cls(*result)
 
     @property
     def finite(self) -> bool:
@@ -93,29 +110,83 @@ def train_step(
     and `ResourceError` where the update does not fit, which may be half done.
     """
     before = state.before_step()
-    state.optimizer.wake()
-    try:
-        with memory_remedy(REMEDY):
-            whole = _counted(state, objective, options, micro_batches, device, before)
-            sums = _passes(state, objective, options, micro_batches, device, whole, mark)
-    except OutOfMemory:
-        state.undo(before, random=True)
-        raise
-    loss_sum, count, norm, divisor = sums
-    size = sum(objective.task.size(batch) for batch in micro_batches)
-    result = StepResult(loss_sum, count, norm, float(size))
+    numbers, unit = _gradients(state, objective, options, micro_batches, device, mark, before)
+    loss_sum, count, norm, size, least = numbers.tolist()  # the one wait for the device
+    divisor = (count or 1.0) * unit
+    result = StepResult.of([loss_sum, count, norm / divisor, size, least])
     state.loss_scale.update(result.finite)
     if result.finite:
-        if options.max_grad_norm is not None and norm > options.max_grad_norm:
-            divisor *= norm / options.max_grad_norm
-        with memory_remedy(IN_UPDATE, ResourceError):
-            state.optimizer.step(lr, divisor)
-            state.update_ema()
-        mark("update")
+        if options.max_grad_norm is not None and result.norm > options.max_grad_norm:
+            divisor *= result.norm / options.max_grad_norm
+        _update(state, lr, divisor, mark)
     elif state.loss_scale.dynamic:
         state.undo(before, random=False)
     state.optimizer.clear()
     return result
+
+
+def can_queue(state: TrainState, options: TrainOptions, device: torch.device) -> bool:
+    """Whether steps need not be waited for: on a GPU, where what follows does not look at them."""
+    return device.type == "cuda" and not state.loss_scale.dynamic and options.rewind is None
+
+
+def queued_step(
+    state: TrainState,
+    objective: Objective,
+    options: TrainOptions,
+    micro_batches: list[dict[str, Tensor]],
+    device: torch.device,
+    lr: float,
+    mark: Mark = unmarked,
+) -> Tensor:
+    """`train_step` without a wait for the device, equal to the bit: numbers for `StepResult.of`.
+
+    It updates before anybody has seen whether the loss is finite. So they are to be read before
+    anything of the state is used but for further steps; what is not finite ends the run.
+
+    Raises as `train_step` does.
+    """
+    numbers, unit = _gradients(
+        state, objective, options, micro_batches, device, mark, state.before_step()
+    )
+    loss_sum, count, norm, size, least = numbers.unbind()
+    divisor = torch.where(count == 0, 1.0, count) * unit
+    norm = norm / divisor
+    result = torch.stack((loss_sum, count, norm, size, least))
+    if options.max_grad_norm is not None:
+        clipped = divisor * (norm / options.max_grad_norm)
+        divisor = torch.where(norm > options.max_grad_norm, clipped, divisor)
+    _update(state, lr, divisor, mark)
+    state.optimizer.clear()
+    return result
+
+
+def _update(state: TrainState, lr: float, divisor: float | Tensor, mark: Mark) -> None:
+    """The step of the optimizer, by gradients divided by `divisor`."""
+    with memory_remedy(IN_UPDATE, ResourceError):
+        state.optimizer.step(lr, divisor)
+        state.update_ema()
+    mark("update")
+
+
+def _gradients(
+    state: TrainState,
+    objective: Objective,
+    options: TrainOptions,
+    micro_batches: list[dict[str, Tensor]],
+    device: torch.device,
+    mark: Mark,
+    before: Before,
+) -> tuple[Tensor, float]:
+    """Sum the gradients: (numbers of `_passes`, what gradients were multiplied by)."""
+    state.optimizer.wake()
+    try:
+        with memory_remedy(REMEDY):
+            whole = _counted(state, objective, options, micro_batches, device, before)
+            return _passes(state, objective, options, micro_batches, device, whole, mark)
+    except OutOfMemory:
+        state.undo(before, random=True)
+        raise
 
 
 def _counted(
@@ -151,34 +222,47 @@ def _passes(
     device: torch.device,
     whole: Tensor | None,
     mark: Mark,
-) -> tuple[float, float, float, float]:
-    """Sum gradients over micro-batches; (sum of losses, count, gradient norm, divisor).
+) -> tuple[Tensor, float]:
+    """Sum gradients over micro-batches. (5,) sum of losses, count, norm of the gradients as they
+    are, size, and the least count of a micro-batch; and what the gradients were multiplied by.
 
     `whole` is the number of the step's targets, where parts were told its counts.
     """
     scale, unit = state.loss_scale, 1.0
-    loss_sum: Tensor | None = None
-    count: Tensor | None = None
+    losses, counts = list[Tensor](), list[Tensor]()
     for batch in micro_batches:
         with autocast(device, options.precision):
             loss, n = objective(state.model, batch)
-        if n < 0:
-            raise ValueError(f"loss: a negative number of targets: {float(n):g}")
         total = loss + _auxiliary(state, n, whole)
-        if scale.dynamic and count is None:
+        if scale.dynamic and not counts:
             unit = power_above(float(n) * len(micro_batches))
         mark("forward")
         (total * (scale.value / unit) if scale.dynamic else total).backward()
         mark("backward")
-        loss = loss.detach()
-        loss_sum, count = (
-            (loss, n) if loss_sum is None or count is None else (loss_sum + loss, count + n)
-        )
-    assert loss_sum is not None
-    assert count is not None
-    divisor = (float(count) or 1.0) * (scale.value / unit)
-    norm = float(total_norm(state.optimizer.gradients())) / divisor
-    return float(loss_sum), float(count), norm, divisor
+        losses.append(loss.detach())
+        counts.append(n)
+    size = sum(objective.task.size(batch) for batch in micro_batches)
+    numbers = (
+        functools.reduce(operator.add, losses),
+        functools.reduce(operator.add, counts),
+        total_norm(state.optimizer.gradients()),
+        size,
+        functools.reduce(torch.minimum, counts),
+    )
+    return _as_one(numbers, device), scale.value / unit
+
+
+def _as_one(numbers: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    """(N,)   the numbers in float64, or in fp32 where a device has none."""
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    return torch.stack(
+        [
+            x.detach().to(device, kind)
+            if isinstance(x, torch.Tensor)
+            else torch.full((), x, dtype=kind, device=device)
+            for x in numbers
+        ]
+    )
 
 
 def _auxiliary(state: TrainState, count: Tensor, whole: Tensor | None) -> Tensor | float:

@@ -346,3 +346,16 @@ def test_a_decoders_training_takes_three_times_its_forward_pass(mixer: dict[str,
     pairs = 10 + 8 * 4 if "window" in mixer else 78
     assert flops(model, tokens) == 2 * length * dim * (4 * dim + 50) + 2 * 2 * pairs * dim
     assert training_flops(model, tokens) == 3 * flops(model, tokens)
+
+
+def test_the_last_logits_alone_are_those_of_all_positions() -> None:
+    """With a cache and without one."""
+    model = decoder(logit_softcap=3.0).eval()
+    tokens = torch.randint(model.options.vocab_size or 11, (3, 5))
+    with torch.no_grad():
+        every = model(tokens)
+        torch.testing.assert_close(model(tokens, last=True), every[:, -1:])
+        cache = model.new_cache(3)
+        model(tokens[:, :2], cache, last=True)
+        found = model(tokens[:, 2:], cache, last=True)
+    torch.testing.assert_close(found, every[:, -1:])

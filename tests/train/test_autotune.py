@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from bigmodel_cli.train import autotune as room
@@ -69,11 +70,25 @@ def test_candidates_take_turns_and_the_first_round_does_not_count() -> None:
 
 
 def test_rounds_fill_the_time_and_the_slower_candidate_is_dropped() -> None:
-    times, order = run({PLAIN: [9] * 8, LAST: [1, 8, 10], HALF: [1] + [5] * 7}, tick=0.0)
-    assert times == {PLAIN: [9] * 7, LAST: [8, 10], HALF: [5] * 7}
-    assert order.count(LAST) == 3
-    times, _ = run({PLAIN: [9] * 8, HALF: [1, 10]}, tick=0.0)
-    assert times == {PLAIN: [9], HALF: [10]}  # nothing is left to decide
+    times, order = run({PLAIN: [9] * 14, LAST: [1, 8, 10, 11], HALF: [1] + [5] * 13}, tick=0.0)
+    assert times == {PLAIN: [9] * 13, LAST: [8, 10, 11], HALF: [5] * 13}
+    assert order.count(LAST) == 4
+    times, _ = run({PLAIN: [9] * 8, HALF: [1, 10, 11]}, tick=0.0)
+    assert times == {PLAIN: [9, 9], HALF: [10, 11]}  # nothing is left to decide
+
+
+def test_one_delay_among_many_rounds_does_not_decide() -> None:
+    delayed = [5, 99, 5, 5, 5, 5, 5]
+    times, _ = run({PLAIN: [9] * 20, HALF: [1, *delayed]}, tick=0.4)  # 0.3 s are over: 2 s are not
+    assert times[HALF] == delayed[: len(times[HALF])]
+    assert len(times[HALF]) > room.LEAST_ROUNDS
+    assert decide({PLAIN: [9.0] * 7, HALF: delayed}) == (HALF, False)
+    assert decide({PLAIN: [9.0] * 6, HALF: delayed[:6]}) == (PLAIN, True)
+    assert decide({PLAIN: [9.0] * 7, HALF: [*delayed[:6], 9]}) == (PLAIN, True)
+
+
+def test_the_least_must_be_less_too() -> None:
+    assert decide({PLAIN: [8, 20, 20, 20], HALF: [7.9, 9, 9, 9]}) == (PLAIN, True)
 
 
 def test_noise_alone_picks_the_plain_one() -> None:
@@ -103,3 +118,24 @@ def test_a_close_choice_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert chosen({PLAIN: [0.010, 0.010, 0.010], HALF: [0.005, 0.005, 0.006]}).precision == "bf16"
     assert "close" not in said[1]
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(0.05, 40), (0.4, 9), (2.0, 2)])
+def test_long_passes_are_measured_on_fewer_rows(
+    seconds: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigmodel_cli.recipe import TrainOptions
+
+    seen: list[tuple[int, str]] = []
+
+    def one_pass(model: Any, task: Any, batch: Any, candidate: ComputeMode, *rest: Any) -> float:
+        seen.append((len(batch["x"]), candidate.precision))
+        return seconds * len(batch["x"]) / 12 * (0.5 if candidate.precision == "bf16" else 1)
+
+    monkeypatch.setattr(room, "_one_pass", one_pass)
+    options = TrainOptions(steps=1, memory_format="contiguous", compile="off")
+    batch = {"x": torch.zeros(40, 3), "y": torch.zeros(40)}
+    chosen = room.choose(nn.Linear(2, 2), Any, batch, options, lambda text: None)  # type: ignore[arg-type]
+    assert seen[0] == (40, "fp32")  # that it fits into memory is tried with all of it
+    assert {rows for rows, _ in seen[1:]} == {rows}
+    assert chosen.precision == "bf16"

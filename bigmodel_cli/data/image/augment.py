@@ -13,9 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Fraction, NonNegative, Options, Positive
+from bigmodel_cli.data.image.affine import affine
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import SpecError, did_you_mean
@@ -48,12 +49,15 @@ class _DrawnOptions(Options):
 
 
 class RandomCropOptions(_DrawnOptions):
-    """Pad every edge with black and cut out a window of the old size at a random place."""
+    """Pad every edge and cut out a window of the old size at a random place."""
 
     draws: ClassVar[int] = 2
     type: Literal["RandomCrop"] = "RandomCrop"
     padding: Annotated[int, Field(gt=0, le=1000)] = Field(
         4, description="pixels added at each edge"
+    )
+    fill: Literal["black", "mirror"] = Field(
+        "black", description="what is added: black, or the image mirrored at its edge"
     )
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
@@ -61,7 +65,13 @@ class RandomCropOptions(_DrawnOptions):
         corner = (u * (2 * self.padding + 1)).long()  # (B, 2)
         rows = corner[:, :1] + torch.arange(height, device=images.device)  # (B, H)
         columns = corner[:, 1:] + torch.arange(width, device=images.device)  # (B, W)
-        padded = F.pad(images, [self.padding] * 4).permute(0, 2, 3, 1)
+        if self.fill == "mirror" and self.padding >= min(height, width):
+            raise SpecError(
+                f"data.augment: RandomCrop: padding: {self.padding} pixels cannot be mirrored at"
+                f" the edges of images of {height} x {width}; give fewer"
+            )
+        mode = "reflect" if self.fill == "mirror" else "constant"
+        padded = F.pad(images, [self.padding] * 4, mode).permute(0, 2, 3, 1)
         own = torch.arange(len(images), device=images.device)[:, None, None]
         return padded[own, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
@@ -72,6 +82,24 @@ class RandomFlipOptions(_DrawnOptions):
     draws: ClassVar[int] = 1
     type: Literal["RandomHorizontalFlip"] = "RandomHorizontalFlip"
     p: Fraction = Field(0.5, description="probability")
+    alternate: bool = Field(
+        False,
+        description="draw once for each image, and mirror it in every other epoch from then on"
+        " (Jordan 2024): two epochs show all images from both sides",
+    )
+
+    @model_validator(mode="after")
+    def _either_side(self) -> RandomFlipOptions:
+        if self.alternate and self.p != 0.5:
+            raise ValueError("alternate: each image is mirrored in half of the epochs; leave p out")
+        return self
+
+    def change(self, index: int, images: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
+        """Of alternating flips the draw is that of epoch 0, whose other half is an odd epoch's."""
+        if not self.alternate:
+            return super().change(index, images, samples, epoch, seed)
+        u = draw(seed, 0, samples, 100 + index, self.draws)
+        return self.apply(images, torch.from_numpy((u + epoch % 2 / 2) % 1).to(images.device))
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
         return torch.where((u[:, 0] < self.p)[:, None, None, None], images.flip(-1), images)
@@ -176,36 +204,6 @@ class Augmentation:
         for change in self.changes:
             images = change(images, samples, epoch, seed)
         return images
-
-
-def affine(images: Tensor, angle: Tensor, moved: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    """Rotate by `angle` degrees clockwise, shear along x by `shear` degrees, `scale`, then move by
-    `moved` (B, 2) pixels.
-
-    As torchvision's `affine` with bilinear interpolation, one map for each image. The sampling grid
-    needs the inverse map.
-    """
-    height, width = images.shape[2:]
-    a, t = torch.deg2rad(angle), torch.tan(torch.deg2rad(shear))
-    cos, sin = torch.cos(a), torch.sin(a)
-    # forward: scale * [[cos, -sin], [sin, cos]] @ [[1, -t], [0, 1]]; its determinant is scale^2
-    xx, xy = cos - t * sin, sin + t * cos  # rows of the inverse, times scale
-    yx, yy = -sin, cos
-    # (B, 2, 2)
-    inverse = (
-        torch.stack((torch.stack((xx, xy), -1), torch.stack((yx, yy), -1)), 1)
-        / scale[:, None, None]
-    )
-    offset = -(inverse @ moved[:, :, None])  # (B, 2, 1)
-    size = torch.tensor([width, height], dtype=inverse.dtype, device=inverse.device)
-    theta = torch.cat(
-        (inverse * size[None, None, :] / size[None, :, None], 2 * offset / size[None, :, None]),
-        dim=2,
-    )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(
-        images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
-    )
 
 
 def _v2(index: int, options: V2Options) -> Any:

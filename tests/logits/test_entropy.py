@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigmodel_cli.tasks import loss
-from bigmodel_cli.tasks.loss import cross_entropy, token_nll
+from bigmodel_cli.logits import cross_entropy, token_nll
+from bigmodel_cli.logits import entropy as loss
 
 
 @given(

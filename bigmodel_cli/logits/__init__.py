@@ -1,0 +1,19 @@
+"""Logits over a vocabulary, whole or in pieces, and their cross-entropy."""
+
+from __future__ import annotations
+
+from bigmodel_cli.logits.entropy import cross_entropy, token_nll
+from bigmodel_cli.logits.late import Chunk, LateLogits, is_late, late, logits_of, whole
+from bigmodel_cli.logits.pieces import summed_in_pieces
+
+__all__ = [
+    "Chunk",
+    "LateLogits",
+    "cross_entropy",
+    "is_late",
+    "late",
+    "logits_of",
+    "summed_in_pieces",
+    "token_nll",
+    "whole",
+]
