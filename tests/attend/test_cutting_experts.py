@@ -124,8 +124,8 @@ def test_a_long_text_is_judged_in_all_its_windows(
     )
     assert found.loss == pytest.approx(whole, abs=1e-5)
     assert found.heads[0].worth == pytest.approx(cut - whole, abs=1e-5)
-    done = cli("attend", base, text, "short", "--ablate", "1.0", "--json")
+    done = cli("attend", base, text, "a rose", "--ablate", "1.0", "--json")
     assert done.status == 0, done.err
     values = json.loads(done.out)
-    assert values["titles"][1] == "short"
+    assert values["titles"][1] == "a rose"
     assert values["checkpoint"].startswith(str(base))
