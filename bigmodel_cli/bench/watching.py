@@ -247,6 +247,8 @@ def flops_of(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], resu
     if name == "convolution_backward":
         values = [v.shape if isinstance(v, torch.Tensor) else v for v in bound.values()]
         return float(convolution_gradient_flops(*values))
+    if name == named.LINEAR:
+        return float(2 * args[0].numel() * len(args[1]))
     counted = flop_registry.get(function._overloadpacket)
     if counted is None:
         return 0.0
@@ -281,6 +283,9 @@ class Names:
         if len(factors) < 2:
             return "products with vectors"
         rows, inputs, columns = *factors[0].shape[-2:], factors[1].shape[-1]
+        if name == named.LINEAR:
+            rows, (columns, inputs) = factors[0].numel() // inputs, factors[1].shape
+            factors[0] = factors[0].flatten(0, -2)
         title = "batched product" if factors[0].dim() > 2 else "linear"
         key = (factors[0].dim(), *sorted((rows, inputs, columns)))
         return self.linear.setdefault(key, f"{title} {inputs:,} x {columns:,}")

@@ -24,6 +24,10 @@ _TARGETS = {
         " mini_batch_size"
     ),
     "train.batch_tokens": "max_tokens_per_batch tokens_per_batch",
+    "train.checkpointing": (
+        "gradient_checkpointing activation_checkpointing checkpoint_activations remat recompute"
+    ),
+    "train.loss_chunk": "chunked_loss chunked_cross_entropy use_liger_kernel cut_cross_entropy",
     "train.micro_batch_size": (
         "gradient_accumulation gradient_accumulation_steps accumulate_grad_batches grad_accum "
         "accumulation_steps update_freq grad_accumulation batch_multiplier"

@@ -66,8 +66,12 @@ class LateLogits:
         return self.of(self.hidden)
 
     def bounds(self) -> Iterator[slice]:
-        """The pieces of the rows of `flat`."""
+        """The pieces of the rows of `flat`; without storage the first two, which all others are
+        like.
+        """
         count = self.hidden.shape[:-1].numel()
+        if self.hidden.is_meta:
+            count = min(count, 2 * self.rows)
         return (slice(at, min(at + self.rows, count)) for at in range(0, count, self.rows))
 
 

@@ -81,7 +81,8 @@ def _all_pieces(
     """The sum; `gradients` of hidden states and weights are filled and added to."""
     first = logits[0]
     assert isinstance(first, LateLogits)
-    total = torch.zeros((), dtype=torch.float32, device=first.device)
+    kind = torch.promote_types(first.hidden.dtype, torch.float32)
+    total = torch.zeros((), dtype=kind, device=first.device)
     weights = [w for w, g in zip(inputs[late:], gradients[late:], strict=True) if g is not None]
     sums = [g for g in gradients[late:] if g is not None]
     for rows in first.bounds():

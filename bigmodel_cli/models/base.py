@@ -24,9 +24,15 @@ class Generator(Protocol):
         """An empty cache."""
 
     def __call__(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """Logits (B, T, V) of tokens (B, T) that continue the cache."""
+        """Logits (B, T, V) of tokens (B, T) that continue the cache; (B, 1, V) where those of the
+        `last` position alone are wanted.
+        """
 
 
 Resizing = Callable[[Tensor], Tensor]
@@ -85,6 +91,16 @@ class Model(Module):
         Raises `SpecError` for a model that reads no whole texts.
         """
         raise SpecError("--embed is for encoders of texts, which this model is not; leave it out")
+
+    def recompute(self) -> None:
+        """From now on keep the input of each block alone for the backward pass.
+
+        Raises `SpecError` for a network that has none.
+        """
+        raise SpecError(
+            "train.checkpointing: this network has neither blocks nor layers whose activations"
+            " could be computed again; set none"
+        )
 
     def stream_layers(self) -> list[Module]:
         """The blocks along the one residual stream, in order; [] where there is none."""

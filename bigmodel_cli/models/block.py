@@ -12,6 +12,7 @@ from bigmodel_cli.config import Options, Positive, Probability
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
+from bigmodel_cli.parts.checkpointed import checkpointed
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyNormOptions
 from bigmodel_cli.parts.dropout import dropout
@@ -98,6 +99,9 @@ class Block(Module):
     (Ding et al. 2021): x + norm(f(norm(x))); after (Liu et al. 2021; OLMo 2): x + norm(f(x)).
     """
 
+    recomputes = False
+    """Whether its input alone is kept for the backward pass."""
+
     def __init__(self, options: BlockOptions, layer: LayerContext) -> None:
         super().__init__()
         self.options = options
@@ -140,6 +144,14 @@ class Block(Module):
         cache: dict[str, Any] | None = None,
     ) -> Tensor:
         """Through the slots."""
+        if self.recomputes and self.training and cache is None:
+            return checkpointed(self, self.through_slots, x, sequence)
+        return self.through_slots(x, sequence, cache)
+
+    def through_slots(
+        self, x: Tensor, sequence: SequenceInfo, cache: dict[str, Any] | None = None
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C)"""
         for slot in self.filled():
             own = () if slot == "ffn" else (cache[slot] if cache is not None else None,)
             x = self.slot(slot, x, sequence, *own)

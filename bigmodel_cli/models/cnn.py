@@ -11,6 +11,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import AnyModelOptions, Model
+from bigmodel_cli.models.in_order import in_order
 from bigmodel_cli.models.layer_shapes import Shape, shown
 from bigmodel_cli.models.layers import (
     DenseOptions,
@@ -22,6 +23,7 @@ from bigmodel_cli.models.layers import (
     with_weights,
 )
 from bigmodel_cli.models.whitening import Whitening
+from bigmodel_cli.parts.checkpointed import checkpointed
 from bigmodel_cli.roles import OUTER, Role
 
 
@@ -48,6 +50,7 @@ class CNN(Model):
     """
 
     stacks = ("layers",)
+    recomputes = False
 
     def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
         super().__init__()
@@ -61,8 +64,15 @@ class CNN(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        y: Tensor = self.layers(images)
+        if not (self.recomputes and self.training):
+            return in_order(self.layers, images)
+        y = images
+        for layer in self.layers:
+            y = checkpointed(layer, layer, y) if any(True for _ in layer.parameters()) else layer(y)
         return y
+
+    def recompute(self) -> None:
+        self.recomputes = True
 
     def learn_before(self, batch: Mapping[str, Tensor]) -> None:
         """The axes of the patches that each whitening layer sees, from the first on.

@@ -6,9 +6,10 @@ import weakref
 from typing import Any
 
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.logits import Chunk, cross_entropy, is_late, late
 
 
-def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
+def step_peaks(model: Module, *example: Tensor, chunk: Chunk = "off") -> tuple[int, int]:
     """Peak bytes of a forward and a backward pass over `example`, gradients of weights included.
 
     Two numbers: the peak up to the middle of the backward pass, and the peak after it. In the
@@ -16,13 +17,18 @@ def step_peaks(model: Module, *example: Tensor) -> tuple[int, int]:
     is at one of the ends, and each end's grows linearly with their number.
 
     `model` and `example` are on the meta device, in training; sizes are in the weights' precision.
-    The loss keeps a gradient as large as the output, as logits/entropy.py does.
+    The loss keeps a gradient as large as the output, as logits/entropy.py does; late logits, of
+    which `chunk` are computed at once, one as large as a piece.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     model.train()
     with following([*model.parameters(), *model.buffers(), *example]) as alive:
-        output = model(*example)
+        with late(chunk):
+            output = model(*example)
         start = len(alive.course)
+        if is_late(output):
+            where = output.hidden.shape[:-1]
+            output = cross_entropy(output, torch.zeros(where, dtype=torch.int64, device="meta"))
         torch.autograd.grad(output, weights, torch.empty_like(output), allow_unused=True)
     middle = (start + len(alive.course)) // 2
     return max(alive.course[:middle], default=0), max(alive.course[middle:], default=0)

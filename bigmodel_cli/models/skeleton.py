@@ -12,7 +12,7 @@ from bigmodel_cli.config import Count, DatasetInfo
 from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn
 from bigmodel_cli.models.base import AnyModelOptions, Model
-from bigmodel_cli.models.block import MOST_BLOCKS, BlockOptions, joined, written_out
+from bigmodel_cli.models.block import MOST_BLOCKS, Block, BlockOptions, joined, written_out
 from bigmodel_cli.models.init import UNLIMITED, Cache
 from bigmodel_cli.parts.context import SequenceInfo
 from bigmodel_cli.parts.contract import is_limited, looks_ahead
@@ -77,6 +77,11 @@ class Skeleton(Model):
 
     def output_layers(self) -> tuple[str, ...]:
         return ("head",)
+
+    def recompute(self) -> None:
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.recomputes = True
 
     def answer_remark(self) -> str | None:
         if not any(block.is_post for block in self.answer_layers()):

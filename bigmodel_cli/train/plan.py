@@ -17,6 +17,7 @@ from bigmodel_cli.console import named_values, quantity, table
 from bigmodel_cli.data import Split, input_of
 from bigmodel_cli.depths import rated, said
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.logits import Chunk
 from bigmodel_cli.models.describe import Layer, describe, flops, training_flops
 from bigmodel_cli.models.footprint import step_peaks
 from bigmodel_cli.models.stacks import extended, in_whole
@@ -238,10 +239,13 @@ def memory_of(spec: Spec, info: DatasetInfo, found: Outline, lengths: tuple[int,
     rows = spec.train.rows(max(lengths, default=None))
     sizes = [p.numel() * p.element_size() for p in found.tensors if p.requires_grad]
     weights, gradients, optimizer = kept_bytes(spec, found.weights, found.saved)
-    peaks = [
-        step_peaks(m, *example(spec, info, rows, torch.device("meta"), lengths))
-        for m in found.measured
-    ]
+    chunk: Chunk = spec.train.loss_chunk if spec.task.build(info).takes_late else "off"
+    peaks = []
+    for model in found.measured:
+        if spec.train.checkpointing == "blocks":
+            model.recompute()
+        arguments = example(spec, info, rows, torch.device("meta"), lengths)
+        peaks.append(step_peaks(model, *arguments, chunk=chunk))
     in_passes = max(
         extended(found.stacks, first, rest) for first, *rest in zip(*peaks, strict=True)
     )

@@ -20,6 +20,7 @@ MAY_CHANGE = {
     "train.steps",
     "train.epochs",
     "train.minutes",
+    "train.checkpointing",
     "train.log_every",
     "train.validate_every",
     "train.validate_epochs",

@@ -197,6 +197,8 @@ def prepare(
         # compiled, each adapted weight is summed first, which is slower
         options = options.model_copy(update={"compile": "off"})
     training_mode(model, still)
+    if options.checkpointing == "blocks":
+        model.recompute()
     if "auto" in (options.precision, options.memory_format, options.compile):
         options = fitted(
             division,
