@@ -16,7 +16,7 @@ from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 CPUINFO = Path("/proc/cpuinfo")
 BLOCKS = 8
 """Of a weight's rows, when one row is multiplied: each is a thread's."""
-LEAST, LEAST_OF_SEVERAL = 1 << 16, 1 << 20
+LEAST, LEAST_OF_SEVERAL = 1 << 18, 1 << 22
 """Fewest multiplications for which blocks, and oneDNN, pay: either takes some microseconds to
 begin.
 """
@@ -49,8 +49,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Other ways than PyTorch's own are taken for plain fp32 tensors on a CPU without gradients.
     """
+    work = x.numel() * weight.shape[0]
     if (
-        torch.is_grad_enabled()
+        work < LEAST
+        or torch.is_grad_enabled()
         or x.dtype is not torch.float32
         or type(weight) is not nn.Parameter
         or weight.dtype is not torch.float32
@@ -59,9 +61,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
     ):
-        return F.linear(x, weight, bias)
-    work = x.numel() * len(weight)
-    if work < LEAST:
         return F.linear(x, weight, bias)
     if x.numel() == x.shape[-1] and weight.is_contiguous():
         return _row(x, weight, bias)

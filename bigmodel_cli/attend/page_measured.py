@@ -80,20 +80,25 @@ def worth_view(found: Ablation, look: Look) -> View:
     less = "how much less probable the answer is" if sure else f"rise of the loss, in {found.unit}"
     experts = found.each != "head"
     columns = [
-        column("Head", "head"),
+        *([column("Head", "head")] if found.each != "expert" else []),
         *([column("Expert", "text", "LAYER.eEXPERT, layers counted that have experts")] * experts),
-        column("Worth", meaning=f"{less}, without the head"),
+        column("Worth", meaning=f"{less}, without the {found.each}"),
         *([column("95 %", meaning="half the interval over the inputs")] if several else []),
         column("Loss", meaning=f"its rise, in {found.unit}"),
         *([column("Repeats", meaning="rise of the loss on what repeats")] if again else []),
-        *([column("Probability", meaning="of the answer, without the head")] if sure else []),
+        *(
+            [column("Probability", meaning=f"of the answer, without the {found.each}")]
+            if sure
+            else []
+        ),
         *(column(name.capitalize()) for name in beside),
     ]
 
     def row(each: Worth) -> list[object]:
         one = each.heads[0]
         known = one.layer in places and not one.of_expert
-        named: list[object] = [[places[one.layer], one.number] if known else None]
+        head = [places[one.layer], one.number] if known else None
+        named: list[object] = [head] if found.each != "expert" else []
         named += [str(one) if one.of_expert else ""] if experts else []
         middle = [*([each.half] if several else []), each.loss]
         middle += [each.repeats] if again else []
@@ -112,9 +117,9 @@ def worth_view(found: Ablation, look: Look) -> View:
     ]
     if found.together is not None:
         said.append(f"Without {found.together.name} together: worth {found.together.worth:+.4f}.")
-    caption = f"What each head is worth: {less}, without it"
+    caption = f"What each {found.each} is worth: {less}, without it"
     sections = [sentences(*said), table(caption, columns, [row(each) for each in found.heads])]
-    return View("worth", "Worth", sections, of_heads=True)
+    return View("worth", "Worth", sections, of_heads=found.each != "expert")
 
 
 def course_view(course: Course, look: Look) -> View:

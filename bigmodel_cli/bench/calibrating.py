@@ -72,8 +72,29 @@ MLA = {"type": "mla", "num_heads": 4, "kv_rank": 32, "q_rank": 64, "head_dim": 3
 MOE = {"type": "moe", "experts": 8, "top_k": 2, "hidden": 128}
 TWO = {"repeat": 2, "mixer": {"type": "attention", "num_heads": 4}, "ffn": "relu", "dropout": 0.1}
 
+
+def _of_pairs(dim: int, vocab: int, length: int, batch: int) -> Values:
+    decoder = {**TWO, "cross": {"num_heads": 4}}
+    return {
+        "model": {"type": "seq2seq", "dim": dim, "encoder": [TWO], "decoder": [decoder]},
+        "task": {"type": "seq2seq"},
+        "info": {"vocab_size": vocab, "context": length},
+        "batch": batch,
+    }
+
+
+def _vit(dim: int, patch: int, heads: int) -> Values:
+    block = {"repeat": 2, "mixer": {"type": "attention", "num_heads": heads}, "ffn": "gelu"}
+    return {"type": "vit", "dim": dim, "patch": patch, "blocks": [block]}
+
+
 NETWORKS: Sequence[Values] = (
     _decoder(32, 2, 64, 32, 4, ffn="swiglu"),
+    _decoder(40, 3, 70, 48, 12, norm="rmsnorm", ffn="swiglu", mixer={**ROTARY, "kv_heads": 2}),
+    _decoder(24, 6, 90, 12, 6, norm="rmsnorm", ffn="swiglu", mixer=ROTARY),
+    _decoder(56, 2, 70, 20, 4, norm="rmsnorm", ffn={**MOE, "hidden": 40}, mixer=MLA),
+    _of_pairs(48, 120, 24, 8),
+    _images(_vit(32, 8, 2), (3, 32, 32), 8),
     _decoder(64, 2, 65, 256, 2, mixer=ROTARY),
     _decoder(128, 3, 300, 64, 12, mixer=ROTARY, ffn={"type": "swiglu", "bias": False}),
     _decoder(256, 2, 1000, 192, 4, norm="rmsnorm", ffn="swiglu", mixer={**ROTARY, "kv_heads": 2}),
@@ -92,29 +113,8 @@ NETWORKS: Sequence[Values] = (
         "info": {"vocab_size": 2000, "context": 48, "classes": TEN},
         "batch": 16,
     },
-    {
-        "model": {
-            "type": "seq2seq",
-            "dim": 128,
-            "encoder": [TWO],
-            "decoder": [{**TWO, "cross": {"num_heads": 4}}],
-        },
-        "task": {"type": "seq2seq"},
-        "info": {"vocab_size": 1500, "context": 32},
-        "batch": 16,
-    },
-    _images(
-        {
-            "type": "vit",
-            "dim": 192,
-            "patch": 4,
-            "blocks": [
-                {"repeat": 2, "mixer": {"type": "attention", "num_heads": 3}, "ffn": "gelu"}
-            ],
-        },
-        (3, 32, 32),
-        16,
-    ),
+    _of_pairs(128, 1500, 32, 16),
+    _images(_vit(192, 4, 3), (3, 32, 32), 16),
     _images({"type": "cnn", "layers": [_conv(16), POOL, _conv(32), POOL, *HEAD]}, (1, 28, 28), 16),
     _images(
         {
@@ -171,7 +171,7 @@ def rates(device: torch.device, precision: str) -> Rates:
     return found
 
 
-def measured(device: torch.device, precision: str, networks: Sequence[Values] = NETWORKS) -> Rates:
+def measured(device: torch.device, precision: str) -> Rates:
     """By training steps of the networks, operation by operation."""
     own = peaks(device, precision)
     kinds = {"float32": peaks(device, "fp32").matrix_rate}
@@ -180,8 +180,8 @@ def measured(device: torch.device, precision: str, networks: Sequence[Values] = 
     every: list[list[Call]] = []
     steps: list[tuple[float, float, float, float]] = []
     times: list[float] = []
-    with progress("measuring operations", len(networks), "networks") as shown:
-        for number, values in enumerate(networks):
+    with progress("measuring operations", len(NETWORKS), "networks") as shown:
+        for number, values in enumerate(NETWORKS):
             images = "image_shape" in values["info"]
             layout = "channels_last" if images and number % 2 else "contiguous"
             try:

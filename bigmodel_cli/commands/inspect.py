@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -81,10 +82,11 @@ def bench(
         result = compared([(path.name, read(path)) for path in comparing.show])
         comparing.save(result)
     else:
-        saved = comparing.against
+        saved = comparing.saved
         before = None if saved is None else read(saved)
-        request = timing.request(targets or (), set_, device, sys.argv[1:])
-        result = measure(request)
+        with comparing.earlier(targets or (), plugin) as (named, plugins):
+            request = timing.request(named, set_, device, sys.argv[1:])
+            result = measure(replace(request, plugins=plugins))
         comparing.save(result)
         if saved is not None and before is not None:
             result = compared([(saved.name, before), ("now", result)])

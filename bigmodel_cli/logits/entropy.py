@@ -18,6 +18,8 @@ from bigmodel_cli.logits.pieces import summed_in_pieces
 
 PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Logits in fp32 at once: as many as fit a core's cache, or keep a GPU busy."""
+EVEN = 64
+"""Products of matrices with a multiple of so many rows are the fastest on a GPU."""
 
 
 def cross_entropy(logits: Tensor | LateLogits, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -189,10 +191,15 @@ def _late_function() -> Any:
 
 @dataclass
 class _Gradients:
-    """Those of a loss's hidden states, weight and bias, as they are filled."""
+    """Those of a loss's hidden states, weight and bias, as they are filled.
 
-    kind: torch.dtype  # of the products
-    matrix: Tensor
+    Where the weight is copied for the products, since these are in another precision, rows of zeros
+    make their number a multiple of `EVEN`: their logits and gradients are zeros, and nobody sees
+    them.
+    """
+
+    vocab: int
+    matrix: Tensor  # (V or more, C), as it is multiplied
     offset: Tensor | None
     x: Tensor | None
     weight: Tensor | None
@@ -201,12 +208,16 @@ class _Gradients:
     @staticmethod
     def of(hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: Any) -> _Gradients:
         """Empty ones, of what is needed."""
-        where = hidden.device.type
+        where, (vocab, width) = hidden.device.type, weight.shape
         cast = where != "meta" and torch.is_autocast_enabled(where)
         kind = torch.get_autocast_dtype(where) if cast else hidden.dtype
+        matrix = weight.detach()
+        if kind != weight.dtype:
+            matrix = weight.new_zeros(-(-vocab // EVEN) * EVEN, width, dtype=kind)
+            matrix[:vocab] = weight.detach()
         return _Gradients(
-            kind,
-            weight.detach().to(kind),
+            vocab,
+            matrix,
             None if bias is None else bias.detach().to(kind),
             torch.empty_like(hidden) if needed[0] else None,
             torch.zeros_like(weight) if needed[1] else None,
@@ -215,34 +226,35 @@ class _Gradients:
 
     def fill(self, hidden: Tensor, targets: Tensor, smoothing: float, late: LateLogits) -> Tensor:
         """The loss; the logits of each piece become their gradient in place."""
-        total = torch.zeros(
-            (), device=hidden.device, dtype=torch.promote_types(self.kind, torch.float32)
-        )
+        kind = self.matrix.dtype
+        wide = torch.promote_types(kind, torch.float32)
+        total = torch.zeros((), dtype=wide, device=hidden.device)
         wanted = any(g is not None for g in (self.x, self.weight, self.bias))
         most = min(late.rows, len(hidden))
-        room = hidden.new_empty(most, self.matrix.shape[0], dtype=self.kind)  # used by all pieces
+        room = hidden.new_empty(most, len(self.matrix), dtype=kind)  # used by all pieces
         with torch.autocast(_device(hidden), enabled=False):
             for rows in late.bounds():
-                x = hidden[rows].to(self.kind)
-                y = torch.mm(x, self.matrix.T, out=room[: len(x)])
+                x = hidden[rows].to(kind)
+                all_of_it = torch.mm(x, self.matrix.T, out=room[: len(x)])
+                y = all_of_it[:, : self.vocab]
                 if self.offset is not None:
                     y += self.offset
                 gradient = y if wanted else None
                 total += _pieces(y, targets[rows], smoothing, gradient, late.scale, late.cap)
-                self.add(rows, x, y)
+                self.add(rows, x, all_of_it)
         return total
 
     def add(self, rows: slice, x: Tensor, gradient: Tensor) -> None:
-        """Those of a piece, whose logits have this gradient (n, V)."""
+        """Those of a piece, whose logits have this gradient (n, V or more)."""
         if self.x is not None:
             self.x[rows] = gradient @ self.matrix
         if self.weight is not None:
-            if self.weight.dtype == self.kind:
+            if self.weight.dtype == gradient.dtype:
                 self.weight.addmm_(gradient.T, x)
             else:
-                self.weight += gradient.T @ x
+                self.weight += (gradient.T @ x)[: self.vocab]
         if self.bias is not None:
-            self.bias += gradient.sum(0, dtype=self.bias.dtype)
+            self.bias += gradient[:, : self.vocab].sum(0, dtype=self.bias.dtype)
 
 
 def _device(x: Tensor) -> str:

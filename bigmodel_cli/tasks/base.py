@@ -135,9 +135,7 @@ class Task:
     from.
     """
     takes_late: ClassVar[bool] = False
-    """Whether `loss`, `score` and `target_logits` take logits that are not computed yet
-    (`logits/late.py`); a class that says nothing is given tensors, whatever its base class takes.
-    """
+    """Whether it takes logits that are not computed yet (`logits/late.py`); not inherited."""
     draws: ClassVar[bool] = False
     """Whether what is asked of a row is drawn by its key, anew in each epoch."""
     validation_text_metrics: Sequence[str] = ()
@@ -210,8 +208,8 @@ class Task:
         raise NotImplementedError
 
     def targets_loss(self, outputs: Any, batch: Batch) -> Callable[[slice, Tensor], Tensor]:
-        """What gives the loss of some rows of `target_logits`, whose logits it is given, where the
-        task `takes_late`; over all rows that is `loss`, whose count is their number.
+        """What gives the loss of some rows of `target_logits`, whose logits it is given, where it
+        `takes_late`: over all rows `loss`, whose count is their number.
         """
         raise NotImplementedError
 

@@ -78,6 +78,8 @@ def check_fits(spec: Spec, device: torch.device, memory: Memory, longest: int) -
         )
     else:
         remedy = "no micro-batch fits: make the model, its context or its images smaller"
+    if options.checkpointing == "none":
+        remedy += ", or set train.checkpointing: blocks, which keeps less"
     raise Unfit(
         f"train.{'batch_tokens' if by_tokens else 'batch_size'}: a step of {options.micro:,}"
         f" {'tokens' if by_tokens else 'samples'} at once needs about"

@@ -88,14 +88,19 @@ def ours(folder: Path, sampled: bool) -> Write:
 WAYS = {"bigmodel": ours, "transformers": theirs}
 
 
-def timed(write: Write, prompt: torch.Tensor) -> float:
-    start = time.perf_counter()
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def timed(write: Write, prompt: torch.Tensor, clock: Callable[[], float]) -> float:
+    """Tokens/s."""
+    start = clock()
     write(prompt)
-    return len(prompt) * ADDED / (time.perf_counter() - start)
+    return len(prompt) * ADDED / (clock() - start)
 
 
-def compared(place: Path, size: str, kind: str, batch: int, sampled: bool, rounds: int) -> dict:
+def compared(place: Path, size: str, kind: str, batch: int, sampled: bool, given: Any) -> Any:
     """Tokens/s of both in turns."""
+    clock = CLOCKS[given.clock]
     folder = drawn(place, size, kind)
     writes = {name: way(folder, sampled) for name, way in WAYS.items()}
     torch.manual_seed(5)
@@ -103,9 +108,9 @@ def compared(place: Path, size: str, kind: str, batch: int, sampled: bool, round
     texts = {name: write(prompt) for name, write in writes.items()}  # warm
     rates: dict[str, list[float]] = {name: [] for name in writes}
     order = list(writes)
-    for number in range(2 * rounds):
+    for number in range(2 * given.rounds):
         for name in order if number % 2 == 0 else order[::-1]:
-            rates[name].append(timed(writes[name], prompt))
+            rates[name].append(timed(writes[name], prompt, clock))
     ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
     row: dict[str, Any] = {
         "size": size, "precision": kind, "batch": batch, "sampled": sampled,
@@ -136,6 +141,7 @@ def main() -> None:
     ways = ("greedy", "sampled")
     parser.add_argument("--ways", nargs="+", choices=ways, default=ways)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: of a busy machine")
     parser.add_argument("--alone", choices=WAYS)
     given = parser.parse_args()
     if given.alone:
@@ -150,7 +156,7 @@ def main() -> None:
             for batch in given.batches:
                 for way in given.ways:
                     sampled = way == "sampled"
-                    row = compared(given.out, size, kind, batch, sampled, given.rounds)
+                    row = compared(given.out, size, kind, batch, sampled, given)
                     if given.memory and not sampled:
                         row |= {f"MB {w}": memory(given.out, size, kind, batch, w) for w in WAYS}
                     rows.append(row)
