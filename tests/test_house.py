@@ -46,6 +46,7 @@ STOREYS = (
         "outputs",
         "packages",
         "plugin_faults",
+        "products",
         "roles",
         "schedules",
         "yaml_source",

@@ -14,6 +14,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model, build, within
 from bigmodel_cli.models.sizing import watched
 from bigmodel_cli.plugin_faults import plugin_faults
+from bigmodel_cli.products import quicken
 from bigmodel_cli.spec import Spec
 
 
@@ -25,6 +26,7 @@ def build_model(spec: Spec, info: DatasetInfo) -> Model:
     """
     with spec.placing():
         model = build(spec.model, info)
+        quicken(model)
         if spec.adapter is not None:
             attach(model, spec.adapter.low_rank(), fill=False)
         return model

@@ -58,6 +58,7 @@ class Request:
     cam: str | None = None
     cam_layer: str | None = None
     named: str | None = None
+    baseline: str | None = None
     pictures: tuple[tuple[str, Path], ...] = ()
     html: Path | None = None
     data: Path | None = None
@@ -100,7 +101,7 @@ class Request:
 
     def image(self) -> ImageOptions:
         """The options of images."""
-        return ImageOptions(self.cam, self.cam_layer, self.named, self.query)
+        return ImageOptions(self.cam, self.cam_layer, self.named, self.query, self.baseline)
 
     def files(self, number: int | None) -> Iterator[Path]:
         """All files that are asked for, of the input of this number."""

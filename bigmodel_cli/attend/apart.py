@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.attend.look import Blocks
+from bigmodel_cli.attend.look import Blocks, within
 from bigmodel_cli.console import counted, one_line, table
 from bigmodel_cli.lazy import Tensor
 
+MOST_COLUMNS = 100
 SHOWN = 16
 """Rows of the table of heads, and half as many of the table of parts."""
 
@@ -46,6 +47,16 @@ class Apart:
     second: str
     layers: list[LayerApart]
     parts: dict[str, Tensor]
+    checkpoints: tuple[str, str] = ("", "")
+    """Their paths."""
+    title: str = ""
+    """What both looked at, in a few words."""
+
+    @property
+    def which(self) -> list[str]:
+        """Which checkpoints of their runs the two are, where their names do not say it."""
+        named = zip((self.first, self.second), map(within, self.checkpoints), strict=True)
+        return [f"{name}: {which}" for name, which in named if which and which not in name]
 
     def ranked(self) -> list[tuple[int, int, float | None, float]]:
         """(layer, head, bits, change of the output) of each head, those furthest apart first: by
@@ -63,6 +74,8 @@ class Apart:
         return {
             "first": self.first,
             "second": self.second,
+            "checkpoints": list(self.checkpoints),
+            "input": self.title,
             "layers": [
                 {
                     "name": layer.name,
@@ -77,7 +90,10 @@ class Apart:
 
     def to_text(self) -> str:
         """Tables of at most 100 columns: heads, and parts of blocks, by how far they are apart."""
-        lines = [f"{one_line(self.second)} against {one_line(self.first)}, on the same input", ""]
+        read = f"“{self.title}”" if self.title else "the same input"
+        against = f"{one_line(self.second)} against {one_line(self.first)}"
+        one = len(against) + len(read) + 5 <= MOST_COLUMNS
+        lines = [f"{against}, on {read}", ""] if one else [f"{against},", f"on {read}", ""]
         if ranked := self.ranked():
             rows = [
                 [

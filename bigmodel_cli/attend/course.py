@@ -56,6 +56,7 @@ class Course:
     letters: list[str] = field(default_factory=list)  # of the last step
     figures: dict[str, list[list[Tensor]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)  # their paths, step by step
     last: Look | None = None
     """The look at the last step."""
 
@@ -120,6 +121,7 @@ class Course:
             "model": self.model,
             "input": self.title,
             "steps": self.steps,
+            "checkpoints": self.checkpoints,
             "loss": self.loss,
             "loss_on_repeats": self.repeats,
             "induction_appears": None if onset is None else vars(onset),

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.attend.capture import watch, watch_mixing
-from bigmodel_cli.attend.judging import Judged, judge_of, judged, nats_of
+from bigmodel_cli.attend.choosing import AUTO, EXPERTS, chosen_cuts
+from bigmodel_cli.attend.judging import Judged, in_windows, judge_of, nats_of
 from bigmodel_cli.attend.look import Look
-from bigmodel_cli.attend.worth import Ablation, Head, Worth, figures_of
+from bigmodel_cli.attend.routing import watch_experts
+from bigmodel_cli.attend.runs import titled
+from bigmodel_cli.attend.worth import Ablation, Cut, Worth, figures_of
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.lazy import Tensor, torch
@@ -17,7 +20,7 @@ from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.metrics.distributions import t_quantile
 from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.mixing import MixingCall
-from bigmodel_cli.parts.watched import AttentionCall
+from bigmodel_cli.parts.watched import AttentionCall, RoutingCall
 from bigmodel_cli.progress import progress
 from bigmodel_cli.tasks import Batch, Task
 
@@ -29,12 +32,14 @@ LOGITS = 1 << 26
 
 @dataclass(frozen=True)
 class AblateOptions:
-    """`heads` is "auto", which is every head, or LAYER.HEAD with commas between.
+    """`heads` is "auto", which is every head, "experts", which is every expert, or LAYER.HEAD and
+    LAYER.eEXPERT with commas between.
 
     With `mean` the head's output is replaced by its mean over the positions of the input (later
     ones included) rather than by zeros. Of mixers that are not attention the output is that before
     their norm and gate: where a norm is over all heads (Mamba-2) the others grow a little.
-    `layers` are those whose heads "auto" tries; None for all.
+    What an expert adds is replaced by zeros; the other experts' weights stay as they were.
+    `layers` are those whose heads "auto" tries, or whose experts "experts" does; None for all.
     `target` is what an encoder-decoder is to write.
     """
 
@@ -47,19 +52,22 @@ class AblateOptions:
 def ablate(
     loaded: Loaded, inputs: Sequence[str], options: AblateOptions, look: Look | None = None
 ) -> Ablation:
-    """Cut heads out, one at a time, and measure the loss of each input.
+    """Cut heads, or experts, out, one at a time, and measure the loss of each input; of a text that
+    is longer than the context over all its windows.
 
-    Several heads that were named are also cut together. The statistics beside each are of `look`,
+    Several that were named are also cut together. The statistics beside each are of `look`,
     which is at the same model. Raises `SpecError` for a head that is not there, and `DataError` for
     an input that cannot be read.
     """
     task = judge_of(loaded)
-    items = judged(loaded, task, inputs, options.target)
-    runs = [_Run(loaded, task, item, options.mean) for item in items]
+    items = in_windows(loaded, task, inputs, options.target)
+    runs = [_Run(loaded, task, own, options.mean) for own in items]
     names, counts = zip(*runs[0].heads, strict=True) if runs[0].heads else ((), ())
-    chosen = chosen_heads(options.heads, counts, options.layers)
-    cuts: list[tuple[Head, ...]] = [(head,) for head in chosen]
-    together = options.heads != "auto" and len(chosen) > 1
+    chosen = chosen_cuts(options.heads, counts, runs[0].experts, options.layers)
+    if options.mean and any(cut.of_expert for cut in chosen):
+        raise SpecError("--ablate-with mean is of heads; what an expert adds is replaced by zeros")
+    cuts: list[tuple[Cut, ...]] = [(cut,) for cut in chosen]
+    together = options.heads not in (AUTO, EXPERTS) and len(chosen) > 1
     losses = torch.stack(
         [run.losses([*cuts, *([tuple(chosen)] if together else [])]) for run in runs]
     )
@@ -71,12 +79,14 @@ def ablate(
         unit_of(task),
         float(base[:, 0].mean()),
         float((-base[:, 0]).exp().mean()) if has_probability(task) else None,
-        [item.answer for item in items],
+        [own[0].answer for own in items],
         len(items),
         "its mean over positions" if options.mean else "zeros",
         sorted(found, key=lambda each: -each.worth),
         whole,
         _known_mean(base[:, 1]),
+        str(loaded.path),
+        tuple(map(titled, inputs)),
     )
 
 
@@ -90,100 +100,78 @@ def has_probability(task: Task) -> bool:
     return task.labels and task.chooses
 
 
-def chosen_heads(
-    given: str, counts: Sequence[int], layers: Sequence[int] | None = None
-) -> list[Head]:
-    """The heads that LAYER.HEAD,... names, or all (of these layers) where it is "auto".
-
-    `counts` are how many heads each layer has. Raises `SpecError`.
-    """
-    if not counts:
-        raise SpecError(
-            "this model has no attention, and no mixer in its place, whose heads could be cut out"
-        )
-    if layers is not None and max(layers) >= len(counts):
-        raise SpecError(
-            f"--layers: {max(layers)}: the layers with attention are 0 to {len(counts) - 1}"
-        )
-    if given == "auto":
-        return [
-            Head(layer, head)
-            for layer, count in enumerate(counts)
-            for head in range(count)
-            if layers is None or layer in layers
-        ]
-    found: list[Head] = []
-    for word in given.split(","):
-        layer, dot, head = word.strip().partition(".")
-        if not (dot and layer.isdecimal() and head.isdecimal()):
-            raise SpecError(
-                f"--ablate {word!r}: name heads as LAYER.HEAD, such as 0.1,2.3, or give auto"
-            )
-        if int(layer) >= len(counts):
-            raise SpecError(
-                f"--ablate {word}: the layers with attention are 0 to {len(counts) - 1}"
-            )
-        if int(head) >= counts[int(layer)]:
-            raise SpecError(
-                f"--ablate {word}: the heads of layer {layer} are 0 to {counts[int(layer)] - 1}"
-            )
-        if layers is not None and int(layer) not in layers:
-            raise SpecError(
-                f"--ablate {word.strip()}: --layers {','.join(map(str, layers))} leaves layer"
-                f" {layer} out; give one of the two"
-            )
-        if Head(int(layer), int(head)) not in found:
-            found.append(Head(int(layer), int(head)))
-    return found
-
-
 class _Run:
-    """One input: the loss without a cut, and the losses with cuts, all and of what repeats.
+    """One input, in its windows: the loss without a cut, and the losses with cuts, all and of what
+    repeats, each the mean over the targets of all windows.
 
     `heads` are the calls in their order, of attention and of mixers in its place, each with its
-    title and its heads.
+    title and its heads; `experts` how many each call has that sends tokens to experts.
     """
 
-    def __init__(self, loaded: Loaded, task: Task, item: Judged, mean: bool) -> None:
-        self.loaded, self.task, self.item, self.mean = loaded, task, item, mean
-        seen = _Calls()
-        self.base, counts = self._pass(seen, 1)  # (2)
-        if not bool(counts):
-            raise DataError(f"{item.given[:40]!r}: nothing in it is foretold; give a longer input")
-        self.base, self.heads, self.positions = self.base[0], seen.heads, seen.positions
+    def __init__(self, loaded: Loaded, task: Task, items: Sequence[Judged], mean: bool) -> None:
+        self.loaded, self.task, self.items, self.mean = loaded, task, items, mean
+        passes, self.positions = [], 1
+        self.heads: list[tuple[str, int]] = []
+        self.experts: list[int] = []
+        for item in items:
+            seen = _Calls()
+            passes.append(self._pass(item, seen, 1))
+            self.heads, self.experts = seen.heads, seen.experts
+            self.positions = max(self.positions, seen.positions)
+        if not any(bool(counts[:, 0].any()) for _, counts in passes):
+            given = items[0].given if items else ""
+            raise DataError(f"{given[:40]!r}: nothing in it is foretold; give a longer input")
+        self.base = _mean_of(passes)[0]  # (2)
 
-    def losses(self, cuts: Sequence[tuple[Head, ...]]) -> Tensor:
+    def losses(self, cuts: Sequence[tuple[Cut, ...]]) -> Tensor:
         """(cuts, 2) float64   the losses with each of the cuts, as many rows at once as fit."""
-        rows = self.item.rows * self.positions
+        rows = self.items[0].rows * self.positions
         logits = rows * (self.loaded.info.vocab_size or 1)
         size = max(1, min(AT_ONCE // rows, LOGITS // logits))
+        what = "experts" if cuts and all(cut.of_expert for cut in cuts[0]) else "heads"
         found = []
-        with progress("heads cut out", len(cuts), "") as done:
+        with progress(f"{what} cut out", len(cuts), "") as done:
             for first in range(0, len(cuts), size):
                 done.to(first)
                 some = cuts[first : first + size]
-                found.append(self._pass(_Cutting(some, self.item.rows, self.mean), len(some))[0])
+                found.append(
+                    _mean_of(
+                        [
+                            self._pass(item, _Cutting(some, item.rows, self.mean), len(some))
+                            for item in self.items
+                        ]
+                    )
+                )
         return torch.cat(found)
 
-    def _pass(self, calls: _Calls, times: int) -> tuple[Tensor, Tensor]:
-        """(times, 2) the losses of as many copies of the input, whose mixers' outputs `calls` may
-        change, of all and of what repeats (NaN: nothing does); and how many targets are in each.
+    def _pass(self, item: Judged, calls: _Calls, times: int) -> tuple[Tensor, Tensor]:
+        """(times, 2) twice: the losses of as many copies of a window, whose mixers' outputs `calls`
+        may change, of all and of what repeats (NaN: nothing does); and of how many targets each is.
         """
-        rows, task = _copies(self.item.batch, times), self.task
+        rows, task = _copies(item.batch, times), self.task
         model, device = self.loaded.model, self.loaded.device
         with (
             watch(model, calls.attention),
             watch_mixing(model, calls.mixing),
+            watch_experts(model, calls.routing),
             torch.inference_mode(),
             autocast(device, self.loaded.precision),
         ):
             outputs = task.forward(model, rows, training=False)
             losses, counts = nats_of(task, outputs, rows, times)
-            again = torch.full_like(losses, math.nan)
-            if self.item.repeats is not None:
-                some = {**rows, **_copies({"loss_mask": self.item.repeats}, times)}
-                again = nats_of(task, outputs, some, times)[0]
-            return torch.stack((losses, again), 1), counts
+            again, few = torch.full_like(losses, math.nan), torch.zeros_like(counts)
+            if item.repeats is not None:
+                some = {**rows, **_copies({"loss_mask": item.repeats}, times)}
+                again, few = nats_of(task, outputs, some, times)
+            return torch.stack((losses, again), 1), torch.stack((counts, few), 1)
+
+
+def _mean_of(passes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """(times, 2)   the mean losses over the targets of all windows; NaN where there are none."""
+    if len(passes) == 1:
+        return passes[0][0]
+    losses, counts = (torch.stack(each) for each in zip(*passes, strict=True))
+    return (losses.nan_to_num() * counts).sum(0) / counts.sum(0)
 
 
 def _copies(batch: Batch, times: int) -> Batch:
@@ -195,6 +183,7 @@ class _Calls:
 
     def __init__(self) -> None:
         self.heads: list[tuple[str, int]] = []
+        self.experts: list[int] = []
         self.positions = 1
 
     def attention(self, name: str, part: Attends, call: AttentionCall) -> Tensor | None:
@@ -206,6 +195,11 @@ class _Calls:
         """A call of a mixer in its place."""
         return self.called(name, call.output, call.keys, call.output.shape[1], 1)
 
+    def routing(self, name: str, call: RoutingCall) -> Tensor | None:
+        """A call of a part that sends tokens to experts: other weights (B, T, k), if any."""
+        self.experts.append(call.experts)
+        return None
+
     def called(self, name: str, output: Tensor, keys: int, heads: int, maps: int) -> Tensor | None:
         """Output (B, heads x maps, T, E): what is to stand in its place, if anything."""
         times = sum(title.partition(" ")[0] == name for title, _ in self.heads)
@@ -215,15 +209,15 @@ class _Calls:
 
 
 class _Cutting(_Calls):
-    """Cuts heads out of the copies of an input, of `rows` each, in one forward pass."""
+    """Cuts heads and experts out of the copies of an input, of `rows` each, in one forward pass."""
 
-    def __init__(self, cuts: Sequence[tuple[Head, ...]], rows: int, mean: bool) -> None:
+    def __init__(self, cuts: Sequence[tuple[Cut, ...]], rows: int, mean: bool) -> None:
         super().__init__()
         self.cuts, self.rows, self.mean, self.calls = cuts, rows, mean, 0
 
     def called(self, name: str, output: Tensor, keys: int, heads: int, maps: int) -> Tensor | None:
         layer, self.calls = self.calls, self.calls + 1
-        own = [(n, h.head) for n, cut in enumerate(self.cuts) for h in cut if h.layer == layer]
+        own = self._own(layer, of_expert=False)
         if not own:
             return None
         y = output.clone()
@@ -235,6 +229,27 @@ class _Cutting(_Calls):
                 )
         return y
 
+    def routing(self, name: str, call: RoutingCall) -> Tensor | None:
+        layer = len(self.experts)
+        super().routing(name, call)
+        own = self._own(layer, of_expert=True)
+        if not own:
+            return None
+        weights = call.weights.clone()
+        for copy, expert in own:
+            rows = slice(copy * self.rows, (copy + 1) * self.rows)
+            weights[rows].masked_fill_(call.chosen[rows] == expert, 0)
+        return weights
+
+    def _own(self, layer: int, *, of_expert: bool) -> list[tuple[int, int]]:
+        """(copy, number) of what is cut out of this layer."""
+        return [
+            (copy, each.number)
+            for copy, cut in enumerate(self.cuts)
+            for each in cut
+            if each.layer == layer and each.of_expert == of_expert
+        ]
+
 
 def _heads_of(call: AttentionCall) -> int:
     """Heads of a call; differential ones have two maps."""
@@ -242,7 +257,7 @@ def _heads_of(call: AttentionCall) -> int:
 
 
 def _worth(
-    cut: tuple[Head, ...],
+    cut: tuple[Cut, ...],
     names: Sequence[str],
     losses: Tensor,
     base: Tensor,

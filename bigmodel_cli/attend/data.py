@@ -15,6 +15,8 @@ from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.outputs import check_output, write_output
 
 FORMS = (".safetensors", ".jsonl")
+MAP = "map"
+"""What the map over an image is called."""
 FIGURES = tuple(f.name for f in fields(Statistics) if f.name != "half")
 """Names of the statistics."""
 MOST_TOP = 5
@@ -23,7 +25,7 @@ MOST_TOP = 5
 
 def values_of(look: Look) -> dict[str, Any]:
     """Everything but maps and weights, as plain values."""
-    values: dict[str, Any] = {"model": look.model, "input": look.title, "answer": look.answer}
+    values: dict[str, Any] = {**_named(look), "answer": look.answer}
     if look.heat is not None:
         values |= look.heat.to_json()
     return {
@@ -35,6 +37,11 @@ def values_of(look: Look) -> dict[str, Any]:
         "layers": [layer_values(number, layer) for number, layer in enumerate(look.layers)],
         **look.extra,
     }
+
+
+def _named(look: Look) -> dict[str, Any]:
+    """Which model, which checkpoint and which input."""
+    return {"model": look.model, "checkpoint": look.checkpoint, "input": look.title}
 
 
 def layer_values(number: int, layer: Layer) -> dict[str, Any]:
@@ -109,7 +116,14 @@ def write_data(look: Look, path: Path) -> None:
 
 
 def _tensors(look: Look) -> Iterator[tuple[str, Tensor]]:
-    """`LAYER NAME.weights` (N, T, S) of `.heads` (N), and everything else that a layer has."""
+    """`LAYER NAME.weights` (N, T, S) of `.heads` (N), and everything else that a layer has.
+
+    Of an image also `map` (h, w), not scaled, `heat` (H, W), the same resized to the image with a
+    maximum of 1, and `image` (C, H, W) with pixels in 0..1.
+    """
+    if look.heat is not None:
+        own = {"image": look.heat.image, "heat": look.heat.heat, MAP: look.heat.coarse}
+        yield from ((name, x.contiguous()) for name, x in own.items() if x is not None)
     for layer in look.layers:
         if layer.weights is not None:
             yield f"{layer.name}.heads", layer.weights[0].contiguous()
@@ -132,7 +146,11 @@ def _tensors(look: Look) -> Iterator[tuple[str, Tensor]]:
 
 
 def _records(look: Look) -> Iterator[str]:
-    """A line of JSON for each head; of chosen ones with their weights, a list for each query."""
+    """A line of JSON for each head; of chosen ones with their weights, a list for each query.
+
+    Further lines, whose `kind` is no layer's, are of the map over an image and of each table beside
+    heads: alignment, times, routing, lens.
+    """
     for number, layer in enumerate(look.layers):
         whole = layer_values(number, layer)
         heads = whole.pop("heads")
@@ -142,13 +160,17 @@ def _records(look: Look) -> Iterator[str]:
             else dict(zip(layer.weights[0].tolist(), layer.weights[1], strict=True))
         )
         for head in heads:
-            record = {"model": look.model, "input": look.title, **whole, **head}
+            record = {**_named(look), **whole, **head}
             if layer.top is not None:
                 record["top_keys"] = layer.top[0][head["head"]].tolist()
                 record["top_weights"] = layer.top[1][head["head"]].tolist()
             if head["head"] in chosen:
                 record["weights"] = chosen[head["head"]].tolist()
             yield strict_json(record)
+    if look.heat is not None:
+        yield strict_json({**_named(look), "kind": MAP, **look.heat.to_json()})
+    for name, table in look.extra.items():
+        yield strict_json({**_named(look), "kind": name, name: table})
 
 
 def _side(side: Side) -> dict[str, Any]:

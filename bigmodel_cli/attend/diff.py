@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.attend.apart import Apart, LayerApart
@@ -15,9 +16,12 @@ from bigmodel_cli.attend.judging import judge_of, judged, read_alone
 from bigmodel_cli.attend.matching import matched
 from bigmodel_cli.attend.mixing import Mixed
 from bigmodel_cli.attend.pairs import forced
+from bigmodel_cli.attend.runs import titled
 from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.tiles import ROWS, Queries, Tiled, spans
 from bigmodel_cli.checkpoints.weights import below
+from bigmodel_cli.console import one_line
+from bigmodel_cli.data import input_of
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
@@ -59,7 +63,9 @@ def diff(
     if first.model.is_encoder_decoder:
         task = judge_of(first)
         ours = judged(first, task, [given], options.target)[0].batch
-    return compare(first, second, ours, options)
+    kind = input_of(first.info)
+    title = one_line(Path(given).name) if kind.in_files else titled(given)
+    return replace(compare(first, second, ours, options), title=title)
 
 
 def compare(first: Loaded, second: Loaded, batch: Batch, options: DiffOptions) -> Apart:
@@ -92,7 +98,7 @@ def compare(first: Loaded, second: Loaded, batch: Batch, options: DiffOptions) -
     names = first.name, second.name
     if names[0] == names[1]:  # of one run
         names = f"{first.name} {first.path.name}", f"{second.name} {second.path.name}"
-    return Apart(*names, layers, parts)
+    return Apart(*names, layers, parts, (str(first.path), str(second.path)))
 
 
 def check_same(first: Loaded, second: Loaded) -> None:

@@ -11,8 +11,8 @@ from bigmodel_cli.data import Ticks, input_of
 from bigmodel_cli.lazy import F, Tensor
 from bigmodel_cli.tasks import ClassificationOptions, Task, build_task
 
-BASELINE = "the image's mean colour"
-"""What pixels are replaced by in a test of a map."""
+BASELINES = {"mean": "the image's mean colour", "blur": "the blurred image"}
+"""Option -> what pixels are replaced by in a test of a map."""
 KEPT = 0.8
 """Most of its probability that a class may keep without any of the image, for a test to count."""
 
@@ -22,7 +22,7 @@ class Trial:
     """A map put to the test: what the network keeps of the class's probability, as a share.
 
     `deleted` and `inserted` are for each of `shares` of the pixels, the most important by the map:
-    replaced by the image's mean colour, and shown alone on it (Petsiuk et al. 2018). `at_random`
+    replaced by the `baseline`, and shown alone on it (Petsiuk et al. 2018). `at_random`
     are the means over the shares (areas under the curves) of the same for maps of random numbers of
     the same resolution: (deletion, insertion) of each.
     """
@@ -31,6 +31,7 @@ class Trial:
     deleted: tuple[float, ...]
     inserted: tuple[float, ...]
     at_random: tuple[tuple[float, float], ...]
+    baseline: str = "mean"
 
     @property
     def areas(self) -> tuple[float, float]:
@@ -41,10 +42,8 @@ class Trial:
     def verdict(self) -> str:
         """Whether the map does better than the random ones, in words."""
         if self.deleted[-1] > KEPT:
-            return (
-                "this says little: without any of the image the class keeps"
-                f" {100 * self.deleted[-1]:.0f} %"
-            )
+            of = "without any of the image" if self.baseline == "mean" else "of the blurred image"
+            return f"this says little: {of} the class keeps {100 * self.deleted[-1]:.0f} %"
         deletion, insertion = self.areas
         better = (
             deletion < min(one for one, _ in self.at_random),
@@ -69,7 +68,8 @@ class Trial:
             for both in zip(*self.at_random, strict=True)
         )
         return (
-            f"as more and more of the most important pixels are replaced by {BASELINE}, the class"
+            f"as more and more of the most important pixels are replaced by"
+            f" {BASELINES[self.baseline]}, the class"
             f" keeps {100 * deletion:.0f} % of its probability on average (random maps:"
             f" {low}); as they are shown alone, {100 * insertion:.0f} % (random maps: {high}):"
             f" {self.verdict}"
@@ -81,7 +81,7 @@ class Trial:
         return {
             "deletion": deletion,
             "insertion": insertion,
-            "in_place_of_pixels": BASELINE,
+            "in_place_of_pixels": BASELINES[self.baseline],
             "random_deletion": [one for one, _ in self.at_random],
             "random_insertion": [one for _, one in self.at_random],
             "shares": list(self.shares),

@@ -5,13 +5,13 @@ that decides the class.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bigmodel_cli.attend.capture import watch
 from bigmodel_cli.attend.deletion import with_trial
 from bigmodel_cli.attend.gradcam import METHODS, class_of, grad_cam
-from bigmodel_cli.attend.heat import Heat, heat_over, picture_of
+from bigmodel_cli.attend.heat import BASELINES, Heat, heat_over, picture_of
 from bigmodel_cli.attend.look import Layer, Look, Side
 from bigmodel_cli.attend.patches import in_patches, patches, position_of
 from bigmodel_cli.attend.rollout import ROLLOUT, rolled
@@ -39,13 +39,16 @@ class ImageOptions:
     """`cam` is a method of `gradcam.METHODS` and `layer` the module it is of; `target` names the
     class, by default the foremost one.
 
-    `query` is a position ("0") or a patch ("ROW,COLUMN"). None leaves each to the model.
+    `query` is a position ("0") or a patch ("ROW,COLUMN"), `baseline`, one of `BASELINES`, what
+    pixels are replaced by in the test of a map, by default the mean colour. None leaves each to the
+    model.
     """
 
     cam: str | None = None
     layer: str | None = None
     target: str | None = None
     query: str | None = None
+    baseline: str | None = None
 
 
 def look_at_image(
@@ -65,7 +68,8 @@ def look_at_image(
     layers = [] if describe is None else _layers(model, calls, options, describe)
     notes += [*heat.remarks, *_read_by_all(model, layers, options)]
     named, title = f"{loaded.name} ({loaded.spec.model.type})", one_line(Path(given).name)
-    return Look(named, layers, one_line(heat.caption), notes, heat=heat, title=title)
+    look = Look(named, layers, one_line(heat.caption), notes, heat=heat, title=title)
+    return replace(look, checkpoint=str(loaded.path))
 
 
 def _refusals(model: Model, options: ImageOptions) -> list[str]:
@@ -143,12 +147,15 @@ def _heat(
     """The map over the image: rollout of patches, Grad-CAM of other networks or where asked for."""
     model, info, task = loaded.model, loaded.info, loaded.task
     if not info.outputs or not task.labels:
-        if options.cam or options.layer or options.target:
+        if options.cam or options.layer or options.target or options.baseline:
             raise SpecError(
-                "--cam, --cam-layer and --class need a network with classes or numbers, and this"
-                " one rebuilds hidden patches"
+                "--cam, --cam-layer, --class and --baseline need a network with classes or numbers,"
+                " and this one rebuilds hidden patches"
             )
         return picture_of(image, info, "this network rebuilds hidden patches: none was hidden here")
+    baseline = options.baseline or "mean"
+    if baseline not in BASELINES:
+        raise SpecError(f"--baseline {baseline!r} is not one of {', '.join(BASELINES)}")
     chosen = class_of(options.target, info)
     if options.cam is None and options.layer is None and model.grid is not None and calls:
         heat = rollout(model, image, logits, calls, info, task, chosen)
@@ -157,7 +164,7 @@ def _heat(
         if method not in METHODS:
             raise SpecError(f"--cam {method!r} is not one of {', '.join(METHODS)}")
         heat = grad_cam(model, image, info, task, method=method, layer=options.layer, chosen=chosen)
-    return with_trial(heat, model, image, info, task, chosen)
+    return with_trial(heat, model, image, info, task, chosen, baseline=baseline)
 
 
 def rollout(

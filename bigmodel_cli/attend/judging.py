@@ -82,6 +82,25 @@ def judged_whole(loaded: Loaded, task: Task, given: str, place: str = "the input
     return [_judged(loaded, task, given, each) for each in windows if not _alone(loaded, each)]
 
 
+def in_windows(
+    loaded: Loaded, task: Task, inputs: Sequence[str], target: str | None = None
+) -> list[list[Judged]]:
+    """As `judged`, each in its windows. Where the target is a label it is the one that the model
+    gives the text as it reads it, cut to the context: one window.
+    """
+    if task.labels or loaded.model.is_encoder_decoder:
+        return [[item] for item in judged(loaded, task, inputs, target)]
+    found = [judged_whole(loaded, task, given, place) for given, place in _placed(inputs)]
+    longest = max(map(len, found), default=0)
+    if longest > 1:
+        which = "the text is" if len(found) == 1 else "texts are"
+        say(
+            f"{which} longer than the context: read in up to {longest} windows, each from its own"
+            " beginning; losses are over all"
+        )
+    return found
+
+
 def of_tokens(tokens: Tensor) -> Judged:
     """Tokens (1, T) as what a model that continues texts is judged on."""
     return Judged("", {"tokens": tokens}, repeats=_repeats(tokens))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.attend.alignment import Alignment
 from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.times import Heard, Times
+from bigmodel_cli.console import one_line
 from bigmodel_cli.lazy import Tensor
 
 
@@ -190,11 +192,21 @@ class Look:
     """What was looked at, in a few words: the text's beginning, or the file's name."""
     part: str = ""
     """Which window of it the maps are of, and how that begins, where it is read in several."""
+    checkpoint: str = ""
+    """The path of the checkpoint that was looked at."""
 
     @property
     def difference(self) -> float:
         """The largest one of all layers."""
         return max((layer.difference for layer in self.layers), default=0.0)
+
+
+def within(checkpoint: str) -> str:
+    """Which checkpoint of its run, or which snapshot of its model, a path names: what a run's name
+    alone does not say. "" for a folder of its own.
+    """
+    path = Path(checkpoint)
+    return one_line(path.name) if path.parent.name in ("checkpoints", "snapshots") else ""
 
 
 CAUTION = (

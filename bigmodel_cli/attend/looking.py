@@ -53,8 +53,8 @@ def look_at(
         if target is not None:
             raise SpecError("--target is for models that write a text; leave it out")
         return _look_at_image(loaded, given, wanted, image)
-    if image.cam or image.layer or image.target:
-        raise SpecError("--cam, --cam-layer and --class are for images; leave them out")
+    if image.cam or image.layer or image.target or image.baseline:
+        raise SpecError("--cam, --cam-layer, --class and --baseline are for images; leave them out")
     if not attending(loaded.model) and not mixing(loaded.model):
         raise SpecError("this model has no attention to look at, and no mixer in its place")
     return look_through(loaded, prepare(loaded, given, place, target), wanted)
@@ -136,7 +136,7 @@ def look_through(loaded: Loaded, prepared: Prepared, wanted: Wanted) -> Look:
         notes += ["the rollout is of the last window"] if len(prepared.windows) > 1 else []
     answer = prepared.answer(found.output)
     look = Look(name, layers, answer, notes, extra=extra, told=told, title=prepared.title)
-    return replace(look, part=prepared.part)
+    return replace(look, part=prepared.part, checkpoint=str(loaded.path))
 
 
 def _chosen(layers: Sequence[Layer], wanted: Wanted) -> list[Layer]:

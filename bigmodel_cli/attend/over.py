@@ -74,6 +74,7 @@ def over(run: Path, given: str | None, options: OverOptions, device: str = "auto
                 wanted = replace(wanted, resolution=options.maps, whole=MOST_ENTRIES)
             look = look_through(loaded, prepared, wanted)
             course.last = look if path == found[-1] else None
+            course.checkpoints.append(str(path))
             course.add(contents.step, look.layers, *losses())
     return course
 

@@ -12,7 +12,7 @@ from typing import Any
 from bigmodel_cli.attend import colours
 from bigmodel_cli.attend.classes import CLASSES
 from bigmodel_cli.attend.details import Detail, Details, deflated
-from bigmodel_cli.attend.look import CAUTION, Layer, Look, Side
+from bigmodel_cli.attend.look import CAUTION, Layer, Look, Side, within
 from bigmodel_cli.attend.page_blocks import MOST_ROWS, coarse, codes, thumbnails
 from bigmodel_cli.attend.page_heat import KIND
 from bigmodel_cli.attend.page_room import LONG, SHORT, fitted
@@ -92,7 +92,7 @@ def facts_of(
     layers = [_layer(layer, look, sides, arrays) for layer in look.layers]
     facts: dict[str, Any] = {
         "model": one_line(look.model),
-        "facts": " · ".join(filter(None, (_line(look), one_line(look.answer)))),
+        "facts": " · ".join(filter(None, (*_named(look), _line(look), one_line(look.answer)))),
         "caution": _caution(look),
         "notes": [one_line(note) for note in look.notes],
         "sides": [_side(side) for side in sides],
@@ -187,6 +187,13 @@ def _caution(look: Look) -> str:
 
 def _attending(look: Look) -> Look:
     return replace(look, layers=[layer for layer in look.layers if layer.kind != KIND])
+
+
+def _named(look: Look) -> list[str]:
+    """Which input was looked at, and which checkpoint of its run."""
+    which = within(look.checkpoint)
+    titled = [f"“{one_line(look.title)}”"] if look.title else []
+    return [*titled, *([f"checkpoint {which}"] if which else [])]
 
 
 def _line(look: Look) -> str:

@@ -18,6 +18,7 @@ from bigmodel_cli.attend.page_sections import column, lines, panel, sentences, t
 from bigmodel_cli.attend.page_views import View
 from bigmodel_cli.attend.worth import FIGURES as BESIDE
 from bigmodel_cli.attend.worth import Ablation, Worth
+from bigmodel_cli.console import one_line
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 
@@ -33,7 +34,9 @@ def page_of_worth(found: Ablation, look: Look) -> str:
     """What heads are worth, and the heads of a look at the first input."""
     view = worth_view(found, look)
     places, best = places_of(look), found.heads[0].heads[0]
-    head = (places[best.layer], best.head) if best.layer in places else None
+    head = None
+    if not best.of_expert and best.layer in places:
+        head = (places[best.layer], best.number)
     return page(look, options=PageOptions(head, view=view.name), views=[view])
 
 
@@ -75,35 +78,48 @@ def worth_view(found: Ablation, look: Look) -> View:
     again = any(each.repeats is not None for each in found.heads)
     beside = [name for name in BESIDE if any(name in each.figures for each in found.heads)]
     less = "how much less probable the answer is" if sure else f"rise of the loss, in {found.unit}"
+    experts = found.each != "head"
     columns = [
-        column("Head", "head"),
-        column("Worth", meaning=f"{less}, without the head"),
+        *([column("Head", "head")] if found.each != "expert" else []),
+        *([column("Expert", "text", "LAYER.eEXPERT, layers counted that have experts")] * experts),
+        column("Worth", meaning=f"{less}, without the {found.each}"),
         *([column("95 %", meaning="half the interval over the inputs")] if several else []),
         column("Loss", meaning=f"its rise, in {found.unit}"),
         *([column("Repeats", meaning="rise of the loss on what repeats")] if again else []),
-        *([column("Probability", meaning="of the answer, without the head")] if sure else []),
+        *(
+            [column("Probability", meaning=f"of the answer, without the {found.each}")]
+            if sure
+            else []
+        ),
         *(column(name.capitalize()) for name in beside),
     ]
 
     def row(each: Worth) -> list[object]:
         one = each.heads[0]
-        named = [places[one.layer], one.head] if one.layer in places else None
+        known = one.layer in places and not one.of_expert
+        head = [places[one.layer], one.number] if known else None
+        named: list[object] = [head] if found.each != "expert" else []
+        named += [str(one) if one.of_expert else ""] if experts else []
         middle = [*([each.half] if several else []), each.loss]
         middle += [each.repeats] if again else []
         middle += [each.probability] if sure else []
-        return [named, each.worth, *middle, *(each.figures.get(name) for name in beside)]
+        return [*named, each.worth, *middle, *(each.figures.get(name) for name in beside)]
 
     whole = (
         f"probability {found.probability:.4f} of its answer"
         if sure
         else f"loss {found.loss:.4f} {found.unit}"
     )
-    said = [f"The whole model: {whole}. A head's output is replaced by {found.replaced}."]
+    mean = f", the mean of {found.inputs:,} inputs" if found.inputs > 1 else ""
+    said = [
+        f"The whole model: {whole}{mean}. The output of {found.what} is replaced by"
+        f" {found.replaced}."
+    ]
     if found.together is not None:
         said.append(f"Without {found.together.name} together: worth {found.together.worth:+.4f}.")
-    caption = f"What each head is worth: {less}, without it"
+    caption = f"What each {found.each} is worth: {less}, without it"
     sections = [sentences(*said), table(caption, columns, [row(each) for each in found.heads])]
-    return View("worth", "Worth", sections, of_heads=True)
+    return View("worth", "Worth", sections, of_heads=found.each != "expert")
 
 
 def course_view(course: Course, look: Look) -> View:
@@ -173,7 +189,13 @@ def look_of_apart(apart: Apart, look: Look) -> Look:
         answer="",
         extra={},
         heat=None,
-        notes=["the maps show the second model's weights less the first's", *look.notes],
+        notes=[
+            "the maps show the second model's weights less the first's",
+            *(one_line(which) for which in apart.which),
+            *look.notes,
+        ],
+        title=apart.title or look.title,
+        checkpoint="",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,16 +22,24 @@ PLAIN = " .:-=+*#@"
 @contextmanager
 def watch_routing(model: Module) -> Iterator[Routed]:
     """Inside, the calls of all parts that send tokens to experts are kept, in a list."""
-    found, calls = routing(model), Routed()
+    calls = Routed()
+    with watch_experts(model, lambda name, call: calls.append((name, call))):
+        yield calls
 
-    def keep(name: str, call: RoutingCall) -> None:
-        calls.append((name, call))
 
+@contextmanager
+def watch_experts(
+    model: Module, each: Callable[[str, RoutingCall], Tensor | None]
+) -> Iterator[None]:
+    """Inside, `each` is given every call of a part that sends tokens to experts, with its name;
+    what it returns replaces the weights.
+    """
+    found = routing(model)
     before = {name: part.routing_watcher for name, part in found.items()}
     try:
         for name, part in found.items():
-            part.routing_watcher = partial(keep, name)
-        yield calls
+            part.routing_watcher = partial(each, name)
+        yield
     finally:
         for name, part in found.items():
             part.routing_watcher = before[name]

@@ -11,8 +11,10 @@ from bigmodel_cli.console import counted, one_line, table
 
 SHOWN = 24
 """Rows of the table, of all heads that were tried: those worth most."""
-FIGURES = ("sink", "previous", "induction", "own", "entropy")
-"""Statistics that stand beside what a head is worth."""
+OF_HEADS = ("sink", "previous", "induction", "own", "entropy")
+OF_EXPERTS = ("load", "weight")
+FIGURES = (*OF_HEADS, *OF_EXPERTS)
+"""Statistics that stand beside what a head, or an expert, is worth."""
 
 
 class Head(NamedTuple):
@@ -23,6 +25,39 @@ class Head(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.head}"
+
+    @property
+    def number(self) -> int:
+        """Its own."""
+        return self.head
+
+    @property
+    def of_expert(self) -> bool:
+        """Whether it is an expert."""
+        return False
+
+
+class Expert(NamedTuple):
+    """An expert by the number of its layer, among those that have experts, and its own."""
+
+    layer: int
+    expert: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}.e{self.expert}"
+
+    @property
+    def number(self) -> int:
+        """Its own."""
+        return self.expert
+
+    @property
+    def of_expert(self) -> bool:
+        """Whether it is an expert."""
+        return True
+
+
+Cut = Head | Expert
 
 
 @dataclass(frozen=True)
@@ -35,7 +70,7 @@ class Worth:
     tokens that a model which copies can foretell (see `Judged`), None where there are none.
     """
 
-    heads: tuple[Head, ...]
+    heads: tuple[Cut, ...]
     worth: float
     half: float | None
     loss: float
@@ -81,11 +116,16 @@ class Ablation:
     heads: list[Worth]
     together: Worth | None = None
     repeats: float | None = None
+    checkpoint: str = ""
+    titles: tuple[str, ...] = ()
+    """The checkpoint's path, and what the inputs are, in a few words."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         values: dict[str, Any] = {
             "model": self.model,
+            "checkpoint": self.checkpoint,
+            "titles": list(self.titles),
             "inputs": self.inputs,
             "replaced_by": self.replaced,
             "unit": "probability" if self.probability is not None else self.unit,
@@ -116,12 +156,12 @@ class Ablation:
         )
         first = (
             f"{one_line(self.model)}: {whole}{said}; mean of {counted(self.inputs, 'input')};"
-            f" a head's output replaced by {self.replaced}"
+            f" {self.what}'s output replaced by {self.replaced}"
         )
         shown = self.heads[:SHOWN]
         figures = [name for name in FIGURES if any(name in each.figures for each in shown)]
         several = any(each.half is not None for each in shown)
-        columns = ["head", *(["class"] if any(each.letter for each in shown) else []), "worth"]
+        columns = [self.each, *(["class"] if any(each.letter for each in shown) else []), "worth"]
         columns += ["95 %"] if several else []
         columns += ["loss", "probability"] if sure else []
         columns += ["repeats"] if self.repeats is not None else []
@@ -130,8 +170,19 @@ class Ablation:
             for each in [*shown, *([self.together] if self.together is not None else [])]
         ]
         more = len(self.heads) - len(shown)
-        rest = [f"and {counted(more, 'head')} worth less (all with --json)"] if more else []
+        rest = [f"and {counted(more, self.each)} worth less (all with --json)"] if more else []
         return "\n".join([first, "", table([*columns, *figures], rows), *rest, "", *self._said()])
+
+    @property
+    def each(self) -> str:
+        """What was cut out."""
+        kinds = {cut.of_expert for one in self.heads for cut in one.heads}
+        return "head" if kinds <= {False} else "expert" if kinds == {True} else "part"
+
+    @property
+    def what(self) -> str:
+        """The same with its article."""
+        return f"{'an' if self.each == 'expert' else 'a'} {self.each}"
 
     def _said(self) -> list[str]:
         """What the columns are."""
@@ -150,7 +201,7 @@ class Ablation:
     def _row(self, each: Worth, columns: Sequence[str], figures: Sequence[str]) -> list[str]:
         probability = "" if each.probability is None else f"{each.probability:.4f}"
         cells = {
-            "head": "together" if each is self.together else each.name,
+            self.each: "together" if each is self.together else each.name,
             "class": each.letter,
             "worth": f"{each.worth:+z.4f}",
             "95 %": "" if each.half is None else f"±{each.half:.4f}",
@@ -162,13 +213,18 @@ class Ablation:
         return [*(cells[name] for name in columns), *own]
 
 
-def figures_of(look: Look | None, names: Sequence[str], head: Head) -> tuple[str, dict[str, float]]:
+def figures_of(look: Look | None, names: Sequence[str], head: Cut) -> tuple[str, dict[str, float]]:
     """The letter and the statistics of a head in a look at the same model, whose layers that attend
-    have these `names`; nothing without one.
+    have these `names`, or an expert's shares of the choices and of the weights; nothing without
+    one.
     """
+    if head.of_expert:
+        records = look.extra.get("routing", []) if look else []
+        found = records[head.layer : head.layer + 1]
+        return "", {name: float(one[name][head.number]) for one in found for name in OF_EXPERTS}
     layer = next((x for x in look.layers if x.name == names[head.layer]), None) if look else None
     if layer is None:
         return "", {}
-    values = {n: float(getattr(layer.statistics, n)[head.head]) for n in FIGURES}
-    letter = layer.letters[head.head] if layer.letters else ""
+    values = {n: float(getattr(layer.statistics, n)[head.number]) for n in OF_HEADS}
+    letter = layer.letters[head.number] if layer.letters else ""
     return letter, {name: value for name, value in values.items() if value == value}

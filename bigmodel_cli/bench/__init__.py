@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bigmodel_cli.bench.fitting import largest
@@ -54,6 +54,7 @@ class Request:
     processes: int = PROCESSES
     batch: str | None = None
     sweeps: Sequence[str] = ()
+    plugins: Mapping[str, str] = field(default_factory=dict)  # of targets that have others
     roof: bool = False  # the machine's peaks are measured anew
 
     def check(self) -> None:
@@ -81,6 +82,7 @@ class Request:
                 [*self.changes, *variant.changes],
                 number=number,
                 title=variant.title,
+                plugins=self.plugins.get(target),
             )
             for number, target in enumerate(
                 self.targets or [name for name in FACTS if name in kind.built_in]

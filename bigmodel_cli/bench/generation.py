@@ -5,20 +5,24 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from bigmodel_cli.assemble import outline
 from bigmodel_cli.bench.doing import Opened
 from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.result import Facts, Work
 from bigmodel_cli.bench.using import used
-from bigmodel_cli.bench.work import read_by_decoding
+from bigmodel_cli.bench.work import read_by_decoding, work_of
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import Unfit
 from bigmodel_cli.generation.sampling import generate
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.models import Generator
+from bigmodel_cli.models import Generator, Model
+from bigmodel_cli.models.describe import useful_flops
 from bigmodel_cli.models.init import Cache
+from bigmodel_cli.models.stacks import extended
 from bigmodel_cli.parts.contract import tensors_of
 
 PROMPT, ADDED = 128, 64
@@ -42,9 +46,13 @@ class Watched(Generator):
         return self.cache
 
     def __call__(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        return self.model(tokens, cache, segments)
+        return self.model(tokens, cache, segments, last)
 
 
 class Generation:
@@ -114,17 +122,37 @@ class Generation:
         self.cache_bytes = bytes_of(watched.cache)
 
     def work(self) -> Work | None:
-        """FLOPs of every token that is read or added, by those of a sample.
+        """FLOPs of the prefill, whose last logits alone are needed, and of each step after it.
 
         Each step of decoding reads the weights and what is in the cache: on average half of the
         added tokens, and all that came before.
         """
-        length = self.used.info.text_context or self.used.info.context or 1
-        tokens = self.read + self.added - 1 if self.source is None else self.added
         filled = (self.read + self.added / 2) / (self.read + self.added)
         once = read_by_decoding(self.used.model, self.rows, self.cache_bytes * filled)
-        samples = self.rows * tokens / length
-        return self.used.work(samples, self.step, self._run, once * (self.added - 1) or None)
+        return work_of(
+            self.step,
+            self._run,
+            self.rows * self.flops_of_a_text(),
+            self.device,
+            self.used.precision,
+            compiled=self.used.spec.train.compile == "on",
+            must_read=once * (self.added - 1) or None,
+        )
+
+    def flops_of_a_text(self) -> int:
+        """FLOPs of one row, counted step by step: each attends to what is in the cache by then."""
+        found = outline(self.used.spec, self.used.info)
+        first, *rest = [useful_flops(partial(self._written_on_meta, m)) for m in found.measured]
+        return extended(found.stacks, first, rest)
+
+    def _written_on_meta(self, model: Model) -> None:
+        source = () if self.source is None else model.source(self.source)
+        model.eval()
+        writer = model.generator(*(tensor[:1].to("meta") for tensor in source))
+        cache = writer.new_cache(1, self.prompt.shape[1] + self.added)
+        writer(self.prompt[:1].to("meta"), cache, last=True)
+        for _ in range(self.added - 1):
+            writer(self.prompt[:1, -1:].to("meta"), cache, last=True)
 
     def _run(self) -> None:
         self._written(lambda part: None)

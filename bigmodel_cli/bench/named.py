@@ -39,7 +39,9 @@ NAMES = {
 """By the operation's name; others are elementwise where PyTorch says so, or called as they are."""
 UPDATES = ("_fused_adam", "_fused_sgd", "_foreach_")
 """What the names of operations on all weights at once begin with."""
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "_int_mm")
+LINEAR = "_linear_pointwise"
+"""oneDNN's linear layer: inputs (..., N), weight (M, N)."""
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "_int_mm", LINEAR)
 _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 _MARKS = ("_record_function_enter_new", "_record_function_exit", "sym_size", "is_same_size")
 _VIEWS = ("_unsafe_view", "promote_types", "_reshape_alias", "detach_")

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -48,10 +49,17 @@ class Fault(Exception):
 class Piped:
     """A process that runs `serve` of a module. It ends with this one, whose end closes its stdin.
 
-    `patience` are the seconds that it has then to end by itself; `stderr` is as `Popen` takes it.
+    `patience` are the seconds that it has then to end by itself; `stderr` is as `Popen` takes it;
+    `more` are variables of its environment beside this one's.
     """
 
-    def __init__(self, module: str, patience: float, stderr: IO[bytes] | int | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        patience: float,
+        stderr: IO[bytes] | int | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         code = f"import sys; sys.path.insert(0, {str(HOME)!r}); from {module} import serve; serve()"
         # its own group: Ctrl-C comes to this process alone
         self.process = subprocess.Popen(
@@ -60,6 +68,7 @@ class Piped:
             stdout=subprocess.PIPE,
             stderr=stderr,
             process_group=0,
+            env=None if more is None else {**os.environ, **more},
             text=True,
         )
         self.patience = patience

@@ -22,7 +22,8 @@ from bigmodel_cli.cache_home import cache_directory
 from bigmodel_cli.console import quantity, say
 from bigmodel_cli.device import describe_device, dtype_of, synchronize
 from bigmodel_cli.errors import BigmodelError
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import nn, torch
+from bigmodel_cli.products import applies, product
 
 Shape = tuple[int, int, int]
 SHAPES: dict[str, tuple[Shape, ...]] = {
@@ -34,6 +35,8 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
 LEAST, SECONDS, LONGEST = 3, 0.25, 0.3
 """Tries of each, and about how long; a product that is likely to take longer is not tried."""
 DAY = 24 * 3600.0
+KEPT = "2"
+"""How they are measured; kept ones of another number are not used."""
 FASTER = 1.03
 """By how much the machine may be faster than its peaks were before they are measured anew."""
 Best = Callable[[Callable[[], object], "torch.device"], float]
@@ -74,14 +77,19 @@ def peaks(device: torch.device, precision: str) -> Peaks:
     kept = None if place is None else _read(place)
     now = time.time()
     if kept is not None and 0 <= now - kept.date < DAY:
-        if _rate(kept.shape, device, precision, best) <= FASTER * kept.matrix_rate:
+        if _rate(kept.shape, device, kept.precision, best) <= FASTER * kept.matrix_rate:
             return kept
         say("the machine is faster than its peaks were: they are measured again")
     found = measured_peaks(device, precision)
     if kept is not None and now - kept.date < DAY:  # the better of both
         found = replace(found, copy_rate=max(found.copy_rate, kept.copy_rate))
         if kept.matrix_rate > found.matrix_rate:
-            found = replace(found, matrix_rate=kept.matrix_rate, shape=kept.shape)
+            found = replace(
+                found,
+                matrix_rate=kept.matrix_rate,
+                shape=kept.shape,
+                precision=kept.precision,
+            )
     if place is not None:
         with contextlib.suppress(OSError):  # a full disk: it is measured again next time
             part = place.with_suffix(f".{os.getpid()}")
@@ -98,8 +106,27 @@ def forget() -> None:
 
 
 def measured_peaks(device: torch.device, precision: str, best_of: Best | None = None) -> Peaks:
-    """By products of several shapes and a copy; `best_of` gives the seconds of a work."""
+    """By products of several shapes and a copy; `best_of` gives the seconds of a work.
+
+    On a CPU that has no instructions for a precision its products are slower than those of fp32, in
+    which the same numbers can be multiplied: then the peak is that of fp32.
+    """
     best_of = best_of or best
+    matrix_rate, best_shape = _best_product(device, precision, best_of)
+    if device.type == "cpu" and precision != "fp32":
+        plain, shape = _best_product(device, "fp32", best_of)
+        if plain > matrix_rate:
+            matrix_rate, best_shape, precision = plain, shape, "fp32"
+    size = 1 << (30 if device.type == "cuda" else 27)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copies = 2 * size / best_of(lambda: target.copy_(source), device)
+    threads = int(torch.get_num_threads())
+    return Peaks(matrix_rate, copies, best_shape, precision, threads, time.time())
+
+
+def _best_product(device: torch.device, precision: str, best_of: Best) -> tuple[float, Shape]:
+    """FLOP/s of the fastest product, and its shape."""
     matrix_rate, best_shape = 0.0, SHAPES["cpu"][0]
     for shape in SHAPES.get(device.type, SHAPES["cpu"]):
         if matrix_rate and _flops(shape) / matrix_rate > LONGEST:
@@ -107,12 +134,7 @@ def measured_peaks(device: torch.device, precision: str, best_of: Best | None = 
         rate = _rate(shape, device, precision, best_of)
         if rate > matrix_rate:
             matrix_rate, best_shape = rate, shape
-    size = 1 << (30 if device.type == "cuda" else 27)
-    source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copies = 2 * size / best_of(lambda: target.copy_(source), device)
-    threads = int(torch.get_num_threads())
-    return Peaks(matrix_rate, copies, best_shape, precision, threads, time.time())
+    return matrix_rate, best_shape
 
 
 def best(work: Callable[[], object], device: torch.device) -> float:
@@ -132,20 +154,28 @@ def _rate(shape: Shape, device: torch.device, precision: str, best_of: Best) -> 
     rows, inputs, columns = shape
     kind = dtype_of(precision)
     a = torch.randn(rows, inputs, device=device).to(kind)
-    b = torch.randn(inputs, columns, device=device).to(kind)
-    return _flops(shape) / best_of(lambda: a @ b, device)
+    b = torch.randn(columns, inputs, device=device).to(kind).t()
+    seconds = best_of(lambda: a @ b, device)
+    if device.type == "cpu" and applies():  # where layers take another library than `@`
+        weight = nn.Parameter(b.t(), requires_grad=False)
+        with torch.no_grad():
+            seconds = min(seconds, best_of(lambda: product(a, weight, None), device))
+    return _flops(shape) / seconds
 
 
 def _flops(shape: Shape) -> int:
     return 2 * shape[0] * shape[1] * shape[2]
 
 
+def identity(device: torch.device) -> list[str]:
+    """What measured rates are of: the machine, the device, torch, the number of threads."""
+    own = [platform.node(), processor(), describe_device(device), device.type, torch.__version__]
+    return [*own, str(torch.get_num_threads())]
+
+
 def _place(device: torch.device, precision: str) -> Path | None:
     """The file of this machine's peaks; None where there is no cache."""
-    own = [
-        *(platform.node(), processor(), describe_device(device), device.type, torch.__version__),
-        *(str(torch.get_num_threads()), precision),
-    ]
+    own = [*identity(device), precision, KEPT]
     name = hashlib.sha256("\n".join(own).encode()).hexdigest()[:16]
     with contextlib.suppress(BigmodelError):
         return cache_directory("peaks") / f"{name}.json"

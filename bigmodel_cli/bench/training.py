@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from bigmodel_cli.assemble import assemble, check_memory, source_of
 from bigmodel_cli.bench.doing import Opened, threads
@@ -116,15 +116,20 @@ class Training:
             self.device,
         )
 
-    def work(self) -> Work:
+    def once(self) -> Callable[[], None]:
+        """A step on a batch that is there."""
         options, batches = self.spec.train, next(self.batches)
-        samples = options.rows(self.info.context) * options.accumulate
 
         def run() -> None:
             rate = options.optimizer.lr
             train_step(self.state, self.objective, options, batches, self.device, rate)
             self.state.after_step()
 
+        return run
+
+    def work(self) -> Work:
+        options, run = self.spec.train, self.once()
+        samples = options.rows(self.info.context) * options.accumulate
         return work_of(
             self.step,
             run,

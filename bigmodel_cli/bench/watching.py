@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.bench import named
+from bigmodel_cli.bench.sizes import form_of
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.describe import convolution_gradient_flops
 from bigmodel_cli.parts.counted import pairs_seen
@@ -19,7 +20,8 @@ class Call:
     """One call of an operation on tensors.
 
     `flops` of matrix products, convolutions and attention (others: 0); `bytes` that it has to read
-    and write, each once; `kind` is the precision of what it reads.
+    and write, each once; `kind` is the precision of what it reads; `form` and `sizes` set its rate,
+    as `form_of` gives them.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Call:
     bytes: float
     kind: torch.dtype
     seconds: float
+    form: str = ""
+    sizes: tuple[int, ...] = ()
 
 
 def watched(step: Callable[[], object], device: torch.device, tries: int = 3) -> list[Call]:
@@ -34,20 +38,33 @@ def watched(step: Callable[[], object], device: torch.device, tries: int = 3) ->
 
     Where steps differ in their operations, they are those of the shortest step.
     """
-    taken = [_once(step, device) for _ in range(tries)]
+    return seen(step, device, tries)[0]
+
+
+def seen(
+    step: Callable[[], object], device: torch.device, tries: int, extra: float = 0.0
+) -> tuple[list[Call], int]:
+    """As `watched`, each time without `extra` seconds; and how many operations were called, views
+    among them.
+    """
+    taken, dispatched = [], 0
+    for _ in range(tries):
+        calls, dispatched = _once(step, device)
+        taken.append([replace(c, seconds=max(0.0, c.seconds - extra)) for c in calls])
     if len({tuple(call.name for call in calls) for calls in taken}) > 1:
-        return min(taken, key=lambda calls: sum(call.seconds for call in calls))
-    return [
+        return min(taken, key=lambda calls: sum(call.seconds for call in calls)), dispatched
+    middle = [
         replace(calls[0], seconds=statistics.median(call.seconds for call in calls))
         for calls in zip(*taken, strict=True)
     ]
+    return middle, dispatched
 
 
-def _once(step: Callable[[], object], device: torch.device) -> list[Call]:
-    watching = _watching(device)
+def _once(step: Callable[[], object], device: torch.device) -> tuple[list[Call], int]:
+    watching = watch(lambda: _timer(device))
     with watching:
         step()
-    return list(watching.done())
+    return list(watching.done()), watching.dispatched
 
 
 def overhead(device: torch.device) -> float:
@@ -60,45 +77,64 @@ def overhead(device: torch.device) -> float:
     for _ in range(count):
         x.add_(1)
     alone = (time.perf_counter() - start) / count
-    calls = _once(lambda: [x.add_(1) for _ in range(count)], device)
+    calls, _ = _once(lambda: [x.add_(1) for _ in range(count)], device)
     return max(0.0, statistics.median(call.seconds for call in calls) - alone)
 
 
-def _watching(device: torch.device) -> Any:
+def watch(
+    timer: Callable[[], Any],
+    answers: Mapping[str, Callable[..., Any]] | None = None,
+    changes: Mapping[str, Callable[..., Sequence[Any]]] | None = None,
+) -> Any:
+    """A context which notes each operation, with a new `timer`; views and what allocates alone are
+    only counted.
+
+    `answers`, by operations' names, are called in the place of these operations, and `changes` make
+    other arguments of theirs.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Watching(TorchDispatchMode):
-        """Notes each operation; views and what allocates alone are left out."""
+    instead, changed = answers or {}, changes or {}
 
+    class Watching(TorchDispatchMode):
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
             self.names = Names()
-            self.found: list[tuple[str, float, float, torch.dtype, Any]] = []
+            self.dispatched = 0
+            self.found: list[tuple[Any, ...]] = []
 
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            name = function._overloadpacket.__name__
+            if name in instead:
+                return instead[name](*args, **(kwargs or {}))
+            if name in changed:
+                args = changed[name](*args)
+            if function.namespace == "prim":  # what a tensor is asked, not computed
+                return function(*args, **(kwargs or {}))
             if _is_composite(function):  # as where gradients are not recorded: see its parts
                 with self:
                     return function.decompose(*args, **(kwargs or {}))
-            timing = _timer(device)
+            self.dispatched += 1
+            timing = timer()
             result = function(*args, **(kwargs or {}))
             timing.end()
-            name = function._overloadpacket.__name__
             if _is_view(function) or name in named.FREE:
                 return result
             bound = _bound(function, args, kwargs or {})
             flops = flops_of(function, args, kwargs or {}, result)
             moved = bytes_of(function, name, bound, result)
             own = self.names(function, name, bound)
-            self.found.append((own, flops, moved, _kind(bound), timing))
+            form = form_of(name, bound, _tensors(list(bound.values())))
+            self.found.append((own, flops, moved, _kind(bound), timing, *form))
             return result
 
         def done(self) -> list[Call]:
             """The calls, once the device is through with them."""
             return [
-                Call(name, flops, moved, kind, timing.seconds())
-                for name, flops, moved, kind, timing in self.found
+                Call(name, flops, moved, kind, timing.seconds(), form, sizes)
+                for name, flops, moved, kind, timing, form, sizes in self.found
             ]
 
     return Watching()
@@ -210,6 +246,8 @@ def flops_of(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], resu
     if name == "convolution_backward":
         values = [v.shape if isinstance(v, torch.Tensor) else v for v in bound.values()]
         return float(convolution_gradient_flops(*values))
+    if name == named.LINEAR:
+        return float(2 * args[0].numel() * len(args[1]))
     counted = flop_registry.get(function._overloadpacket)
     if counted is None:
         return 0.0
@@ -244,6 +282,9 @@ class Names:
         if len(factors) < 2:
             return "products with vectors"
         rows, inputs, columns = *factors[0].shape[-2:], factors[1].shape[-1]
+        if name == named.LINEAR:
+            rows, (columns, inputs) = factors[0].numel() // inputs, factors[1].shape
+            factors[0] = factors[0].flatten(0, -2)
         title = "batched product" if factors[0].dim() > 2 else "linear"
         key = (factors[0].dim(), *sorted((rows, inputs, columns)))
         return self.linear.setdefault(key, f"{title} {inputs:,} x {columns:,}")

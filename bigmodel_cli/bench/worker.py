@@ -28,6 +28,7 @@ from bigmodel_cli.device import pick_device
 from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit, memory_remedy
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
+from bigmodel_cli.plugin_faults import VARIABLE
 from bigmodel_cli.train.step import batch_norm_explained
 
 REMEDY = "give a smaller --batch"
@@ -49,6 +50,7 @@ class Asked:
     quiet: bool = False  # it says nothing on stderr: another process of the same target does
     number: int = 0  # the target's place among those named
     title: str = ""  # what is added to its name: what it has that others of the target have not
+    plugins: str | None = None  # of its process, where they are not this one's
     room: int | None = None  # bytes that it may take on the CPU; above, memory lacks
 
     def to_json(self) -> dict[str, Any]:
@@ -154,7 +156,9 @@ class Process:
 
     def __init__(self, asked: Asked) -> None:
         self.target = asked.target
-        self.piped = Piped(__name__, PATIENCE, subprocess.DEVNULL if asked.quiet else None)
+        errors = subprocess.DEVNULL if asked.quiet else None
+        more = None if asked.plugins is None else {VARIABLE: asked.plugins}
+        self.piped = Piped(__name__, PATIENCE, errors, more)
         try:
             self.places = self._ask("open", asked.to_json())
         except BaseException:

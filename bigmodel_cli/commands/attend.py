@@ -118,6 +118,15 @@ class WhatOptions:
             help="The class that is explained, e.g. --class cat. [default: the likeliest]",
         ),
     ] = None
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                "What pixels are replaced by where a map is put to the test: mean (colour) or blur,"
+                " e.g. --baseline blur. [default: mean]"
+            )
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,10 @@ class FormOptions:
     data: Annotated[
         Path | None,
         typer.Option(
-            help=("All weights and statistics, .safetensors or .jsonl, e.g. --data heads.jsonl.")
+            help=(
+                "All weights and statistics, and an image's map, .safetensors or .jsonl, e.g."
+                " --data heads.jsonl."
+            )
         ),
     ] = None
     only_ascii: Annotated[
@@ -253,6 +265,7 @@ def _request(what: WhatOptions, form: FormOptions) -> Request:
         "cam",
         "cam_layer",
         "named",
+        "baseline",
     )
     return Request(
         **{name: getattr(what, name) for name in same},

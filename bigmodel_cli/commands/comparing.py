@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,9 +25,15 @@ class ComparingOptions:
     """What is done with the result."""
 
     against: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A saved result that the first target is compared with, e.g. --against main.json."
+            metavar="FILE|GIT-REF",
+            help=(
+                "A saved result that the targets are compared with, e.g. --against main.json; or a"
+                " commit, branch or tag: the first target, a spec, as it is there, with its"
+                " plugins, takes turns with the others, e.g. --against main. A file is meant where"
+                " there is one of that name."
+            ),
         ),
     ] = None
     fail_above: Annotated[
@@ -78,6 +86,33 @@ class ComparingOptions:
                 "--fail-above: there is nothing to compare with; name a second target, or a saved"
                 " result with --against"
             )
+
+    @property
+    def saved(self) -> Path | None:
+        """The saved result of --against; None where it names a commit, or is not given."""
+        return Path(self.against) if self.against is not None and self._is_file else None
+
+    @property
+    def _is_file(self) -> bool:
+        text = self.against or ""
+        return os.path.lexists(text) or text.endswith(".json")
+
+    @contextlib.contextmanager
+    def earlier(
+        self, targets: Sequence[str], plugins: Sequence[Path] | None
+    ) -> Iterator[tuple[Sequence[str], dict[str, str]]]:
+        """(the targets, before them that of another commit; the plugins of that). Raises
+        `SpecError`.
+        """
+        if self.against is None or self._is_file:
+            yield targets, {}
+            return
+        from bigmodel_cli.bench.earlier import at_ref
+
+        if not targets:
+            raise SpecError(f"--against {self.against}: no such file; of a commit, name the spec")
+        with at_ref(self.against, targets[0], plugins or ()) as found:
+            yield [found.target, *targets], {found.target: found.plugins}
 
     def save(self, result: Result) -> None:
         """Write the files that are asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from bigmodel_cli.commands.comparing import ComparingOptions
 from bigmodel_cli.commands.fields import fields_as_options
 from bigmodel_cli.commands.learning import LearningOptions
+from bigmodel_cli.commands.planning import PlanningOptions
 from bigmodel_cli.commands.shared import (
     Device,
     Json,
@@ -19,6 +21,9 @@ from bigmodel_cli.commands.shared import (
     print_result,
 )
 from bigmodel_cli.commands.timing import TimingOptions
+
+PLANNED = ("--roof", "--precision", "--compile", "--batch")
+"""Options of timing that a plan heeds."""
 
 
 @fields_as_options
@@ -41,6 +46,7 @@ def bench(
     timing: TimingOptions,
     comparing: ComparingOptions,
     learning: LearningOptions,
+    planning: PlanningOptions,
 ) -> None:
     """Time training steps or other work: median, p95, rate, memory, FLOPs, and their share of the
     machine's limit.
@@ -53,6 +59,13 @@ def bench(
     from bigmodel_cli.bench.saved import read
 
     learning.check()
+    if planning.plan:
+        others = {f"--{name}": value for name, value in vars(timing).items()}
+        others |= {f"--{name.replace('_', '-')}": v for name, v in vars(comparing).items()}
+        unused = {k: v for k, v in others.items() if k not in PLANNED} | {"--learn": learning.learn}
+        changes = timing.changes(set_)
+        planning.run(targets or (), changes, device, json, timing.roof, unused)
+        return
     if learning.learn:
         files = {"--out": comparing.out, "--png": comparing.png, "--csv": comparing.csv}
         others = {
@@ -69,10 +82,11 @@ def bench(
         result = compared([(path.name, read(path)) for path in comparing.show])
         comparing.save(result)
     else:
-        saved = comparing.against
+        saved = comparing.saved
         before = None if saved is None else read(saved)
-        request = timing.request(targets or (), set_, device, sys.argv[1:])
-        result = measure(request)
+        with comparing.earlier(targets or (), plugin) as (named, plugins):
+            request = timing.request(named, set_, device, sys.argv[1:])
+            result = measure(replace(request, plugins=plugins))
         comparing.save(result)
         if saved is not None and before is not None:
             result = compared([(saved.name, before), ("now", result)])

@@ -29,7 +29,8 @@ class InsteadOptions:
         str | None,
         typer.Option(
             help=(
-                "What heads are worth: cut out all in turn (auto), or these, e.g. --ablate 0.2,3.1."
+                "What heads are worth: cut out all in turn (auto), or these, e.g. --ablate 0.2,3.1;"
+                " experts: all of them, or these, e.g. --ablate 0.e3."
             )
         ),
     ] = None
@@ -162,7 +163,6 @@ def _diff(
     from bigmodel_cli.attend.looking import look_at
     from bigmodel_cli.attend.page_measured import page_of_apart
     from bigmodel_cli.attend.picture import draw_apart
-    from bigmodel_cli.attend.runs import titled
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.outputs import write_output
 
@@ -173,8 +173,7 @@ def _diff(
     options = DiffOptions(SHARP if drawn else 0, request.target)
     for number, apart in inputs.each(lambda own, place: diff(first, second, own, options, place)):
         given_input = inputs.given[(number or 1) - 1]
-        named = f"{titled(given_input)!r}: " if number else ""
-        text = named + apart.to_text()
+        text = apart.to_text()
         found.values.append(apart.to_json())
         found.texts.append(text)
         if request.html is not None:

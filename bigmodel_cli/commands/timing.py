@@ -13,6 +13,7 @@ from bigmodel_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from bigmodel_cli.bench import Request
+    from bigmodel_cli.overrides import Change
 
 COMPILE = {"on": "on", "off": "off", "both": "off,on"}
 
@@ -86,6 +87,20 @@ class TimingOptions:
     def several(self) -> bool:
         """Whether each target is timed in several ways, which are compared."""
         return bool(self.sweep) or self.precision == "all" or self.compile == "both"
+
+    def changes(self, set_: list[str] | None) -> list[Change]:
+        """Those of a spec for one way to compute. Raises `SpecError`."""
+        from bigmodel_cli.bench.kinds import KINDS
+        from bigmodel_cli.overrides import Override
+
+        if self.several or self.batch == "auto":
+            raise SpecError("--plan: name one precision, one --compile and one --batch")
+        found = collect_overrides(set_, self.precision)
+        if self.compile is not None:
+            found.append(Override("train.compile", self.compile, "--compile"))
+        if self.batch is not None:
+            found += KINDS["training"].of_batch(int(self.batch))
+        return found
 
     def request(
         self, targets: Sequence[str], set_: list[str] | None, device: str, command: Sequence[str]

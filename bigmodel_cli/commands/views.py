@@ -10,7 +10,7 @@ PICTURES = ("--png", "--pdf", "--svg")
 FORMS = ("terminal", "--json", *PICTURES, "--html", "--data")
 """Ways to show a view; a terminal's is the one where no other is asked for."""
 CHOICE = frozenset({"--layers", "--heads", "--query", "--key", "--rows", "--target"})
-IMAGES = frozenset({"--cam", "--cam-layer", "--class"})
+IMAGES = frozenset({"--cam", "--cam-layer", "--class", "--baseline"})
 HEADS, LENS, ABLATE, DIFF, OVER = "all heads", "--lens", "--ablate", "--diff", "--over"
 WITH_TOP = CHOICE | IMAGES | {"--top"}
 TARGET, ROWS = frozenset({"--target"}), frozenset({"--rows"})

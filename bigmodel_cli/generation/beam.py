@@ -94,7 +94,7 @@ def _search(
     rows = [_Row(width) for _ in range(len(prompt))]
     live = list(range(len(prompt)))  # rows that are still open
     cache = model.new_cache(len(prompt), min(model.limit, filled + max_new_tokens))
-    logits = model(prompt, cache, segments)[:, -1]
+    logits = model(prompt, cache, segments, last=True)[:, -1]
     cache.select(torch.arange(len(prompt), device=device).repeat_interleave(width))
     # At first all hypotheses of a row are equal: only one of them may be extended.
     sums = torch.full((len(prompt), width), float("-inf"), device=device)
@@ -129,12 +129,12 @@ def _search(
             again, segments = last_tokens(whole, own.repeat_interleave(width))
             filled = again.shape[1]
             cache = model.new_cache(len(again), min(model.limit, filled + max_new_tokens - length))
-            logits = model(again, cache, segments)[:, -1]
+            logits = model(again, cache, segments, last=True)[:, -1]
             continue
         flat = (chosen[:, None] * width + origin[chosen]).flatten()
         cache.select(flat, None if len(going) == searched else chosen)
         filled += 1
-        logits = model(token[chosen].view(-1, 1), cache)[:, -1]
+        logits = model(token[chosen].view(-1, 1), cache, last=True)[:, -1]
     nothing = Hypothesis([], math.nan, math.nan, ended=False)  # no logit was finite
     return [row.found or [nothing] for row in rows]
 

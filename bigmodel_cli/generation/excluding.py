@@ -26,10 +26,14 @@ class Excluding(Generator):
         return self.model.new_cache(batch, max_len)
 
     def __call__(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
         excluded = self.first if cache is None or not cache.length else self.tokens
-        logits = self.model(tokens, cache, segments).clone()
+        logits = self.model(tokens, cache, segments, last).clone()
         there = [token for token in excluded if token < logits.shape[-1]]
         logits[..., there] = float("-inf")
         return logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.base import Generator
@@ -74,9 +74,9 @@ def generate(
                 cache = model.new_cache(
                     len(prompt), min(model.limit, filled + max_new_tokens - number)
                 )
-                logits = model(tokens, cache, segments)[:, -1]
+                logits = model(tokens, cache, segments, last=True)[:, -1]
             else:
-                logits, filled = model(tokens[:, -1:], cache)[:, -1], filled + 1
+                logits, filled = model(tokens[:, -1:], cache, last=True)[:, -1], filled + 1
             logits = (
                 logits.float()
                 if seen is None
@@ -146,6 +146,10 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
     if sampling.temperature == 0:
         return logits.argmax(-1)
     assert draws is not None, "drawing needs numbers"
+    likely = _likeliest(logits, sampling.top_k)
+    if likely is not None:
+        chosen = sample(logits.gather(1, likely), replace(sampling, top_k=0), draws)
+        return likely.gather(1, chosen[:, None])[:, 0]
     logits = logits.double()
     logits = (
         logits - logits.max(-1, keepdim=True).values
@@ -158,6 +162,21 @@ def sample(logits: Tensor, sampling: Sampling, draws: Tensor | None) -> Tensor:
     # Rounding must not choose an excluded token.
     last = logits.shape[-1] - 1 - logits.isfinite().flip(-1).int().argmax(-1)
     return torch.minimum(places, last)
+
+
+def _likeliest(logits: Tensor, top_k: int) -> Tensor | None:
+    """(B, V) -> (B, top_k)   the ids of the likeliest tokens, in their order: only these need be
+    looked at.
+
+    None where a tie makes it matter which of them are taken, and on devices that would be waited
+    for.
+    """
+    if not 0 < top_k < logits.shape[-1] or logits.device.type != "cpu":
+        return None
+    values, ids = logits.topk(top_k + 1, dim=-1)
+    if not bool((values[:, -2] > values[:, -1]).all()):
+        return None
+    return ids[:, :-1].sort(-1).values
 
 
 def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -24,9 +24,15 @@ class Generator(Protocol):
         """An empty cache."""
 
     def __call__(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """Logits (B, T, V) of tokens (B, T) that continue the cache."""
+        """Logits (B, T, V) of tokens (B, T) that continue the cache; (B, 1, V) where those of the
+        `last` position alone are wanted.
+        """
 
 
 Resizing = Callable[[Tensor], Tensor]

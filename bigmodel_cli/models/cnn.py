@@ -11,6 +11,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models.base import AnyModelOptions, Model
+from bigmodel_cli.models.in_order import in_order
 from bigmodel_cli.models.layer_shapes import Shape, shown
 from bigmodel_cli.models.layers import (
     DenseOptions,
@@ -63,9 +64,9 @@ class CNN(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of each image."""
-        y: Tensor = images
         if not (self.recomputes and self.training):
-            return self.layers(images)  # type: ignore[no-any-return]
+            return in_order(self.layers, images)
+        y = images
         for layer in self.layers:
             y = checkpointed(layer, layer, y) if any(True for _ in layer.parameters()) else layer(y)
         return y

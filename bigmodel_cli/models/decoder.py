@@ -120,9 +120,13 @@ class Decoder(Skeleton):
         return new_cache(self.blocks, batch, max_len or self.max_len)
 
     def forward(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """Logits for every position; with a cache, `tokens` continue it.
+        """Logits for every position, or the `last`; with a cache, `tokens` continue it.
 
         `segments` (B, T) numbers the documents of packed rows, and padding (see parts/context.py).
         """
@@ -136,6 +140,8 @@ class Decoder(Skeleton):
             )
         x = self.embed(self.embedding, tokens, self.position, sequence)
         x = through(self.blocks, self.norm, x, sequence, cache)
+        if last:
+            x = x[:, -1:]
         options = self.options
         logits: Tensor = logits_of(
             x, self.head, self.head.out_features, options.logit_scale, options.logit_softcap

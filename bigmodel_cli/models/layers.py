@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, Natural, Options, Positive, Probability
 from bigmodel_cli.errors import under
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.models.in_order import in_order
 from bigmodel_cli.models.layer_shapes import (
     Activation,
     Shape,
@@ -18,6 +19,7 @@ from bigmodel_cli.models.layer_shapes import (
     fits,
     named,
     needs_image,
+    shape_after,
     shown,
 )
 from bigmodel_cli.models.whitening import Whitening
@@ -230,7 +232,7 @@ class Residual(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The branch added to its input."""
-        y: Tensor = self.activation(self.shortcut(x) + self.layers(x))
+        y: Tensor = self.activation(self.shortcut(x) + in_order(self.layers, x))
         return y
 
 
@@ -270,6 +272,15 @@ def build_layers(
 
 
 def output_shape(layer: Module, shape: Shape) -> Shape:
-    """The output shape of `layer` for `shape`, found on the meta device without its storage."""
+    """The output shape of `layer` for `shape`; its storage is not made."""
+    if isinstance(layer, Residual):
+        return output_shape(layer.layers, shape)
+    if isinstance(layer, nn.Sequential):
+        for part in layer:
+            shape = output_shape(part, shape)
+        return shape
+    known = shape_after(layer, shape)
+    if known is not None:
+        return known
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         return tuple(copy.deepcopy(layer).to("meta").eval()(torch.empty(1, *shape)).shape[1:])

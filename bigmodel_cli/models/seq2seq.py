@@ -188,13 +188,19 @@ class AnySeq2Seq(Skeleton):
         mask = None if sequence.segment_ids is None else sequence.real
         return SequenceInfo(memory=x, memory_mask=mask)
 
-    def decode(self, target: Tensor, read: SequenceInfo, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) of a target, padded at its end, that attends to the memory in `read`."""
+    def decode(
+        self, target: Tensor, read: SequenceInfo, cache: Cache | None = None, last: bool = False
+    ) -> Tensor:
+        """Logits (B, T, V), or of the `last` position alone, of a target, padded at its end, that
+        attends to the memory in `read`.
+        """
         sequence = replace(read, real=target >= 0)
         if cache is not None:
             sequence = cache.advance(target.shape[1], None, sequence)
         x = self.embed(self.target_embedding, target, self.position_of_target(), sequence)
         x = through(self.decoder, self.decoder_norm, x, sequence, cache)
+        if last:
+            x = x[:, -1:]
         if self.options.logit_scale != 1.0:
             x = x * self.options.logit_scale
         y: Tensor = logits_of(x, self.head, self.head.out_features)
@@ -277,7 +283,12 @@ class ConditionedDecoder:
         return replace(self.model.new_cache(batch, max_len), memory=self.read)
 
     def __call__(
-        self, tokens: Tensor, cache: Cache | None = None, segments: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+        last: bool = False,
     ) -> Tensor:
-        """Logits (B, T, V) of tokens that continue the cache."""
-        return self.model.decode(tokens, self.read if cache is None else cache.memory, cache)
+        """Logits (B, T, V), or (B, 1, V), of tokens that continue the cache."""
+        read = self.read if cache is None else cache.memory
+        return self.model.decode(tokens, read, cache, last)

@@ -82,6 +82,19 @@ class Attention(HeadsPart):
         cache = KVCache.of(self.qkv.weight, batch, max_len if window is None else 0, size, size)
         return cache if window is None else WindowCache(cache.keys, cache.values, window)
 
+    def projections(self, y: Tensor, at_once: bool) -> list[Tensor]:
+        """(B, T, rows) -> queries (B, H, T, D), keys and values (B, G, T, D), and the gate, if any.
+
+        They are taken apart `at_once` where a step of generation is to call few operations.
+        """
+        alike = self.q_norm is self.k_norm is None and len(self.rows) == 3 and not self.own_biases
+        if at_once and alike:
+            heads = y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            return list(heads.split((self.heads, self.groups, self.groups), 1))
+        q, k, v, *gate = self.pieces(y, *self.rows)
+        q, k, v = self.of_heads(q, self.q_norm), self.of_heads(k, self.k_norm), self.of_heads(v)
+        return [q, k, v, *gate]
+
     def forward(
         self,
         x: Tensor,
@@ -89,8 +102,7 @@ class Attention(HeadsPart):
         cache: KVCache | WindowCache | None = None,
     ) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
-        q, k, v, *gate = self.pieces(self.qkv(x), *self.rows)
-        q, k, v = self.of_heads(q, self.q_norm), self.of_heads(k, self.k_norm), self.of_heads(v)
+        q, k, v, *gate = self.projections(self.qkv(x), cache is not None)
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
             if v.requires_grad:  # a view would keep the unturned queries and keys in memory

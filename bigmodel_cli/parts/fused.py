@@ -17,6 +17,10 @@ SHORT, MIDDLE = 128, 512
 """Most keys for which a CPU trains in bf16 by the eager formula, where a mask is learned, and in
 blocks of queries, where none is: half the kernel's time up to here, as much at 1,024.
 """
+SMALL = 1 << 12
+"""Most scores of a generation step in fp32 for which a CPU takes the kernel: beyond, products of
+batches are faster.
+"""
 FEW = 16
 """Most queries of a generation step for which a CPU takes the eager formula in fp32."""
 
@@ -116,6 +120,35 @@ def _shapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) 
         q, k, v, 0.0, causal, attn_mask=bias
     )[0]
     return y
+
+
+def plain_step(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether q, k and v are of a step of generation in fp32 on a CPU, without gradients."""
+    return (
+        q.device.type == "cpu"
+        and q.dtype is k.dtype is v.dtype is torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def one_query(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """q (B, H, 1, D), k (B, G, S, D), v (B, G, S, E) -> (B, H, 1, E)   in one operation or three.
+
+    The heads of a group are as if they were queries of one head, so that no key is repeated.
+    """
+    batch, heads, _, width = q.shape
+    groups, keys = k.shape[1], k.shape[2]
+    if batch * heads * keys <= SMALL and heads == groups and v.shape[3] == width:
+        y: Tensor = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return y
+    q = q.reshape(batch * groups, heads // groups, width)
+    k, v = k.flatten(0, 1), v.flatten(0, 1)  # views of a cache
+    scores = torch.baddbmm(
+        q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale or 1 / math.sqrt(width)
+    )  # (B * G, H / G, S)
+    return torch.bmm(scores.softmax(-1), v).view(batch, heads, 1, v.shape[-1])
 
 
 def _few_queries(q: Tensor, k: Tensor) -> bool:

@@ -15,7 +15,13 @@ from bigmodel_cli.parts.context import recorded
 from bigmodel_cli.parts.counted import counted, pairs_seen, told_attention
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.flex import flex
-from bigmodel_cli.parts.fused import AttentionSpec, fused, ungrouped
+from bigmodel_cli.parts.fused import (
+    AttentionSpec,
+    fused,
+    one_query,
+    plain_step,
+    ungrouped,
+)
 from bigmodel_cli.parts.log_sums import Attended
 
 __all__ = ["AttentionSpec", "attend", "attended", "distances", "eager_attention", "weights"]
@@ -38,6 +44,13 @@ def attend(
     for keys that may be seen; `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a
     key without a value (Agarwal et al. 2025, gpt-oss).
     """
+    if (
+        q.shape[2] == 1
+        and segments is key_mask is bias is sinks is None
+        and spec.window is spec.softcap is None
+        and plain_step(q, k, v)
+    ):
+        return one_query(q, k, v, spec.scale)
     masks = {"segments": segments, "key_mask": key_mask, "bias": bias, "sinks": sinks}
     return _attended(q, k, v, spec, False, **masks).output
 

@@ -156,7 +156,8 @@ class MixtureOfExperts(OwnMatrices):
         if self.routing_watcher is not None:
             a, b = (t.detach().view(*x.shape[:-1], -1) for t in (chosen, scores))
             own = self.options
-            self.routing_watcher(RoutingCall(a, b, own.experts, own.shared, real=real))
+            other = self.routing_watcher(RoutingCall(a, b, own.experts, own.shared, real=real))
+            scores = scores if other is None else other.view_as(scores)
         y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         if self.shared is None:
             return y

@@ -79,5 +79,6 @@ class RoutingCall:
     real: Tensor | None = None
 
 
-RoutingWatcher = Callable[[RoutingCall], None]
-"""Is given each call."""
+RoutingWatcher = Callable[[RoutingCall], Tensor | None]
+"""Is given each call; a tensor that it returns takes the place of the weights (an expert cut out).
+"""

@@ -29,6 +29,8 @@ BUDGET, LONGER = 0.3, 2.0
 """Seconds that the measurement may take in all, after the warm-up; and where rounds disagree."""
 GAIN = 0.95
 """A candidate's median and least must be below this fraction of the simpler one's."""
+LONG, ROWS = 0.3, 2
+"""Seconds of a pass from which on the measurement takes fewer rows, and the least of them."""
 SPARE = 6
 """Rounds that agree, for each that may not."""
 
@@ -62,6 +64,7 @@ def choose(
     candidates = _candidates(model, options, device)
     best = candidates[0]
     if len(candidates) > 1:
+        batch = _shortened(model, task, batch, candidates[0], backward)
         times = measure(
             lambda candidate: _one_pass(
                 model, task, batch, candidate, device, backward, options.loss_chunk
@@ -86,6 +89,26 @@ def choose(
             "compile": "off" if compiled == "auto" else compiled,
         }
     )
+
+
+def _shortened(
+    model: Module, task: Task, batch: dict[str, Tensor], plain: ComputeMode, backward: bool
+) -> dict[str, Tensor]:
+    """The batch, or so many of its rows that a pass is not long; it has passed whole, so that it is
+    known to fit into memory.
+    """
+    device = next(model.parameters()).device
+    seconds = [0.0]
+
+    def one_pass(candidate: ComputeMode) -> float:
+        for _ in range(1 if device.type == "cpu" else 2):  # a GPU's first pass says little
+            seconds[0] = _one_pass(model, task, batch, candidate, device, backward)
+        return seconds[0]
+
+    measure(one_pass, model, [plain])
+    rows = max(map(len, batch.values()), default=0)
+    kept = max(ROWS, int(rows * LONG / max(seconds[0], 1e-9)))
+    return batch if kept >= rows else {name: tensor[:kept] for name, tensor in batch.items()}
 
 
 def in_format(batch: dict[str, Tensor], memory_format: str) -> dict[str, Tensor]:

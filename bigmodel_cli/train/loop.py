@@ -136,13 +136,13 @@ def _steps(run: Run) -> Path:
 
 def _pauses(run: Run) -> bool:
     """Whether a validation or a checkpoint is due here, or the end."""
-    done, intervals = run.state.step, (run.interval, run.keeping.saving)
+    done, intervals = run.state.step, (run.interval, run.saving)
     return done >= run.total or any(n is not None and done % n == 0 for n in intervals)
 
 
 def _between_steps(run: Run) -> bool:
     """Validate and save where due, and let observers wait; True where the training ends here."""
-    state, done, saving = run.state, run.state.step, run.keeping.saving
+    state, done, saving = run.state, run.state.step, run.saving
     due = done >= run.total or (run.interval is not None and done % run.interval == 0)
     validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
     metrics = run.validate() if validating else None

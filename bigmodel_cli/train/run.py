@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from bigmodel_cli import checkpoints
@@ -76,16 +77,20 @@ class Run:
             f"step {step}, after {self.state.elapsed / 60:.2f} of {minutes:g} minutes of training"
         )
 
-    @property
+    @cached_property
     def interval(self) -> int | None:
         """Steps between validations."""
         return self.options.validation_interval(self.loader.batches.per_epoch)
 
     @property
+    def saving(self) -> int | None:
+        """Steps between checkpoints."""
+        return self.options.checkpoint_every or self.interval
+
+    @property
     def keeping(self) -> Keeping:
         """The rules of which checkpoints are kept."""
-        saving = self.options.checkpoint_every or self.interval
-        return Keeping(self.options, self.total, saving, self.task.higher_is_better)
+        return Keeping(self.options, self.total, self.saving, self.task.higher_is_better)
 
     def batches(self) -> Generator[list[dict[str, Tensor]]]:
         """The micro-batches of each remaining step."""

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from conftest import Result, write_text
 from looks import made
 
-from bigmodel_cli.attend.cutting import AblateOptions, ablate, chosen_heads
+from bigmodel_cli.attend.choosing import chosen_heads
+from bigmodel_cli.attend.cutting import AblateOptions, ablate
 from bigmodel_cli.attend.look import Look
 from bigmodel_cli.attend.worth import SHOWN, Ablation, Head, Worth
 from bigmodel_cli.data import load_tokenizer

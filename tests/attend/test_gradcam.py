@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torchvision.models.regnet import BlockParams
 
-from bigmodel_cli.attend.deletion import STEPS, with_trial
+from bigmodel_cli.attend.deletion import STEPS, blurred, with_trial
 from bigmodel_cli.attend.gradcam import class_of, grad_cam, maps_of, outputs_of
 from bigmodel_cli.attend.heat import heat_over
 from bigmodel_cli.config import DatasetInfo
@@ -521,6 +521,35 @@ def test_a_map_is_put_to_the_test_by_deletion_and_insertion() -> None:
     assert idle.verdict == "this says little: without any of the image the class keeps 100 %"
     flat = heat_over(image, torch.zeros(1, 1, 8, 10), model(image), info, None, "x")
     assert with_trial(flat, model, image, info).trial is None
+
+
+def test_a_map_is_put_to_the_test_on_the_blurred_image() -> None:
+    """By scipy's filter, whose `reflect` mirrors as this does; and the picture says which."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    torch.manual_seed(6)
+    image = torch.randn(1, 3, 14, 30)
+    want = ndimage.gaussian_filter(image.numpy(), (0, 0, 1.4, 3.0), mode="reflect", truncate=12)
+    torch.testing.assert_close(blurred(image), torch.from_numpy(want), atol=2e-4, rtol=0)
+    torch.testing.assert_close(blurred(torch.ones(1, 2, 5, 7)), torch.ones(1, 2, 5, 7))
+    info = DatasetInfo(image_shape=(1, 14, 30), classes=("a", "b"))
+    image = image[:, :1] + 0.0
+    image[..., :4, :6] += 3
+    model: Any = Corner()
+    right = torch.rand(1, 1, 14, 30) * 0.1
+    right[..., :4, :6] += 1
+    heat = heat_over(image, right, model(image), info, None, "by hand")
+    got = with_trial(heat, model, image, info, baseline="blur").trial
+    assert got is not None
+    order = right.flatten().argsort(descending=True)[: round(14 * 30 / STEPS)]
+    gone = image.clone().flatten()
+    gone[order] = blurred(image).flatten()[order]
+    probability = [
+        float(model(one).softmax(1)[0, 0]) for one in (gone.view_as(image), blurred(image), image)
+    ]
+    assert got.deleted[0] == pytest.approx(probability[0] / probability[2], abs=1e-5)
+    assert got.deleted[-1] == pytest.approx(probability[1] / probability[2], abs=1e-5)
+    assert "replaced by the blurred image" in got.sentence
+    assert got.to_json()["in_place_of_pixels"] == "the blurred image"
 
 
 def test_attend_says_that_a_map_is_one_value(cnn_spec: Path, cli: Callable[..., Result]) -> None:

@@ -83,6 +83,13 @@ def test_written_texts_have_a_cache_of_keys_and_values(decoder_spec: Path) -> No
     read = facts.parameters - (positions - 3) * values["dim"]
     assert positions == info.context == 16
     assert work_of.must_read == 7 * (4 * read + told["cache_bytes"] * 12 / 16)
+    # by hand: of each block the products with every position, and each query with the keys up to
+    # its own place, twice; of the head the last of the prompt and each later one but the last
+    dim, vocab = values["dim"], info.vocab_size
+    hidden = values["blocks"][0]["ffn"]["hidden"] or 4 * dim
+    layers = 2 * 15 * (4 * dim * dim + 2 * dim * hidden)
+    pairs = sum(range(1, 16))
+    assert work_of.useful == 3 * (blocks * (layers + 2 * 2 * pairs * dim) + 2 * 8 * dim * vocab)
 
 
 def test_an_evaluation_scores_as_eval_does(

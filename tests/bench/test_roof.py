@@ -98,12 +98,16 @@ def test_no_place_for_the_cache_does_not_matter(
     assert len(measured) == 2
 
 
+@pytest.mark.parametrize("plain", [True, False])
 def test_the_best_shape_counts_and_slow_ones_are_not_tried(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, plain: bool
 ) -> None:
+    """Where a CPU is faster in fp32 than in a precision that it emulates, that is the peak."""
     shapes = ((8, 8, 8), (16, 8, 8), (8, 8, 16), (512, 512, 1024))
     monkeypatch.setitem(roof.SHAPES, "cpu", shapes)
-    times = iter([0.01, 0.01, 0.04, 0.5])
+    monkeypatch.setattr(roof, "applies", lambda: False)
+    of_fp32 = [0.02, 0.02, 0.04] if plain else [0.01, 0.005, 0.04]
+    times = iter([0.01, 0.01, 0.04, *of_fp32, 0.5])
 
     def seconds(work: Callable[[], object], device: torch.device) -> float:
         work()
@@ -111,8 +115,9 @@ def test_the_best_shape_counts_and_slow_ones_are_not_tried(
 
     found = measured_peaks(CPU, "bf16", seconds)
     assert found.shape == (16, 8, 8)
-    assert found.matrix_rate == pytest.approx(2 * 16 * 8 * 8 / 0.01)
+    assert found.matrix_rate == pytest.approx(2 * 16 * 8 * 8 / (0.01 if plain else 0.005))
     assert found.copy_rate == 2 * (1 << 27) / 0.5
     text = str(replace(found, date=NOW))
-    assert text.startswith("bf16 products of 16 x 8 x 8: 204.8 kFLOP/s; copies: 536.9 MB/s; ")
+    rate = "bf16 products of 16 x 8 x 8: 204.8" if plain else "fp32 products of 16 x 8 x 8: 409.6"
+    assert text.startswith(f"{rate} kFLOP/s; copies: 536.9 MB/s; ")
     assert " measured 2026-09-" in text

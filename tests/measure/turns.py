@@ -58,6 +58,7 @@ class Player:
     @classmethod
     def start(cls, name: str, command: Sequence[str], log: Path, folder: Path) -> Player:
         """Start it, and wait for its first step."""
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         begun = time.perf_counter()
         with open(log, "w") as errors:
             process = subprocess.Popen(
@@ -67,6 +68,7 @@ class Player:
                 stderr=errors,
                 text=True,
                 cwd=folder,
+                env=env,
             )
         player = cls(name, process)
         player.answer()

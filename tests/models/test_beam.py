@@ -35,7 +35,9 @@ class Table:
     def new_cache(self, batch: int, max_len: int) -> Any:
         return History()
 
-    def __call__(self, tokens: torch.Tensor, cache: Any, segments: Any = None) -> torch.Tensor:
+    def __call__(
+        self, tokens: torch.Tensor, cache: Any, segments: Any = None, last: bool = False
+    ) -> torch.Tensor:
         cache.tokens = tokens if cache.tokens is None else torch.cat((cache.tokens, tokens), 1)
         return self.logits[cache.tokens[:, -2], cache.tokens[:, -1]][:, None]
 

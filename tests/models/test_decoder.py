@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -346,3 +347,50 @@ def test_a_decoders_training_takes_three_times_its_forward_pass(mixer: dict[str,
     pairs = 10 + 8 * 4 if "window" in mixer else 78
     assert flops(model, tokens) == 2 * length * dim * (4 * dim + 50) + 2 * 2 * pairs * dim
     assert training_flops(model, tokens) == 3 * flops(model, tokens)
+
+
+def test_the_last_logits_alone_are_those_of_all_positions() -> None:
+    """With a cache and without one."""
+    model = decoder(logit_softcap=3.0).eval()
+    tokens = torch.randint(model.options.vocab_size or 11, (3, 5))
+    with torch.no_grad():
+        every = model(tokens)
+        torch.testing.assert_close(model(tokens, last=True), every[:, -1:])
+        cache = model.new_cache(3)
+        model(tokens[:, :2], cache, last=True)
+        found = model(tokens[:, 2:], cache, last=True)
+    torch.testing.assert_close(found, every[:, -1:])
+
+
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.7}, {"min_p": 0.2, "temperature": 1.7}])
+def test_drawing_among_the_likeliest_equals_drawing_with_the_others_excluded(
+    more: dict[str, Any],
+) -> None:
+    """To the token, with ties at the last place and with excluded tokens too."""
+    sampling, draw = Sampling(**{"temperature": 0.6, "top_k": 4, **more}), torch.Generator()
+    logits = torch.randn(64, 23, generator=draw.manual_seed(3)) * 2
+    logits[::7] = logits[::7].round()
+    logits[5, 3:] = -torch.inf
+    for _ in range(20):
+        draws = torch.rand(64, generator=draw)
+        for row in range(64):
+            known = logits[row].double() / sampling.temperature
+            order = sorted(range(23), key=lambda i: (-float(known[i]), i))[: sampling.top_k]
+            weights = {i: math.exp(float(known[i] - known[order[0]])) for i in order}
+            if sampling.top_p < 1:
+                total, before, kept = sum(weights.values()), 0.0, {}
+                for i in order:
+                    if before < sampling.top_p:
+                        kept[i] = weights[i]
+                    before += weights[i] / total
+                weights = kept
+            weights = {
+                i: w for i, w in weights.items() if w >= sampling.min_p * max(weights.values())
+            }
+            place, reached = float(draws[row]) * sum(weights.values()), 0.0
+            for token in sorted(weights):
+                reached += weights[token]
+                if place < reached:
+                    break
+            one = slice(row, row + 1)
+            assert int(sample(logits[one], sampling, draws[one])) == token

@@ -54,3 +54,25 @@ def test_a_few_queries_come_out_in_their_own_precision(length: int) -> None:
     assert y.dtype == torch.bfloat16
     want = eager_attention(weights(q, k, AttentionSpec(False)), v, AttentionSpec(False))
     assert (y.float() - want.float()).norm() <= 1e-2 * want.float().norm()
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(6, 2), (3, 3), (5, 1)])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_a_step_of_generation_equals_sums_in_double_precision(
+    heads: int, groups: int, scale: float | None
+) -> None:
+    """One query, grouped heads, values of another width, keys that are part of a longer cache."""
+    batch, length, width, values = 2, 9, 5, 7
+    q = torch.randn(batch, 1, heads, width).transpose(1, 2)
+    k = torch.randn(batch, groups, 20, width)[:, :, :length]
+    v = torch.randn(batch, groups, 20, values)[:, :, :length]
+    known = torch.empty(batch, heads, 1, values, dtype=torch.float64)
+    for b in range(batch):
+        for h in range(heads):
+            g = h * groups // heads
+            scores = k[b, g].double() @ q[b, h, 0].double() * (scale or width**-0.5)
+            powers = (scores - scores.max()).exp()
+            known[b, h, 0] = (powers / powers.sum()) @ v[b, g].double()
+    with torch.no_grad():
+        found = attend(q, k, v, AttentionSpec(causal=True, scale=scale))
+    torch.testing.assert_close(found.double(), known, rtol=1e-5, atol=1e-6)

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from bigmodel_cli.train import autotune as room
@@ -117,3 +118,24 @@ def test_a_close_choice_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert chosen({PLAIN: [0.010, 0.010, 0.010], HALF: [0.005, 0.005, 0.006]}).precision == "bf16"
     assert "close" not in said[1]
+
+
+@pytest.mark.parametrize(("seconds", "rows"), [(0.05, 40), (0.4, 9), (2.0, 2)])
+def test_long_passes_are_measured_on_fewer_rows(
+    seconds: float, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigmodel_cli.recipe import TrainOptions
+
+    seen: list[tuple[int, str]] = []
+
+    def one_pass(model: Any, task: Any, batch: Any, candidate: ComputeMode, *rest: Any) -> float:
+        seen.append((len(batch["x"]), candidate.precision))
+        return seconds * len(batch["x"]) / 12 * (0.5 if candidate.precision == "bf16" else 1)
+
+    monkeypatch.setattr(room, "_one_pass", one_pass)
+    options = TrainOptions(steps=1, memory_format="contiguous", compile="off")
+    batch = {"x": torch.zeros(40, 3), "y": torch.zeros(40)}
+    chosen = room.choose(nn.Linear(2, 2), Any, batch, options, lambda text: None)  # type: ignore[arg-type]
+    assert seen[0] == (40, "fp32")  # that it fits into memory is tried with all of it
+    assert {rows for rows, _ in seen[1:]} == {rows}
+    assert chosen.precision == "bf16"

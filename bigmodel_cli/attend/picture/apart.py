@@ -15,6 +15,7 @@ from bigmodel_cli.attend.picture.maps import Array, Scale, cells, draw_bar, draw
 from bigmodel_cli.attend.picture.sheet import MARGIN, POINT, Sheet, array_of, width_of
 from bigmodel_cli.console import counted
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.pictures import plain_names
 
 BADGE = 76
 
@@ -40,9 +41,10 @@ def draw_apart(apart: Apart, path: Path) -> None:
     )
     left, pitch = MARGIN + 100, wide + GAP
     width = max(LEAST_WIDTH, left + across * pitch - GAP - MARGIN)
-    look = Look(f"{apart.second} less {apart.first}", [])
+    look = Look(f"{apart.second} less {apart.first}", [], title=apart.title)
     heads = sum(len(layer.outputs) for layer in layers)
-    y = draw_header(sheet, look, width, [counted(len(layers), "layer"), counted(heads, "head")])
+    facts = [counted(len(layers), "layer"), counted(heads, "head"), *plain_names(apart.which)]
+    y = draw_header(sheet, look, width, facts)
     places = [left + head * pitch + wide / 2 for head in range(across)]
     y = draw_heading(sheet, y, "difference of the weights of each head", places)
     drawn = [m for m, _, _ in maps if m is not None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bigmodel_cli.attend import classes
 from bigmodel_cli.attend.colours import CLASSES
-from bigmodel_cli.attend.look import CAUTION, Layer, Look
+from bigmodel_cli.attend.look import CAUTION, Layer, Look, within
 from bigmodel_cli.attend.picture.maps import Scale, bar_title, draw_bar, scale_of, signed
 from bigmodel_cli.attend.picture.sheet import GREY, MARGIN, POINT, Sheet, cut_to, width_of
 from bigmodel_cli.pictures import plain, plain_names
@@ -45,7 +45,8 @@ def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) ->
     title = cut_to(plain(look.model), width, 9, bold=True)
     sheet.text(MARGIN, y + 18, title, 9, weight="bold")
     y += 50
-    titled = look.title and f"“{look.title}”"
+    titled, which = look.title and f"“{look.title}”", within(look.checkpoint)
+    facts = [*facts, *([f"checkpoint {which}"] if which else [])]
     said = [titled, look.part, look.answer and f"answer: {look.answer}"]
     lines = [" · ".join(facts), *plain_names([text for text in said if text])]
     for line in filter(None, lines):

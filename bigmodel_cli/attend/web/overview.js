@@ -5,9 +5,11 @@ let cell = 44; // CSS pixels of one map
 
 function buildOverview() {
   const most = Math.max(1, ...facts.layers.map((layer) => layer.heads));
-  const available = Math.max(220, Math.min(520, innerWidth * 0.36));
+  const stacked = matchMedia("(max-width: 860px)").matches; // as in the style: nothing stands beside
+  const available = stacked ? innerWidth - 60 : Math.max(220, Math.min(520, innerWidth * 0.36));
   cell = clamp(Math.floor((available - 26) / most) - 4, 14, 56);
   const grid = $("grid");
+  const held = grid.contains(document.activeElement); // keys go on where they were
   grid.style.setProperty("--cell", cell + "px");
   grid.style.setProperty("--heads", most);
   grid.replaceChildren();
@@ -19,6 +21,7 @@ function buildOverview() {
     for (let head = 0; head < layer.heads; head++) row.append(headButton(layer, number, head));
     grid.append(row);
   });
+  if (held) buttons[state.layer][state.head].focus();
 }
 
 function headButton(layer, number, head) {
