@@ -10,7 +10,8 @@ most that the system gave the process, from building the model to the last step,
 after a first step and after all of that was freed. With --teacher, a finetuned MiniLM, there is
 also `taught`: rsLoRA of rank 32, with EMA and activation checkpointing, that learns from its
 answers, which it gives once before the first step: `asking` is what all tensors hold at once
-meanwhile, and `tensors` has the answers to a batch too. Times are of processor time, one thread, of steps that take turns in one process.
+meanwhile, and `tensors` has the answers to a batch too. Times are of processor time, one thread, of
+steps that take turns in one process.
 """
 
 from __future__ import annotations
