@@ -116,6 +116,16 @@ def describe_device(device: torch.device) -> str:
     return f"cpu with {count} thread{'s' * (count != 1)}"
 
 
+def is_cuda(device: torch.device) -> bool:
+    """Whether it is a GPU that PyTorch calls CUDA."""
+    return device.type == "cuda"
+
+
+def is_cpu(device: torch.device) -> bool:
+    """Whether operations are over when they return."""
+    return device.type == "cpu"
+
+
 def total_memory(device: torch.device) -> int:
     """The device's total memory in bytes (for the CPU and MPS: the machine's)."""
     if device.type == "cuda":

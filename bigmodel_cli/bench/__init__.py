@@ -166,6 +166,8 @@ def _opened(
     whole = count * len(asked_for)
     with progress("opening", whole, "processes" if whole > 1 else "process") as shown:
         for asked in asked_for:
+            if len(asked_for) > 1:
+                asked = replace(asked, speaker=f"{asked.target}{asked.title}")
             try:
                 subjects.append(start(asked))
             except (ResourceError, Unfit) as fault:

@@ -10,6 +10,7 @@ from typing import Protocol
 from bigmodel_cli.bench.result import WHOLE, Block, Facts, Work
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import DataSet
+from bigmodel_cli.device import is_cpu
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.spec import Spec
@@ -70,7 +71,7 @@ def block(doing: Doing, seconds: float, least: int = LEAST) -> Block:
     """
     whole: list[float] = []
     parts: list[Mapping[str, float]] = []
-    apart = doing.device.type != "cpu"
+    apart = not is_cpu(doing.device)
     processor = time.process_time()
     deadline = time.perf_counter() + seconds
     number = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bigmodel_cli.adapters import stored_as
+from bigmodel_cli.device import is_cuda
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.footprint import following
 from bigmodel_cli.train.state import TrainState
@@ -24,7 +25,7 @@ def peak_memory(
         *state.ema.values(),
     ]
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in kept}
-    if device.type == "cuda":
+    if is_cuda(device):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step()

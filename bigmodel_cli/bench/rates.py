@@ -26,6 +26,11 @@ NEAREST, SOFT = 5, 0.1
 """
 KINDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Of precisions."""
+ROUNDS, SWEEPS, NEAR, HELD = 12, 400, 0.03, 0.1
+"""Of the fit of what the host takes: how often weights are set, how often each number is, and the
+part of a step below which a network counts fully; the part of all networks' weight that operations
+have which take as long as they were measured.
+"""
 PRODUCT, MOVING = "product", "moving"
 Key = tuple[str, ...]
 
@@ -187,18 +192,25 @@ def learnt(networks: Sequence[Sequence[Call]], others: Sequence[Call], rates: Ra
 
 
 def host_of(steps: Sequence[tuple[float, float, float, float]]) -> Host:
-    """What the host takes, of steps as (seconds, those of their operations, calls, weights): least
-    squares of the parts of a step, nothing below 0.
+    """What the host takes, of steps as (seconds, those of their operations, calls, weights): the
+    parts of a step are to be 1, nothing is below 0.
+
+    Least squares with weights by how far each is off (Holland and Welsch 1977), so that a network
+    which was disturbed, or is foreseen badly, does not move the others. One more row holds that
+    operations take as long as they were measured.
     """
-    rows = [[inside, 1.0, calls, weights] for _, inside, calls, weights in steps]
-    parts = [[x / s for x in row] for row, (s, *_) in zip(rows, steps, strict=True)]
-    found = [1.0, 0.0, 0.0, 0.0]
-    for _ in range(3000):
-        for i in range(len(found)):
-            above = below = 0.0
-            for row in parts:
-                others = sum(found[j] * row[j] for j in range(len(found)) if j != i)
-                above += row[i] * (1 - others)
-                below += row[i] ** 2
-            found[i] = max(0.0, above / below) if below else found[i]
+    rows = [[x / s for x in (inside, 1.0, calls, weights)] for s, inside, calls, weights in steps]
+    rows.append([1.0, 0.0, 0.0, 0.0])
+    found, trusted = [1.0, 0.0, 0.0, 0.0], [1.0] * len(steps) + [HELD * len(steps)]
+    for _ in range(ROUNDS):
+        for _ in range(SWEEPS):
+            for i in range(len(found)):
+                above = below = 0.0
+                for row, trust in zip(rows, trusted, strict=True):
+                    others = sum(found[j] * row[j] for j in range(len(found)) if j != i)
+                    above += trust * row[i] * (1 - others)
+                    below += trust * row[i] ** 2
+                found[i] = max(0.0, above / below) if below else found[i]
+        off = [abs(1 - sum(a * b for a, b in zip(found, row, strict=True))) for row in rows]
+        trusted = [NEAR / max(NEAR, distance) for distance in off[:-1]] + [HELD * len(steps)]
     return Host(*found)

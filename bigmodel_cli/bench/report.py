@@ -36,6 +36,10 @@ def _of_one_kind(title: str, measured: Sequence[Measured]) -> str:
         ]
         for m, found in zip(measured, ratios, strict=True)
     ]
+    if any(m.joules is not None for m in measured):
+        columns.append("energy a step")
+        for row, m in zip(rows, measured, strict=True):
+            row.append("-" if m.joules is None else f"{m.joules:.3g} J")
     if all(found is None for found in ratios[1:]):
         columns, *rows = [[*row[:6], *row[7:]] for row in (columns, *rows)]
     said = [sentence(verdict_of(m, measured[0])) for m in measured if m.verdict is not None]

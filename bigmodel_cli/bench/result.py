@@ -36,7 +36,8 @@ class Block:
     "forward", "backward", "update"), and what is left of it. `processor` are seconds of processor
     time that the process used, of all threads, `reference` those of a fixed piece of work beside
     it: how fast the machine was. `place` is the block's turn among all of a call,
-    `process` the number of the target's process. One that was `rejected` (why) does not count.
+    `process` the number of the target's process; `joules` what the device used in all of it, where
+    that is told. One that was `rejected` (why) does not count.
     """
 
     seconds: tuple[float, ...]
@@ -47,6 +48,13 @@ class Block:
     process: int = 0
     mood: Mood = Mood()
     rejected: str = ""
+    joules: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """All of them; where parts are of other steps, as on a GPU, those too."""
+        marked = max((len(values) for values in self.parts.values()), default=0)
+        return len(self.seconds) + (marked if marked != len(self.seconds) else 0)
 
     @property
     def median(self) -> float:
@@ -122,6 +130,13 @@ class Verdict:
     rejected: int
     apart: bool = False
 
+    @property
+    def told(self) -> bool:
+        """Whether there were enough rounds, without other work in most of them, to tell anything;
+        also that it is not decided.
+        """
+        return self.low is not None and self.rejected <= self.rounds
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -171,6 +186,13 @@ class Measured:
         return None if self.work is None else self.work.useful / self.median / self.work.matrix_rate
 
     @property
+    def joules(self) -> float | None:
+        """Of a step; None where the system does not tell."""
+        told = [b for b in self.counted if b.joules is not None]
+        steps = sum(block.steps for block in told)
+        return sum(block.joules or 0.0 for block in told) / steps if steps else None
+
+    @property
     def read_share(self) -> float | None:
         """The rate at which decoding has to read, as a part of the copy rate; None for others."""
         if self.work is None or self.work.must_read is None:
@@ -212,6 +234,7 @@ class Measured:
             "p95_s": self.percentile(0.95),
             "steps": len(self.steps()),
             "per_second": self.per_second,
+            **({} if self.joules is None else {"joules": self.joules}),
             "parts_s": self.parts(),
             "mfu": self.share,
             "read_share": self.read_share,

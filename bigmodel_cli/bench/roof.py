@@ -20,7 +20,7 @@ from pathlib import Path
 from bigmodel_cli.bench.machine import processor
 from bigmodel_cli.cache_home import cache_directory
 from bigmodel_cli.console import quantity, say
-from bigmodel_cli.device import describe_device, dtype_of, synchronize
+from bigmodel_cli.device import describe_device, dtype_of, is_cuda, synchronize
 from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.lazy import nn, torch
 from bigmodel_cli.products import applies, product
@@ -117,7 +117,7 @@ def measured_peaks(device: torch.device, precision: str, best_of: Best | None = 
         plain, shape = _best_product(device, "fp32", best_of)
         if plain > matrix_rate:
             matrix_rate, best_shape, precision = plain, shape, "fp32"
-    size = 1 << (30 if device.type == "cuda" else 27)
+    size = 1 << (30 if is_cuda(device) else 27)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     copies = 2 * size / best_of(lambda: target.copy_(source), device)

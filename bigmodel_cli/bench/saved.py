@@ -20,6 +20,8 @@ from bigmodel_cli.outputs import write_output
 LARGEST = 1 << 28
 """Bytes of a file that is read."""
 COLUMNS = ("name", "doing", "process", "block", "step", "seconds", "rejected")
+JOULES = "joules"
+"""Of a step, in the mean of its block: the last column, where the system tells them."""
 
 
 def write(result: Result, path: Path) -> None:
@@ -32,7 +34,8 @@ def write_csv(result: Result, path: Path) -> None:
     parts = list(dict.fromkeys(n for m in result.measured for b in m.blocks for n in b.parts))
     text = io.StringIO(newline="")
     rows = csv.writer(text)
-    rows.writerow([*COLUMNS, *parts])
+    told = any(block.joules is not None for m in result.measured for block in m.blocks)
+    rows.writerow([*COLUMNS, *parts, *([JOULES] if told else [])])
     for measured in result.measured:
         for block in measured.blocks:
             known = [measured.facts.name, measured.facts.doing, block.process, block.place]
@@ -41,7 +44,8 @@ def write_csv(result: Result, path: Path) -> None:
             known_parts = {n: values for n, values in block.parts.items() if len(values) == count}
             for step, seconds in enumerate(block.seconds):
                 own = [found[step] if (found := known_parts.get(part)) else "" for part in parts]
-                rows.writerow([*known, step, seconds, block.rejected, *own])
+                used = [] if not told else [(block.joules or 0.0) / block.steps]
+                rows.writerow([*known, step, seconds, block.rejected, *own, *used])
     write_output(path, [text.getvalue().encode()])
 
 

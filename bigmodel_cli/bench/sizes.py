@@ -40,6 +40,9 @@ def _product(name: str, inputs: Sequence[Tensor]) -> tuple[str, tuple[int, ...]]
     if len(factors) < 2:
         return name, ()
     a, b = factors
+    if name == named.LINEAR:
+        columns, width = b.shape
+        return "product nt", (1, a.numel() // width, width, columns)
     batch = a.shape[0] if a.dim() > 2 else 1
     lies = "".join("n" if t.stride(-1) == 1 or t.shape[-1] == 1 else "t" for t in factors)
     kind = "product" if batch == 1 else "products"

@@ -16,7 +16,7 @@ from bigmodel_cli.bench.work import work_of
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.data import Split, random_batch
-from bigmodel_cli.device import describe_device
+from bigmodel_cli.device import describe_device, is_cuda
 from bigmodel_cli.evaluation.evaluator import similar
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models import Model
@@ -92,7 +92,7 @@ class Used:
         """Peak bytes while `step` runs: the weights, and all that it holds beside them."""
         kept = [*self.model.parameters(), *self.model.buffers()]
         storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in kept}
-        if self.device.type == "cuda":
+        if is_cuda(self.device):
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
             step()

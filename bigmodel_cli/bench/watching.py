@@ -10,6 +10,7 @@ from typing import Any
 
 from bigmodel_cli.bench import named
 from bigmodel_cli.bench.sizes import form_of
+from bigmodel_cli.device import is_cuda
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.models.describe import convolution_gradient_flops
 from bigmodel_cli.parts.counted import pairs_seen
@@ -174,7 +175,7 @@ class _Events:
 
 
 def _timer(device: torch.device) -> Any:
-    return _Events() if device.type == "cuda" else _Clock()
+    return _Events() if is_cuda(device) else _Clock()
 
 
 def _is_composite(function: Any) -> bool:

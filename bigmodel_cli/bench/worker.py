@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from bigmodel_cli.bench.doing import WARMUP, Doing, Opened, block, warm
+from bigmodel_cli.bench.energy import Meter
 from bigmodel_cli.bench.kinds import KINDS
 from bigmodel_cli.bench.losses import Operation
 from bigmodel_cli.bench.own_memory import OwnMemory, limit_memory, load_tools
@@ -23,8 +24,8 @@ from bigmodel_cli.bench.pipes import Fault, Piped, answering, faulty
 from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.result import Block, Facts, Work
 from bigmodel_cli.bench.targets import built_in, opened
-from bigmodel_cli.console import say
-from bigmodel_cli.device import pick_device
+from bigmodel_cli.console import say, speak_for
+from bigmodel_cli.device import is_cuda, pick_device
 from bigmodel_cli.errors import BigmodelError, ResourceError, Unfit, memory_remedy
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.overrides import Change, from_plain, to_plain
@@ -48,6 +49,7 @@ class Asked:
     built_in: bool = False
     changes: Sequence[Change] = ()
     quiet: bool = False  # it says nothing on stderr: another process of the same target does
+    speaker: str = ""  # before each of its lines on stderr, where several targets have some
     number: int = 0  # the target's place among those named
     title: str = ""  # what is added to its name: what it has that others of the target have not
     plugins: str | None = None  # of its process, where they are not this one's
@@ -109,11 +111,11 @@ class Here:
         device = pick_device(asked.device, say)
         found = (built_in if asked.built_in else opened)(asked.target, asked.changes)
         self.places = found.places
-        self.reference = Reference(device)
+        self.reference, self.meter = Reference(device), Meter(device)
         load_tools()
         self.memory = OwnMemory()
         self.most: tuple[int, int | None] | None = None
-        if asked.room is not None and device.type != "cuda":
+        if asked.room is not None and not is_cuda(device):
             limit_memory(asked.room)
         with memory_remedy(REMEDY), batch_norm_explained(), _supported(found, device):
             self.doing: Doing = KINDS[asked.doing].begin(found, device)
@@ -123,9 +125,11 @@ class Here:
         return self.doing.facts()
 
     def block(self, seconds: float, least: int) -> Block:
+        before = self.meter.read()
         with memory_remedy(REMEDY):
             found = block(self.doing, seconds, least)
-        return replace(found, reference=self.reference.seconds())
+        joules = self.meter.joules(before, self.meter.read())
+        return replace(found, reference=self.reference.seconds(), joules=joules)
 
     def work(self) -> Work | None:
         self.most = self.most or self._most()
@@ -140,7 +144,7 @@ class Here:
     def _most(self) -> tuple[int, int | None]:
         """Of the process and the device so far: before the machine's peaks are measured."""
         device, process = self.doing.device, self.memory.peak()
-        if device.type != "cuda":
+        if not is_cuda(device):
             return process, None
         return process, int(torch.cuda.max_memory_reserved(device))
 
@@ -171,7 +175,8 @@ class Process:
     def block(self, seconds: float, least: int) -> Block:
         found = self._ask("block", {"seconds": seconds, "least": least})
         parts = {name: tuple(values) for name, values in found["parts"].items()}
-        return Block(tuple(found["seconds"]), parts, found["processor"], found["reference"])
+        known = {name: found[name] for name in ("processor", "reference", "joules")}
+        return Block(tuple(found["seconds"]), parts, **known)
 
     def work(self) -> Work | None:
         found = self._ask("work")
@@ -220,7 +225,9 @@ def serve() -> None:
         what, given = json.loads(line)
         try:
             if subject is None:
-                subject = Here(Asked.from_json(given))
+                asked = Asked.from_json(given)
+                speak_for(asked.speaker)
+                subject = Here(asked)
             answer: dict[str, Any] = {"answer": ANSWERS[what](subject, given)}
         except BigmodelError as error:
             answer = faulty(error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bigmodel_cli.errors import Regression, SpecError
+from bigmodel_cli.errors import Regression, ResourceError, SpecError
 
 if TYPE_CHECKING:
     from bigmodel_cli.bench.result import Result
@@ -41,7 +41,8 @@ class ComparingOptions:
         typer.Option(
             help=(
                 "End with status 8 where a target surely takes this much longer than the first, or"
-                " than --against, e.g. --fail-above 5%."
+                " than --against, e.g. --fail-above 5%; with 5 where nothing can be told, since"
+                " other work ran or there are too few rounds."
             )
         ),
     ] = None
@@ -131,6 +132,7 @@ class ComparingOptions:
         bound = self.bound()
         if bound is None:
             return
+        unknown = [m.facts.name for m in result.measured if m.verdict and not m.verdict.told]
         slower = [
             f"{m.facts.name} takes {100 * m.verdict.change:.1f} % longer"
             for m in result.measured
@@ -138,3 +140,9 @@ class ComparingOptions:
         ]
         if slower:
             raise Regression(f"{'; '.join(slower)}, more than --fail-above {self.fail_above}")
+        if unknown:
+            raise ResourceError(
+                f"--fail-above {self.fail_above}: nothing can be told of {', '.join(unknown)}:"
+                " other work ran, or there were too few rounds; run it alone, or for longer"
+                " (--seconds)"
+            )

@@ -64,6 +64,7 @@ __all__ = [
 ]
 SCHEMA_VERSION = 1
 _SAID: set[str] = set()
+_SPEAKER = [""]
 
 
 def say(message: str) -> None:
@@ -72,7 +73,12 @@ def say(message: str) -> None:
 
     A stderr that is closed, full or gone is ignored.
     """
-    say_coloured(visible(with_names(message)))
+    say_coloured(visible(with_names(_SPEAKER[0] + message)))
+
+
+def speak_for(name: str) -> None:
+    """Lines of `say` begin with this name from here on: of a process beside others."""
+    _SPEAKER[0] = f"{name}: " if name else ""
 
 
 def say_once(message: str) -> None:

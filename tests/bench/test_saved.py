@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Result
+from conftest import ROOT, Result
 
 from bigmodel_cli.bench import compared
 from bigmodel_cli.bench import result as results
@@ -129,3 +132,33 @@ def test_the_command_fails_above_a_bound(cli: Cli, tmp_path: Path) -> None:
 )
 def test_options_that_do_not_go_together(words: tuple[str, ...], cli: Cli) -> None:
     assert cli("bench", *words).status == 2
+
+
+def test_a_bound_of_which_nothing_can_be_told_is_no_success(tmp_path: Path, cli: Cli) -> None:
+    busy = saved()
+    blocks = [
+        replace(block, rejected="other work" if number % 3 else "")
+        for number, block in enumerate(busy.measured[0].blocks)
+    ]
+    write(saved(), tmp_path / "a.json")
+    write(replace(busy, measured=[replace(busy.measured[0], blocks=blocks)]), tmp_path / "b.json")
+    words = ("bench", "--show", tmp_path / "a.json", "--show", tmp_path / "b.json")
+    assert cli(*words).status == 0
+    found = cli(*words, "--fail-above", "5%")
+    assert found.status == 5
+    assert "nothing can be told of a (b.json): other work ran" in found.err
+
+
+def test_lines_of_several_targets_begin_with_their_names(
+    decoder_spec: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(decoder_spec.read_text())
+    command = [sys.executable, "-m", "bigmodel_cli", "bench", "decoder.yaml", "other.yaml"]
+    found = subprocess.run(
+        [*command, "--seconds", "0.1", "--compile", "off", "--device", "cpu"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    for name in ("decoder.yaml", "other.yaml"):
+        assert f"{name}: device: cpu" in found.stderr
