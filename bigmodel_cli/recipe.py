@@ -116,18 +116,10 @@ class TrainOptions(Options):
         "auto", description="torch.compile; auto: only on CUDA"
     )
     loss_chunk: Literal["auto", "off"] | Count = Field(
-        "auto",
-        description=(
-            "logits over a vocabulary are computed and freed so many tokens at a time, also those"
-            " of a teacher; auto: where they are large (some 100 MB); off: all at once"
-        ),
+        "auto", description="tokens whose logits are in memory at once; auto: by their size"
     )
     checkpointing: Literal["none", "blocks"] = Field(
-        "none",
-        description=(
-            "blocks: of each block (of a cnn: layer) its input alone is kept for the backward pass,"
-            " and the rest computed again: less memory, a forward pass more, the same numbers"
-        ),
+        "none", description="blocks: keep their inputs alone; compute the rest again: less memory"
     )
     seed: Seed = Field(
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
@@ -253,16 +245,12 @@ class TrainOptions(Options):
         return self.validation_batch or max(least, self.rows(length))
 
     def total_steps(self, per_epoch: Fraction) -> int | None:
-        """Optimizer steps of the whole run, given the micro-batches per epoch; None where the clock
-        decides.
-        """
+        """Optimizer steps of the whole run; None where the clock decides."""
         return self.steps_of(self.epochs, per_epoch) if self.epochs is not None else self.steps
 
     def steps_of(self, epochs: float, per_epoch: Fraction) -> int:
-        """Optimizer steps of that many epochs (the last one may reach into the next epoch).
-
-        Epochs are taken as written: the float nearest to 0.1 is a little more, which would cost a
-        step.
+        """Optimizer steps of that many epochs, as written (the float nearest to 0.1 is more, which
+        would cost a step); the last one may reach into the next epoch.
         """
         return max(1, math.ceil(Fraction(repr(epochs)) * per_epoch / self.accumulate))
 

@@ -34,8 +34,10 @@ def step_peaks(model: Module, *example: Tensor, chunk: Chunk = "off") -> tuple[i
     return max(alive.course[:middle], default=0), max(alive.course[middle:], default=0)
 
 
-def following(known: list[Tensor]) -> Any:
-    """A context whose `course` has the peak bytes of each operation, without `known` tensors."""
+def following(known: list[Tensor], device: str | None = None) -> Any:
+    """A context whose `course` has the peak bytes of each operation, without `known` tensors;
+    of this device alone where one is named ("cpu").
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -70,7 +72,7 @@ def following(known: list[Tensor]) -> Any:
             self.peak = self.now
             result = function(*args, **(kwargs or {}))
             for leaf in tree_leaves(result):
-                if isinstance(leaf, torch.Tensor):
+                if isinstance(leaf, torch.Tensor) and device in (None, leaf.device.type):
                     self.note(leaf)
             self.course.append(self.peak)
             return result

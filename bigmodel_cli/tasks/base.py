@@ -208,9 +208,7 @@ class Task:
         raise NotImplementedError
 
     def targets_loss(self, outputs: Any, batch: Batch) -> Callable[[slice, Tensor], Tensor]:
-        """What gives the loss of some rows of `target_logits`, whose logits it is given, where it
-        `takes_late`: over all rows `loss`, whose count is their number.
-        """
+        """Where it `takes_late`: what makes of rows of `target_logits` their part of `loss`."""
         raise NotImplementedError
 
     def choices(self, info: DatasetInfo) -> int:

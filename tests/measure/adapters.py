@@ -8,9 +8,10 @@ memory is measured in a process for each way, in two ways: `tensors` is what all
 once, weights, gradients and optimizer included, in steps on the largest batches; `process` is the
 most that the system gave the process, from building the model to the last step, above what it held
 after a first step and after all of that was freed. With --teacher, a finetuned MiniLM, there is
-also `taught`: rsLoRA of rank 48, with EMA, that learns from its answers, which it gives once before
-the first step: `asking` is what all tensors hold at once meanwhile, and `tensors` has the answers
-to a batch too. Times are of processor time, one thread, of steps that take turns in one process.
+also `taught`: rsLoRA of rank 32, with EMA and activation checkpointing, that learns from its
+answers, which it gives once before the first step: `asking` is what all tensors hold at once
+meanwhile, and `tensors` has the answers to a batch too. Times are of processor time, one thread, of
+steps that take turns in one process.
 """
 
 from __future__ import annotations
@@ -93,13 +94,14 @@ def settings(case: str, way: str, base: Path, teacher: Path | None) -> list[str]
     if way == "full":
         return [f"init.checkpoint={base}"]
     if way == TAUGHT:
-        targets = '["*.qkv", "*.out", "*.ffn.up"]'
+        targets = '["*.qkv", "*.out", "*.ffn.up", "*.ffn.down"]'
         return [
             f"init.checkpoint={base}",
             "model.pool=mean",
             "model.pooler=false",
             "train.ema=0.99",
-            f"adapter={{type: rslora, rank: 48, targets: {targets}, modules_to_save: [head]}}",
+            "train.checkpointing=blocks",
+            f"adapter={{type: rslora, rank: 32, targets: {targets}, modules_to_save: [head]}}",
             f"distill={{teacher: {teacher}, weight: 0.9, hidden: 1.0, once: true}}",
         ]
     targets, head = TARGETS[case], "fc" if case == "resnet" else "head"
@@ -138,14 +140,14 @@ def started(case: str, way: str, folder: Path, teacher: Path | None = None) -> A
     keep_few_kernels()
 
     def build() -> tuple[Any, Any, Any, Any, int]:
-        with following([]) as alive:
+        with following([], "cpu") as alive:
             taught = taught_once(run, task, device, folder, None)
         spec, model, state, loader = set_up(taught, task, device, None)
         hold(model, state.left_out, spec.adapter, spec.train.precision)
         data = run.data
         objective = objective_of(spec, task, data.info, data.assets(), model, device)
         objective.hold(spec.train.precision)
-        return spec.train, state, objective, loader, alive.peak
+        return spec.train, state, objective, loader, max(alive.course, default=0)
 
     return build
 

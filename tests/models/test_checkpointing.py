@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.models import MODELS
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.models import MODELS, Model
 from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.models.footprint import step_peaks
 
@@ -127,6 +128,11 @@ def test_the_plan_knows_what_is_not_kept_and_counts_work_once() -> None:
         work.append(training_flops(model, tokens))
     assert peaks[1] < 0.5 * peaks[0]
     assert work[0] == work[1]
+
+
+def test_a_network_without_layers_says_so() -> None:
+    with pytest.raises(SpecError, match=r"train\.checkpointing: .* set none"):
+        Model().recompute()
 
 
 def test_late_logits_are_planned() -> None:
