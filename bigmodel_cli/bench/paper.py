@@ -19,8 +19,9 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import Unfit
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.logits.elsewhere import pieces_as_on
+from bigmodel_cli.models import Model
 from bigmodel_cli.models.footprint import following
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.parts.contract import counting_steps
@@ -94,7 +95,7 @@ def on_paper(
 
 
 def _of(
-    spec: Spec, info: DatasetInfo, model: Module, precision: str, memory_format: str, rows: int
+    spec: Spec, info: DatasetInfo, model: Model, precision: str, memory_format: str, rows: int
 ) -> Paper:
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
@@ -123,7 +124,7 @@ def _of(
 def _step(
     spec: Spec,
     info: DatasetInfo,
-    model: Module,
+    model: Model,
     precision: str,
     memory_format: str,
     rows: int,
@@ -138,6 +139,8 @@ def _step(
         for weight in [p for p in model.parameters() if p.dim() == 4]:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     model.train()
+    if spec.train.checkpointing == "blocks":
+        model.recompute()
     optimizer = spec.train.optimizer.build(named_weights(model))
     found = Paper(weights=sum(p.requires_grad for p in model.parameters()))
     kept = [*model.parameters(), *model.buffers(), *batch.values()]
@@ -178,7 +181,7 @@ def _noted(found: Paper, part: str, even: _Even) -> Iterator[None]:
     found.dispatched[part] = watching.dispatched
 
 
-def _filled(model: Module) -> Module:
+def _filled(model: Model) -> Model:
     """The model with fake tensors on the CPU in the place of those on the meta device."""
     known: dict[int, Tensor] = {}
 

@@ -102,6 +102,17 @@ def test_experts_have_as_many_rows_each_on_paper() -> None:
     assert [(c.sizes, calls[c]) for c in up] == [((1, 13, 24, 44), 8)]  # gate and up of 4 experts
 
 
+def test_activations_that_are_computed_again_are_so_on_paper() -> None:
+    spec, info = network(NETWORKS["decoder"], "fp32", "contiguous")
+    again = spec.model_copy(
+        update={"train": spec.train.model_copy(update={"checkpointing": "blocks"})}
+    )
+    plain, less = (on_paper(s, info, "fp32", "contiguous", 5) for s in (spec, again))
+    assert less.peaks[0] < 0.7 * plain.peaks[0]
+    flops = [sum(n * c.flops for c, n in calls_of(p, 1).items()) for p in (plain, less)]
+    assert 1.1 * flops[0] < flops[1] < 1.35 * flops[0]
+
+
 def test_memory_of_passes_on_paper_is_that_of_the_dry_run() -> None:
     from bigmodel_cli.assemble import outline
     from bigmodel_cli.train.plan import memory_of
