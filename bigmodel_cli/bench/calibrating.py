@@ -38,7 +38,10 @@ TEN = tuple("0123456789")
 Values = dict[str, Any]
 
 
-def _decoder(dim: int, repeat: int, vocab: int, length: int, batch: int, **block: Any) -> Values:
+def _decoder(
+    dim: int, repeat: int, vocab: int, length: int, batch: int, more: Values | None = None
+) -> Values:
+    block = dict(more or {})
     norm = block.pop("norm", "layernorm")
     own: Values = {"mixer": {"type": "attention", "num_heads": max(1, dim // 64)}, "ffn": "gelu"}
     blocks = [{**own, "repeat": repeat, "norm": {"type": norm}, **block}]
@@ -60,8 +63,8 @@ def _images(model: Values, shape: tuple[int, int, int], batch: int) -> Values:
     }
 
 
-def _conv(channels: int, **more: Any) -> Values:
-    return {"type": "conv", "channels": channels, "kernel": 3, **more}
+def _conv(channels: int, more: Values | None = None) -> Values:
+    return {"type": "conv", "channels": channels, "kernel": 3, **(more or {})}
 
 
 POOL = {"type": "pool", "kind": "max", "kernel": 2}
@@ -89,19 +92,28 @@ def _vit(dim: int, patch: int, heads: int) -> Values:
 
 
 NETWORKS: Sequence[Values] = (
-    _decoder(32, 2, 64, 32, 4, ffn="swiglu"),
-    _decoder(40, 3, 70, 48, 12, norm="rmsnorm", ffn="swiglu", mixer={**ROTARY, "kv_heads": 2}),
-    _decoder(24, 6, 90, 12, 6, norm="rmsnorm", ffn="swiglu", mixer=ROTARY),
-    _decoder(56, 2, 70, 20, 4, norm="rmsnorm", ffn={**MOE, "hidden": 40}, mixer=MLA),
+    _decoder(32, 2, 64, 32, 4, {"ffn": "swiglu"}),
+    _decoder(
+        40, 3, 70, 48, 12, {"norm": "rmsnorm", "ffn": "swiglu", "mixer": {**ROTARY, "kv_heads": 2}}
+    ),
+    _decoder(24, 6, 90, 12, 6, {"norm": "rmsnorm", "ffn": "swiglu", "mixer": ROTARY}),
+    _decoder(56, 2, 70, 20, 4, {"norm": "rmsnorm", "ffn": {**MOE, "hidden": 40}, "mixer": MLA}),
     _of_pairs(48, 120, 24, 8),
     _images(_vit(32, 8, 2), (3, 32, 32), 8),
-    _decoder(64, 2, 65, 256, 2, mixer=ROTARY),
-    _decoder(128, 3, 300, 64, 12, mixer=ROTARY, ffn={"type": "swiglu", "bias": False}),
-    _decoder(256, 2, 1000, 192, 4, norm="rmsnorm", ffn="swiglu", mixer={**ROTARY, "kv_heads": 2}),
+    _decoder(64, 2, 65, 256, 2, {"mixer": ROTARY}),
+    _decoder(128, 3, 300, 64, 12, {"mixer": ROTARY, "ffn": {"type": "swiglu", "bias": False}}),
+    _decoder(
+        256,
+        2,
+        1000,
+        192,
+        4,
+        {"norm": "rmsnorm", "ffn": "swiglu", "mixer": {**ROTARY, "kv_heads": 2}},
+    ),
     _decoder(512, 1, 4096, 128, 4),
-    _decoder(768, 1, 8192, 64, 4, norm="rmsnorm"),
-    _decoder(128, 2, 500, 128, 4, norm="rmsnorm", ffn=MOE, mixer=MLA),
-    _decoder(128, 2, 500, 128, 4, norm="rmsnorm", mixer={"type": "mamba2", "state": 32}),
+    _decoder(768, 1, 8192, 64, 4, {"norm": "rmsnorm"}),
+    _decoder(128, 2, 500, 128, 4, {"norm": "rmsnorm", "ffn": MOE, "mixer": MLA}),
+    _decoder(128, 2, 500, 128, 4, {"norm": "rmsnorm", "mixer": {"type": "mamba2", "state": 32}}),
     {
         "model": {
             "type": "encoder",
@@ -120,8 +132,8 @@ NETWORKS: Sequence[Values] = (
         {
             "type": "cnn",
             "layers": [
-                *(_conv(32, **BATCHED), _conv(64, **BATCHED), POOL),
-                *(_conv(96, **BATCHED), POOL, _conv(128), *HEAD),
+                *(_conv(32, BATCHED), _conv(64, BATCHED), POOL),
+                *(_conv(96, BATCHED), POOL, _conv(128), *HEAD),
             ],
         },
         (3, 32, 32),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from bigmodel_cli.console import say
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.inherit import BASE, MOST_FILES
+from bigmodel_cli.yaml_source import read_yaml
 
 SECONDS = 60
 """That git may take for one answer."""
@@ -56,6 +58,7 @@ def at_ref(ref: str, spec: str, plugins: Sequence[Path]) -> Iterator[Earlier]:
         target = _written(root, name, path, place)
         if target is None:
             raise SpecError(f"--against {ref}: {spec} is not in that commit ({name[:12]})")
+        _write_bases(root, name, path, target, place)
         pairs = []
         for plugin in plugins:
             older = _written(root, name, plugin, place) if _inside(root, plugin) else None
@@ -65,6 +68,24 @@ def at_ref(ref: str, spec: str, plugins: Sequence[Path]) -> Iterator[Earlier]:
                 (f"{plugin} at {ref}" if older else str(plugin), str(older or _full(plugin)))
             )
         yield Earlier(str(target), json.dumps(pairs))
+
+
+def _write_bases(root: Path, commit: str, spec: Path, target: Path, place: Path) -> None:
+    """Write the files that the spec inherits from, as they are in the commit; what is not there is
+    told when the spec is read.
+    """
+    for _ in range(MOST_FILES):
+        values = read_yaml(target).value
+        named = values.get(BASE) if isinstance(values, dict) else None
+        if named is None or not isinstance(named.value, str) or Path(named.value).is_absolute():
+            return
+        spec = spec.parent / named.value
+        if not _inside(root, spec):
+            return
+        found = _written(root, commit, spec, place)
+        if found is None:
+            return
+        target = found
 
 
 def _full(path: Path) -> Path:

@@ -175,8 +175,8 @@ class Process:
     def block(self, seconds: float, least: int) -> Block:
         found = self._ask("block", {"seconds": seconds, "least": least})
         parts = {name: tuple(values) for name, values in found["parts"].items()}
-        known = {name: found[name] for name in ("processor", "reference", "joules")}
-        return Block(tuple(found["seconds"]), parts, **known)
+        times, processor = tuple(found["seconds"]), found["processor"]
+        return Block(times, parts, processor, found["reference"], joules=found["joules"])
 
     def work(self) -> Work | None:
         found = self._ask("work")

@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT, Result
 
 from bigmodel_cli.bench.earlier import at_ref
+from bigmodel_cli.spec import load
 
 Cli = Callable[..., Result]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -72,6 +73,23 @@ def test_the_spec_and_its_plugins_lie_there_as_they_were(repository: Path, tmp_p
         assert Path(path).read_text() == "PARTS = {}"
         assert Path(same) == other
     assert not Path(found.target).exists()
+
+
+def test_what_it_inherits_from_lies_there_as_it_was(repository: Path) -> None:
+    (repository / "deep").mkdir()
+    upper, middle = repository / "deep" / "upper.yaml", repository / "middle.yaml"
+    upper.write_text("base: ../middle.yaml\ntrain: {batch_size: 3}\n")
+    middle.write_text("base: net.yaml\ntrain: {batch_size: 5}\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "two")
+    wide = (repository / "net.yaml").read_text()
+    for file in (upper, middle, repository / "net.yaml"):
+        file.write_text("gone: true")
+    with at_ref("HEAD", str(upper), []) as found:
+        place = Path(found.target).parent.parent
+        assert (place / "net.yaml").read_text() == wide
+        spec = load(Path(found.target))
+        assert (spec.train.batch_size, "dim: 24" in wide) == (3, True)
 
 
 @pytest.mark.slow
