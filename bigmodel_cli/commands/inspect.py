@@ -26,6 +26,13 @@ PLANNED = ("--roof", "--precision", "--compile", "--batch")
 """Options of timing that a plan heeds."""
 
 
+def _unplanned(timing: TimingOptions, comparing: ComparingOptions) -> dict[str, object]:
+    """The options that have no effect on a plan, as they are given."""
+    every = {**vars(timing), **vars(comparing)}
+    named = {f"--{name.replace('_', '-')}": value for name, value in every.items()}
+    return {name: value for name, value in named.items() if name not in PLANNED}
+
+
 @fields_as_options
 def bench(
     targets: Annotated[
@@ -60,9 +67,7 @@ def bench(
 
     learning.check()
     if planning.plan:
-        others = {f"--{name}": value for name, value in vars(timing).items()}
-        others |= {f"--{name.replace('_', '-')}": v for name, v in vars(comparing).items()}
-        unused = {k: v for k, v in others.items() if k not in PLANNED} | {"--learn": learning.learn}
+        unused = _unplanned(timing, comparing) | {"--learn": learning.learn}
         changes = timing.changes(set_)
         planning.run(targets or (), changes, device, json, timing.roof, unused)
         return
