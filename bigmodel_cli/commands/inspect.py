@@ -24,6 +24,10 @@ from bigmodel_cli.commands.timing import TimingOptions
 
 PLANNED = ("--roof", "--precision", "--compile", "--batch")
 """Options of timing that a plan heeds."""
+TARGETS = (
+    "Specs or checkpoints, the first being what others are compared with; a built-in set when left"
+    " out."
+)
 
 
 def _unplanned(timing: TimingOptions, comparing: ComparingOptions) -> dict[str, object]:
@@ -39,10 +43,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="SPEC|CKPT",
-            help=(
-                "Specs or checkpoints, the first being what others are compared with; a built-in"
-                " set when left out."
-            ),
+            help=TARGETS,
         ),
     ] = None,
     set_: Set = None,
@@ -68,8 +69,7 @@ def bench(
     learning.check()
     if planning.plan:
         unused = _unplanned(timing, comparing) | {"--learn": learning.learn}
-        changes = timing.changes(set_)
-        planning.run(targets or (), changes, device, json, timing.roof, unused)
+        planning.run(targets or (), timing.changes(set_), device, json, timing.roof, unused)
         return
     if learning.learn:
         files = {"--out": comparing.out, "--png": comparing.png, "--csv": comparing.csv}
