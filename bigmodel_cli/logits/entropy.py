@@ -186,9 +186,8 @@ def _late_function() -> Any:
         def backward(context: Any, factor: Tensor) -> Any:
             kept = zip(context.gradients, context.kinds, strict=True)
             del context.gradients
-            return *(None if g is None else g.mul_(factor).to(kind) for g, kind in kept), *[
-                None
-            ] * 3
+            found = (None if g is None else g.mul_(factor).to(kind) for g, kind in kept)
+            return *found, None, None, None
 
     return LateCrossEntropy
 
