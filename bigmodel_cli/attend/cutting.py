@@ -119,8 +119,9 @@ class _Run:
             self.heads, self.experts = seen.heads, seen.experts
             self.positions = max(self.positions, seen.positions)
         if not any(bool(counts[:, 0].any()) for _, counts in passes):
-            given = items[0].given if items else ""
-            raise DataError(f"{given[:40]!r}: nothing in it is foretold; give a longer input")
+            raise DataError(
+                f"{items[0].given[:40]!r}: nothing in it is foretold; give a longer input"
+            )
         self.base = _mean_of(passes)[0]  # (2)
 
     def losses(self, cuts: Sequence[tuple[Cut, ...]]) -> Tensor:
