@@ -21,8 +21,8 @@ STEPS, HEADS = 15, 20
 """Most points of a small line, and most heads in the table."""
 FEWEST = 4
 """Least points of a small line, where a terminal is narrow."""
-BESIDE = len("  10.00 ")
-"""Columns of the last value beside a small line, and of what is between columns."""
+BESIDE = len("  1.00 ")
+"""Columns of the last value beside a small line, and of what is before that."""
 BARS, PLAIN = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 
 
@@ -149,7 +149,9 @@ class Course:
         shown = self._shown()
         figures = [n for n in FIGURES if any(not math.isnan(v) for v, _ in self.best(n))]
         columns = ["head", *(["class"] if any(self.letters) else []), *figures]
-        rows, points = [], _points(columns, len(figures))
+        names = [f"{layer}.{head}" for layer, head in shown]
+        others = [max(map(len, ["head", *names])), *map(len, columns[1 : -len(figures) or None])]
+        rows, points = [], _points(sum(others) + 2 * len(others), len(figures))
         for layer, head in shown:
             cells = [f"{layer}.{head}"]
             if any(self.letters):
@@ -237,13 +239,13 @@ def _shown(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:z.2f}"
 
 
-def _points(columns: Sequence[str], figures: int) -> int:
-    """How many points a small line of so many `figures`, the last columns, has room for."""
+def _points(others: int, figures: int) -> int:
+    """How many points a small line of each of so many `figures` has room for, beside others."""
     room = columns_of_stdout()
     if room is None or not figures:
         return STEPS
-    others = sum(len(name) + 2 for name in columns[: len(columns) - figures])
-    return max(FEWEST, min(STEPS, (room - others) // figures - BESIDE))
+    # the first needs no gap, which is in `others`; an entropy may be 10
+    return max(FEWEST, min(STEPS, (room - others + 2 - len("1")) // figures - BESIDE))
 
 
 def _spark(
