@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bigmodel_cli.attend.look import Look
-from bigmodel_cli.console import counted, one_line, table
+from bigmodel_cli.console import counted, listed, narrowed, one_line, sentence, table
 
 SHOWN = 24
 """Rows of the table, of all heads that were tried: those worth most."""
@@ -144,7 +144,7 @@ class Ablation:
         return values
 
     def to_text(self) -> str:
-        """A table of at most 100 columns, the heads that are worth most first."""
+        """A table, the heads that are worth most first; on a terminal within its width."""
         sure = self.probability is not None
         whole = (
             f"probability {self.probability:.4f} of its answer"
@@ -171,7 +171,10 @@ class Ablation:
         ]
         more = len(self.heads) - len(shown)
         rest = [f"and {counted(more, self.each)} worth less (all with --json)"] if more else []
-        return "\n".join([first, "", table([*columns, *figures], rows), *rest, "", *self._said()])
+        names, rows, left = narrowed([*columns, *figures], rows, len(columns))
+        rest += [f"no room for {listed(left, len(left))} (all with --json)"] if left else []
+        own = table(names, rows)
+        return "\n".join([sentence(first), "", own, *map(sentence, [*rest, "", *self._said()])])
 
     @property
     def each(self) -> str:
