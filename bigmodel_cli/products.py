@@ -94,6 +94,11 @@ def quicken(model: Module) -> None:
                 module.__class__ = _linear()
 
 
+def is_plain(module: Module) -> bool:
+    """Whether it is PyTorch's linear layer, quickened or not, which computes nothing else."""
+    return type(module) is nn.Linear or type(module) is _linear()
+
+
 @functools.cache
 def _linear() -> type[nn.Linear]:
     def forward(self: nn.Linear, x: Tensor) -> Tensor:
@@ -101,3 +106,10 @@ def _linear() -> type[nn.Linear]:
 
     names = {"__doc__": nn.Linear.__doc__, "__module__": __name__, "forward": forward}
     return type("Linear", (nn.Linear,), names)
+
+
+def __getattr__(name: str) -> type[nn.Linear]:
+    """The class, by the name under which a pickle of a layer looks for it."""
+    if name == "Linear":
+        return _linear()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,11 @@ def test_the_maker(tmp_path: Path) -> None:
     assert products.maker(told) == "AuthenticAMD"
     told.write_text("processor : 0\n")
     assert products.maker(told) == products.maker(tmp_path / "none") == ""
+
+
+def test_a_quickened_layer_can_be_pickled(forced: None) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    products.quicken(model)
+    again = pickle.loads(pickle.dumps(model))
+    assert type(again[0]) is type(model[0])
+    torch.testing.assert_close(again[0].weight, model[0].weight)

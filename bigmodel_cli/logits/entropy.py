@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.config import PADDING
-from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.logits.late import LateLogits
-from bigmodel_cli.logits.pieces import summed_in_pieces
+from bigmodel_cli.logits.pieces import constant_without_gradients, summed_in_pieces
+from bigmodel_cli.products import is_plain
 
 PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Logits in fp32 at once: as many as fit a core's cache, or keep a GPU busy."""
@@ -32,7 +33,7 @@ def cross_entropy(logits: Tensor | LateLogits, targets: Tensor, smoothing: float
         late, wanted = _of_targets(logits.flat(), targets.flatten())
         head: Any = late.head
         if _is_plain(head):
-            inputs = late.hidden, head.weight, head.bias
+            inputs = constant_without_gradients(late.hidden, head.weight, head.bias)
             of_rows: Tensor = _late_function().apply(*inputs, wanted, smoothing, late)
             return of_rows
         return summed_in_pieces(
@@ -56,7 +57,7 @@ def _of_targets(late: LateLogits, targets: Tensor) -> tuple[LateLogits, Tensor]:
 def _is_plain(head: Any) -> bool:
     """Whether a head is one product with its own weight, which nobody watches."""
     watched = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks
-    return type(head) is nn.Linear and not watched
+    return is_plain(head) and not watched
 
 
 def token_nll(logits: Tensor | LateLogits, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +141,7 @@ def _pieces(
         if gradient is not None:
             x *= real / sums
             if smoothing:
-                x -= real * (smoothing / vocab)
+                x -= real.to(kind) * (smoothing / vocab)
             x.scatter_add_(1, index, real.to(kind) * (smoothing - 1))
             gradient[first : first + rows] = x if slope is None else x.mul_(slope)
     return total
@@ -177,14 +178,16 @@ def _late_function() -> Any:
             gradients = _Gradients.of(hidden, weight, bias, context.needs_input_grad)
             total = gradients.fill(hidden.detach(), targets, smoothing, late)
             context.gradients = gradients.x, gradients.weight, gradients.bias
+            context.kinds = [None if x is None else x.dtype for x in (hidden, weight, bias)]
             return total
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(context: Any, factor: Tensor) -> Any:
-            kept = context.gradients
+            kept = zip(context.gradients, context.kinds, strict=True)
             del context.gradients
-            return *(None if g is None else g.mul_(factor) for g in kept), *[None] * 3
+            found = (None if g is None else g.mul_(factor).to(kind) for g, kind in kept)
+            return *found, None, None, None
 
     return LateCrossEntropy
 
@@ -220,8 +223,8 @@ class _Gradients:
             matrix,
             None if bias is None else bias.detach().to(kind),
             torch.empty_like(hidden) if needed[0] else None,
-            torch.zeros_like(weight) if needed[1] else None,
-            torch.zeros_like(bias) if bias is not None and needed[2] else None,
+            _sum_of(weight) if needed[1] else None,
+            _sum_of(bias) if bias is not None and needed[2] else None,
         )
 
     def fill(self, hidden: Tensor, targets: Tensor, smoothing: float, late: LateLogits) -> Tensor:
@@ -255,6 +258,11 @@ class _Gradients:
                 self.weight += (gradient.T @ x)[: self.vocab]
         if self.bias is not None:
             self.bias += gradient[:, : self.vocab].sum(0, dtype=self.bias.dtype)
+
+
+def _sum_of(weight: Tensor) -> Tensor:
+    """Zeros for the sum of the pieces' gradients, in fp32 at least."""
+    return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
 def _device(x: Tensor) -> str:

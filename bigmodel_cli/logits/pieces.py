@@ -26,8 +26,18 @@ def summed_in_pieces(piece: Piece, *logits: LateLogits | Tensor) -> Tensor:
     each = [one for one in logits if isinstance(one, LateLogits)]
     weights = list({id(p): p for one in each for p in one.head.parameters()}.values())
     inputs = [*(one.hidden for one in each), *weights]
-    found: Tensor = _function().apply(piece, logits, len(each), *inputs)
+    given = constant_without_gradients(*inputs)
+    found: Tensor = _function().apply(piece, logits, len(each), *given)
     return found
+
+
+def constant_without_gradients(*inputs: Tensor | None) -> tuple[Any, ...]:
+    """The inputs of a function whose gradients are computed with its value, where gradients are
+    off: of constants there is none to compute.
+    """
+    if torch.is_grad_enabled():
+        return inputs
+    return tuple(None if x is None else x.detach() for x in inputs)
 
 
 @functools.cache

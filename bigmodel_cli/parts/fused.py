@@ -9,7 +9,7 @@ from functools import partial
 from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.dropout import applied, drawn
-from bigmodel_cli.parts.in_blocks import attention_in_blocks
+from bigmodel_cli.parts.in_blocks import attention_in_blocks, finite
 from bigmodel_cli.parts.log_sums import Attended, with_log_sums
 from bigmodel_cli.parts.recomputed import recomputed
 
@@ -195,7 +195,7 @@ def _cpu_bf16(
         if masked and more[0].dtype == torch.bool:
             scores = scores.masked_fill(~more[0], torch.finfo(scores.dtype).min)
         elif masked:
-            scores = scores + more[0]
+            scores = scores + finite(more[0])
         w = scores.softmax(-1)
         return (applied(w, more[-1], factor) if dropped else w).to(v.dtype) @ v
 

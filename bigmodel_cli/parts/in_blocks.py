@@ -79,8 +79,13 @@ def _weights(
         if mask.dtype == torch.bool:
             by_row.masked_fill_(~mask, torch.finfo(scores.dtype).min)
         else:
-            by_row += mask
+            by_row += finite(mask)
     return scores.softmax(-1)
+
+
+def finite(mask: Tensor) -> Tensor:
+    """What is added to scores, so that a row that sees nothing sees all alike, and is not NaN."""
+    return mask.clamp(min=torch.finfo(mask.dtype).min)
 
 
 def _dropped(w: Tensor, kept: Tensor | None, factor: float) -> Tensor:

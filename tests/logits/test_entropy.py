@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigmodel_cli.logits import cross_entropy, token_nll
+from bigmodel_cli import products
+from bigmodel_cli.logits import cross_entropy, late, logits_of, token_nll
 from bigmodel_cli.logits import entropy as loss
 
 
@@ -83,3 +86,63 @@ def test_shapes_of_rows_and_no_gradient() -> None:
     assert float(nothing) == 0
     (gradient,) = torch.autograd.grad(nothing, logits)
     assert float(gradient.abs().sum()) == 0
+
+
+def head_of(hidden: int, vocab: int, quickened: bool, monkeypatch: pytest.MonkeyPatch) -> Any:
+    head = torch.nn.Sequential(torch.nn.Linear(hidden, vocab))
+    if quickened:
+        monkeypatch.setattr(products, "applies", lambda: True)
+        products.quicken(head)
+    return head[0]
+
+
+@pytest.mark.parametrize("quickened", [True, False])
+def test_a_quickened_head_has_the_loss_of_a_plain_one(
+    quickened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Head and loss in one, and not the way that heads of any kind take."""
+    head = head_of(5, 7, quickened, monkeypatch)
+    monkeypatch.setattr(loss, "summed_in_pieces", None)
+    hidden, targets = torch.randn(9, 5), torch.randint(7, (9,))
+    with late(4):
+        found = cross_entropy(logits_of(hidden, head, 7), targets)
+    torch.testing.assert_close(found, F.cross_entropy(head(hidden), targets, reduction="sum"))
+
+
+def test_smoothing_is_as_exact_as_its_dtype() -> None:
+    logits = torch.randn(6, 7, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([3, -1, 0, 6, 2, 5])
+    (found,) = torch.autograd.grad(cross_entropy(logits, targets, 0.1), logits)
+    want = logits.detach().softmax(-1) - 0.1 / 7 - 0.9 * F.one_hot(targets.clamp(min=0), 7).double()
+    want[1] = 0
+    torch.testing.assert_close(found, want, rtol=1e-14, atol=1e-15)
+
+
+def test_gradients_of_bf16_weights_are_summed_in_fp32() -> None:
+    """A hundred pieces are as exact as one product."""
+    torch.manual_seed(1)
+    head = torch.nn.Linear(16, 11).bfloat16()
+    hidden, targets = torch.randn(100, 16).bfloat16(), torch.randint(11, (100,))
+    with late(1):
+        total = cross_entropy(logits_of(hidden, head, 11), targets)
+    found = torch.autograd.grad(total, list(head.parameters()))
+    exact = [p.detach().double().requires_grad_() for p in head.parameters()]
+    want = F.cross_entropy(F.linear(hidden.double(), *exact), targets, reduction="sum")
+    for got, right in zip(found, torch.autograd.grad(want, exact), strict=True):
+        assert got.dtype == torch.bfloat16
+        assert float((got.double() - right).norm() / right.norm()) < 5e-3
+
+
+def test_without_gradients_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, hidden, targets = torch.nn.Linear(5, 7), torch.randn(9, 5), torch.randint(7, (9,))
+    wanted = []
+    kept = loss._pieces
+
+    def watched(*args: Any) -> Any:
+        wanted.append(args[3])
+        return kept(*args)
+
+    monkeypatch.setattr(loss, "_pieces", watched)
+    with late(4), torch.no_grad():
+        cross_entropy(logits_of(hidden, head, 7), targets)
+    assert wanted == [None] * 3

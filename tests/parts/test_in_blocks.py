@@ -120,3 +120,18 @@ def test_gradients_are_not_less_exact_than_of_the_kernel(length: int) -> None:
         if x.grad is not None and y.grad is not None
     ]
     assert sum(ours[1:]) <= sum(kernel)
+
+
+@pytest.mark.parametrize(("queries", "gradient"), [(20, True), (3, False)])
+def test_a_bias_leaves_a_row_that_sees_nothing_finite(queries: int, gradient: bool) -> None:
+    q, k, v = (torch.randn(2, 1, n, 8).bfloat16() for n in (queries, 9, 9))
+    if gradient:
+        q, k, v = (x.requires_grad_() for x in (q, k, v))
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    mask[0] = False
+    own = AttentionSpec(causal=False)
+    y = attend(q, k, v, own, key_mask=mask, bias=torch.randn(1, queries, 9))
+    assert bool(y.isfinite().all())
+    if gradient:
+        y.sum().backward()
+        assert all(x.grad is not None and bool(x.grad.isfinite().all()) for x in (q, k, v))
