@@ -48,6 +48,7 @@ def attend(
         q.shape[2] == 1
         and segments is key_mask is bias is sinks is None
         and spec.window is spec.softcap is None
+        and not spec.dropout
         and plain_step(q, k, v)
     ):
         return one_query(q, k, v, spec.scale)

@@ -76,3 +76,12 @@ def test_a_step_of_generation_equals_sums_in_double_precision(
     with torch.no_grad():
         found = attend(q, k, v, AttentionSpec(causal=True, scale=scale))
     torch.testing.assert_close(found.double(), known, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_of_one_query_without_gradients() -> None:
+    """Training mode without gradients, as where experts are counted ahead, drops as with them."""
+    q, k, v = (torch.randn(1, 2, length, 5) for length in (1, 1, 1))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = torch.cat([attend(q, k, v, AttentionSpec(dropout=0.5)) for _ in range(20)])
+    assert set((found / v).round().flatten().tolist()) == {0.0, 2.0}
