@@ -130,7 +130,7 @@ class Apart:
         if self.parts:
             parts = sorted(self.parts.items(), key=lambda pair: -float(pair[1]))
             few = SHOWN // 2
-            lines += ["", table(["part", "output"], _named(parts[:few]))]
+            lines += [*([""] if lines[-1] else []), table(["part", "output"], _named(parts[:few]))]
             lines += _rest(len(parts) - few, "part")
         return "\n".join(lines)
 

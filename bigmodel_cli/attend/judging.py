@@ -187,7 +187,9 @@ def _judged(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
 def _with_answer(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
     batch = task.asked(batch)
     outputs = task.forward(loaded.model, batch, training=False)
-    answer = task.foremost(outputs)[1] if task.labels else ""
+    _, answer, value = task.foremost(outputs) if task.labels else (0, "", 0.0)
+    if task.labels and not task.of_probability:
+        answer = f"{answer} {value:.6g}"
     repeats = _repeats(batch["tokens"]) if loaded.model.can_generate else None
     return Judged(given, task.answered(outputs, batch), answer, repeats)
 
