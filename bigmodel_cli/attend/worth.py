@@ -156,8 +156,8 @@ class Ablation:
             else f"loss {self.loss:.4f} {self.unit.removeprefix(OWN_UNIT)}"
         )
         answer = one_line(self.answers[0]) if self.inputs == 1 else ""
-        shown = answer if len(answer) <= MOST_ANSWER else f"{answer[: MOST_ANSWER - 3]}..."
-        said = f" (“{shown}”)" if answer else ""
+        brief = answer if len(answer) <= MOST_ANSWER else f"{answer[: MOST_ANSWER - 3]}..."
+        said = f" (“{brief}”)" if answer else ""
         first = (
             f"{one_line(self.model)}: {whole}{said}; mean of {counted(self.inputs, 'input')};"
             f" {self.what}'s output replaced by {self.replaced}"
