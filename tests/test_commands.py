@@ -252,7 +252,7 @@ def test_attend_to_text(decoder: Path, cli: Cli) -> None:
         (["--query", 1], "--query 1: the positions are 0 to 0"),
         (["--query", "1,2"], "--query 1,2: ROW,COLUMN is a patch of an image"),
         (["--key", 3], "--key 3: the positions are 0 to 0"),
-        (["--cam", "gradcam"], "--cam, --cam-layer and --class are for images"),
+        (["--cam", "gradcam"], "--cam, --cam-layer, --class and --baseline are for images"),
         (["--target", "b"], "--target is for models that read a source"),
         (["--png", "a.pdf"], "--png: a.pdf: the name must end in .png"),
         (["--data", "a.csv"], "--data: a.csv: the name must end in .safetensors or .jsonl"),

@@ -116,6 +116,9 @@ FIRST_WEIGHTS = {
             "recurrence.py ShortConvolution.__init__",
         )
     },
+    "models/layers.py ConvOptions.build": [
+        ("CNNOptions", "models/test_whitening.py::test_convolutions_start_as_the_identity")
+    ],
     "torch's own of CNN": [("CNNOptions", FIRST + "test_a_cnn_starts_as_torchs_layers")],
     "torch's own of ConvFrontend": [
         ("EncoderOptions", FIRST + "test_frames_are_read_by_convolutions_that_start_as_torchs")

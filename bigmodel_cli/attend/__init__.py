@@ -208,6 +208,8 @@ def _numbers(given: str) -> tuple[int, ...]:
 def _heads(given: str) -> tuple[tuple[int, int], ...]:
     """ "0.2,3.1" as pairs."""
     if not re.fullmatch(r"\d{1,9}\.\d{1,9}(,\d{1,9}\.\d{1,9})*", given):
-        raise SpecError(f"--heads {given}: give LAYER.HEAD with commas between: 0.2,3.1")
+        raise SpecError(
+            f"--heads {given or repr(given)}: give LAYER.HEAD with commas between: 0.2,3.1"
+        )
     pairs = (each.split(".") for each in given.split(","))
     return tuple(dict.fromkeys((int(layer), int(head)) for layer, head in pairs))

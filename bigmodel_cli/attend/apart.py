@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.attend.look import Blocks, within
-from bigmodel_cli.console import counted, one_line, table
+from bigmodel_cli.console import columns_of, columns_of_stdout, counted, one_line, sentence, table
 from bigmodel_cli.lazy import Tensor
 
 MOST_COLUMNS = 100
@@ -88,12 +88,19 @@ class Apart:
             "parts": {name: float(change) for name, change in self.parts.items()},
         }
 
-    def to_text(self) -> str:
-        """Tables of at most 100 columns: heads, and parts of blocks, by how far they are apart."""
+    def heading(self) -> list[str]:
+        """Which two, and on what: a line, or two where one is too long."""
         read = f"“{self.title}”" if self.title else "the same input"
         against = f"{one_line(self.second)} against {one_line(self.first)}"
-        one = len(against) + len(read) + 5 <= MOST_COLUMNS
-        lines = [f"{against}, on {read}", ""] if one else [f"{against},", f"on {read}", ""]
+        one = f"{against}, on {read}"
+        room = columns_of_stdout() or MOST_COLUMNS
+        return [one] if columns_of(one) <= room else [f"{against},", f"on {read}"]
+
+    def to_text(self) -> str:
+        """Tables of heads, and of parts of blocks, by how far they are apart; on a terminal within
+        its width.
+        """
+        lines = [*map(sentence, self.heading()), ""]
         if ranked := self.ranked():
             rows = [
                 [
@@ -109,20 +116,21 @@ class Apart:
             used = [i for i in range(5) if i != 4 or any(row[4] for row in rows)]
             lines += [table([columns[i] for i in used], [[r[i] for i in used] for r in rows])]
             lines += _rest(len(ranked) - SHOWN, "head")
-            lines += [
+            said = [
                 "",
                 "bits: Jensen-Shannon divergence of a query's weights, mean over queries (0 the"
                 " same, 1 apart)",
                 "output: change of what the head, or the part, gives, in parts of its length",
             ]
             if any(layer.bits is None for layer in self.layers):
-                lines += [
+                said += [
                     "heads of signed weights have no bits; half the output's change ranks them"
                 ]
+            lines += map(sentence, said)
         if self.parts:
             parts = sorted(self.parts.items(), key=lambda pair: -float(pair[1]))
             few = SHOWN // 2
-            lines += ["", table(["part", "output"], _named(parts[:few]))]
+            lines += [*([""] if lines[-1] else []), table(["part", "output"], _named(parts[:few]))]
             lines += _rest(len(parts) - few, "part")
         return "\n".join(lines)
 

@@ -28,13 +28,13 @@ def chosen_cuts(
         return [*chosen_experts(given, experts, layers)]
     words = given.split(",")
     of_experts = [re.fullmatch(r"\s*\d+\.e\d+\s*", word) is not None for word in words]
-    found: list[Cut] = []
+    found: dict[str, Cut] = {}  # by its name: a head and an expert may have the same numbers
     for word, of_expert in zip(words, of_experts, strict=True):
         own = (chosen_experts if of_expert else chosen_heads)(
             word, experts if of_expert else heads, layers
         )
-        found += [cut for cut in own if cut not in found]
-    return found
+        found |= {str(cut): cut for cut in own if str(cut) not in found}
+    return list(found.values())
 
 
 def chosen_experts(

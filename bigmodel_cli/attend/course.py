@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from bigmodel_cli.attend.look import Layer, Look
-from bigmodel_cli.console import counted, one_line, table
+from bigmodel_cli.console import columns_of_stdout, counted, one_line, sentence, table
 from bigmodel_cli.lazy import Tensor, torch
 
 FIGURES = ("induction", "previous", "sink", "entropy")
@@ -19,6 +19,10 @@ LEAST = 0.1
 """The smallest jump of the best head's induction score that counts as its appearance."""
 STEPS, HEADS = 15, 20
 """Most points of a small line, and most heads in the table."""
+FEWEST = 4
+"""Least points of a small line, where a terminal is narrow."""
+BESIDE = len("  1.00 ")
+"""Columns of the last value beside a small line, and of what is before that."""
 BARS, PLAIN = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 
 
@@ -139,39 +143,46 @@ class Course:
         }
 
     def to_text(self, ascii_only: bool = False) -> str:
-        """Small lines over the steps, of the heads that changed most; at most 100 columns."""
+        """Small lines over the steps, of the heads that changed most; on a terminal within its
+        width.
+        """
         shown = self._shown()
         figures = [n for n in FIGURES if any(not math.isnan(v) for v, _ in self.best(n))]
         columns = ["head", *(["class"] if any(self.letters) else []), *figures]
-        rows = []
+        names = [f"{layer}.{head}" for layer, head in shown]
+        others = [max(map(len, ["head", *names])), *map(len, columns[1 : -len(figures) or None])]
+        rows, points = [], _points(sum(others) + 2 * len(others), len(figures))
         for layer, head in shown:
             cells = [f"{layer}.{head}"]
             if any(self.letters):
                 cells.append(self.letters[layer][head])
-            rows.append([*cells, *(self._line(n, layer, head, ascii_only) for n in figures)])
+            rows.append(
+                [*cells, *(self._line(n, layer, head, points, ascii_only) for n in figures)]
+            )
         more = len(self.heads()) - len(shown)
         rest = [f"and {counted(more, 'head')} that changed less (all with --json)"] if more else []
         losses = [
-            f"{name}: {_spark(values, _range(values), ascii_only)} {_shown(values[0])} to"
+            f"{name}: {_spark(values, _range(values), STEPS, ascii_only)} {_shown(values[0])} to"
             f" {_shown(values[-1])}"
             for name, values in (("loss", self.loss), ("loss on repeats", self.repeats))
             if not all(map(math.isnan, values))
         ]
-        return "\n".join(
-            [
-                f"{one_line(self.model)}: {counted(len(self.steps), 'checkpoint')}, steps"
-                f" {self.steps[0]:,} to {self.steps[-1]:,}",
-                f"input: {one_line(self.title)[:90]}",
-                "",
-                table(columns, rows),
-                *rest,
-                "",
-                *losses,
-                *filter(None, [self.said()]),
-                "shares from 0 to 1, entropy in nats from 0 to its largest; the last value beside",
-                *self.notes,
-            ]
-        )
+        above = [
+            f"{one_line(self.model)}: {counted(len(self.steps), 'checkpoint')}, steps"
+            f" {self.steps[0]:,} to {self.steps[-1]:,}",
+            f"input: {one_line(self.title)[:90]}",
+            "",
+        ]
+        below = [
+            *rest,
+            "",
+            *losses,
+            *filter(None, [self.said()]),
+            "shares from 0 to 1, entropy in nats from 0 to its largest; the last value beside",
+            *self.notes,
+        ]
+        lines = [*map(sentence, above), table(columns, rows), *map(sentence, below)]
+        return "\n".join(lines)
 
     def _shown(self) -> list[tuple[int, int]]:
         """The heads whose followed shares changed most, in their order."""
@@ -182,13 +193,13 @@ class Course:
         largest = sorted(changes, key=lambda row: -row[0])[:HEADS]
         return sorted((layer, head) for _, layer, head in largest)
 
-    def _line(self, name: str, layer: int, head: int, ascii_only: bool) -> str:
+    def _line(self, name: str, layer: int, head: int, points: int, ascii_only: bool) -> str:
         values = self.of(name, layer, head)
         if all(map(math.isnan, values)):
             return ""
         every = [float(x) for at in self.figures[name] for own in at for x in own]
         limits = (0.0, _range(every)[1]) if name == "entropy" else (0.0, 1.0)
-        return f"{_spark(values, limits, ascii_only)} {_shown(values[-1])}"
+        return f"{_spark(values, limits, points, ascii_only)} {_shown(values[-1])}"
 
     def said(self) -> str:
         """When induction appeared, in words, and by which rule; "" where nothing repeats."""
@@ -228,10 +239,21 @@ def _shown(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:z.2f}"
 
 
-def _spark(values: Sequence[float], limits: tuple[float, float], ascii_only: bool) -> str:
-    """A character for each value, or for the largest of as many in a row."""
+def _points(others: int, figures: int) -> int:
+    """How many points a small line of each of so many `figures` has room for, beside others."""
+    room = columns_of_stdout()
+    if room is None or not figures:
+        return STEPS
+    # the first needs no gap, which is in `others`; an entropy may be 10
+    return max(FEWEST, min(STEPS, (room - others + 2 - len("1")) // figures - BESIDE))
+
+
+def _spark(
+    values: Sequence[float], limits: tuple[float, float], points: int, ascii_only: bool
+) -> str:
+    """A character for each value, or for the largest of as many in a row, at most `points`."""
     bars, (low, high) = PLAIN if ascii_only else BARS, limits
-    count = min(len(values), STEPS)
+    count = min(len(values), points)
     edges = torch.linspace(0, len(values), count + 1).round().long().tolist()
     line = ""
     for start, stop in pairwise(edges):

@@ -119,7 +119,12 @@ class _Run:
             self.heads, self.experts = seen.heads, seen.experts
             self.positions = max(self.positions, seen.positions)
         if not any(bool(counts[:, 0].any()) for _, counts in passes):
-            given = items[0].given if items else ""
+            given = items[0].given
+            if loaded.info.spelling:
+                raise DataError(
+                    f"{given!r}: the model hears nothing in it, so that there is no answer to"
+                    " measure; give another recording"
+                )
             raise DataError(f"{given[:40]!r}: nothing in it is foretold; give a longer input")
         self.base = _mean_of(passes)[0]  # (2)
 

@@ -156,6 +156,11 @@ def _heat(
     baseline = options.baseline or "mean"
     if baseline not in BASELINES:
         raise SpecError(f"--baseline {baseline!r} is not one of {', '.join(BASELINES)}")
+    if options.baseline and not task.of_probability:
+        raise SpecError(
+            "--baseline belongs to the test of the map, which follows a class's probability; this"
+            " network gives numbers, so there is no test: leave --baseline out"
+        )
     chosen = class_of(options.target, info)
     if options.cam is None and options.layer is None and model.grid is not None and calls:
         heat = rollout(model, image, logits, calls, info, task, chosen)

@@ -86,11 +86,16 @@ def in_windows(
     loaded: Loaded, task: Task, inputs: Sequence[str], target: str | None = None
 ) -> list[list[Judged]]:
     """As `judged`, each in its windows. Where the target is a label it is the one that the model
-    gives the text as it reads it, cut to the context: one window.
+    gives the text as it reads it, cut to the context: one window. Raises `DataError` for an input
+    of which nothing is foretold.
     """
     if task.labels or loaded.model.is_encoder_decoder:
         return [[item] for item in judged(loaded, task, inputs, target)]
-    found = [judged_whole(loaded, task, given, place) for given, place in _placed(inputs)]
+    found = []
+    for given, place in _placed(inputs):
+        found.append(judged_whole(loaded, task, given, place))
+        if not found[-1]:
+            raise _unforetold(place)
     longest = max(map(len, found), default=0)
     if longest > 1:
         which = "the text is" if len(found) == 1 else "texts are"
@@ -141,7 +146,11 @@ def read_alone(loaded: Loaded, given: str, place: str = "the input") -> Batch:
 def check_foretold(loaded: Loaded, batch: Batch, place: str) -> None:
     """Raise `DataError` for an input of a decoder that is one token, which nothing foretells."""
     if _alone(loaded, batch):
-        raise DataError(f"{place} is one token, and nothing in it is foretold; give a longer input")
+        raise _unforetold(place)
+
+
+def _unforetold(place: str) -> DataError:
+    return DataError(f"{place} is one token, and nothing in it is foretold; give a longer input")
 
 
 def _alone(loaded: Loaded, batch: Batch) -> bool:
@@ -178,7 +187,9 @@ def _judged(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
 def _with_answer(loaded: Loaded, task: Task, given: str, batch: Batch) -> Judged:
     batch = task.asked(batch)
     outputs = task.forward(loaded.model, batch, training=False)
-    answer = task.foremost(outputs)[1] if task.labels else ""
+    _, answer, value = task.foremost(outputs) if task.labels else (0, "", 0.0)
+    if task.labels and not task.of_probability:
+        answer = f"{answer} {value:.6g}"
     repeats = _repeats(batch["tokens"]) if loaded.model.can_generate else None
     return Judged(given, task.answered(outputs, batch), answer, repeats)
 

@@ -172,7 +172,9 @@ def layer_of(
         weights = torch.tensor(heads), weights_of(stream, heads)
     small = not wanted.heads and stream.queries * stream.keys <= wanted.whole
     kept = stream.kept(list(range(stream.heads)) if small else chosen)
-    return replace(layer, kept=kept, number=number, weights=weights), sums
+    rounded = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(call.q.dtype, "")
+    layer = replace(layer, kept=kept, number=number, weights=weights, rounded=rounded)
+    return layer, sums
 
 
 def tiled_layer(

@@ -142,6 +142,8 @@ class Layer:
     key: int | None = None
     readers: Tensor | None = None
     kept: Kept | None = None
+    rounded: str = ""
+    """"bf16" or "fp16", where the kernel rounds the weights and its output to it."""
     number: int | None = None
     """Which of the layers that attend it is; its place in the look when None."""
     weights: tuple[Tensor, Tensor] | None = None
@@ -199,6 +201,11 @@ class Look:
     def difference(self) -> float:
         """The largest one of all layers."""
         return max((layer.difference for layer in self.layers), default=0.0)
+
+    @property
+    def rounded(self) -> str:
+        """To what its kernels round, where they do: see `Layer`."""
+        return next((layer.rounded for layer in self.layers if layer.rounded), "")
 
 
 def within(checkpoint: str) -> str:

@@ -207,7 +207,9 @@ def _line(look: Look) -> str:
     said = f"{lengths} · {heads} in {counted(len(attending), 'layer')}"
     if any(layer.kind == DIFFERENCE for layer in attending):
         return said
-    return f"{said} · weights x values within {look.difference:.1e} of the kernel's output"
+    rounded = f", rounded to {look.rounded}" if look.rounded else ""
+    said += f" · weights x values within {look.difference:.1e} of the kernel's output{rounded}"
+    return said
 
 
 def _opened(look: Look, details: Details) -> tuple[int, int]:

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bigmodel_cli.attend.look import Look
-from bigmodel_cli.console import counted, one_line, table
+from bigmodel_cli.console import counted, listed, narrowed, one_line, sentence, table
 
 SHOWN = 24
 """Rows of the table, of all heads that were tried: those worth most."""
+MOST_ANSWER = 40
+"""Characters of the answer that are shown."""
+OWN_UNIT = "loss "
+"""How a unit begins that is the loss's own, which needs no word for it beside "loss"."""
 OF_HEADS = ("sink", "previous", "induction", "own", "entropy")
 OF_EXPERTS = ("load", "weight")
 FIGURES = (*OF_HEADS, *OF_EXPERTS)
@@ -144,16 +148,16 @@ class Ablation:
         return values
 
     def to_text(self) -> str:
-        """A table of at most 100 columns, the heads that are worth most first."""
+        """A table, the heads that are worth most first; on a terminal within its width."""
         sure = self.probability is not None
         whole = (
             f"probability {self.probability:.4f} of its answer"
             if sure
-            else f"loss {self.loss:.4f} {self.unit}"
+            else f"loss {self.loss:.4f} {self.unit.removeprefix(OWN_UNIT)}"
         )
-        said = (
-            f" ({one_line(self.answers[0])[:40]!r})" if self.inputs == 1 and self.answers[0] else ""
-        )
+        answer = one_line(self.answers[0]) if self.inputs == 1 else ""
+        brief = answer if len(answer) <= MOST_ANSWER else f"{answer[: MOST_ANSWER - 3]}..."
+        said = f" (“{brief}”)" if answer else ""
         first = (
             f"{one_line(self.model)}: {whole}{said}; mean of {counted(self.inputs, 'input')};"
             f" {self.what}'s output replaced by {self.replaced}"
@@ -171,7 +175,10 @@ class Ablation:
         ]
         more = len(self.heads) - len(shown)
         rest = [f"and {counted(more, self.each)} worth less (all with --json)"] if more else []
-        return "\n".join([first, "", table([*columns, *figures], rows), *rest, "", *self._said()])
+        names, rows, left = narrowed([*columns, *figures], rows, len(columns))
+        rest += [f"no room for {listed(left, len(left))} (all with --json)"] if left else []
+        own = table(names, rows)
+        return "\n".join([sentence(first), "", own, *map(sentence, [*rest, "", *self._said()])])
 
     @property
     def each(self) -> str:
@@ -186,10 +193,12 @@ class Ablation:
 
     def _said(self) -> list[str]:
         """What the columns are."""
+        own = self.unit.startswith(OWN_UNIT)
+        rises = f"the {self.unit} rises" if own else "the loss rises"
         found = [
             "worth: how much less probable the answer is without it"
             if self.probability is not None
-            else f"worth: how much the loss rises without it, in {self.unit}"
+            else f"worth: how much {rises} without it{'' if own else f', in {self.unit}'}"
         ]
         if self.repeats is not None:
             found.append(

@@ -182,7 +182,7 @@ def _diff(
         for _, file in request.pictures:
             draw_apart(apart, numbered(file, number))
         if drawn:
-            say(text.partition("\n")[0])
+            say(" ".join(apart.heading()))
         found.files += request.files(number)
     return inputs
 

@@ -14,7 +14,16 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bigmodel_cli.console.aliases import call, forget_names, with_names
-from bigmodel_cli.console.tables import columns_of, cut, named_values, padded, sentence, table
+from bigmodel_cli.console.tables import (
+    columns_of,
+    columns_of_stdout,
+    cut,
+    named_values,
+    narrowed,
+    padded,
+    sentence,
+    table,
+)
 from bigmodel_cli.console.text import (
     counted,
     escape,
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "call",
     "columns_of",
+    "columns_of_stdout",
     "counted",
     "cut",
     "escape",
@@ -42,6 +52,7 @@ __all__ = [
     "listed",
     "mute_stdout",
     "named_values",
+    "narrowed",
     "one_line",
     "padded",
     "quantity",

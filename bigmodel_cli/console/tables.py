@@ -30,7 +30,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     by_column = list(zip(*cells, strict=True))
     right = [bool(rows) and all(map(_is_number, column[1:])) for column in by_column]
     widths = [max(map(columns_of, column)) for column in by_column]
-    room, gaps = _columns_of_stdout(), 2 * (len(columns) - 1)
+    room, gaps = columns_of_stdout(), 2 * (len(columns) - 1)
     if room is not None:
         words = [max(columns_of(w) for c in column for w in c.split(" ")) for column in by_column]
         least = [
@@ -44,6 +44,20 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     names, *others = [_row(row, widths, right) for row in cells]
     rule = [] if room is None else [_rule() * (sum(widths) + gaps)]
     return "\n".join([*names, *rule, *(line for lines in others for line in lines)])
+
+
+def narrowed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], keep: int
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """A table for `table` without as many of its last columns as the terminal is too narrow for,
+    and the names of those; its first `keep` stay.
+    """
+    room, count = columns_of_stdout(), len(columns)
+    by_column = zip(columns, *rows, strict=True)
+    widths = [max(columns_of(one_line(cell)) for cell in column) for column in by_column]
+    while room is not None and count > keep and sum(widths[:count]) + 2 * (count - 1) > room:
+        count -= 1
+    return list(columns[:count]), [list(row[:count]) for row in rows], list(columns[count:])
 
 
 def _between(least: list[int], wanted: list[int], room: int) -> list[int]:
@@ -73,7 +87,7 @@ def _rule() -> str:
 
 def named_values(pairs: Sequence[tuple[str, str]]) -> str:
     """Names and their values, a line each; on a terminal a long value is wrapped below itself."""
-    room, width = _columns_of_stdout(), max(columns_of(name) for name, _ in pairs) + 2
+    room, width = columns_of_stdout(), max(columns_of(name) for name, _ in pairs) + 2
     lines = []
     for name, value in pairs:
         parts = [value] if room is None else _wrapped(value, max(FEWEST // 2, room - width))
@@ -85,7 +99,7 @@ def named_values(pairs: Sequence[tuple[str, str]]) -> str:
 
 def sentence(text: str) -> str:
     """A line of text for stdout, wrapped on a terminal."""
-    room, text = _columns_of_stdout(), with_names(text)
+    room, text = columns_of_stdout(), with_names(text)
     return text if room is None else "\n".join(_wrapped(text, room))
 
 
@@ -98,7 +112,7 @@ def _wrapped(text: str, columns: int) -> list[str]:
     return [line.plain.rstrip() for line in Text(text).wrap(Console(), columns)]
 
 
-def _columns_of_stdout() -> int | None:
+def columns_of_stdout() -> int | None:
     """Width of the terminal that stdout writes to; None where it is not a terminal."""
     if sys.stdout is None or not sys.stdout.isatty():
         return None

@@ -71,6 +71,11 @@ def _watching() -> Any:
             super().__init__()  # type: ignore[no-untyped-call]
             self.kind, self.log_sums = kind, None
 
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            """Else PyTorch imports its compiler at the first call, which takes seconds."""
+            return False
+
         def __torch_dispatch__(
             self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
         ) -> Any:

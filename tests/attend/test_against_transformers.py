@@ -59,6 +59,31 @@ DECODERS: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1, "n_shared_experts": 1, "num_nextn_predict_layers": 0,
         "head_dim": None,
     },
+    "mixtral": {
+        "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 5,
+        "num_key_value_heads": 1,
+    },
+    "qwen3_moe": {"moe_intermediate_size": 20, "num_experts": 5, "num_experts_per_tok": 3},
+    "qwen2_moe": {
+        "moe_intermediate_size": 20, "num_experts": 5, "num_experts_per_tok": 3,
+        "shared_expert_intermediate_size": 12, "head_dim": None, "sliding_window": None,
+        "num_key_value_heads": 3,
+    },
+}  # fmt: skip
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "lfm2": {
+        "layer_types": ["conv", FULL], "head_dim": None, "block_ff_dim": 40, "conv_L_cache": 3,
+        "block_auto_adjust_ff_dim": False,
+    },
+    "granitemoehybrid": {
+        "layer_types": ["attention", "mamba"], "head_dim": None, "num_local_experts": 0,
+        "mamba_n_heads": 4, "mamba_d_head": 18, "mamba_n_groups": 2, "mamba_d_state": 8,
+        "mamba_expand": 2, "shared_intermediate_size": 20, "attention_multiplier": 0.2,
+    },
+    "qwen3_5_text": {
+        "layer_types": [FULL, "linear_attention"], "head_dim": 16, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 6,
+    },
 }  # fmt: skip
 POST = {
     "vocab_size": 53, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3,
@@ -66,6 +91,7 @@ POST = {
 }  # fmt: skip
 ENCODERS: dict[str, dict[str, Any]] = {
     "Bert": {**POST},
+    "Roberta": {**POST, "pad_token_id": 1, "type_vocab_size": 1},
     "ModernBert": {
         **POST, "local_attention": 6, "pad_token_id": 0, "layer_types": [SLIDING, FULL],
         "rope_parameters": {
@@ -122,7 +148,7 @@ def saved(model: Any, folder: Path) -> Any:
 def looked(folder: Path, *arguments: Tensor) -> list[Layer]:
     """Our layers with all weights, of a folder of theirs."""
     model = load_checkpoint(folder, "cpu", body=True).model
-    side = Side("positions", [""] * LENGTH)
+    side = Side("positions", [""] * max(LENGTH, *(each.shape[1] for each in arguments)))
 
     def run() -> Any:
         with torch.no_grad():
@@ -153,6 +179,22 @@ def test_decoders(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         want = theirs(tokens, output_attentions=True).attentions
     check(looked(tmp_path, tokens), list(want))
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_the_layers_that_attend_among_others(name: str, tmp_path: Path) -> None:
+    values = {**SHARED, **HYBRIDS[name]}
+    values = {key: value for key, value in values.items() if key != "head_dim" or value}
+    config = transformers.AutoConfig.for_model(name, **values)
+    how = {"attn_implementation": "eager"}
+    theirs = saved(transformers.AutoModelForCausalLM.from_config(config, **how), tmp_path)
+    tokens = torch.randint(53, (1, 37), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        want = theirs(tokens, output_attentions=True, use_cache=False).attentions
+    layers = looked(tmp_path, tokens)
+    assert sorted(layer.kind for layer in layers) == ["mixing", "self"]
+    assert max(layer.difference for layer in layers) <= 1e-5
+    check([layer for layer in layers if layer.kind == "self"], [w for w in want if w is not None])
 
 
 @pytest.mark.parametrize("name", ENCODERS)

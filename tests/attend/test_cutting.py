@@ -292,6 +292,11 @@ def test_every_task_says_what_a_head_is_worth(name: str, trained: Callable[[str]
     sure = name in ("classification", "vit")
     assert (found.probability is not None) == sure
     assert (found.answers != [""]) == (name in ("classification", "vit", "regression", "seq2seq"))
+    if name == "regression":
+        assert found.answers[0].startswith("number ")
+        float(found.answers[0].removeprefix("number "))
+        assert found.to_text().startswith(f"{found.model}: loss 0.0000 per sample (“number ")
+        assert "worth: how much the loss per sample rises without it" in found.to_text()
     if sure:
         best = next(each for each in found.heads if each.name == "0.1")
         changed = copy.deepcopy(loaded)

@@ -85,6 +85,8 @@ def test_worth_of_an_expert_is_the_loss_with_its_output_zero(mixture: Loaded) ->
 
 def test_experts_that_are_not_there_are_named(mixture: Loaded) -> None:
     assert chosen_cuts("0.e1,1.0,0.e1", [1, 2], [2]) == [Expert(0, 1), Head(1, 0)]
+    both = chosen_cuts("0.e1,0.1,0.e1,0.1", [2], [2])  # alike but for their kind
+    assert [str(cut) for cut in both] == ["0.e1", "0.1"]
     assert chosen_cuts("experts", [], [1, 2], [1]) == [Expert(1, 0), Expert(1, 1)]
     for given, experts, layers, said in (
         ("0.e2", [2], None, "0.e2: the experts of layer 0 are 0 to 1"),

@@ -71,7 +71,8 @@ def _facts(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
     if shares:
         parts.append(f"sinks {100 * sum(shares) / len(shares):.0f} %")
     if look.layers:
-        parts.append(f"P v = kernel to {look.difference:.0e}")
+        rounded = f" ({look.rounded})" if look.rounded else ""
+        parts.append(f"P v = kernel to {look.difference:.0e}{rounded}")
     dot = style.sign(" · ", ", ")
     most = 2 if lines >= FEW else 1
     texts = wrapped(dot.join(parts), columns)[:most]

@@ -161,6 +161,7 @@ def _read_other(content: bytes, name: str) -> tuple[Channels, int]:
             return samples, int(file.samplerate)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         reason = str(error).replace("\n", " ").strip().rstrip(".")
+        reason = reason.rpartition(">: ")[2]  # after libsndfile's name of our buffer
         raise DataError(f"{name}: cannot be decoded ({reason}); {REMEDY}") from None
 
 
