@@ -23,6 +23,16 @@ MOST = 5
 """Operations that are listed."""
 
 
+def _batch(plan: Plan) -> str:
+    """The samples of a step: devices x passes x rows, of which the last may have fewer."""
+    count, share = plan.cluster.count, plan.share
+    room = count * share.passes * share.rows
+    if room == share.rows:
+        return f"{plan.batch:,}"
+    sign = "=" if room == plan.batch else "in"
+    return f"{plan.batch:,} {sign} {count:,} x {share.passes:,} x {share.rows:,}"
+
+
 def to_text(plans: Sequence[Plan]) -> str:
     """Tables of time and of memory, where the time goes, and what is assumed."""
     columns = ["network", "devices", "computed in", "batch", "step", "rate", "MFU"]
@@ -32,9 +42,7 @@ def to_text(plans: Sequence[Plan]) -> str:
             plan.name,
             str(plan.cluster),
             _mode(plan),
-            f"{plan.batch:,} = {plan.cluster.count:,} x {plan.share.passes:,} x {plan.share.rows:,}"
-            if plan.cluster.count * plan.share.passes > 1
-            else f"{plan.batch:,}",
+            _batch(plan),
             seconds_of(plan.step),
             rate(plan.size / plan.step, plan.unit),
             percent(plan.mfu),

@@ -294,3 +294,14 @@ def test_this_machine_is_learnt_from_networks_and_kept(
 
 
 PEAKS = Peaks(1e11, 1e10, (2, 2, 2), "fp32", 1, 0.0)
+
+
+def test_a_batch_that_does_not_fill_the_devices_is_not_said_to(
+    cli: Cli, decoder_spec: Path
+) -> None:
+    """Of 5 samples one of two devices has 3, the other 2."""
+    assert decoder_spec.exists()
+    for batch, shown in ((5, "5 in 2 x 1 x 3"), (6, "6 = 2 x 1 x 3")):
+        given = f"train.batch_size={batch}"
+        found = cli("bench", "decoder.yaml", "--plan", "2xh100", "--set", given)
+        assert shown in found.out, found.err
