@@ -45,7 +45,7 @@ def judge_of(loaded: Loaded) -> Task:
     model, the one that its head was made for.
     """
     if not loaded.task.needs_reference:
-        return loaded.task
+        return loaded.task.of_one_pass()
     return build_task(TASKS[loaded.spec.task.head()].for_predictions(), loaded.info)
 
 

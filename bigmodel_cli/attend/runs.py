@@ -182,7 +182,8 @@ def _window(loaded: Loaded, batch: dict[str, Tensor], sides: Sides) -> Window:
         labelled = target_of(loaded.info) is not None and loaded.task.labels
         with torch.no_grad(), autocast(loaded.device, loaded.precision):
             if _spelled(loaded) or (labelled and not loaded.model.can_generate):
-                return loaded.task.forward(loaded.model, batch, training=False)
+                task = loaded.task.of_one_pass()
+                return task.forward(loaded.model, batch, training=False)
             return loaded.model(*loaded.model.arguments(batch))
 
     first = next(iter(batch.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -101,6 +102,11 @@ class Classification(Task):
             other: Tensor = model(batch["image"].flip(-1)).float()
             return (y + other) / 2
         return y
+
+    def of_one_pass(self) -> Classification:
+        own = copy.copy(self)
+        own.options = self.options.model_copy(update={"mirrored": False})
+        return own
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the batch, and its size; with weights both are weighted sums.

@@ -64,7 +64,7 @@ def choose(
     candidates = _candidates(model, options, device)
     best = candidates[0]
     if len(candidates) > 1:
-        batch = _shortened(model, task, batch, candidates[0], backward)
+        batch = _shortened(model, task, batch, candidates[0], backward, options.loss_chunk)
         times = measure(
             lambda candidate: _one_pass(
                 model, task, batch, candidate, device, backward, options.loss_chunk
@@ -92,7 +92,12 @@ def choose(
 
 
 def _shortened(
-    model: Module, task: Task, batch: dict[str, Tensor], plain: ComputeMode, backward: bool
+    model: Module,
+    task: Task,
+    batch: dict[str, Tensor],
+    plain: ComputeMode,
+    backward: bool,
+    chunk: Chunk,
 ) -> dict[str, Tensor]:
     """The batch, or so many of its rows that a pass is not long; it has passed whole, so that it is
     known to fit into memory.
@@ -102,7 +107,7 @@ def _shortened(
 
     def one_pass(candidate: ComputeMode) -> float:
         for _ in range(1 if device.type == "cpu" else 2):  # a GPU's first pass says little
-            seconds[0] = _one_pass(model, task, batch, candidate, device, backward)
+            seconds[0] = _one_pass(model, task, batch, candidate, device, backward, chunk)
         return seconds[0]
 
     measure(one_pass, model, [plain])

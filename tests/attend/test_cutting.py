@@ -23,6 +23,7 @@ from bigmodel_cli.errors import DataError, SpecError
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.models import build
 from bigmodel_cli.models.decoder import DecoderOptions
+from bigmodel_cli.tasks.classification import ClassificationOptions
 
 TEXT = "a rose is a rose is"
 MIXERS = {
@@ -268,6 +269,16 @@ def trained(cli: Callable[..., Result]) -> Callable[[str], Loaded]:
         return loaded
 
     return train
+
+
+def test_answers_of_both_sides_of_an_image_add_no_layers(trained: Callable[[str], Loaded]) -> None:
+    """The network is looked into in one pass, whatever evaluation adds to it."""
+    loaded = trained("vit")
+    options = ClassificationOptions(mirrored=True)
+    mirrored = replace(loaded, task=options.build(loaded.info))
+    plain, found = (ablate(each, ["grey.png"], AblateOptions()) for each in (loaded, mirrored))
+    assert [each.name for each in found.heads] == [each.name for each in plain.heads]
+    assert [each.worth for each in found.heads] == [each.worth for each in plain.heads]
 
 
 @pytest.mark.parametrize("name", SPECS)

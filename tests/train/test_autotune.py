@@ -129,11 +129,12 @@ def test_long_passes_are_measured_on_fewer_rows(
     seen: list[tuple[int, str]] = []
 
     def one_pass(model: Any, task: Any, batch: Any, candidate: ComputeMode, *rest: Any) -> float:
+        assert rest[-1] == options.loss_chunk  # the first pass takes no more memory than a step
         seen.append((len(batch["x"]), candidate.precision))
         return seconds * len(batch["x"]) / 12 * (0.5 if candidate.precision == "bf16" else 1)
 
     monkeypatch.setattr(room, "_one_pass", one_pass)
-    options = TrainOptions(steps=1, memory_format="contiguous", compile="off")
+    options = TrainOptions(steps=1, memory_format="contiguous", compile="off", loss_chunk=7)
     batch = {"x": torch.zeros(40, 3), "y": torch.zeros(40)}
     chosen = room.choose(nn.Linear(2, 2), Any, batch, options, lambda text: None)  # type: ignore[arg-type]
     assert seen[0] == (40, "fp32")  # that it fits into memory is tried with all of it
