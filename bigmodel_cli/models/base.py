@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from bigmodel_cli.config import DatasetInfo, Options
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import OptionError, SpecError
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.models.init import UNLIMITED, Cache
 
@@ -208,3 +208,9 @@ class AnyModelOptions(Options):
     def without_download(self) -> AnyModelOptions:
         """The same network without pretrained weights to download."""
         return self
+
+
+def no_images(what: str, info: DatasetInfo) -> OptionError:
+    """The fault of a network that reads `what`, where the data has none of them."""
+    remedy = "" if info.sound is None else "; data.seconds: N makes them of recordings"
+    return OptionError(("model.type", f"{what}, and the data has none{remedy}"))

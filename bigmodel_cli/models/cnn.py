@@ -10,7 +10,7 @@ from pydantic import Field
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import Tensor, nn, torch
-from bigmodel_cli.models.base import AnyModelOptions, Model
+from bigmodel_cli.models.base import AnyModelOptions, Model, no_images
 from bigmodel_cli.models.in_order import in_order
 from bigmodel_cli.models.layer_shapes import Shape, shown
 from bigmodel_cli.models.layers import (
@@ -55,7 +55,7 @@ class CNN(Model):
     def __init__(self, options: CNNOptions, info: DatasetInfo) -> None:
         super().__init__()
         if info.image_shape is None or not info.outputs:
-            raise OptionError(("model.type", "cnn reads labelled images, and the data has none"))
+            raise no_images("cnn reads labelled images", info)
         classes, self.image_shape = info.outputs, info.image_shape
         self.layers, shape = build_layers(options.layers, info.image_shape, classes, "model.layers")
         if shape != (classes,):

@@ -13,7 +13,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import say
 from bigmodel_cli.errors import OptionError, ResourceError, SpecError, did_you_mean
 from bigmodel_cli.lazy import Module, Tensor, nn
-from bigmodel_cli.models.base import AnyModelOptions, Model, Resizing
+from bigmodel_cli.models.base import AnyModelOptions, Model, Resizing, no_images
 from bigmodel_cli.models.feature_maps import (
     CHANNELS_LAST,
     LAST_MAPS,
@@ -65,9 +65,7 @@ def build_torchvision(options: TorchvisionOptions, info: DatasetInfo) -> Torchvi
     import torchvision
 
     if info.image_shape is None or not info.outputs:
-        raise OptionError(
-            ("model.type", "torchvision reads labelled images, and the data has none")
-        )
+        raise no_images("torchvision reads labelled images", info)
     channels = info.image_shape[0]
     if channels != 3:
         raise OptionError(

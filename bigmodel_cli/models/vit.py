@@ -11,7 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.models.base import Resizing
+from bigmodel_cli.models.base import Resizing, no_images
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.feature_maps import grid_of_tokens
 from bigmodel_cli.models.init import glorot
@@ -92,7 +92,7 @@ class ViTOptions(SkeletonOptions):
         Raises `OptionError` where the patch does not divide it, or there is none.
         """
         if info.image_shape is None:
-            raise OptionError(("model.type", "vit reads images, and the data has none"))
+            raise no_images("vit reads images", info)
         _, height, width = info.image_shape
         if height % self.patch or width % self.patch:
             raise OptionError(

@@ -168,7 +168,7 @@ def _texts(
 def _query(reading: Reading, style: Style) -> str:
     """The query, or the key that is read, in words."""
     side = reading.asking
-    text = repr(label(side.labels[reading.query], 20, style.unicode).strip())
+    text = f"'{label(side.labels[reading.query], 20, style.unicode).strip()}'"  # escaped before
     if side.grid is not None:
         row, column = divmod(reading.query - side.first, side.grid[1])
         return f"patch {row},{column}" if 0 <= row < side.grid[0] else text

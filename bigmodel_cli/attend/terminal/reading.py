@@ -43,7 +43,7 @@ def heading(
     sink = ""
     if reading.left_out:
         first = label(reading.keys.labels[0], 12, style.unicode).strip()
-        sink = f"; {100 * reading.first:.0f} % on {first!r}, not shaded"
+        sink = f"; {100 * reading.first:.0f} % on '{first}', not shaded"
     scale: Line = [Span(" 0 "), *ramp(style, 8), Span(f" {_percent(peak)} %")]
     if reading.signed:
         scale = [Span(" -1 "), *ramp(style, 9, signed=True), Span(" 1 of the largest, signed")]

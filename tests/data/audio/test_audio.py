@@ -566,7 +566,7 @@ def test_recordings_that_cannot_be_decoded(
          "(31 Hz)"),
         (["data.hop=0.00001"], 2, "at 8000 Hz they hold less than a sample"),
         (["data.rate=.nan"], 2, "data.rate"),
-        (["data.seconds=null"], 2, "model.type: cnn reads labelled images, and the data has none"),
+        (["data.seconds=null"], 2, "the data has none; data.seconds: N makes them of"),
         (["task.type=ctc"], 2,
          "task.type: ctc is learnt by model.type: encoder, and model.type is cnn"),
     ],
