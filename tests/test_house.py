@@ -41,7 +41,6 @@ STOREYS = (
         "console",
         "device",
         "draw",
-        "logits",
         "modes",
         "outputs",
         "packages",
@@ -54,6 +53,7 @@ STOREYS = (
     {
         "checkpoints",
         "explain",
+        "logits",
         "optim",
         "parts",
         "pictures",

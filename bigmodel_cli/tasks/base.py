@@ -191,10 +191,7 @@ class Task:
         raise NotImplementedError
 
     def score(self, outputs: Any, batch: Batch) -> tuple[Scores, Answers]:
-        """Per item: sums and counts of every metric that is a mean, and the model's answers.
-
-        Without gradients.
-        """
+        """Per item: sums and counts of each metric that is a mean, and answers; no gradients."""
         raise NotImplementedError
 
     def loss_unit(self) -> object:
