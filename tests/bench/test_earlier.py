@@ -98,7 +98,7 @@ def test_a_spec_is_compared_with_itself_in_another_commit(repository: Path, cli:
     result = cli("bench", "kept/net.yaml", "--against", "first", "--seconds", "0.1", "--json")
     assert result.status == 0, result.err
     before, now = json.loads(result.out)["benchmarks"]
-    assert (before["name"], now["name"]) == ("first/kept/net", "net")
+    assert (before["name"], now["name"]) == ("first/net", "kept/net")
     assert before["facts"]["parameters"] < now["facts"]["parameters"]
     assert now["ratio_to_first"] == pytest.approx(now["per_second"] / before["per_second"])
 

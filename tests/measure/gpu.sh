@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The figures of one GPU, in less than eight minutes: steps of GPT-2 small, ResNet-50 and attention
-# over 32,768 tokens, generation, and CIFAR-10 to 94 %, each with its shares of the measured peaks.
+# The figures of one GPU, meant to take less than eight minutes: steps of GPT-2 small, ResNet-50 and
+# attention over 32,768 tokens, and generation, each with its shares of the measured peaks; and a
+# training on CIFAR-10. Not run on a GPU yet.
 #
 #   bash tests/measure/gpu.sh OUT [CIFAR]        results as JSON in the new folder OUT; CIFAR is a
 #                                                folder in torchvision's layout (else not trained)
