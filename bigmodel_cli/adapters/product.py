@@ -77,6 +77,12 @@ class LowRank:
                 y = operation(y, numbers.view(-1, *[1] * axes))
         return y
 
+    def to(self, dtype: torch.dtype) -> LowRank:
+        """In another precision."""
+        rows, columns = (x if x is None else x.to(dtype) for x in (self.rows, self.columns))
+        a, b = self.a.to(dtype), self.b.to(dtype)
+        return LowRank(values(self.weight).to(dtype), a, b, rows, columns, self.dropout)
+
     def nth(self, index: int) -> LowRank:
         """One of a stack."""
         rows = None if self.rows is None else self.rows[index]
@@ -130,6 +136,8 @@ def _adapted_class() -> type[Tensor]:
                 return value.embedding(args[0], kwargs["padding_idx"])
         if function in convolutions and args[6:] == (1,) and not kwargs:
             return value.convolution(function, args[0], *args[2:6])
+        if function is torch.Tensor.to and isinstance(args[1], torch.dtype) and not kwargs:
+            return adapted(value.to(args[1]))
         is_item = function is torch.Tensor.__getitem__ and type(args[1]) is int
         if is_item and value.weight.dim() == value.a.dim() == 3:
             return adapted(value.nth(args[1]))

@@ -175,8 +175,12 @@ class MixtureOfExperts(OwnMatrices):
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores and indices (N, k) of each token's experts; only tokens `real` (N,) count."""
         options = self.options
-        with full_precision(tokens.device):  # close scores decide
-            logits = self.router(tokens.to(self.router.weight.dtype))  # (N, E)
+        weight: Tensor = self.router.weight
+        bias: Tensor | None = self.router.bias
+        wide = torch.promote_types(weight.dtype, torch.float32)  # close scores decide
+        with full_precision(tokens.device):
+            logits = F.linear(tokens.to(wide), weight.to(wide))  # (N, E)
+            logits = logits if bias is None else logits + bias.to(wide)
         scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()  # (N, E)
         chosen = self.within_groups(scores.detach() + self.bias).topk(options.top_k, -1).indices
         if self.training:

@@ -156,6 +156,29 @@ def test_each_expert_has_factors_of_its_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_router_in_bf16_is_read_in_fp32_through_its_factors(kind: str) -> None:
+    torch.manual_seed(6)
+    options = MoEOptions(experts=5, top_k=2, hidden=4)
+    moe = options.build(LayerContext(dim=8, max_len=8)).bfloat16()
+    stored = moe.router.weight.detach().clone()
+    dropout = {} if kind == "dora" else {"dropout": 0.4}  # DoRA's norm needs the whole weight
+    attached(moe, kind, "router", **dropout)
+    moved(moe)
+    x = torch.randn(30, 8).bfloat16()
+    with torch.no_grad():
+        own = adapters(moe.router)["weight"].factors()["whole"]
+        weight = dense(kind, stored.float(), own).double()
+        want = (x.double() @ weight.T).softmax(-1).topk(2)
+    moe.eval()
+    found, chosen = moe.route(x)
+    assert torch.equal(chosen, want.indices)
+    shares = want.values / want.values.sum(-1, keepdim=True)
+    torch.testing.assert_close(found.double(), shares, rtol=1e-4, atol=1e-5)
+    moe.train()
+    assert not torch.equal(moe.route(x)[0], found) or not dropout  # and dropped in training
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_a_fused_projection_alone(kind: str) -> None:
     """Queries (10 rows) and values (4) are adapted, keys (4) are not."""
     from bigmodel_cli.parts.attention import AttentionOptions

@@ -157,3 +157,34 @@ def test_a_batch_of_nothing_but_padding_is_balanced() -> None:
     assert bool(y.isfinite().all())
     assert float(part.auxiliary.detach()) == 0  # type: ignore[union-attr]
     assert part.load.tolist() == [0] * 3
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_network_in_bf16_chooses_experts_by_exact_scores(router: str, bias: bool) -> None:
+    """Scores that are nearer to each other than bf16 tells apart."""
+    torch.manual_seed(11)
+    options = MoEOptions.model_validate(
+        {"experts": 9, "top_k": 4, "hidden": 6, "router": router, "bias": bias}
+    )
+    part = options.build(LayerContext(20, 64)).eval()
+    with torch.no_grad():
+        shared = 0.3 * torch.randn(20)  # of all experts, so that what differs is little
+        part.router.weight.normal_(0.0, 0.01).add_(shared)
+        if bias:
+            part.router.bias.normal_(2.0, 0.01)
+    part.bfloat16()
+    x = torch.randn(3, 41, 20).bfloat16()
+    logits = x.double().flatten(0, 1) @ part.router.weight.double().T
+    if bias:
+        logits = logits + part.router.bias.double()
+    scores = logits.exp() if router == "softmax" else 1 / (1 + (-logits).exp())
+    found, chosen = part.route(x.flatten(0, 1))
+    best = scores.argsort(-1, descending=True)[:, :4]
+    torch.testing.assert_close(chosen.sort(-1).values, best.sort(-1).values)
+    picked = scores.gather(1, chosen)
+    torch.testing.assert_close(
+        found.double(), picked / picked.sum(-1, keepdim=True), rtol=1e-5, atol=0
+    )
+    rounded = logits.bfloat16().topk(4, -1).indices  # which would choose others
+    assert (rounded.sort(-1).values != best.sort(-1).values).any()
