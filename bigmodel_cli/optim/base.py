@@ -92,6 +92,12 @@ class Optimizer(ABC):
                 p.grad = torch.zeros_like(p)
         return [p.grad for p in self.parameters if p.grad is not None]
 
+    def scale(self, divisor: float | torch.Tensor, device: torch.device) -> torch.Tensor:
+        """()   what fused kernels divide gradients by, in fp32."""
+        if isinstance(divisor, torch.Tensor):
+            return divisor.to(device, torch.float32)
+        return torch.full((), divisor, dtype=torch.float32, device=device)
+
     def clear(self) -> None:
         """Forget the gradients."""
         for p in self.parameters:
@@ -120,6 +126,23 @@ class Optimizer(ABC):
         """Update the parameters with their gradients divided by `divisor`, a number or () on their
         device.
         """
+
+
+def in_memory_order(*slots: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The same lists, where convolutions' weights that lie channels last are views of that order.
+
+    On a CPU fused kernels copy what is not contiguous, there and back, which takes longer than the
+    update. A weight whose gradient or state lies otherwise stays.
+    """
+    found: list[list[torch.Tensor]] = [[] for _ in slots]
+    for tensors in zip(*slots, strict=True):
+        last = tensors[0].dim() == 4 and tensors[0].device.type == "cpu"
+        last = last and not tensors[0].is_contiguous()
+        last = last and tensors[0].is_contiguous(memory_format=torch.channels_last)
+        last = last and all(t.stride() == tensors[0].stride() for t in tensors)
+        for own, t in zip(found, tensors, strict=True):
+            own.append(t.permute(0, 2, 3, 1) if last else t)
+    return found
 
 
 def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
