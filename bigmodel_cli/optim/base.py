@@ -128,20 +128,25 @@ class Optimizer(ABC):
         """
 
 
-def in_memory_order(*slots: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """The same lists, where convolutions' weights that lie channels last are views of that order.
+def in_memory_order(
+    weights: list[torch.Tensor], gradients: list[torch.Tensor], *state: list[torch.Tensor]
+) -> list[list[torch.Tensor]]:
+    """The same lists for a fused kernel: gradients lie as their weights do, and convolutions'
+    weights that lie channels last are views in that order, with their state.
 
-    On a CPU fused kernels copy what is not contiguous, there and back, which takes longer than the
-    update. A weight whose gradient or state lies otherwise stays.
+    On a CPU PyTorch's kernels (2.14) copy what is not contiguous, there and back, which takes
+    longer than the update, and read a gradient that lies otherwise than its weight in a wrong
+    order.
     """
-    found: list[list[torch.Tensor]] = [[] for _ in slots]
-    for tensors in zip(*slots, strict=True):
-        last = tensors[0].dim() == 4 and tensors[0].device.type == "cpu"
-        last = last and not tensors[0].is_contiguous()
-        last = last and tensors[0].is_contiguous(memory_format=torch.channels_last)
-        last = last and all(t.stride() == tensors[0].stride() for t in tensors)
-        for own, t in zip(found, tensors, strict=True):
-            own.append(t.permute(0, 2, 3, 1) if last else t)
+    found: list[list[torch.Tensor]] = [[] for _ in range(2 + len(state))]
+    for p, g, *own in zip(weights, gradients, *state, strict=True):
+        if g.stride() != p.stride():
+            g = torch.empty_like(p).copy_(g)
+        last = p.dim() == 4 and p.device.type == "cpu" and not p.is_contiguous()
+        last = last and p.is_contiguous(memory_format=torch.channels_last)
+        last = last and all(t.stride() == p.stride() for t in own)
+        for kept, t in zip(found, (p, g, *own), strict=True):
+            kept.append(t.permute(0, 2, 3, 1) if last else t)
     return found
 
 

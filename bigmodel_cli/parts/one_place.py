@@ -36,7 +36,7 @@ def at_one_place(module: Module) -> None:
     plain = set(module.dilation) == {1} and module.groups == 1 and module.padding_mode == "zeros"
     odd = all(size % 2 for size in module.kernel_size) and module.kernel_size != (1, 1)
     if fitting and plain and odd:
-        module.__class__ = _class(type(module))
+        module.__class__ = _class(type(module))  # type: ignore[assignment, arg-type]
 
 
 @functools.cache
