@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigmodel_cli.attend.words import Word
-from bigmodel_cli.console import columns_of, cut, one_line, padded
+from bigmodel_cli.console import columns_of, counted, cut, one_line, padded
 from bigmodel_cli.lazy import Tensor, torch
 
 WRITES, READS = "as words are written", "as words are read again"
@@ -186,13 +186,15 @@ def shown(table: Mapping[str, Any], width: int = 100, most: int = 12) -> list[st
     columns = max(1, min((width + 3) // (wide + 3), -(-len(texts) // max(1, most))))
     height = min(most, -(-len(texts) // columns))
     head = f"alignment {table['reading']} ({table['layer']})"
+    heads = [head]
     if "agreement" in table:
-        head += f", {100 * table['agreement']:.0f} % of it on words that are needed"
-    lines = [cut(head, width)]
+        share = f"{100 * table['agreement']:.0f} %"
+        heads = [f"{head}, {share} of it on words that are needed", f"{head}, {share} on needed"]
+    lines = [next((one for one in heads if columns_of(one) <= width), cut(heads[-1], width))]
     for line in range(height):
         parts = [texts[n] for n in range(line, min(len(texts), columns * height), height)]
         row = "   ".join(padded(text, wide, right=False) for text in parts)
         lines.append(cut(row, width).rstrip())
     if (left_out := len(texts) - columns * height) > 0:
-        lines.append(f"({left_out} more words: --json)")
+        lines.append(f"({counted(left_out, 'more word')}: --json)")
     return lines

@@ -20,7 +20,7 @@ from bigmodel_cli.attend.times import (
     word_times,
 )
 from bigmodel_cli.attend.words import pieces_of
-from bigmodel_cli.console import columns_of, cut, one_line
+from bigmodel_cli.console import columns_of, counted, cut, one_line
 from bigmodel_cli.convert.generation import alignment_heads
 from bigmodel_cli.data import input_of
 from bigmodel_cli.lazy import Tensor, torch
@@ -111,5 +111,5 @@ def shown(table: Mapping[str, Any], width: int = 100, most: int = 12) -> list[st
         placed += 1
     rows += [row] if row else []
     left_out = len(table["words"]) - placed
-    more = [f"({left_out} more words: --json)"] if left_out else []
+    more = [f"({counted(left_out, 'more word')}: --json)"] if left_out else []
     return [f"words and their seconds, by {table['rule']}", *rows, *more]

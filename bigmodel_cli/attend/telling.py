@@ -78,7 +78,7 @@ def _followed(look: Look) -> list[Reading]:
     if given is None:
         return []
     shares = torch.tensor(given["shares"], dtype=torch.float64)
-    what = "through all layers: attention rollout, a heuristic"
+    what = "attention rollout, a heuristic, by all layers"
     return [
         Reading(last.keys, last.kind, given["query"], shares, 0.0, False, False, what, last.queries)
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import statistics
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,14 @@ MOST_STOLEN, MOST_OTHERS, LEAST_SPEED = 0.02, 0.05, 0.95
 """A block is rejected above these shares of the processors' time, or below this part of the
 frequency that most blocks had.
 """
-_MHZ = re.compile(r"^cpu MHz\s*: ([0-9.]+)", re.MULTILINE)
+_MHZ = re.compile(r"^processor\s*: (\d+)$(?:\n.+)*?\ncpu MHz\s*: ([0-9.]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Counters at one moment: ticks of all processors, those stolen, those not idle."""
+    """Counters at one moment of the processors that this process may run on: ticks, those stolen,
+    those not idle.
+    """
 
     all: float
     stolen: float
@@ -31,27 +34,47 @@ class Reading:
     mhz: float | None
 
 
-def read(proc: Path = PROC) -> Reading | None:
+def read(proc: Path = PROC, processors: Collection[int] | None = None) -> Reading | None:
     """The counters now; None where the system has none.
 
-    Fields of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5)).
+    Of `processors`, those that this process may run on unless they are given: what runs beside
+    them, as where it is pinned by taskset, slows nothing down. Fields of /proc/stat: user, nice,
+    system, idle, iowait, irq, softirq, steal (proc_stat(5)).
     """
+    own = processors if processors is not None else _allowed()
     try:
-        first = (proc / "stat").read_text().partition("\n")[0].split()[1:9]
-        numbers = [float(word) for word in first]
+        lines = (proc / "stat").read_text().splitlines()
+        found = [words for words in map(str.split, lines) if _counts(words[:1], own)]
+        numbers = [sum(map(float, field)) for field in zip(*(w[1:9] for w in found), strict=True)]
     except (OSError, ValueError):
         return None
     if len(numbers) < 8:
         return None
     idle, stolen = numbers[3] + numbers[4], numbers[7]
-    return Reading(sum(numbers), stolen, sum(numbers) - idle - stolen, _frequency(proc))
+    return Reading(sum(numbers), stolen, sum(numbers) - idle - stolen, _frequency(proc, own))
 
 
-def _frequency(proc: Path) -> float | None:
+def _allowed() -> Collection[int] | None:
     try:
-        found = [float(word) for word in _MHZ.findall((proc / "cpuinfo").read_text())]
+        return os.sched_getaffinity(0)
+    except AttributeError:  # a system that pins no process
+        return None
+
+
+def _counts(name: Sequence[str], own: Collection[int] | None) -> bool:
+    """Whether a line of that name is of what counts: of each processor, or of all in one."""
+    if own is None:
+        return name == ["cpu"]
+    return bool(name) and name[0] in {f"cpu{number}" for number in own}
+
+
+def _frequency(proc: Path, own: Collection[int] | None) -> float | None:
+    """The mean, in MHz."""
+    try:
+        text = (proc / "cpuinfo").read_text()
     except (OSError, UnicodeDecodeError):
         return None
+    found = [float(mhz) for number, mhz in _MHZ.findall(text) if own is None or int(number) in own]
     return statistics.fmean(found) if found else None
 
 

@@ -8,6 +8,7 @@ import math
 import torch
 from looks import layer_of, made, random_weights
 
+from bigmodel_cli.attend.alignment import Alignment
 from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.look import Blocks, Layer, Look, Side
 
@@ -46,6 +47,59 @@ def of_translation(source: int = 9, target: int = 7) -> Look:
         own = layer_of(f"decoder.{number}.mixer", weights, two, True)
         layers += [own, _crossed(own, one, two, generator)]
     return Look("translator", layers, answer="a man stands on a ladder .")
+
+
+def of_alignment() -> Look:
+    """The same of longer sentences, with the words that each word comes from."""
+    source, target = 19, 17
+    look = of_translation(source, target)
+    named = look.layers[-1].keys.labels, look.layers[-1].queries.labels
+    weights = torch.full((target, source), 0.2 / (source - 1))
+    place = torch.arange(target)
+    weights[place, place] = 0.8
+    weights[3, 12] = 0.5
+    table = Alignment(
+        list(named[0]),
+        list(named[1]),
+        weights,
+        "decoder.1.cross",
+        "as words are written",
+        "",
+        [True] * source,
+        agreement=0.71,
+    )
+    notes = ["the target is best of 5 beams: -4.7815 nats in one pass over it"]
+    return dataclasses.replace(look, extra={"alignment": table.to_json()}, notes=notes)
+
+
+def of_rollout(tokens: int = 22) -> Look:
+    """A decoder whose shares were followed through all layers, with blanks among its tokens."""
+    look = of_text(list("the dog fell on a fish"[:tokens]), 2, 2)
+    shares = torch.linspace(1, 5, tokens).softmax(0).tolist()
+    return dataclasses.replace(look, extra={"rollout": {"shares": shares, "query": tokens - 1}})
+
+
+def of_experts(tokens: int = 22) -> Look:
+    """A decoder, half of whose experts are idle."""
+    look = of_text(list("the dog fell on a fish"[:tokens]), 2, 2)
+    record = {
+        "balance": 0.5,
+        "busiest": 2.0,
+        "idle": 2,
+        "dropped": 0,
+        "load": [0.0, 0.6, 0.4, 0.0],
+        "chosen": [[1, 2]] * tokens,
+        "weights": [[0.56, 0.44]] * tokens,
+    }
+    records = [{"layer": f"blocks.{n}.ffn", **record} for n in range(2)]
+    return dataclasses.replace(look, extra={"routing": records})
+
+
+def of_image_tested() -> Look:
+    """A vision transformer with a map over the image that was put to the test."""
+    notes = ["test: " + "it was put to the test " * 9]
+    heat = of_convolutions().heat
+    return dataclasses.replace(of_image(14), notes=notes, heat=heat)
 
 
 def of_mixing(tokens: int = 12) -> Look:

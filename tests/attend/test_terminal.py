@@ -42,6 +42,10 @@ LOOKS: dict[str, Callable[[], Look]] = {
     "large": lambda: made(48, 32, 24),
     "image": screens.of_image,
     "translation": screens.of_translation,
+    "alignment": screens.of_alignment,
+    "rollout": screens.of_rollout,
+    "experts": screens.of_experts,
+    "tested": screens.of_image_tested,
     "mixing": screens.of_mixing,
     "convolutions": screens.of_convolutions,
 }

@@ -4,10 +4,10 @@ each, taking turns; loss, rate window, speed, memory and cache as a table.
     python tests/measure/structures.py --data ../shared/data --budget 3min --out DIR
 
 Every structure is sample_configs/structures.yaml with one change. The same command goes on where it
-was stopped. With --again the same is done with as many other seeds (in DIR-again), and Kendall's
-tau of the two rankings is printed. --only NAME ... takes some of them, --precision another one than
-bf16, for machines that have none. Three minutes for each of ten structures, with two seeds and
-about four rates, are two and a half hours.
+was stopped. With --again as many other seeds train each at the rate found before (in DIR-again),
+and Kendall's tau of the two rankings is printed. --only NAME ... takes some of them, --precision
+another one than bf16, for machines that have none. Three minutes for each of ten structures, with
+two seeds and about four rates, are two and a half hours, and an hour with --again.
 """
 
 from __future__ import annotations
@@ -52,19 +52,22 @@ STRUCTURES = {
 LENGTHS = (256, 2048)
 
 
-def written(name: str, folder: Path, data: Path, precision: str) -> Path:
-    """The structure's spec as a file."""
+def written(name: str, folder: Path, data: Path, *more: str) -> Path:
+    """The structure's spec as a file, with more changes."""
     text = data / "tinyshakespeare" / "input.txt"
-    changes = [f"data.files=['{text}']", f"train.precision={precision}", "task.sample_tokens=0"]
+    changes = [f"data.files=['{text}']", "task.sample_tokens=0", *more]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}.yaml"
     path.write_text(load(SPEC, [STRUCTURES[name], *changes]).to_yaml(), encoding="utf-8")
     return path
 
 
-def learnt(specs: dict[str, Path], budget: str, seeds: str, out: Path) -> list[dict[str, Any]]:
+def learnt(
+    specs: dict[str, Path], budget: str, seeds: str, out: Path, *more: str
+) -> list[dict[str, Any]]:
     """What `bench --learn` found of each structure, the best first."""
     words = ["bench", "--learn", *map(str, specs.values()), "--budget", budget, "--seeds", seeds]
+    words += more
     words += ["--out", str(out), "--png", f"{out}.png", "--device", "cpu", "--json"]
     command = [sys.executable, "-m", "bigmodel_cli", *words]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -166,7 +169,8 @@ def main() -> None:
         return
     count, data = arguments.seeds, arguments.data.resolve()
     specs = arguments.out.with_name(f"{arguments.out.name}-specs")
-    files = {name: written(name, specs, data, arguments.precision) for name in arguments.only}
+    precision = f"train.precision={arguments.precision}"
+    files = {name: written(name, specs, data, precision) for name in arguments.only}
     seeds = [f"{','.join(map(str, range(n, n + count)))}," for n in (0, count)]
     found = learnt(files, arguments.budget, seeds[0], arguments.out)
     at = " / ".join(f"{n:,}" for n in LENGTHS)
@@ -175,7 +179,10 @@ def main() -> None:
     print(table(columns, [row(own) for own in found]))
     if arguments.again:
         other = arguments.out.with_name(f"{arguments.out.name}-again")
-        again = learnt(files, arguments.budget, seeds[1], other)
+        rates = {own["name"]: f"train.optimizer.lr={own['best_rate']!r}" for own in found}
+        folder = other.with_name(f"{other.name}-specs")
+        files = {name: written(name, folder, data, precision, rates[name]) for name in rates}
+        again = learnt(files, arguments.budget, seeds[1], other, "--rates", "1")
         rankings = [[own["name"] for own in each] for each in (found, again)]
         print(f"with other seeds: {', '.join(rankings[1])}; Kendall's tau {kendall(*rankings):.2f}")
 

@@ -7,9 +7,11 @@ is slowed down by a known share.
 Each comparison is a command of its own, at most a minute long (`--seconds` is that of `bench`: of
 each of the two). A mixer of a plugin (written here) adds waiting to the second spec: that share of
 the first one's step, which is measured once. Run it alone: rounds in which other work runs are left
-out, and are counted. `--out` has a line of JSON for each comparison; the same command goes on where
-it was stopped. The table at its end says of each slow-down how many verdicts were "slower",
-"faster", "same" and undecided, how long they took, and how many took above a minute.
+out, and are counted. Pinned (`taskset -c 1 python ...`), work on other processors does not count,
+so that each of them may run a part, with an `--out` of its own. `--out` has a line of JSON for each
+comparison; the same command goes on where it was stopped. The table at its end says of each
+slow-down how many verdicts were "slower", "faster", "same" and undecided, how long they took, and
+how many took above a minute.
 
 Ends with status 1 where more than 5 % of the comparisons of a program with itself have a verdict
 that is false, or fewer than 95 % find 3 %, or 100 % 10 %; a comparison that could not be told,

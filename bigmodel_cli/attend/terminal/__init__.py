@@ -35,10 +35,18 @@ __all__ = ["Style", "in_ascii", "show", "style_of"]
 NARROW, FEW = 90, 12
 """Columns below which a scale is short, and lines below which a view has no maps."""
 MOST_MAP, MOST_NOTES = 16, 4
-LEAST_TABLE, MOST_TABLE = 3, 8
-"""Lines of a table of words."""
+LEAST_TABLE, MOST_TABLE, MOST_TOLD = 3, 8, 14
+"""Lines of a table of words, and the most of one that tells what such a model is looked at for."""
+TOLD = ("alignment", "times")
+"""Tables that come before the maps of heads, and before what else the last token reads."""
+TIGHT = 24
+"""Lines for the grid and all below it that are too few for classes of which there is no head."""
+GAP, PATCH_MAPS = 2, 5
+"""Columns between maps of an image's patches, and how many are beside one another."""
 TEXT_PART = 0.4
 """Of the lines below the grid: those of the text, where it is long."""
+FULL = 4
+"""Lines from which on a reading has a heading of two lines."""
 LEAST_MAP = CAPTIONS + 1 + 3
 """Lines of the maps of heads: a heading, the captions, and some of the map itself."""
 
@@ -114,15 +122,19 @@ def _body(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     """The grid, the reading and the maps, in so many lines."""
     found = readings(look)
     images = bool(found) and all(reading.keys.grid is not None for reading in found)
-    least = 2 + (1 if style.colours else 2) * max(1, len(found))
+    told = any(name in look.extra for name in TOLD)
+    if told and room < TIGHT:
+        found = [one for one in found if one.read or one.query != len(one.asking) - 1]
+    least = len(found) * (2 if style.colours else 3)
     wanted = room - least - LEAST_MAP if room >= FEW else room - least
-    heads = grid(look, columns, wanted, style) or grid(look, columns, room, style)
+    tight = room < TIGHT
+    heads = grid(look, columns, wanted, style, tight) or grid(look, columns, room, style, tight)
     left = room - len(heads)
     gaps = left >= LEAST_MAP + least + 6
     space: list[Line] = [[]] if gaps else []
     left -= 3 * len(space)
-    asked = "lens" in look.extra  # for which maps make room
-    table = _words(look, columns, left - least - (0 if asked else LEAST_MAP), style)
+    first = told or "lens" in look.extra  # for which maps make room
+    table = _words(look, columns, left - least - (0 if first else LEAST_MAP), style)
     left -= len(table)
     if images:
         return [*heads, *space, *table, *_image(look, found[-1], columns, left, style), *space]
@@ -141,9 +153,9 @@ def _words(look: Look, columns: int, room: int, style: Style) -> list[Line]:
     if "lens" in look.extra:
         return lens_of(look.extra["lens"], columns, room, style)
     if room > LEAST_TABLE and "alignment" in look.extra:
-        lines = alignment.shown(look.extra["alignment"], columns, min(room, MOST_TABLE) - 2)
+        lines = alignment.shown(look.extra["alignment"], columns, min(room, MOST_TOLD) - 2)
     elif room > LEAST_TABLE and "times" in look.extra:
-        lines = spoken.shown(look.extra["times"], columns, min(room, MOST_TABLE) - 2)
+        lines = spoken.shown(look.extra["times"], columns, min(room, MOST_TOLD) - 2)
     elif room > LEAST_TABLE and "routing" in look.extra:
         labels = look.layers[-1].queries.labels[-1:]
         most = min(room, MOST_TABLE)
@@ -154,11 +166,13 @@ def _words(look: Look, columns: int, room: int, style: Style) -> list[Line]:
 def _texts(
     look: Look, found: Sequence[Reading], columns: int, room: int, style: Style
 ) -> list[Line]:
+    """What is read of each side; of too many for the room the last ones, which were asked for."""
     lines: list[Line] = []
+    found = found[-max(1, room // (2 if style.colours else 3)) :]
     for number, reading in enumerate(found):
         each = (room - len(lines)) // (len(found) - number)
-        several = len([one for one in found if one.read == reading.read]) > 1
-        head = heading(reading, _query(reading, style), columns, style, several)
+        several = len({one.keys.name for one in found if one.read == reading.read}) > 1
+        head = heading(reading, _query(reading, style), columns, style, several, each < FULL)
         text = shaded(reading, columns, each - len(head), style)
         if text:
             lines += [*head, *text]
@@ -168,7 +182,8 @@ def _texts(
 def _query(reading: Reading, style: Style) -> str:
     """The query, or the key that is read, in words."""
     side = reading.asking
-    text = f"'{label(side.labels[reading.query], 20, style.unicode).strip()}'"  # escaped before
+    token = side.labels[reading.query]
+    text = f"'{label(token.strip(' ') or token, 20, style.unicode)}'"  # escaped before
     if side.grid is not None:
         row, column = divmod(reading.query - side.first, side.grid[1])
         return f"patch {row},{column}" if 0 <= row < side.grid[0] else text
@@ -208,13 +223,17 @@ def _image(look: Look, reading: Reading, columns: int, room: int, style: Style) 
     lines = min(room - len(above), MOST_MAP + 4)
     if lines < 2:
         return above[:room]
-    gap, count = 2, 5
-    wide = (columns - gap * (count - 1)) // count
+    wide = (columns - GAP * (PATCH_MAPS - 1)) // PATCH_MAPS
     own = patches(reading, wide, lines - CAPTIONS, style)
-    heads = telling(look)
-    others = small_maps(look, heads, columns - wide - gap, lines, style)
+    heads, rest = telling(look), columns - wide - GAP
     title: list[Line] = [[Span(label("all of them", wide, style.unicode))], []]
-    shown = [*above, *beside([[*title, *own], others], gap)]
-    if look.heat is not None and room - len(shown) >= FEW:
-        shown += [[], *heat_map(look.heat, columns, room - len(shown) - 1, style)]
-    return shown
+    blocks = [[*title, *own], small_maps(look, heads, rest, lines, style)]
+    below = room - len(above) - max(map(len, blocks))
+    if look.heat is None:
+        return [*above, *beside(blocks, GAP)]
+    if below >= FEW:
+        return [*above, *beside(blocks, GAP), [], *heat_map(look.heat, columns, below - 1, style)]
+    over = heat_map(look.heat, 2 * wide + GAP, lines, style)  # in the place of two heads
+    if over:
+        blocks = [over, blocks[0], small_maps(look, heads[:2], 2 * wide + GAP, lines, style)]
+    return [*above, *beside(blocks, GAP)]

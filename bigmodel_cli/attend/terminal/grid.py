@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bigmodel_cli.attend import colours
@@ -13,6 +13,7 @@ from bigmodel_cli.attend.terminal.style import BOLD, Line, Span, Style, beside, 
 from bigmodel_cli.attend.terminal.words import label
 
 NO_CLASS = "?"
+OTHERS = "  (no others)"
 GAP = 3
 LEAST_LEGEND = 20
 TITLE = 20
@@ -56,12 +57,16 @@ def letters_of(layer: Layer) -> str:
     return (layer.letters + NO_CLASS * layer.heads)[: layer.heads]
 
 
-def grid(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
+def grid(
+    look: Look, columns: int, lines: int, style: Style, found_alone: bool = False
+) -> list[Line]:
     """The grid with its legend, at most that large; empty where nothing fits.
 
-    Where there are too many heads a letter stands for several, and a line says how many.
+    Where there are too many heads a letter stands for several, and a line says how many. With
+    `found_alone` the legend has the classes that there are heads of, and no others.
     """
     found = panels(look)
+    shown_classes = _classes(look, found_alone)
     if not found or lines < 1:
         return []
     note: list[Line] = []
@@ -77,15 +82,22 @@ def grid(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
         side = columns - max(map(width_of_line, cells)) - GAP
         if not any(layer.letters for layer in look.layers):
             return [*note, *cells]
-        compact = _compact(look, columns, style)
-        if side >= LEAST_LEGEND and room >= len(CLASSES):
+        compact = _compact(look, columns, style, shown_classes)
+        if side >= LEAST_LEGEND and room >= len(shown_classes):
             if side < _least_side(look, len(cells)) and len(cells) + len(compact) <= room:
                 return [*note, *cells, *compact]
-            most = max(len(cells), min(room, len(CLASSES) + 1))
-            return [*note, *beside([cells, legend(look, side, most, style)], GAP)]
+            most = max(len(cells), min(room, len(shown_classes) + 1))
+            own = legend(look, side, most, style, shown_classes)
+            return [*note, *beside([cells, own], GAP)]
         if len(cells) + len(compact) <= room:
             return [*note, *cells, *compact]
     return []
+
+
+def _classes(look: Look, found_alone: bool) -> dict[str, tuple[str, str]]:
+    """Letter -> name and threshold of the classes that the legend has."""
+    there = {letter for layer in look.layers for letter in letters_of(layer)}
+    return {one: said for one, said in CLASSES.items() if one in there or not found_alone}
 
 
 def _coarser(panel: Panel, factor: int) -> Panel:
@@ -163,15 +175,18 @@ def letter_of(letter: str, style: Style, text: str | None = None) -> Span:
     return Span(text or letter, colours.ink_on(ground), ground)
 
 
-def legend(look: Look, columns: int, lines: int, style: Style) -> list[Line]:
+def legend(
+    look: Look, columns: int, lines: int, style: Style, classes: Mapping[str, tuple[str, str]]
+) -> list[Line]:
     """Each class: its letter, name, how many heads are of it, and from where on; on two lines each
     where the columns are few and the lines are not.
     """
     counts = Counter(letter for layer in look.layers for letter in letters_of(layer))
     digits = max(5, len(str(sum(counts.values()))))
     two = columns < _least_side(look, 0) and lines > 2 * len(CLASSES)
-    rows: list[Line] = [[Span(label(f"class        {'heads':>{digits}}", columns, style.unicode))]]
-    for letter, (name, rule) in CLASSES.items():
+    title = f"class        {'heads':>{digits}}{'' if len(classes) == len(CLASSES) else OTHERS}"
+    rows: list[Line] = [[Span(label(title, columns, style.unicode))]]
+    for letter, (name, rule) in classes.items():
         text = f" {name:<9} {counts[letter]:>{digits}}{'' if two else '  ' + rule}"
         shown = Span(label(text, columns - 3, style.unicode))
         rows.append([letter_of(letter, style, f" {letter} "), shown])
@@ -189,11 +204,13 @@ def _least_side(look: Look, lines: int) -> int:
     return 15 + digits + longest
 
 
-def _compact(look: Look, columns: int, style: Style) -> list[Line]:
+def _compact(
+    look: Look, columns: int, style: Style, classes: Mapping[str, tuple[str, str]]
+) -> list[Line]:
     """The same in as few lines as hold it."""
     counts = Counter(letter for layer in look.layers for letter in letters_of(layer))
     lines: list[Line] = [[]]
-    for letter, (name, rule) in CLASSES.items():
+    for letter, (name, rule) in classes.items():
         what = rule if rule.startswith(name) else f"{name}, {rule}"
         piece = [letter_of(letter, style), Span(f" {what}: {counts[letter]}")]
         if lines[-1] and width_of_line(lines[-1]) + 2 + width_of_line(piece) > columns:

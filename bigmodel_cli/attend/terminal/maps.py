@@ -22,7 +22,7 @@ from bigmodel_cli.attend.terminal.style import (
     shade,
     width_of_line,
 )
-from bigmodel_cli.attend.terminal.words import fitted, label
+from bigmodel_cli.attend.terminal.words import fitted, label, named, width_of
 from bigmodel_cli.lazy import Tensor, torch
 
 STRETCH = 1.6
@@ -108,8 +108,9 @@ def _one(look: Look, which: Head, wide: int, lines: int, style: Style) -> list[L
     sink = float(layer.statistics.sink[which.head])
     also = f", sink {100 * sink:.0f}%" if left_out(layer, which.head) else ""
     title = [Span(head, stress=BOLD)]
+    wider = width_of(f"{head} {letter}  {name}{also}") <= wide  # with blanks around the letter
     if name:
-        title.append(letter_of(letter, style, f" {letter} "))
+        title.append(letter_of(letter, style, f" {letter} " if wider else letter))
     title.append(Span(label(f" {name}{also}", wide - width_of_line(title), style.unicode)))
     signed = layer.signed
     picture = scaled(without_sink(layer, which.head), signed, len(layer.keys))
@@ -159,9 +160,9 @@ def heaviest(layer: Layer, head: int, style: Style) -> str:
     blocks = layer.blocks
     arrow = style.sign("←", "<-")
     if blocks.rows == blocks.columns == 1:
-        one = label(layer.queries.labels[row], 9, style.unicode)
-        other = label(layer.keys.labels[column], 9, style.unicode)
-        return f"{one.strip()} {arrow} {other.strip()} {value}"
+        one = named(layer.queries.labels[row], 9, style.unicode)
+        other = named(layer.keys.labels[column], 9, style.unicode)
+        return f"{one} {arrow} {other} {value}"
     return f"@{row * blocks.rows} {arrow} @{column * blocks.columns} {value}"
 
 

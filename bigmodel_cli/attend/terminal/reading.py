@@ -34,9 +34,16 @@ def _percent(share: float) -> str:
 
 
 def heading(
-    reading: Reading, name: str, columns: int, style: Style, several: bool = False
+    reading: Reading,
+    name: str,
+    columns: int,
+    style: Style,
+    several: bool = False,
+    short: bool = False,
 ) -> list[Line]:
-    """Who reads what, what is left out, and the scale: one line, or two where it is long."""
+    """Who reads what, what is left out, and the scale: one line, or two where it is long and not
+    to be `short`.
+    """
     peak = float(reading.weights.abs().max()) if len(reading.weights) else 0.0
     whose = f" of the {reading.keys.name}" if several else ""
     words = f"who reads {name}{whose}" if reading.read else f"{name} reads{whose}"
@@ -52,6 +59,9 @@ def heading(
     for said in (how, f" ({reading.what.split(', by')[0]}{sink})"):
         if width_of(words) + width_of(said) <= room:
             return [[Span(words, stress=BOLD), Span(said), *scale]]
+    if short:
+        cut = label(how, max(0, room - width_of(words)), style.unicode)
+        return [[Span(label(words, room, style.unicode), stress=BOLD), Span(cut), *scale]]
     head = [Span(label(words, columns, style.unicode), stress=BOLD)]
     return [head, [Span(label(how.strip(), room, style.unicode)), *scale]]
 

@@ -15,7 +15,7 @@ from bigmodel_cli.attend.terminal.style import (
     shade,
     width_of_line,
 )
-from bigmodel_cli.attend.terminal.words import fitted, label, width_of
+from bigmodel_cli.attend.terminal.words import fitted, label, named, width_of
 
 LEAST_CELL, MOST_CELL = 7, 14
 """Columns of a token in the lens."""
@@ -46,7 +46,7 @@ def lens(
     first = len(positions) - count
     head: Line = [Span(" " * (names + 1))]
     for text in positions[first:]:
-        head.append(Span(fitted(text.strip() or text, cell, style.unicode) + " ", stress=BOLD))
+        head.append(Span(_cell(text, cell, style) + " ", stress=BOLD))
     body = [
         [
             Span(fitted(layers[k], names, style.unicode) + " "),
@@ -89,10 +89,12 @@ def lens_of(found: Mapping[str, Any], columns: int, lines: int, style: Style) ->
 
 def _guess(token: str, p: float, cell: int, style: Style) -> list[Span]:
     if style.colours:
-        shown = shade(p, style, text=fitted(token.strip() or token, cell, style.unicode))
-        return [shown, Span(" ")]
-    text = fitted(token.strip() or token, cell - 1, style.unicode)
-    return [Span(text + mark(p, style) + " ")]
+        return [shade(p, style, text=_cell(token, cell, style)), Span(" ")]
+    return [Span(_cell(token, cell - 1, style) + mark(p, style) + " ")]
+
+
+def _cell(token: str, columns: int, style: Style) -> str:
+    return fitted(named(token, columns, style.unicode), columns, style.unicode)
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -99,6 +99,12 @@ def fitted(text: str, columns: int, unicode: bool = True) -> str:
     return shown + " " * (columns - width_of(shown))
 
 
+def named(text: str, columns: int, unicode: bool = True) -> str:
+    """A token as a name: without the blanks around it, and in quotes where it is nothing else."""
+    shown = text.strip(" ")
+    return label(shown or f"'{text}'", columns, unicode)
+
+
 def joint(labels: Sequence[str]) -> str:
     """What is put between tokens: a blank where none of them brings its own."""
     some = labels[:2000]
@@ -107,13 +113,18 @@ def joint(labels: Sequence[str]) -> str:
 
 
 def wrapped(text: str, columns: int) -> list[str]:
-    """A safe text in lines, broken at blanks where there are any."""
+    """A safe text in lines, broken at blanks where there are any; a word that is longer than a line
+    begins where the words before it end.
+    """
     lines, line = [], ""
     for word in text.split(" "):
         joined = f"{line} {word}" if line else word
         if width_of(joined) <= columns:
             line = joined
             continue
+        if line and width_of(word) > columns and width_of(line) <= columns // 2:
+            piece = cut_to(word, columns - width_of(line) - 1)
+            line, word = f"{line} {piece}", word[len(piece) :]
         if line:
             lines.append(line)
         while width_of(word) > columns:
