@@ -23,6 +23,7 @@ from bigmodel_cli.models.layer_shapes import (
     shown,
 )
 from bigmodel_cli.models.whitening import Whitening
+from bigmodel_cli.parts.one_place import at_one_place
 
 
 class ConvOptions(Options):
@@ -67,6 +68,7 @@ class ConvOptions(Options):
         )  # fmt: skip
         if self.start == "identity":
             nn.init.dirac_(conv.weight[: shape[0]].detach())
+        at_one_place(conv)
         norm = nn.BatchNorm2d(self.channels) if self.norm == "batch" else None
         return named(conv=conv, norm=norm, activation=activation_of(self.activation))
 

@@ -24,6 +24,7 @@ from bigmodel_cli.models.feature_maps import (
 )
 from bigmodel_cli.parts.grid import positions_between
 from bigmodel_cli.parts.multihead import watched
+from bigmodel_cli.parts.one_place import at_one_place
 from bigmodel_cli.roles import GAIN, OUTER, Role
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -267,6 +268,8 @@ class TorchvisionModel(Model):
 def as_model(network: Module, name: str) -> TorchvisionModel:
     """Make a network of torchvision a `Model` in place; weights, names and class name stay."""
     own, grid = type(network), None
+    for module in network.modules():
+        at_one_place(module)
     if name.startswith("vit_"):
         side = network.image_size // network.patch_size  # type: ignore[operator]
         grid = (side, side)

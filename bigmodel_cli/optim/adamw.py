@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import NonNegative, Positive, Probability
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer
+from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer, in_memory_order
 from bigmodel_cli.roles import Weight
 
 
@@ -51,16 +51,13 @@ class AdamW(Optimizer):
         for group, decay, rate, step in self.due():
             device = self.parameters[group[0]].device
             clock = torch.full((), step, dtype=torch.float32, device=device)
-            scale = (
-                divisor.to(device, torch.float32)
-                if isinstance(divisor, torch.Tensor)
-                else torch.full((), divisor, dtype=torch.float32, device=device)
-            )
+            every = self.parameters, gradients, self.state["exp_avg"], self.state["exp_avg_sq"]
+            p, g, mean, square = in_memory_order(*([own[i] for i in group] for own in every))
             torch._fused_adamw_(
-                [self.parameters[i] for i in group],
-                [gradients[i] for i in group],
-                [self.state["exp_avg"][i] for i in group],
-                [self.state["exp_avg_sq"][i] for i in group],
+                p,
+                g,
+                mean,
+                square,
                 [],
                 [clock] * len(group),  # the step, which parameters may share
                 lr=lr * rate,
@@ -70,6 +67,6 @@ class AdamW(Optimizer):
                 eps=self.options.eps,
                 amsgrad=False,
                 maximize=False,
-                grad_scale=scale,
+                grad_scale=self.scale(divisor, device),
                 found_inf=None,
             )

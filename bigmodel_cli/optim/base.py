@@ -92,6 +92,12 @@ class Optimizer(ABC):
                 p.grad = torch.zeros_like(p)
         return [p.grad for p in self.parameters if p.grad is not None]
 
+    def scale(self, divisor: float | torch.Tensor, device: torch.device) -> torch.Tensor:
+        """()   what fused kernels divide gradients by, in fp32."""
+        if isinstance(divisor, torch.Tensor):
+            return divisor.to(device, torch.float32)
+        return torch.full((), divisor, dtype=torch.float32, device=device)
+
     def clear(self) -> None:
         """Forget the gradients."""
         for p in self.parameters:
@@ -120,6 +126,28 @@ class Optimizer(ABC):
         """Update the parameters with their gradients divided by `divisor`, a number or () on their
         device.
         """
+
+
+def in_memory_order(
+    weights: list[torch.Tensor], gradients: list[torch.Tensor], *state: list[torch.Tensor]
+) -> list[list[torch.Tensor]]:
+    """The same lists for a fused kernel: gradients lie as their weights do, and convolutions'
+    weights that lie channels last are views in that order, with their state.
+
+    On a CPU PyTorch's kernels (2.14) copy what is not contiguous, there and back, which takes
+    longer than the update, and read a gradient that lies otherwise than its weight in a wrong
+    order.
+    """
+    found: list[list[torch.Tensor]] = [[] for _ in range(2 + len(state))]
+    for p, g, *own in zip(weights, gradients, *state, strict=True):
+        if g.stride() != p.stride():
+            g = torch.empty_like(p).copy_(g)
+        last = p.dim() == 4 and p.device.type == "cpu" and not p.is_contiguous()
+        last = last and p.is_contiguous(memory_format=torch.channels_last)
+        last = last and all(t.stride() == p.stride() for t in own)
+        for kept, t in zip(found, (p, g, *own), strict=True):
+            kept.append(t.permute(0, 2, 3, 1) if last else t)
+    return found
 
 
 def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:

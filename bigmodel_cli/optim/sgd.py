@@ -1,4 +1,4 @@
-"""Stochastic gradient descent through PyTorch's foreach kernels."""
+"""Stochastic gradient descent through PyTorch's fused kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import NonNegative, Positive, Probability
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer
+from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer, in_memory_order
 from bigmodel_cli.roles import Weight
 
 
@@ -25,12 +25,16 @@ class SGDOptions(AnyOptimizerOptions):
         0.0, description="L2 penalty on matrices, kernels and embeddings of tokens"
     )
 
+    def scratch(self, sizes: list[int]) -> int:
+        """Temporary bytes of an update of weights of these sizes: none, the kernel is fused."""
+        return 0
+
     def build(self, weights: Iterable[Weight]) -> SGD:
         return SGD(self, weights)
 
 
 class SGD(Optimizer):
-    """SGD with momentum through PyTorch's foreach kernels."""
+    """SGD with momentum through PyTorch's fused kernel."""
 
     slots = ("momentum",)
 
@@ -40,27 +44,21 @@ class SGD(Optimizer):
 
     def step(self, lr: float, divisor: float | torch.Tensor) -> None:
         self.steps += 1
-        every = self.gradients()
-        with torch.no_grad():
-            for group, decay, rate, _ in self.due():
-                gradients = torch._foreach_div([every[i] for i in group], divisor)
-                self.update(group, list(gradients), decay, lr * rate)
-
-    def update(
-        self, group: list[int], gradients: list[torch.Tensor], decay: float, lr: float
-    ) -> None:
-        """One group's update: momentum = mu * momentum + gradient.
-
-        Nesterov's adds mu * momentum to the gradient once more.
-        """
-        parameters: list[torch.Tensor] = [self.parameters[i] for i in group]
-        if decay:
-            torch._foreach_add_(gradients, parameters, alpha=decay)
-        momentum = [self.state["momentum"][i] for i in group]
-        torch._foreach_mul_(momentum, self.options.momentum)
-        torch._foreach_add_(momentum, gradients)
-        if self.options.nesterov:
-            torch._foreach_add_(gradients, momentum, alpha=self.options.momentum)
-        else:
-            gradients = momentum
-        torch._foreach_add_(parameters, gradients, alpha=-lr)
+        gradients = self.gradients()
+        for group, decay, rate, _ in self.due():
+            every = self.parameters, gradients, self.state["momentum"]
+            p, g, momentum = in_memory_order(*([own[i] for i in group] for own in every))
+            torch._fused_sgd_(
+                p,
+                g,
+                momentum,
+                weight_decay=decay,
+                momentum=self.options.momentum,
+                lr=lr * rate,
+                dampening=0.0,
+                nesterov=self.options.nesterov,
+                maximize=False,
+                is_first_step=False,
+                grad_scale=self.scale(divisor, self.parameters[group[0]].device),
+                found_inf=None,
+            )

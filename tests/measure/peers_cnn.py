@@ -15,17 +15,14 @@ from __future__ import annotations
 import argparse
 import gzip
 import os
-import subprocess
 import sys
-import sysconfig
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from turns import Player, Turns, play  # noqa: E402
+from turns import Player, Turns, installed, play  # noqa: E402
 
 OURS, BATCH = "bigmodel", 64
 KERAS = {"Keras, torch": "torch", "Keras, JAX": "jax", "Keras, TensorFlow": "tensorflow"}
@@ -103,25 +100,6 @@ def work(name: str, folder: Path) -> None:
         cnn(x[:, None], y, BATCH, turns.step, HAND[name])
 
 
-def peers(folder: Path, wanted: list[str]) -> Path:
-    """The Python of an environment that has these packages, and this Python's beside them."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        own = [sysconfig.get_path(kind, vars={"base": str(folder)}) for kind in ("purelib",)]
-        Path(own[0], "measured.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    for package in wanted:
-        name = package.partition("-")[0]
-        there = subprocess.run(
-            [python, "-c", f"import importlib.util as u; assert u.find_spec('{name}')"],
-            capture_output=True,
-            check=False,
-        )
-        if there.returncode:
-            subprocess.run([python, "-m", "pip", "install", "-q", package], check=True)
-    return python
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -139,8 +117,9 @@ def main() -> None:
         return
     python, backends = sys.executable, list(KERAS)[: 3 if asked.tensorflow else 2]
     if asked.peers:
-        packages = ["keras", "jax", "tensorflow-cpu"][: 3 if asked.tensorflow else 2]
-        python = str(peers(asked.peers.resolve(), packages))
+        packages = {"keras": "keras", "jax": "jax"}
+        packages |= {"tensorflow": "tensorflow-cpu"} if asked.tensorflow else {}
+        python = str(installed(asked.peers.resolve(), packages))
     names = [OURS, *(backends if asked.peers else []), *HAND]
     with tempfile.TemporaryDirectory() as temporary:
         place, players = Path(temporary), []

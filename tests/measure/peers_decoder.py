@@ -1,7 +1,8 @@
-"""A decoder trained by bigmodel, nanoGPT, the Hugging Face Trainer, and plain loops, in turns.
+"""A decoder trained by bigmodel, nanoGPT, the Hugging Face Trainer, x-transformers, and plain
+loops, in turns.
 
     python tests/measure/peers_decoder.py --text input.txt [--size small|large] [--nanogpt FOLDER]
-        [--rounds 6] [--seconds 3] [--only NAME ...]
+        [--peers VENV] [--rounds 6] [--seconds 3] [--only NAME ...]
 
 small: 0.80 million parameters, 12 x 64 characters (4 layers, 4 heads, width 128); large: 10.7
 million, 12 x 256 (6 layers, 6 heads, width 384). Each trains the same size on the same characters
@@ -10,7 +11,11 @@ GPT2LMHeadModel without dropout. nanoGPT is not on PyPI: `--nanogpt` names its f
 https://github.com/karpathy/nanoGPT, with data/shakespeare_char prepared), whose train.py runs
 unchanged by its README's options for a CPU. `like nanoGPT` is a loop that does what it does in a
 step (fp32, a batch stacked row by row, clipping, AdamW without the fused kernel); the `by hand`
-ones do less. They need torch and transformers with accelerate, which are not installed here.
+ones do less. With `--peers` x-transformers is installed into VENV, which is made where it is
+missing and sees this Python's torch: its decoder of the same widths in a loop as its README has it
+(fp32, clipping, AdamW), with its own attention and with attn_flash, PyTorch's; embeddings and head
+tied, as the others have them. It reads one character more than it has targets, so that its rows are
+of context + 1. The Trainer needs transformers with accelerate, which are not installed here.
 """
 
 from __future__ import annotations
@@ -27,14 +32,14 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from turns import Player, Turns, play  # noqa: E402
+from turns import Player, Turns, installed, play  # noqa: E402
 
 SIZES = {"small": (12, 64, 128, 4, 4), "large": (12, 256, 384, 6, 6)}
 """Batch, context, width, layers, heads."""
 OURS = "bigmodel"
 HAND = {"like nanoGPT": "gathered", "by hand, fp32": "fp32", "by hand, autocast": "autocast",
         "by hand, all bf16": "bf16"}  # fmt: skip
-OTHERS = ("Trainer", "nanoGPT")
+WRAPPED = {"x-transformers": False, "x-transformers, attn_flash": True}
 
 
 def bigmodel(text: Path, size: tuple[int, ...], turns: Turns) -> None:
@@ -132,6 +137,41 @@ def nanogpt(folder: Path, size: tuple[int, ...], turns: Turns) -> None:
     runpy.run_path("train.py", run_name="__main__")
 
 
+def x_transformers(text: Path, size: tuple[int, ...], turns: Turns, flash: bool) -> None:
+    """x-transformers' decoder in a loop as its README has it."""
+    import torch
+    from by_hand import tokens_of
+    from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
+
+    batch, context, dim, layers, heads = size
+    data, vocab = tokens_of(text)
+    decoder = Decoder(
+        dim=dim, depth=layers, heads=heads, attn_dim_head=dim // heads, attn_flash=flash
+    )
+    wrapper = TransformerWrapper(
+        num_tokens=vocab, max_seq_len=context + 1, attn_layers=decoder, tie_embedding=True
+    )
+    model = AutoregressiveWrapper(wrapper)
+    numbers = sum(p.numel() for p in model.parameters())
+    print(f"{numbers:,} parameters")
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=False
+    )
+    reach, count = torch.arange(context + 1), 0
+    while True:
+        starts = torch.randint(len(data) - context, (batch,))
+        loss = model(data[starts[:, None] + reach])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        count += 1
+        if count % 50 == 0:
+            print(f"step {count}  loss {loss.item():.3f}", flush=True)
+        turns.step()
+
+
 def work(name: str, text: Path, size: tuple[int, ...], folder: Path | None) -> None:
     """The worker `name`: it trains until its pipe is closed."""
     turns = Turns()
@@ -142,6 +182,8 @@ def work(name: str, text: Path, size: tuple[int, ...], folder: Path | None) -> N
     elif name == "nanoGPT":
         assert folder is not None
         nanogpt(folder, size, turns)
+    elif name in WRAPPED:
+        x_transformers(text, size, turns, WRAPPED[name])
     else:
         from by_hand import decoder
 
@@ -154,6 +196,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--nanogpt", type=Path)
+    parser.add_argument("--peers", type=Path, help="an environment for x-transformers")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--only", nargs="*", default=[])
@@ -165,14 +208,19 @@ def main() -> None:
         work(asked.work, text, SIZES[asked.size], folder)
         return
     there = ["Trainer"] if importlib.util.find_spec("transformers") else []
-    names = [OURS, *there, *(["nanoGPT"] if folder else []), *HAND]
+    wrapped, python = list[str](), sys.executable
+    if asked.peers:
+        wrapped = list(WRAPPED)
+        python = str(installed(asked.peers.resolve(), {"x_transformers": "x-transformers"}))
+    names = [OURS, *there, *(["nanoGPT"] if folder else []), *wrapped, *HAND]
     chosen = [name for name in names if name == OURS or not asked.only or name in asked.only]
     own = ["--text", str(text), "--size", asked.size]
     own += ["--nanogpt", str(folder)] if folder else []
     with tempfile.TemporaryDirectory() as temporary:
         players = []
         for name in chosen:
-            command = [sys.executable, str(Path(__file__).resolve()), *own, "--work", name]
+            own_python = python if name in WRAPPED else sys.executable
+            command = [own_python, str(Path(__file__).resolve()), *own, "--work", name]
             place = Path(temporary)
             log = (asked.logs or place) / f"{name}.log"
             players.append(Player.start(name, command, log, place))

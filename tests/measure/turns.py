@@ -14,8 +14,10 @@ import os
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
-from collections.abc import Callable, Sequence
+import venv
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -139,3 +141,23 @@ def play(
             f" | {player.first:.1f} s |"
         )
         player.end()
+
+
+def installed(folder: Path, wanted: Mapping[str, str]) -> Path:
+    """The Python of an environment that has these packages ({module: what pip calls it}), and this
+    Python's beside them.
+    """
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        own = sysconfig.get_path("purelib", vars={"base": str(folder)})
+        Path(own, "measured.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for module, package in wanted.items():
+        there = subprocess.run(
+            [python, "-c", f"import importlib.util as u; assert u.find_spec('{module}')"],
+            capture_output=True,
+            check=False,
+        )
+        if there.returncode:
+            subprocess.run([python, "-m", "pip", "install", "-q", package], check=True)
+    return python
