@@ -15,8 +15,9 @@ create_scheduler_v2), in its default of fp32, with its `--amp --amp-dtype bfloat
 `--channels-last` besides. Its random crop is that of DeiT for small images. Workers load ahead
 while others have their turn (eight batches at most), and their processor time is not counted.
 `by hand` trains timm's network on batches gathered at once, with fused optimizers. Decoded images
-lie ready for all. Its last gains of branches start at one, as in torchvision. `--losses N` measures nothing: each trains N steps alone, and the mean loss of
-each fifth is printed.
+lie ready for all. timm's last gains of residual branches start at one, as torchvision's do.
+`--losses N` measures nothing: each trains N steps alone, and the mean loss of each fifth is
+printed.
 """
 
 from __future__ import annotations
