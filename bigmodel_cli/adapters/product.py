@@ -136,8 +136,8 @@ def _adapted_class() -> type[Tensor]:
                 return value.embedding(args[0], kwargs["padding_idx"])
         if function in convolutions and args[6:] == (1,) and not kwargs:
             return value.convolution(function, args[0], *args[2:6])
-        if function is torch.Tensor.to and isinstance(args[1], torch.dtype) and not kwargs:
-            return adapted(value.to(args[1]))
+        if function is torch.Tensor.to and len(args) == 2 and not kwargs:
+            return adapted(value.to(args[1])) if isinstance(args[1], torch.dtype) else None
         is_item = function is torch.Tensor.__getitem__ and type(args[1]) is int
         if is_item and value.weight.dim() == value.a.dim() == 3:
             return adapted(value.nth(args[1]))

@@ -22,7 +22,7 @@ from bigmodel_cli.attend.tiles import ROWS, Queries, Tiled, spans
 from bigmodel_cli.checkpoints.weights import below
 from bigmodel_cli.console import one_line
 from bigmodel_cli.data import input_of
-from bigmodel_cli.device import autocast
+from bigmodel_cli.device import autocast, full_precision
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -88,7 +88,8 @@ def compare(first: Loaded, second: Loaded, batch: Batch, options: DiffOptions) -
             )
         before = calls[len(layers)]
         calls[len(layers)] = call  # the first's is no longer needed
-        layers.append(_layer(before, call, options))
+        with full_precision(first.device):  # the second runs in its own, which autocast rounds to
+            layers.append(_layer(before, call, options))
 
     with _watching(second.model, compare), _outputs(second.model, others):
         _run(second, batch)

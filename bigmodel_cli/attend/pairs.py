@@ -12,7 +12,7 @@ from bigmodel_cli.attend.stream import Stream
 from bigmodel_cli.attend.tiles import Tiled
 from bigmodel_cli.attend.words import Word, words_of
 from bigmodel_cli.data import Reader, Sources, Tokenizer, load_source_tokenizer, load_tokenizer
-from bigmodel_cli.device import autocast
+from bigmodel_cli.device import autocast, full_precision
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.generation.conditioned import begun, source_reader, target_begins
 from bigmodel_cli.generation.excluding import Excluding
@@ -183,7 +183,8 @@ def crossings(pair: Pair) -> Iterator[tuple[str, Tensor, Tensor | None]]:
 
     def each(name: str, part: Attends, call: AttentionCall) -> None:
         if call.memory:
-            found.append((name, dense(Stream(call)), sizes_of(part, call)))
+            with full_precision(call.q.device):  # the model runs in its own
+                found.append((name, dense(Stream(call)), sizes_of(part, call)))
 
     with watch(pair.loaded.model, each):
         pair.run()

@@ -174,6 +174,9 @@ def test_a_router_in_bf16_is_read_in_fp32_through_its_factors(kind: str) -> None
     assert torch.equal(chosen, want.indices)
     shares = want.values / want.values.sum(-1, keepdim=True)
     torch.testing.assert_close(found.double(), shares, rtol=1e-4, atol=1e-5)
+    weight = moe.router.weight
+    for other in (weight.to("cpu", torch.float64), weight.to(dtype=torch.float64)):  # the sum
+        torch.testing.assert_close(other, dense(kind, stored.double(), own), rtol=1e-2, atol=1e-2)
     moe.train()
     assert not torch.equal(moe.route(x)[0], found) or not dropout  # and dropped in training
 

@@ -169,6 +169,15 @@ def by_hand(pair: Pair, hidden: Word | None) -> Tensor:
     return torch.stack([logs[row, t] for row, t in zip(rows, pair.tokens, strict=True)])
 
 
+def test_weights_are_exact_where_the_model_runs_in_bf16(cli: Cli) -> None:
+    loaded = trained(cli, 8, kv_heads=2)
+    train = loaded.spec.train.model_copy(update={"precision": "bf16"})
+    half = replace(loaded, spec=loaded.spec.model_copy(update={"train": train}))
+    pair = read_pair(half, "ab c d", "x", Decoding(beams=1, max_tokens=4))
+    for _, weights, _ in crossings(pair):
+        assert weights.sum(-1).sub(1).abs().max() < 1e-5
+
+
 def test_shares_are_of_what_all_heads_move(cli: Cli) -> None:
     loaded = trained(cli, 8, kv_heads=2)
     pair = read_pair(loaded, "ab c d", "x", Decoding(beams=1, max_tokens=4))

@@ -293,3 +293,30 @@ def test_compare_takes_a_batch(made: Made) -> None:
     found = compare(one, two, {"tokens": tokens_of(one)}, DiffOptions())
     whole = diff(one, two, TEXT, DiffOptions())
     assert torch.equal(found.layers[1].outputs, whole.layers[1].outputs)
+
+
+def in_bf16(loaded: Loaded) -> Loaded:
+    train = loaded.spec.train.model_copy(update={"precision": "bf16"})
+    return replace(loaded, spec=loaded.spec.model_copy(update={"train": train}))
+
+
+def test_differences_are_exact_where_the_model_runs_in_bf16(made: Made) -> None:
+    one, two = (in_bf16(made(PLAIN, seed)) for seed in (3, 4))
+    found = compare(one, two, {"tokens": tokens_of(one)}, DiffOptions(64))
+    for layer in found.layers:
+        assert layer.blocks is not None
+        rows = layer.blocks.most.nan_to_num().double().sum(-1)
+        torch.testing.assert_close(rows, torch.zeros_like(rows), atol=1e-5, rtol=0)
+
+
+def test_a_picture_names_both_checkpoints_whole(tmp_path: Path) -> None:
+    names = "a-run-of-a-long-name-by-the-first-recipe", "another-run-by-the-second-recipe"
+    layers = [
+        LayerApart(f"{stack}.0.{slot}", torch.rand(2), torch.rand(2), None)
+        for stack, slot in (("encoder", "mixer"), ("decoder", "mixer"), ("decoder", "cross"))
+    ]
+    paths = tuple(f"runs/{name}/checkpoints/step-00000240" for name in names)
+    draw_apart(Apart(*names, layers, {}, paths, title="ein Hund"), tmp_path / "a.svg")  # type: ignore[arg-type]
+    drawn = (tmp_path / "a.svg").read_text()
+    for text in (names[1], f"less {names[0]}", f"{names[0]}: step-00000240", "decoder.cross 2"):
+        assert text in drawn

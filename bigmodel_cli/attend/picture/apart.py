@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import numpy as np
 from bigmodel_cli.attend.apart import Apart, LayerApart
 from bigmodel_cli.attend.colours import RGB, diverging, hexadecimal, ink_on, sequential
 from bigmodel_cli.attend.look import Blocks, Look
-from bigmodel_cli.attend.picture.frame import LEAST_WIDTH, draw_caption, draw_header, finish
+from bigmodel_cli.attend.picture.frame import LEAST_WIDTH, LESS, draw_caption, draw_header, finish
 from bigmodel_cli.attend.picture.grid import FINEST, GAP, HEIGHT, LEAST, MOST, WIDTH, draw_heading
 from bigmodel_cli.attend.picture.maps import Array, Scale, cells, draw_bar, draw_map, pooled
 from bigmodel_cli.attend.picture.sheet import MARGIN, POINT, Sheet, array_of, width_of
 from bigmodel_cli.console import counted
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.pictures import plain_names
+from bigmodel_cli.pictures import plain, plain_names
 
 BADGE = 76
 
@@ -41,7 +42,7 @@ def draw_apart(apart: Apart, path: Path) -> None:
     )
     left, pitch = MARGIN + 100, wide + GAP
     width = max(LEAST_WIDTH, left + across * pitch - GAP - MARGIN)
-    look = Look(f"{apart.second} less {apart.first}", [], title=apart.title)
+    look = Look(f"{apart.second}{LESS}{apart.first}", [], title=apart.title)
     heads = sum(len(layer.outputs) for layer in layers)
     facts = [counted(len(layers), "layer"), counted(heads, "head"), *plain_names(apart.which)]
     y = draw_header(sheet, look, width, facts)
@@ -65,12 +66,24 @@ def draw_apart(apart: Apart, path: Path) -> None:
     if drawn:
         y = draw_bar(sheet, MARGIN, y, scale, 640, _title(layers[0].blocks, maps[0][2]))
     how = (
-        "Layers by the numbers on the left, heads by those above. The number on each head is the"
-        " Jensen-Shannon divergence of its weights in bits (0: the same, 1: no key in common)."
+        "Layers by the numbers on the left, heads by those above; queries go down, keys across. The"
+        " number on each head is the Jensen-Shannon divergence of its weights in bits (0: the same,"
+        " 1: no key in common)."
     )
+    if len(kinds := _kinds(layers)) > 1:
+        how += f" Layers are {'; '.join(kinds)}."
     if any(layer.moved for layer in layers):
         how += " An arrow names the head of the second model that does what this one did."
     finish(sheet, path, width, draw_caption(sheet, y + 10, look, width, how, checked=False))
+
+
+def _kinds(layers: Sequence[LayerApart]) -> list[str]:
+    """The layers by their names without numbers: "encoder.mixer 0, 1"."""
+    found: dict[str, list[str]] = {}
+    for number, layer in enumerate(layers):
+        name = ".".join(part for part in layer.name.split(".") if not part.isdecimal())
+        found.setdefault(plain(name), []).append(str(number))
+    return [f"{name} {', '.join(numbers)}" for name, numbers in found.items()]
 
 
 def _maps(blocks: Blocks | None, side: float) -> tuple[Array | None, int, int]:

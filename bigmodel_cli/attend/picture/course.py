@@ -49,10 +49,9 @@ def draw_course(course: Course, path: Path) -> None:
             _draw_heads(axes, course, name)
         _finish(axes, course, name)
     y = top + 2 * (HIGH + ABOVE + BELOW)
-    how = (
-        "Each line is a head; those whose value changed most are named LAYER.HEAD. The grey band is"
-        " where induction appears."
-    )
+    how = "Each line is a head; those whose value changed most are named LAYER.HEAD."
+    if course.onset() is not None:
+        how += " The grey band is where induction appears."
     finish(sheet, path, width, draw_caption(sheet, y, look, width, how, checked=False))
 
 

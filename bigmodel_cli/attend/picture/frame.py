@@ -17,6 +17,8 @@ from bigmodel_cli.pictures import plain, plain_names
 LEAST_WIDTH = 1100
 BAR = 640
 CHIP = 30
+LESS = " less "
+"""Between the names of two models, of which the second one's weights are taken from the first's."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,27 @@ class PictureOptions:
 def draw_header(sheet: Sheet, look: Look, width: float, facts: Sequence[str]) -> float:
     """The model, what it looked at, its answer, and facts; returns where the body may begin."""
     y = float(MARGIN)
-    title = cut_to(plain(look.model), width, 9, bold=True)
-    sheet.text(MARGIN, y + 18, title, 9, weight="bold")
-    y += 50
+    for line in _titles(look.model, width):
+        sheet.text(MARGIN, y + 18, line, 9, weight="bold")
+        y += 50
     titled, which = look.title and f"“{look.title}”", within(look.checkpoint)
     facts = [*facts, *([f"checkpoint {which}"] if which else [])]
     said = [titled, look.part, look.answer and f"answer: {look.answer}"]
-    lines = [" · ".join(facts), *plain_names([text for text in said if text])]
+    dot = " · "
+    first = [dot.join(facts)] if width_of(dot.join(facts), 6.5) <= width else facts
+    lines = [*first, *plain_names([text for text in said if text])]
     for line in filter(None, lines):
         sheet.text(MARGIN, y + 14, cut_to(line, width, 6.5), 6.5, color=GREY)
         y += 1.4 * 6.5 * POINT
     return y + 24
+
+
+def _titles(model: str, width: float) -> list[str]:
+    """The title: of two models that do not fit beside one another a line each."""
+    name, between, other = plain(model).partition(LESS)
+    if not between or width_of(plain(model), 9, bold=True) <= width:
+        return [cut_to(plain(model), width, 9, bold=True)]
+    return [cut_to(line, width, 9, bold=True) for line in (name, between.lstrip() + other)]
 
 
 def facts_of(look: Look, layers: Sequence[Layer]) -> list[str]:
