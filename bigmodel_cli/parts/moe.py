@@ -175,16 +175,13 @@ class MixtureOfExperts(OwnMatrices):
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores and indices (N, k) of each token's experts; only tokens `real` (N,) count."""
         options = self.options
-        weight: Tensor = self.router.weight
-        bias: Tensor | None = self.router.bias
-        wide = torch.promote_types(weight.dtype, torch.float32)  # close scores decide
-        with full_precision(tokens.device):
-            logits = F.linear(tokens.to(wide), weight.to(wide))  # (N, E)
-            logits = logits if bias is None else logits + bias.to(wide)
+        with full_precision(tokens.device):  # close scores decide
+            wide = torch.promote_types(self.router.weight.dtype, torch.float32)
+            logits = F.linear(tokens.to(wide), self.router.weight.to(wide))  # (N, E)
+            logits = logits if self.router.bias is None else logits + self.router.bias.to(wide)
         scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()  # (N, E)
         chosen = self.within_groups(scores.detach() + self.bias).topk(options.top_k, -1).indices
         if self.training:
-            # (N,): 1 for the tokens that count.
             counted = scores.new_ones(len(scores)) if real is None else real.to(scores.dtype)
             load = scores.new_zeros(options.experts).index_add_(
                 0, chosen.flatten(), counted.repeat_interleave(options.top_k)
