@@ -46,17 +46,18 @@ class SGD(Optimizer):
         self.steps += 1
         gradients = self.gradients()
         for group, decay, rate, _ in self.due():
-            every = self.parameters, gradients, self.state["momentum"]
-            p, g, momentum = in_memory_order(*([own[i] for i in group] for own in every))
+            mu = self.options.momentum
+            every = [self.parameters, gradients, *([self.state["momentum"]] if mu else [])]
+            p, g, *momentum = in_memory_order(*([own[i] for i in group] for own in every))
             torch._fused_sgd_(
                 p,
                 g,
-                momentum,
+                momentum[0] if mu else [],  # without momentum the kernel refuses a list
                 weight_decay=decay,
-                momentum=self.options.momentum,
+                momentum=mu,
                 lr=lr * rate,
                 dampening=0.0,
-                nesterov=self.options.nesterov,
+                nesterov=self.options.nesterov and mu > 0,
                 maximize=False,
                 is_first_step=False,
                 grad_scale=self.scale(divisor, self.parameters[group[0]].device),

@@ -15,8 +15,9 @@ create_scheduler_v2), in its default of fp32, with its `--amp --amp-dtype bfloat
 `--channels-last` besides. Its random crop is that of DeiT for small images. Workers load ahead
 while others have their turn (eight batches at most), and their processor time is not counted.
 `by hand` trains timm's network on batches gathered at once, with fused optimizers. Decoded images
-lie ready for all. `--losses N` measures nothing: each trains N steps alone, and the mean loss of
-each fifth is printed.
+lie ready for all. timm's last gains of residual branches start at one, as torchvision's do.
+`--losses N` measures nothing: each trains N steps alone, and the mean loss of each fifth is
+printed.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def network(name: str) -> Any:
 
     if name == "vit_tiny":
         return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, num_classes=10)
-    model = timm.create_model("resnet18", num_classes=10)
+    model = timm.create_model("resnet18", num_classes=10, zero_init_last=False)
     if name == "resnet18_3x3":
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()

@@ -36,6 +36,7 @@ CASES: list[tuple[Any, Any, dict[str, Any]]] = [
      {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
     (SGDOptions(momentum=0.5, nesterov=False, weight_decay=0.0), torch.optim.SGD,
      {"momentum": 0.5}),
+    (SGDOptions(momentum=0.0, weight_decay=0.02), torch.optim.SGD, {"weight_decay": 0.02}),
 ]  # fmt: skip
 
 
