@@ -17,6 +17,7 @@ from bigmodel_cli.generation.pieces import added_text
 from bigmodel_cli.generation.sampling import Sampling, generate
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.logits import wide
 from bigmodel_cli.metrics.intervals import Estimate
 from bigmodel_cli.packages import need
 
@@ -176,7 +177,8 @@ class Answers:
             tokens = torch.tensor([rows[i] + [0] * (longest - len(rows[i])) for i in chosen]).to(
                 self.loaded.device
             )
-            with torch.inference_mode(), autocast(self.loaded.device, self.loaded.precision):
+            device, precision = self.loaded.device, self.loaded.precision
+            with torch.inference_mode(), autocast(device, precision), wide():
                 logits: Tensor = self.model(tokens[:, :-1])
             logs = logits.float().log_softmax(-1)
             picked = logs.gather(2, tokens[:, 1:, None])[..., 0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from bigmodel_cli.generation.sampling import Stop, last_tokens, own_lengths, slide, stops_at
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.logits import wide
 from bigmodel_cli.models.base import Generator
 
 
@@ -70,11 +71,12 @@ def beam_search(
     2012; Sutskever et al. 2014). A row is done when no open hypothesis could better the ended ones;
     it then leaves the batch. Width 1 is greedy. `real` (B, T) is False where a shorter prompt is
     padded, on its left. Where a row reaches the model's maximum length, the later half of its
-    hypotheses is read again, as in `generate`. A row's result does not depend on the other rows.
+    hypotheses is read again, as in `generate`. A row's result does not depend on the other rows, up
+    to how products in bf16 are rounded; logits, and sums of log-probabilities, are in fp32.
     """
     model.eval()
     # not inference mode, in which autocast casts every weight again at each step
-    with torch.no_grad():
+    with torch.no_grad(), wide():
         return _search(model, prompt, beam, max_new_tokens, stop, real)
 
 

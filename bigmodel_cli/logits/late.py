@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.logits.wide import wide_logits
 
 Chunk = Literal["auto", "off"] | int
 """How many rows of logits are computed at once: by their size, all, or so many."""
@@ -48,7 +49,7 @@ class LateLogits:
 
     def of(self, hidden: Tensor) -> Tensor:
         """(N, C) -> (N, V)   the logits of some hidden states."""
-        return _finished(self.head(hidden), self.scale, self.cap)
+        return _finished(wide_logits(hidden, self.head), self.scale, self.cap)
 
     def flat(self) -> LateLogits:
         """(N, V)   the same, row by row."""
@@ -99,7 +100,7 @@ def logits_of(
         rows = max(LEAST.get(kind, LEAST["cpu"]), most // width)
         if chunk == "auto" and count >= LARGE * rows:
             return LateLogits(hidden, head, scale, cap, rows)
-    return _finished(head(hidden), scale, cap)
+    return _finished(wide_logits(hidden, head), scale, cap)
 
 
 def _is_fp16(kind: str) -> bool:

@@ -75,12 +75,13 @@ class CNN(Model):
         self.recomputes = True
 
     def learn_before(self, batch: Mapping[str, Tensor]) -> None:
-        """The axes of the patches that each whitening layer sees, from the first on.
+        """The axes of the patches that each whitening layer sees, from the first on; those that a
+        checkpoint brought stay.
 
         The layers before it compute as in evaluation: BatchNorm's statistics do not change.
         """
         training = self.training
-        layers = [m for m in self.modules() if isinstance(m, Whitening)]
+        layers = [m for m in self.modules() if isinstance(m, Whitening) and not m.learnt()]
         with torch.no_grad():
             self.eval()
             for layer in layers:

@@ -21,9 +21,13 @@ class Whitening(Module):
         super().__init__()
         self.kernel, self.eps = kernel, eps
         size = channels * kernel * kernel
-        axes = torch.eye(size).view(size, channels, kernel, kernel)
-        self.register_buffer("weight", torch.cat((axes, -axes)))
+        self.register_buffer("weight", _pixels(channels, kernel))
         self.bias = nn.Parameter(torch.zeros(2 * size))
+
+    def learnt(self) -> bool:
+        """Whether axes were taken, here or by the run whose checkpoint was loaded."""
+        pixels = _pixels(self.weight.shape[1], self.kernel)
+        return not torch.equal(self.weight.cpu(), pixels.to(self.weight.dtype))
 
     def forward(self, images: Tensor) -> Tensor:
         """The patches, whitened."""
@@ -40,3 +44,10 @@ class Whitening(Module):
         signs = torch.where(axes.sum(1, keepdim=True) < 0, -1.0, 1.0)  # an axis has no sign
         both = torch.cat((axes * signs, -axes * signs))
         self.weight.copy_(both.view(-1, channels, self.kernel, self.kernel))
+
+
+def _pixels(channels: int, kernel: int) -> Tensor:
+    """(2 C k k, C, k, k)   the pixels of a patch as axes, and the opposite ones."""
+    size = channels * kernel * kernel
+    axes = torch.eye(size).view(size, channels, kernel, kernel)
+    return torch.cat((axes, -axes))

@@ -42,7 +42,7 @@ def attend(
 
     `segments` (B, S) are those of the keys (the last T are the queries'); `key_mask` (B, S) is True
     for keys that may be seen; `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a
-    key without a value (Agarwal et al. 2025, gpt-oss).
+    key without a value (Agarwal et al. 2025, gpt-oss). What sees no key gets 0.
     """
     if (
         q.shape[2] == 1
@@ -107,11 +107,14 @@ def _attended(
     if flexible and queries > 1:
         return flex(q, k, v, spec, segments, bias, asked)
     mask = attention_mask(queries, keys, spec, q.device, segments, key_mask)
+    seen = None if key_mask is None or mask is None else mask.any(-1, keepdim=True)
     if bias is not None:
         asked = asked and bias.dtype == q.dtype  # else the kernel's scores are with a rounded bias
         bias = bias[None].to(q.dtype)  # CPU's fused kernel takes no mask of three dimensions
         mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
-    return fused(q, k, v, spec, mask, False, sinks, asked)
+    y, sums = fused(q, k, v, spec, mask, False, sinks, asked)
+    # not every kernel gives 0 where a query sees nothing; without a key mask each sees itself
+    return Attended(y if seen is None else y.masked_fill(~seen, 0.0), sums)
 
 
 def weights(
@@ -124,7 +127,10 @@ def weights(
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale * Q K^T + bias): (B, H, T, S) in fp32 (Vaswani et al. 2017, equation 1)."""
+    """softmax(scale * Q K^T + bias): (B, H, T, S) in fp32 (Vaswani et al. 2017, equation 1).
+
+    A query that may see no key has weights of 0.
+    """
     queries, keys = q.shape[2], k.shape[2]
     k = ungrouped(k, q)
     kind = torch.promote_types(q.dtype, torch.float32)
@@ -139,7 +145,10 @@ def weights(
     if sinks is not None:
         column = sinks.to(kind).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         return torch.cat((column, scores), -1).softmax(-1)[..., 1:]
-    return scores.softmax(-1)
+    if key_mask is None or mask is None:
+        return scores.softmax(-1)
+    unseen = ~mask.any(-1, keepdim=True)  # the softmax of -inf alone, and its gradient, are NaN
+    return scores.masked_fill(unseen, 0.0).softmax(-1).masked_fill(unseen, 0.0)
 
 
 def eager_attention(w: Tensor, v: Tensor, spec: AttentionSpec) -> Tensor:

@@ -214,7 +214,7 @@ def set_up(
     check_enough(spec, split)
     check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
-    if model.learns_before and own is None and opened.source is None:
+    if model.learns_before and own is None:
         model.learn_before(on_device(micro[0], device))
     say_start(spec, model, split, spec.train.total_steps(micro.per_epoch))
     kept_elsewhere = left_out(opened, saved, model)

@@ -189,3 +189,16 @@ def test_who_gets_the_model_alone_is_told_what_evaluation_adds(
     card = (tmp_path / "out" / "README.md").read_text()
     assert ("mean of the logits of each image" in told.err) is mirrored
     assert ("mean of the logits of each image" in card) is mirrored
+
+
+def test_axes_of_a_checkpoint_stay_and_a_new_layer_learns_its_own() -> None:
+    torch.manual_seed(5)
+    model = cnn(WHITEN, {**WHITEN, "kernel": 2})
+    first, second = (m for m in model.modules() if hasattr(m, "learnt"))
+    first.learn(torch.randn(6, 2, 9, 7))
+    before = first.weight.clone()
+    assert first.learnt()
+    assert not second.learnt()
+    model.learn_before({"image": torch.randn(4, 2, 9, 7)})
+    assert torch.equal(first.weight, before)
+    assert second.learnt()

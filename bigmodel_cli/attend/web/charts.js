@@ -1,7 +1,7 @@
 // Lines over steps as small charts, and words over a recording's seconds; tables say the same.
 
 const SVG = $("drawing").namespaceURI; // its name is an address, and the page has none
-const CHART = { width: 380, height: 200, left: 46, right: 12, top: 10, bottom: 26 };
+const CHART = { width: 380, height: 200, left: 56, right: 12, top: 10, bottom: 26 };
 const MOST_WORDS = 400; // that are drawn; the table has all
 
 function drawn_(tag, attributes, text) {
