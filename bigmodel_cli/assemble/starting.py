@@ -97,10 +97,8 @@ def _choose_trained(
     freeze(model, spec.init)
     if not spec.init.leave_out:
         return
-    trained = {
-        name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad
-    }
-    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    every = dict(model.named_parameters(remove_duplicate=False))
+    learned = {*every}
     learned |= {
         f"{place}.{name}"
         for place, module in model.named_modules()
@@ -108,7 +106,8 @@ def _choose_trained(
         and not any(p.requires_grad for p in module.parameters())  # nor are its statistics taken
         for name, _ in module.named_buffers()
     }
-    if left := [name for name in fresh if name in learned and name not in trained]:
+    trained = {name for name, p in every.items() if p.requires_grad}
+    if left := [name for name in fresh if name in learned - trained]:
         raise SpecError(
             f"init.leave_out: {listed(left, 3)} would stay as drawn, since init.freeze or"
             " init.train: head freezes them; train them, or take them from the checkpoint"
