@@ -98,8 +98,7 @@ def _choose_trained(
     if not spec.init.leave_out:
         return
     every = dict(model.named_parameters(remove_duplicate=False))
-    learned = {*every}
-    learned |= {
+    learned = every.keys() | {
         f"{place}.{name}"
         for place, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
