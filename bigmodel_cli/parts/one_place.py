@@ -31,15 +31,23 @@ class OnePlace:
 
 def at_one_place(module: Module) -> None:
     """Let a convolution do so, whose names and class name stay, where it has such a kernel."""
-    if not isinstance(module, nn.Conv2d) or isinstance(module, OnePlace):
+    if type(module) is not nn.Conv2d:
         return
     fitting = module.padding == tuple(size // 2 for size in module.kernel_size)
     plain = set(module.dilation) == {1} and module.groups == 1 and module.padding_mode == "zeros"
     odd = all(size % 2 for size in module.kernel_size) and module.kernel_size != (1, 1)
     if fitting and plain and odd:
-        module.__class__ = _class(type(module))  # type: ignore[assignment, arg-type]
+        module.__class__ = _class()  # type: ignore[assignment]
 
 
 @functools.cache
-def _class(own: type[Module]) -> type[Module]:
-    return type(own.__name__, (OnePlace, own), {"__doc__": own.__doc__})
+def _class() -> type[Module]:
+    names = {"__doc__": nn.Conv2d.__doc__, "__module__": __name__}
+    return type("Conv2d", (OnePlace, nn.Conv2d), names)
+
+
+def __getattr__(name: str) -> type[Module]:
+    """The class, by the name under which a pickle of a layer looks for it."""
+    if name == "Conv2d":
+        return _class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ rounding.
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -51,3 +52,12 @@ def test_others_stay() -> None:
         before = type(conv)
         at_one_place(conv)
         assert type(conv) is before
+
+
+def test_a_layer_can_be_pickled_and_copied() -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1)
+    at_one_place(conv)
+    x = torch.randn(2, 3, 1, 1)
+    for other in (pickle.loads(pickle.dumps(conv)), copy.deepcopy(conv)):
+        assert type(other) is type(conv)
+        assert torch.equal(other(x), conv(x))
