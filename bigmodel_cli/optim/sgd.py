@@ -47,12 +47,12 @@ class SGD(Optimizer):
         gradients = self.gradients()
         for group, decay, rate, _ in self.due():
             mu = self.options.momentum
-            every = [self.parameters, gradients, *([self.state["momentum"]] if mu else [])]
-            p, g, *momentum = in_memory_order(*([own[i] for i in group] for own in every))
+            every = self.parameters, gradients, self.state["momentum"]
+            p, g, momentum = in_memory_order(*([own[i] for i in group] for own in every))
             torch._fused_sgd_(
                 p,
                 g,
-                momentum[0] if mu else [],  # without momentum the kernel refuses a list
+                momentum if mu else [],  # without momentum the kernel refuses a list
                 weight_decay=decay,
                 momentum=mu,
                 lr=lr * rate,

@@ -244,8 +244,8 @@ def _figures(
 
 
 def training_figures(path: Path, name: str = "loss") -> list[tuple[int, float]]:
-    """(step, figure) of each record of the training of the run in this directory: its loss, or
-    "elapsed" seconds; damaged lines are left out.
+    """(step, figure) of each record of the training of the run in this directory: its loss,
+    "elapsed" seconds, or another; damaged lines are left out.
     """
     content, key = _read(path / METRICS, MOST_METRICS, [], bytes) or b"", f'"{name}"'.encode()
     records = (_record(line) for line in _lines_with(content, key) if b'"val"' not in line)

@@ -13,6 +13,7 @@ from typing import Any
 from bigmodel_cli.bench.learn.budget import BYTES, Budget, budgets_of, changes_of
 from bigmodel_cli.bench.learn.course import RESULT, Course, Plan, write_json
 from bigmodel_cli.bench.learn.judging import Folders, item_errors
+from bigmodel_cli.bench.learn.others import MOST
 from bigmodel_cli.bench.learn.ranking import ItemError, half_of_mean, pairs
 from bigmodel_cli.bench.learn.report import to_text
 from bigmodel_cli.bench.learn.result import Learning
@@ -186,6 +187,12 @@ def judge(found: Learning, request: Request, tool: Judge) -> Learning:
         f"{s.name}: no verdict: its loss was not finite with every seed"
         for s in found.structures
         if not s.complete
+    ]
+    notes += [
+        f"{s.name}: other work took up to {100 * s.share_lost:.0f} % of a run's time; seconds of"
+        " training are those that it left"
+        for s in found.structures
+        if s.share_lost > MOST
     ]
     judged = []
     if len(found.seeds) < 2:

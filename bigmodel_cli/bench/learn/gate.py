@@ -2,6 +2,8 @@
 
 The parent writes one line for each turn (its seconds); this process answers each with one, when
 the turn is over or the training is. Where the parent is gone, it saves a checkpoint and ends.
+
+Seconds that other work took are given back: they do not count as seconds of training.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from bigmodel_cli.bench.learn.others import LOST, Others
 from bigmodel_cli.bench.pipes import answering, faulty
 from bigmodel_cli.errors import BigmodelError
+from bigmodel_cli.lazy import torch
 from bigmodel_cli.overrides import from_plain
 from bigmodel_cli.rundir import has_begun
 from bigmodel_cli.spec import from_dict
@@ -25,6 +29,9 @@ from bigmodel_cli.train.request import Request
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.session import train
 from bigmodel_cli.train.signals import Signals
+
+LOOK = 1.0
+"""Seconds between two looks at what other work took."""
 
 
 def _leave() -> None:
@@ -43,13 +50,21 @@ class Gate(Observer):
         answers: TextIO,
         clock: Callable[[], float] = time.perf_counter,
         leave: Callable[[], None] = _leave,
+        others: Others | None = None,
     ) -> None:
         self.turns, self.answers, self.clock, self.leave = turns, answers, clock, leave
-        self.until = 0.0
+        self.others = others or Others()
+        self.until = self.looked = 0.0
+        self.counted = 0.0  # seconds of training up to the last look
         self.waiting = True  # for the first turn
 
     def between_steps(self, run: Run) -> None:
-        if not self.waiting and self.clock() < self.until:
+        now = self.clock()
+        over = self.waiting or now >= self.until
+        if not self.waiting and (over or now >= self.looked + LOOK):
+            self._give_back(run)
+            self.looked = now
+        if not over:
             return
         self.waiting = False
         answer = {"step": run.state.step, "total": run.total, "seconds": run.state.elapsed}
@@ -58,7 +73,19 @@ class Gate(Observer):
         if not line:
             self.leave()
             return
-        self.until = self.clock() + float(json.loads(line))
+        self.looked = self.clock()
+        self.until = self.looked + float(json.loads(line))
+        self.counted = run.state.elapsed
+        self.others.begin()
+
+    def _give_back(self, run: Run) -> None:
+        """Of the seconds since the last look, count those alone that the training had."""
+        threads = torch.get_num_threads() if run.device.type == "cpu" else 1
+        lost = self.others.share(threads) * (run.state.elapsed - self.counted)
+        if lost > 0:
+            run.state.elapsed -= lost
+            run.observers.write({"step": run.state.step, LOST: lost})
+        self.counted = run.state.elapsed
 
 
 def serve() -> None:

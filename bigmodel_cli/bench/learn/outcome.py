@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli.bench.learn.others import LOST
 from bigmodel_cli.errors import NumericsError
 from bigmodel_cli.rundir import STATUS, read_status
 from bigmodel_cli.runs import Metric, read_run
@@ -27,7 +29,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that has ended: its last quality, None where the loss was not finite, and its curve."""
+    """A run that has ended: its last quality, None where the loss was not finite, and its curve.
+
+    `lost` are the seconds that other work took from it; those of the curve are without them.
+    """
 
     structure: str
     power: int
@@ -38,11 +43,18 @@ class Outcome:
     quality: float | None
     metric: Metric
     curve: Sequence[Point] = ()
+    lost: float = 0.0
 
     @property
     def steps(self) -> int:
         """That it took."""
         return self.curve[-1].step if self.curve else 0
+
+    @property
+    def share_lost(self) -> float:
+        """Of its time, to other work."""
+        seconds = self.curve[-1].seconds if self.curve else 0.0
+        return self.lost / (self.lost + seconds) if self.lost > 0 else 0.0
 
 
 def outcome_of(folder: Path, structure: str, power: int, rate: float, seed: int) -> Outcome | None:
@@ -61,7 +73,10 @@ def outcome_of(folder: Path, structure: str, power: int, rate: float, seed: int)
     last = run.last()
     quality = None if diverged or last is None else last.values.get(name)
     state = DIVERGED if quality is None else DONE
-    return Outcome(structure, power, rate, seed, str(folder), state, quality, run.metric, curve)
+    lost = math.fsum(seconds for _, seconds in training_figures(folder, LOST))
+    return Outcome(
+        structure, power, rate, seed, str(folder), state, quality, run.metric, curve, lost
+    )
 
 
 def _seconds(times: Sequence[tuple[int, float]], step: int) -> float:

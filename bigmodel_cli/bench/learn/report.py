@@ -15,7 +15,7 @@ def to_text(found: Learning) -> str:
     """The best first."""
     metric = found.metric
     columns = ["structure", "parameters", metric.name, "95 %", "best rate", "good rates"]
-    columns += ["steps", "rate", "runs"]
+    columns += ["steps", "rate", "runs", "lost"]
     rows = [_row(found, structure) for structure in found.ranked]
     budgets = [b.text for b in (found.length, found.size) if b is not None]
     seeds = counted(len(found.seeds), "seed")
@@ -43,6 +43,7 @@ def _row(found: Learning, own: Learnt) -> list[str]:
         "-" if not own.best else f"{sum(o.steps for o in own.best) / len(own.best):,.0f}",
         "-" if per_second is None else rate(per_second, own.unit),
         f"{len(own.outcomes)}",
+        f"{100 * own.share_lost:.0f} %",
     ]
 
 

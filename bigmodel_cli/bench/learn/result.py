@@ -64,6 +64,11 @@ class Learnt:
         return None if power is None else self.ladder.at(power)
 
     @property
+    def share_lost(self) -> float:
+        """The largest share of a run's time that other work took."""
+        return max((o.share_lost for o in self.outcomes), default=0.0)
+
+    @property
     def window(self) -> Window | None:
         """The good rates."""
         return self.ladder.window()
@@ -92,6 +97,7 @@ class Learnt:
             for p in outcome.curve
         ]
         fields = {n: v for n, v in vars(outcome).items() if n not in ("metric", "curve", "power")}
+        fields["share_lost"] = outcome.share_lost
         return {**fields, "steps": outcome.steps, "curve": curve}
 
 
