@@ -76,7 +76,8 @@ def adapt(
             layout = Layout(model, spec.model, info, spec.task.head())
             load_adapter(Path(options.path).expanduser(), model, layout)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    left = [name for name in fresh if name not in trained]
+    taken = {name for name, _ in model.named_buffers()}  # in training, or of the first batch
+    left = [name for name in fresh if name not in trained and name not in taken]
     if left:
         modules = sorted({name.rpartition(".")[0] for name in left})
         if came:

@@ -24,6 +24,7 @@ from bigmodel_cli.generation.text import (
 )
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.logits import wide
 from bigmodel_cli.tasks import transcribe
 
 SHOWN = 3
@@ -233,7 +234,7 @@ def _answered(
     """A record for each input, by `answer` for a batch of them."""
 
     def computed(items: list[Item], batch: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
-        with torch.inference_mode(), autocast(loaded.device, loaded.precision):
+        with torch.inference_mode(), autocast(loaded.device, loaded.precision), wide():
             return iter(answer(items, batch))
 
     reader = input_of(loaded.info).reader(loaded.spec.data, loaded.assets)

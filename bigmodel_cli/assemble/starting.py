@@ -27,7 +27,7 @@ from bigmodel_cli.device import total_memory
 from bigmodel_cli.errors import CheckpointError, SpecError
 from bigmodel_cli.frozen import freeze
 from bigmodel_cli.labels import kept_rows
-from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.numbers import kept_numbers
@@ -97,11 +97,17 @@ def _choose_trained(
     freeze(model, spec.init)
     if not spec.init.leave_out:
         return
-    trained = {
-        name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad
+    every = dict(model.named_parameters(remove_duplicate=False))
+    learned = {*every}
+    learned |= {
+        f"{place}.{name}"
+        for place, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not any(p.requires_grad for p in module.parameters())  # nor are its statistics taken
+        for name, _ in module.named_buffers()
     }
-    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if left := [name for name in fresh if name in learned and name not in trained]:
+    trained = {name for name, p in every.items() if p.requires_grad}
+    if left := [name for name in fresh if name in learned - trained]:
         raise SpecError(
             f"init.leave_out: {listed(left, 3)} would stay as drawn, since init.freeze or"
             " init.train: head freezes them; train them, or take them from the checkpoint"

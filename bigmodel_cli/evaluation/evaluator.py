@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from bigmodel_cli.generation.conditioned import source_reader
 from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.logits import late
+from bigmodel_cli.logits import late, wide
 from bigmodel_cli.metrics import Measure, mean
 from bigmodel_cli.metrics.intervals import Estimate, estimate
 from bigmodel_cli.modes import evaluating
@@ -90,7 +91,9 @@ def score_batch(
 ) -> tuple[Scores, Answers]:
     """One batch: sums and counts on the CPU, and answers."""
     batch = {k: v.to(device) for k, v in batch.items()}
-    with autocast(device, precision), late(able=task.takes_late):
+    # of few outputs exact ones cost nothing; of a vocabulary the scores are means over many tokens
+    exact = contextlib.nullcontext() if task.takes_late else wide()
+    with autocast(device, precision), late(able=task.takes_late), exact:
         found, said = task.score(task.forward(model, batch, training=False), batch)
     _check_scores(task, found, said, len(next(iter(batch.values()))))
     return {name: (sums.cpu(), counts.cpu()) for name, (sums, counts) in found.items()}, said

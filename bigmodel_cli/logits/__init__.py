@@ -5,7 +5,7 @@ from __future__ import annotations
 from bigmodel_cli.logits.entropy import cross_entropy, token_nll
 from bigmodel_cli.logits.late import Chunk, LateLogits, is_late, late, logits_of, whole
 from bigmodel_cli.logits.pieces import summed_in_pieces
-from bigmodel_cli.logits.wide import wide
+from bigmodel_cli.logits.wide import wide, wide_logits
 
 __all__ = [
     "Chunk",
@@ -18,4 +18,5 @@ __all__ = [
     "token_nll",
     "whole",
     "wide",
+    "wide_logits",
 ]

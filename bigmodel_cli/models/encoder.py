@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.logits import wide_logits
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.frontend import ConvFrontendOptions, frames_of
 from bigmodel_cli.models.heads import POOLED, PoolerOptions, TokenHead, mean_of_real
@@ -176,8 +177,7 @@ class AnyEncoder(Skeleton):
         p = self.options.head_dropout
         if p is None:
             p = self.options.dropout if self.labels else 0.0
-        y: Tensor = self.head(dropout(x, p, self.training))
-        return y
+        return wide_logits(dropout(x, p, self.training), self.head)
 
     def pooled(self, x: Tensor, real: Tensor, pool: str | None = None) -> Tensor:
         """(B, T, C), real (B, T) -> (B, C)   what a label is read from, or by another `pool`."""

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from bigmodel_cli.config import Options, Probability
-from bigmodel_cli.lazy import F, Module, Tensor, nn
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.logits import logits_of
 from bigmodel_cli.parts import Norm
 
@@ -50,5 +50,6 @@ class TokenHead(Module):
 
 def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
     """(B, T, C), (B, T) bool -> (B, C)   the mean over the positions that are not padding."""
-    weight = real[..., None].to(x.dtype)
-    return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
+    kind = torch.promote_types(x.dtype, torch.float32)  # bf16 counts no further than 256
+    weight = real[..., None].to(kind)
+    return ((x * weight).sum(1) / weight.sum(1).clamp(min=1)).to(x.dtype)

@@ -8,6 +8,7 @@ the pooling the ReLU has a quarter of the numbers, which saves a tenth of a smal
 from __future__ import annotations
 
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.logits import wide_logits
 
 
 def in_order(layers: nn.Sequential, x: Tensor) -> Tensor:
@@ -23,8 +24,17 @@ def in_order(layers: nn.Sequential, x: Tensor) -> Tensor:
                 x = part(x)
             x, at = F.relu(every[at + 1](x)), at + 2
         else:
-            x, at = every[at](x), at + 1
+            last = at + 1 == len(every)
+            x, at = _outputs(every[at], x) if last else every[at](x), at + 1
     return x
+
+
+def _outputs(layer: Module, x: Tensor) -> Tensor:
+    """Of the last layer: logits, or numbers."""
+    *before, last = list(layer) if isinstance(layer, nn.Sequential) and len(layer) else [layer]
+    for part in before:
+        x = part(x)
+    return wide_logits(x, last)
 
 
 def _before_relu(layer: Module) -> list[Module] | None:

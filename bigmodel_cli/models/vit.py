@@ -11,6 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, OptionError, SpecError
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
+from bigmodel_cli.logits import wide_logits
 from bigmodel_cli.models.base import Resizing, no_images
 from bigmodel_cli.models.block import build_blocks
 from bigmodel_cli.models.feature_maps import grid_of_tokens
@@ -287,8 +288,7 @@ class ViT(Skeleton):
             pixels: Tensor = self.decoder(self.features(seen), visible)
             return pixels
         assert self.head is not None
-        y: Tensor = self.head(self.pooled(self.features(x)))
-        return y
+        return wide_logits(self.pooled(self.features(x)), self.head)
 
     def pooled(self, x: Tensor) -> Tensor:
         """(B, 1 + N, C) -> (B, C), or (B, 2C)   what the label is read from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, NonNegative, Positive
 from bigmodel_cli.lazy import F, Tensor, torch
-from bigmodel_cli.logits import whole
+from bigmodel_cli.logits import whole, wide
 from bigmodel_cli.metrics import LOSS, SHARE, MetricInfo
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores, Task
 from bigmodel_cli.tasks.shown import Learnt, Spell, marked, real
@@ -70,9 +71,11 @@ class DPO(Task):
         reference.
         """
         assert self.reference is not None, "the reference was not set"
-        own = _log_probabilities(model, batch)
-        with torch.no_grad():
-            return own, _log_probabilities(self.reference.eval(), batch)
+        # sums over an answer's tokens are compared: in training both are rounded alike
+        with contextlib.nullcontext() if training else wide():
+            own = _log_probabilities(model, batch)
+            with torch.no_grad():
+                return own, _log_probabilities(self.reference.eval(), batch)
 
     def margins(self, outputs: tuple[Tensor, Tensor]) -> Tensor:
         """(B,)   beta times how much more than the reference the model prefers the better one."""

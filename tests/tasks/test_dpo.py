@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -249,3 +250,25 @@ def test_a_smaller_network_is_compared_with_the_layers_that_it_begins_with(cli: 
     result = cli("finetune", "--from", "b", "c.yaml", "--out", "c", "--json")
     assert result.status == 0, result.err
     assert "gain" in json.loads(result.out)["gains"]["task"]["metrics"]["loss"], result.err
+
+
+def test_answers_in_bf16_are_compared_by_logits_in_fp32() -> None:
+    batch = opened(ROWS).batch(np.arange(3), 0, 0, True)
+    task = DPOOptions().build()
+    networks = [built(2), built(5)]
+    for network in networks:
+        torch.nn.init.normal_(network.head.weight, std=4.0)
+        for weight in network.parameters():
+            weight.data = weight.data.bfloat16().float()
+    task.reference = copy.deepcopy(networks[0]).double()
+    with torch.no_grad():
+        exact = task.forward(copy.deepcopy(networks[1]).double(), batch, training=False)
+        task.reference = networks[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            learnt = task.forward(networks[1], batch)
+            scored = task.forward(networks[1], batch, training=False)
+    errors = [
+        float((torch.stack(found) - torch.stack(exact)).square().mean().sqrt())
+        for found in (learnt, scored)
+    ]
+    assert errors[1] < 0.8 * errors[0]

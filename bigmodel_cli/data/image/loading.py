@@ -177,7 +177,10 @@ def _load(
 
 
 def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | None) -> Moments:
-    """(mean, std): those given, else the checkpoint's, else those of the training split."""
+    """(mean, std): those given, else the checkpoint's, else those of the training split.
+
+    A checkpoint that reads images of as many channels as they are goes on to.
+    """
     channels, given, before = train.shape[0], options.normalize, info_of(assets)
     if given not in ("auto", "none"):
         if len(given.mean) != channels or len(given.std) != channels:
@@ -185,8 +188,13 @@ def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | No
                 f"data.normalize: give {channels} mean and std values, one for each channel"
             )
         return tuple(given.mean), tuple(given.std)
-    alike = before if before is not None and len(before.mean) == channels else None
+    alike = before if before is not None and _channels(before) == channels else None
     return normalisation(given == "auto", alike, lambda: _moments(train.some(SAMPLED)))
+
+
+def _channels(info: DatasetInfo) -> int:
+    """Of the images that a checkpoint reads; 0 where it reads none."""
+    return info.image_shape[0] if info.image_shape is not None and info.sound is None else 0
 
 
 def _moments(pixels: Tensor) -> list[tuple[float, float]]:
