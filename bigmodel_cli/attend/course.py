@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -63,6 +63,13 @@ class Course:
     checkpoints: list[str] = field(default_factory=list)  # their paths, step by step
     last: Look | None = None
     """The look at the last step."""
+    given: bool = True
+    """Whether `title` is the beginning of an input, and not what was made in its place."""
+
+    def named(self, look: Look) -> Look:
+        """A look with what the run was looked at on: what is no one's words is no quotation."""
+        title, part = (self.title, look.part) if self.given else ("", self.title)
+        return replace(look, title=title, part=part)
 
     def add(self, step: int, layers: Sequence[Layer], loss: float, repeats: float) -> None:
         """A checkpoint's."""

@@ -64,7 +64,12 @@ def over(run: Path, given: str | None, options: OverOptions, device: str = "auto
         )
     prepared, losses = _input(loaded, given, options)
     wanted = Wanted(rows=options.rows, seed=options.seed, resolution=1)
-    course = Course(loaded.name, prepared.title, notes=[*notes, *prepared.notes])
+    course = Course(
+        loaded.name,
+        prepared.title,
+        notes=[*notes, *prepared.notes],
+        given=given is not None,
+    )
     with progress("checkpoints", len(found), "") as seen:
         for number, path in enumerate(found):
             seen.to(number)

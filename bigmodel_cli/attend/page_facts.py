@@ -193,6 +193,7 @@ def _named(look: Look) -> list[str]:
     """Which input was looked at, and which checkpoint of its run."""
     which = within(look.checkpoint)
     titled = [f"“{one_line(look.title)}”"] if look.title else []
+    titled += [one_line(look.part)] if look.part and not look.title else []
     return [*titled, *([f"checkpoint {which}"] if which else [])]
 
 

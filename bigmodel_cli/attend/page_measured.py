@@ -44,7 +44,7 @@ def page_of_course(course: Course) -> str:
     """The statistics at each step, and the heads of the last one."""
     assert course.last is not None
     view = course_view(course, course.last)
-    look = replace(course.last, title=course.title)
+    look = course.named(course.last)
     return page(look, options=PageOptions(view=view.name), views=[view])
 
 

@@ -5,10 +5,11 @@ Where the system does not tell (no /proc), nothing is known and nothing is rejec
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ MOST_STOLEN, MOST_OTHERS, LEAST_SPEED = 0.02, 0.05, 0.95
 """A block is rejected above these shares of the processors' time, or below this part of the
 frequency that most blocks had.
 """
-_MHZ = re.compile(r"^processor\s*: (\d+)$(?:\n.+)*?\ncpu MHz\s*: ([0-9.]+)", re.MULTILINE)
+_MHZ = re.compile(r"^processor\s*: (\d+)$(?:\n.+)*?\ncpu MHz\s*: (\d+(?:\.\d+)?)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,13 @@ def read(proc: Path = PROC, processors: Collection[int] | None = None) -> Readin
     """
     own = processors if processors is not None else _allowed()
     try:
-        lines = (proc / "stat").read_text().splitlines()
-        found = [words for words in map(str.split, lines) if _counts(words[:1], own)]
-        numbers = [sum(map(float, field)) for field in zip(*(w[1:9] for w in found), strict=True)]
+        lines = [line.split() for line in (proc / "stat").read_text().splitlines()]
+        names = {words[0] for words in lines if words}
+        if own is not None and not names.issuperset(f"cpu{number}" for number in own):
+            own = None  # a container's own file, which numbers its processors anew: all are its own
+        kept = {"cpu"} if own is None else {f"cpu{number}" for number in own}
+        found = [words[1:9] for words in lines if words and words[0] in kept]
+        numbers = [sum(map(float, field)) for field in zip(*found, strict=True)]
     except (OSError, ValueError):
         return None
     if len(numbers) < 8:
@@ -55,17 +60,18 @@ def read(proc: Path = PROC, processors: Collection[int] | None = None) -> Readin
 
 
 def _allowed() -> Collection[int] | None:
+    """Those of any thread: OMP_PROC_BIND leaves the first thread one processor alone."""
+    found: set[int] = set()
     try:
-        return os.sched_getaffinity(0)
+        found |= os.sched_getaffinity(0)
+        for thread in (PROC / "self" / "task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                found |= os.sched_getaffinity(int(thread.name))
     except AttributeError:  # a system that pins no process
         return None
-
-
-def _counts(name: Sequence[str], own: Collection[int] | None) -> bool:
-    """Whether a line of that name is of what counts: of each processor, or of all in one."""
-    if own is None:
-        return name == ["cpu"]
-    return bool(name) and name[0] in {f"cpu{number}" for number in own}
+    except OSError:  # no list of threads
+        pass
+    return found
 
 
 def _frequency(proc: Path, own: Collection[int] | None) -> float | None:

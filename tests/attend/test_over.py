@@ -39,6 +39,7 @@ def run(decoder_spec: Path, cli: Callable[..., Result]) -> Path:
 def test_each_step_has_the_figures_of_its_own_weights(run: Path) -> None:
     found = over(run, None, OverOptions(), "cpu")
     assert found.steps == [2, 4, 6, 8, 10, 12]
+    assert not found.given
     assert found.layers == ["blocks.0.mixer", "blocks.1.mixer"]
     for number, step in ((0, 2), (5, 12)):
         path = run / "checkpoints" / f"step-{step:08d}"

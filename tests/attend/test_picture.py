@@ -36,6 +36,7 @@ from bigmodel_cli.attend.picture import (
 )
 from bigmodel_cli.attend.picture.labels import label
 from bigmodel_cli.attend.picture.maps import Scale, outline, pooled
+from bigmodel_cli.attend.picture.sheet import shortened, width_of
 from bigmodel_cli.attend.runs import name_tokens
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.errors import SpecError
@@ -327,6 +328,23 @@ def test_a_run_is_drawn_as_lines_over_its_steps(figure: Drawn) -> None:
     best = next(line for line in induction.lines if line.get_label() == "0.0")
     assert best.get_ydata().tolist() == pytest.approx([0, 0.1, 0.8, 0.9])
     assert "appears between steps 10 and 20" in said(drawn)
+    assert "“a text”" in texts(drawn)
+    assert 3.0 < drawn.axes[1].get_ylim()[1] < 3.3  # the line of the largest is whole
+    course.given = False  # and what was made in the place of an input is in no quotes
+    again = texts(figure(draw_course, course, Path("y.png")))
+    assert "a text" in again
+    assert "“a text”" not in again
+
+
+def test_a_name_that_is_too_long_keeps_both_of_its_ends() -> None:
+    name = "run-" + "a-very-long-name-of-" * 8 + "experiment-7"
+    shown = shortened(name, 700, 9, bold=True)
+    first, last = shown.split("…")
+    assert name.startswith(first)
+    assert name.endswith(last)
+    assert len(last) > 8
+    assert 650 < width_of(shown, 9, bold=True) <= 700
+    assert shortened("run-7", 700, 9) == "run-7"
 
 
 def test_differences_of_two_models(figure: Drawn) -> None:

@@ -70,6 +70,15 @@ def test_views_are_those_that_were_looked_at() -> None:
     assert found == golden_files()
 
 
+def test_a_long_caption_of_a_map_is_said_with_the_images() -> None:
+    look = screens.of_image_tested()
+    assert look.heat is not None
+    heat = dataclasses.replace(look.heat, method="attention rollout (a heuristic)")
+    shown = show(dataclasses.replace(look, heat=heat), 80, 24, STYLES["plain"])
+    assert "rollout (a heuristic), image" in shown
+    assert "rol…" not in shown
+
+
 def columns_of(line: str) -> int:
     """Columns by Unicode's own tables."""
     total = 0

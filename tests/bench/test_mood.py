@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,12 +48,41 @@ def test_the_processors_that_it_may_run_on_count(proc: Path) -> None:
 
 
 def test_where_nothing_is_told(proc: Path, tmp_path: Path) -> None:
-    assert read(proc, [7]) is None  # as in a container that hides it
     (proc / "cpuinfo").unlink()
     assert read(proc, [0]) == Reading(959.0, 2.0, 47.0, None)
     (proc / "stat").write_text("cpu0 1 2 x 4\n")
     assert read(proc, [0]) is None
     assert read(tmp_path / "none") is None
+
+
+def test_in_a_container_that_numbers_its_processors_anew_all_count(proc: Path) -> None:
+    for own in ([7], [11, 12]):
+        found = read(proc, own)
+        assert found is not None
+        assert (found.all, found.stolen, found.busy) == (2030.0, 7.0, 203.0)
+        assert found.mhz == pytest.approx(6000.5 / 3)
+
+
+def test_a_frequency_that_is_no_number_is_not_known(proc: Path) -> None:
+    (proc / "cpuinfo").write_text("processor : 0\ncpu MHz : ...\n")
+    found = read(proc, [0])
+    assert found is not None
+    assert found.mhz is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no list of threads")
+def test_the_processors_of_every_thread_count(monkeypatch: pytest.MonkeyPatch, proc: Path) -> None:
+    """As under OMP_PROC_BIND, where each thread has its own, the first one too."""
+    first = {0: {0}, os.getpid(): {0}}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: first.get(thread, {1}))
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert read(proc) == Reading(604.0 + 959.0, 6.0, 95.0 + 47.0, 2500.25)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_without_pinning_the_line_of_all_counts(

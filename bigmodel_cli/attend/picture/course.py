@@ -32,8 +32,8 @@ def draw_course(course: Course, path: Path) -> None:
     """A panel for the loss and one for each statistic, with a line for each head."""
     sheet = Sheet()
     width = 3 * (WIDE + LEFT) - MARGIN
-    look = Look(
-        course.model, [], notes=[*filter(None, [course.said()]), *course.notes], title=course.title
+    look = course.named(
+        Look(course.model, [], notes=[*filter(None, [course.said()]), *course.notes])
     )
     heads = counted(len(course.heads()), "head")
     facts = [counted(len(course.steps), "checkpoint"), heads]
@@ -64,7 +64,7 @@ def _draw_losses(axes: Any, course: Course) -> None:
             axes.plot(course.steps, values, color=colour, lw=1.3, label=name)
     if axes.lines:
         axes.legend(fontsize=6, frameon=False, handlelength=1.2)
-    axes.set_ylim(bottom=0)
+    _set_top(axes, [*course.loss, *course.repeats])
 
 
 def _draw_heads(axes: Any, course: Course, name: str) -> None:
@@ -79,8 +79,17 @@ def _draw_heads(axes: Any, course: Course, name: str) -> None:
         axes.plot(course.steps, lines[head], color=colour, lw=1.3, label=label)
     if any(spans[head] > 0 for head in named):
         axes.legend(fontsize=6, frameon=False, handlelength=1.2)
-    low, high = axes.get_ylim()
-    axes.set_ylim(0, 1.02 if name in ("induction", "previous", "sink") else max(high, low + 0.1))
+    if name in ("induction", "previous", "sink"):
+        axes.set_ylim(0, 1.02)
+    else:
+        _set_top(axes, [value for values in lines.values() for value in values])
+
+
+def _set_top(axes: Any, values: Sequence[float]) -> None:
+    """From zero to a little more than the largest, whose line is then whole."""
+    axes.set_ylim(
+        0, 1.05 * max((value for value in values if math.isfinite(value)), default=0) or 1
+    )
 
 
 def _span(values: Sequence[float]) -> float:

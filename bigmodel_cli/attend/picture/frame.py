@@ -11,7 +11,15 @@ from bigmodel_cli.attend import classes
 from bigmodel_cli.attend.colours import CLASSES
 from bigmodel_cli.attend.look import CAUTION, Layer, Look, within
 from bigmodel_cli.attend.picture.maps import Scale, bar_title, draw_bar, scale_of, signed
-from bigmodel_cli.attend.picture.sheet import GREY, MARGIN, POINT, Sheet, cut_to, width_of
+from bigmodel_cli.attend.picture.sheet import (
+    GREY,
+    MARGIN,
+    POINT,
+    Sheet,
+    cut_to,
+    shortened,
+    width_of,
+)
 from bigmodel_cli.pictures import plain, plain_names
 
 LEAST_WIDTH = 1100
@@ -63,8 +71,8 @@ def _titles(model: str, width: float) -> list[str]:
     """The title: of two models that do not fit beside one another a line each."""
     name, between, other = plain(model).partition(LESS)
     if not between or width_of(plain(model), 9, bold=True) <= width:
-        return [cut_to(plain(model), width, 9, bold=True)]
-    return [cut_to(line, width, 9, bold=True) for line in (name, between.lstrip() + other)]
+        return [shortened(plain(model), width, 9, bold=True)]
+    return [shortened(line, width, 9, bold=True) for line in (name, between.lstrip() + other)]
 
 
 def facts_of(look: Look, layers: Sequence[Layer]) -> list[str]:

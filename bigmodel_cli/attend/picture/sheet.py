@@ -208,6 +208,25 @@ def cut_to(text: str, width: float, size: float, family: str = SANS, bold: bool 
     return text[:low].rstrip("\\ ") + "…"
 
 
+def shortened(text: str, width: float, size: float, family: str = SANS, bold: bool = False) -> str:
+    """A text of at most that many pixels, without its middle where it is longer: of names both the
+    beginning and the end tell them apart.
+    """
+    if width_of(text, size, family, bold) <= width:
+        return text
+    low, high = 0, len(text)
+    while high - low > 1:  # characters that are kept
+        middle = (low + high) // 2
+        fits = width_of(_ends(text, middle), size, family, bold) <= width
+        low, high = (middle, high) if fits else (low, middle)
+    return _ends(text, low)
+
+
+def _ends(text: str, kept: int) -> str:
+    first = kept - kept // 2
+    return text[:first].rstrip("\\ ") + "…" + text[len(text) - kept // 2 :].lstrip("$ ")
+
+
 @functools.cache
 def pixels_of(name: str, dark: bool = False) -> Pixels:
     """A scale's colours (N, 4), opaque."""

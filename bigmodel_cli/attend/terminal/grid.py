@@ -70,13 +70,14 @@ def grid(
     if not found or lines < 1:
         return []
     note: list[Line] = []
+    whole = _least_side(look, lines) + GAP
     for factor in (1, 2, 4, 8, 16, 32, 64):
         shown = [_coarser(panel, factor) for panel in found] if factor > 1 else found
         if factor > 1:
             what = f"each letter: the commonest class of up to {factor} x {factor} heads"
             note = [[Span(what)]]
         room = lines - len(note)
-        cells = _laid_out(shown, columns, room, style, factor)
+        cells = _laid_out(shown, columns, room, style, factor, whole)
         if cells is None:
             continue
         side = columns - max(map(width_of_line, cells)) - GAP
@@ -114,16 +115,16 @@ def _coarser(panel: Panel, factor: int) -> Panel:
 
 
 def _laid_out(
-    shown: Sequence[Panel], columns: int, lines: int, style: Style, factor: int
+    shown: Sequence[Panel], columns: int, lines: int, style: Style, factor: int, whole: int
 ) -> list[Line] | None:
-    """The panels in blocks beside one another, in as few lines as look well; None where they do
-    not fit.
+    """The panels in blocks beside one another, in as few lines as look well, with `whole` columns
+    beside them if need be by narrow cells; None where they do not fit.
     """
     titles = len(shown) > 1
     tallest = min(max(len(panel.rows) for panel in shown), lines - 1 - titles)
     beside_it = LEAST_LEGEND + 12 + GAP
     for most in (PREFERRED, tallest):
-        for cell, side in ((2, beside_it), (1, beside_it), (2, 0), (1, 0)):
+        for cell, side in ((2, whole), (1, whole), (2, beside_it), (1, beside_it), (2, 0), (1, 0)):
             height = min(most, tallest)
             if height < 1:
                 return None

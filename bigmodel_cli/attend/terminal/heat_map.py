@@ -5,7 +5,7 @@ from __future__ import annotations
 from bigmodel_cli.attend.heat import Heat
 from bigmodel_cli.attend.terminal.maps import cells_of, half
 from bigmodel_cli.attend.terminal.style import BOLD, RGB, Line, Span, Style, beside
-from bigmodel_cli.attend.terminal.words import label
+from bigmodel_cli.attend.terminal.words import label, width_of
 from bigmodel_cli.lazy import F, Tensor
 
 CAUTION = (
@@ -28,14 +28,27 @@ def heat_map(heat: Heat, columns: int, lines: int, style: Style) -> list[Line]:
     if size is None:
         return []
     blocks: list[list[Line]] = []
+    together = _together([name for name, _ in pictures], wide, columns)
     for name, picture in pictures:
         whole = picture.detach().float().cpu()
         small = F.interpolate(whole[None], size=size, mode="area")[0]
         if heat.axes:
             small = small.flip(1)
         body = cells_of(small[0], style) if name != "image" else _image(small, style)
-        blocks.append([[Span(label(name, wide, style.unicode), stress=BOLD)], *body])
+        caption: list[Line] = [[Span(label(name, wide, style.unicode), stress=BOLD)]]
+        blocks.append([*([] if together else caption), *body])
+    if together:
+        above = [Span(label(together, columns, style.unicode), stress=BOLD)]
+        return [above, *beside(blocks, GAP)]
     return beside(blocks, GAP)
+
+
+def _together(names: list[str], wide: int, columns: int) -> str:
+    """One caption for pictures beside one another, where one of their own is wider than it."""
+    if all(width_of(name) <= wide for name in names):
+        return ""
+    said = ", ".join(names)
+    return said if width_of(said) <= columns else said.removeprefix("attention ")
 
 
 def _size(shape: tuple[int, ...], wide: int, lines: int, style: Style) -> tuple[int, int] | None:
