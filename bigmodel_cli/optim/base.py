@@ -15,6 +15,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from bigmodel_cli.config import Options, Positive
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.roles import Role, Weight
 
@@ -51,7 +52,11 @@ class AnyOptimizerOptions(Options):
 
 
 class Optimizer(ABC):
-    """Base of all optimizers: weights in groups of one decay and rate, and named state tensors."""
+    """Base of all optimizers: weights in groups of one decay and rate, and named state tensors.
+
+    Raises `SpecError` for a weight with gaps between its numbers, as a slice of another tensor has:
+    fused kernels would move what lies in them.
+    """
 
     slots: tuple[str, ...] = ()
 
@@ -59,6 +64,12 @@ class Optimizer(ABC):
         self.weights = [w for w in weights if w.tensor.requires_grad]
         self.names = [w.name for w in self.weights]
         self.parameters = [w.tensor for w in self.weights]
+        for name, p in zip(self.names, self.parameters, strict=True):
+            if torch.empty_like(p).stride() != p.stride():
+                raise SpecError(
+                    f"{name}: its numbers do not lie side by side (strides {p.stride()} of"
+                    f" {tuple(p.shape)}); let the part make it with .contiguous()"
+                )
         kinds: dict[tuple[bool, float, int], list[int]] = {}
         for i, w in enumerate(self.weights):
             kinds.setdefault((w.role.decayed, w.rate, w.start), []).append(i)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.optim import AdamWOptions, MuonOptions, SGDOptions, orthogonal, total_norm
 from bigmodel_cli.roles import EXPERTS, GAIN, MATRIX, OUTER, Role, Weight, fused
 
@@ -181,3 +182,13 @@ def test_an_orthogonal_update_has_singular_values_of_about_one_and_the_same_vect
         diagonal = inner.diagonal(dim1=-2, dim2=-1)
         assert bool(((diagonal > 0.3) & (diagonal < 1.3)).all())
         assert float((inner - torch.diag_embed(diagonal)).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("options", [AdamWOptions(), SGDOptions(), MuonOptions()])
+def test_a_weight_with_gaps_is_refused_by_name(options: Any) -> None:
+    gaps = torch.nn.Parameter(torch.zeros(6, 8)[:, ::2])
+    with pytest.raises(SpecError, match=r"^part\.w: its numbers do not lie side by side"):
+        options.build([Weight("part.w", gaps, MATRIX)])
+    dense = torch.zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    for tensor in (dense, torch.zeros(5, 7).T, torch.zeros(1, 6)[:, :], torch.zeros(0, 3)):
+        options.build([Weight("w", torch.nn.Parameter(tensor), MATRIX)])
