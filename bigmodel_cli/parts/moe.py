@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Natural, NonNegative, Positive
-from bigmodel_cli.device import full_precision
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo, recorded
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.ffn import ClampOptions, FeedForward
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.precise import in_full_precision
 from bigmodel_cli.parts.recomputed import recomputed
 from bigmodel_cli.parts.watched import RoutingCall, RoutingWatcher
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
@@ -175,10 +175,7 @@ class MixtureOfExperts(OwnMatrices):
     def route(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Scores and indices (N, k) of each token's experts; only tokens `real` (N,) count."""
         options = self.options
-        with full_precision(tokens.device):  # close scores decide
-            wide = torch.promote_types(self.router.weight.dtype, torch.float32)
-            logits = F.linear(tokens.to(wide), self.router.weight.to(wide))  # (N, E)
-            logits = logits if self.router.bias is None else logits + self.router.bias.to(wide)
+        logits = in_full_precision(self.router, tokens)  # (N, E): close scores decide
         scores = logits.softmax(-1) if options.router == "softmax" else logits.sigmoid()  # (N, E)
         chosen = self.within_groups(scores.detach() + self.bias).topk(options.top_k, -1).indices
         if self.training:
