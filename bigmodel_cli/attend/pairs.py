@@ -19,6 +19,7 @@ from bigmodel_cli.generation.excluding import Excluding
 from bigmodel_cli.generation.text import Decoding, longest_text, write
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.logits import wide
 from bigmodel_cli.parts.contract import Attends
 from bigmodel_cli.parts.kernels import attend
 from bigmodel_cli.parts.watched import AttentionCall
@@ -83,7 +84,7 @@ class Pair:
 
 def forced(loaded: Loaded, batch: dict[str, Tensor]) -> Tensor:
     """(B, T, V)   the logits of targets that are fed as a whole."""
-    with torch.no_grad(), autocast(loaded.device, loaded.precision):
+    with torch.no_grad(), autocast(loaded.device, loaded.precision), wide():
         y: Tensor = loaded.task.forward(loaded.model, batch, training=False)
     return y
 
@@ -105,7 +106,7 @@ def read_pair(
     batch = {name: x.to(loaded.device) for name, x in reader.batch([content]).items()}
     tokenizer, sound = load_tokenizer(loaded.assets), loaded.info.sound
     first = target_begins(loaded, tokenizer)
-    with torch.no_grad(), autocast(loaded.device, loaded.precision):
+    with torch.no_grad(), autocast(loaded.device, loaded.precision), wide():
         source = loaded.model.source(batch)
         writer = Excluding(loaded.model.generator(*source), tokenizer.never, tokenizer.never_first)
         start = begun(writer.model, first, 1, tokenizer.languages, loaded.device)

@@ -27,6 +27,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.generation.text import Decoding
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.logits import wide
 from bigmodel_cli.parts.watched import Called
 from bigmodel_cli.predict import as_published
 from bigmodel_cli.tasks.ctc import text_of
@@ -180,7 +181,7 @@ def _spelled(loaded: Loaded) -> bool:
 def _window(loaded: Loaded, batch: dict[str, Tensor], sides: Sides) -> Window:
     def run() -> Any:
         labelled = target_of(loaded.info) is not None and loaded.task.labels
-        with torch.no_grad(), autocast(loaded.device, loaded.precision):
+        with torch.no_grad(), autocast(loaded.device, loaded.precision), wide():
             if _spelled(loaded) or (labelled and not loaded.model.can_generate):
                 task = loaded.task.of_one_pass()
                 return task.forward(loaded.model, batch, training=False)
