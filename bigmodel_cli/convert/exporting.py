@@ -117,7 +117,10 @@ def _tried(
     if back["type"] != way["type"]:
         return None, []
     differences = differing([dict(leaves(way)), dict(leaves(back))])
-    lacks = [path for path in differences if not _idle(path, family.unused(head_of(task)))]
+    unused, pooler = family.unused(head_of(task)), way.get("pooler")
+    if info.tagged and isinstance(pooler, dict) and pooler["tags"]:
+        unused = tuple(name for name in unused if name != "pooler")  # which reads tokens here
+    lacks = [path for path in differences if not _idle(path, unused)]
     faults = _shown(way, lacks or absent[:1]) or [
         f"{path}: {why}" for path, why in family.unfit(way, info)
     ]

@@ -133,3 +133,9 @@ def test_a_norm_of_another_kind_is_named(tmp_path: Path) -> None:
         drawn, model = of_family("qwen3", norm=norm)
         assert said in refusal(drawn, model, tmp_path / "out")
         (tmp_path / "out").rmdir()
+
+
+def test_a_tagger_whose_pooler_reads_tokens_is_no_berts() -> None:
+    """Seed 931: it was written as DistilBERT's tagger, which has no layer there, without a word."""
+    (outcome,) = run([931], "hf", None, lambda text: None)
+    assert outcome.way == "refused", shown(outcome)
