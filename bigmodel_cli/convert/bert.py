@@ -142,8 +142,12 @@ class Bert(Family):
         found = mask_token(folder)
         return {"mask_token": "none" if found is None else found}
 
-    def unused(self, task: str) -> tuple[str, ...]:
-        return () if task == CLASSIFICATION else ("pool", "pooler")
+    def unused(self, task: str, model: Model) -> tuple[str, ...]:
+        if task == CLASSIFICATION:
+            return ()
+        pooler = model["pooler"]
+        reads_tokens = task == TAGGING and isinstance(pooler, dict) and pooler["tags"]
+        return ("pool",) if reads_tokens else ("pool", "pooler")
 
     def config(self, model: Model, info: DatasetInfo) -> dict[str, Any]:
         block = model["blocks"][0]

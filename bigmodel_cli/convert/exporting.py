@@ -117,9 +117,7 @@ def _tried(
     if back["type"] != way["type"]:
         return None, []
     differences = differing([dict(leaves(way)), dict(leaves(back))])
-    unused, pooler = family.unused(head_of(task)), way.get("pooler")
-    if info.tagged and isinstance(pooler, dict) and pooler["tags"]:
-        unused = tuple(name for name in unused if name != "pooler")  # which reads tokens here
+    unused = family.unused(head_of(task), way)
     lacks = [path for path in differences if not _idle(path, unused)]
     faults = _shown(way, lacks or absent[:1]) or [
         f"{path}: {why}" for path, why in family.unfit(way, info)

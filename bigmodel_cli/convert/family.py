@@ -94,8 +94,8 @@ class Family(ABC):
         """Options of the model that other files of its folder say. Raises `CheckpointError`."""
         return {}
 
-    def unused(self, task: str) -> tuple[str, ...]:
-        """Options of the model that a network with this task's head does not use."""
+    def unused(self, task: str, model: Model) -> tuple[str, ...]:
+        """Options of the model that it does not use with this task's head."""
         return ()
 
     @abstractmethod

@@ -118,7 +118,7 @@ class ModernBert(Family):
         found = mask_token(folder)
         return {"mask_token": "none" if found is None else found}
 
-    def unused(self, task: str) -> tuple[str, ...]:
+    def unused(self, task: str, model: Model) -> tuple[str, ...]:
         labels = {CLASSIFICATION: ("head_bias",), TAGGING: ("head_bias", "pool")}
         return labels.get(task, ("pool", "pooler"))
 

@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.models import build
 
 pytest.importorskip("transformers")
 sys.path.insert(0, str(ROOT / "tests" / "measure"))
@@ -135,7 +136,20 @@ def test_a_norm_of_another_kind_is_named(tmp_path: Path) -> None:
         (tmp_path / "out").rmdir()
 
 
-def test_a_tagger_whose_pooler_reads_tokens_is_no_berts() -> None:
-    """Seed 931: it was written as DistilBERT's tagger, which has no layer there, without a word."""
-    (outcome,) = run([931], "hf", None, lambda text: None)
-    assert outcome.way == "refused", shown(outcome)
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_a_tagger_whose_pooler_reads_tokens_is_refused_by_part(name: str, tmp_path: Path) -> None:
+    """Their taggers have no layer before the labels, and were written without it."""
+    drawings = (base(name, random.Random(seed)) for seed in range(100))
+    model, task, info = next(d for d in drawings if d[1] == "tagging")
+    for pooler, fits in (
+        ({"tags": True, "activation": "gelu"}, False),
+        (False, True),
+        (True, True),
+    ):
+        drawn = checked(name, {**model, "pooler": pooler}, task, info, [])
+        source = source_of(drawn, build(drawn.spec.model, drawn.info))
+        if fits:
+            written("hf", source, tmp_path / str(pooler))
+            continue
+        with pytest.raises(SpecError, match=r"model\.pooler"):
+            written("hf", source, tmp_path / "refused")

@@ -270,7 +270,7 @@ def check_round_trip(ours: Any, target: str, drawn: Drawn, folder: Path, seed: i
     before = dict(leaves(written_out(drawn.spec.model, drawn.info)))
     after = dict(leaves(written_out(spec.model, info)))
     idle = {*TRAINING_ONLY, *ROUNDING_ONLY, "max_len"}
-    unused = opening.describe(folder).family.unused(drawn.task)
+    unused = opening.describe(folder).family.unused(drawn.task, written_out(drawn.spec.model))
     apart_in = [
         path
         for path in differing([before, after])
