@@ -21,7 +21,7 @@ from bigmodel_cli.train.autotune import in_format
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.held import hold
 from bigmodel_cli.train.loader import BatchLoader
-from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.objective import Objective, fuses
 from bigmodel_cli.train.plan import flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_enough, check_fits
 from bigmodel_cli.train.setup import prepare
@@ -57,7 +57,8 @@ class Training:
         options = self.spec.train
         self.state.held = hold(self.model, left_out, spec.adapter, options.precision)
         self.batches = self._steps(first)
-        self.objective, self.size, self.steps = Objective(task, options.loss_chunk), 0.0, 0
+        self.objective = Objective(task, options.loss_chunk, fuses(options, device))
+        self.size, self.steps = 0.0, 0
 
     def _drawn(self, spec: Spec, task: Task) -> Batches:
         rows = spec.train.rows(self.info.context)

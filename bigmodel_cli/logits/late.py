@@ -23,17 +23,20 @@ PIECE = {"cpu": 1 << 25, "cuda": 1 << 27}
 """Numbers of a piece where its size is left open: enough rows to keep a product fast."""
 LEAST = {"cpu": 128, "cuda": 1024}
 """Rows of a piece at least: the gradient of the head is added up once for each piece."""
+TILE = 128
+"""Rows of a piece are a multiple of it, as the products' tiles are."""
 LARGE = 2
 """Logits of fewer pieces than that are computed as a whole."""
 
-_ASKED: list[Chunk] = ["off"]
+_ASKED: list[tuple[Chunk, bool]] = [("off", False)]
 
 
 @dataclass(frozen=True)
 class LateLogits:
     """(..., V)   what `head` makes of `hidden` (..., C), times `scale`, within +-`cap` by tanh.
 
-    `rows` are computed at once. Indexing, by a mask too, takes some positions.
+    `rows` are computed at once, their loss by a compiled kernel where they are `fused`. Indexing,
+    by a mask too, takes some positions.
     """
 
     hidden: Tensor
@@ -41,6 +44,7 @@ class LateLogits:
     scale: float
     cap: float | None
     rows: int
+    fused: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -77,9 +81,11 @@ class LateLogits:
 
 
 @contextlib.contextmanager
-def late(chunk: Chunk = "auto", able: bool = True) -> Iterator[None]:
-    """Inside, models may give `LateLogits` to a reader that is `able` to take them."""
-    _ASKED.append(chunk if able else "off")
+def late(chunk: Chunk = "auto", able: bool = True, fused: bool = False) -> Iterator[None]:
+    """Inside, models may give `LateLogits` to a reader that is `able` to take them; `fused` lets
+    it compile its loss.
+    """
+    _ASKED.append((chunk if able else "off", fused))
     try:
         yield
     finally:
@@ -92,14 +98,14 @@ def logits_of(
     """(..., C) -> (..., V)   the logits, V is `width`: a tensor, or `LateLogits` where these were
     asked for and pay.
     """
-    chunk, kind = _ASKED[-1], hidden.device.type
+    (chunk, fused), kind = _ASKED[-1], hidden.device.type
     if chunk != "off" and not _is_fp16(kind):
         count, most = hidden.shape[:-1].numel(), PIECE.get(kind, PIECE["cpu"])
         if chunk != "auto" and count > chunk:
-            return LateLogits(hidden, head, scale, cap, chunk)
-        rows = max(LEAST.get(kind, LEAST["cpu"]), most // width)
+            return LateLogits(hidden, head, scale, cap, chunk, fused)
+        rows = max(LEAST.get(kind, LEAST["cpu"]), most // width // TILE * TILE)
         if chunk == "auto" and count >= LARGE * rows:
-            return LateLogits(hidden, head, scale, cap, rows)
+            return LateLogits(hidden, head, scale, cap, rows, fused)
     return _finished(wide_logits(hidden, head), scale, cap)
 
 

@@ -111,8 +111,12 @@ def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.transpose(-1, -2)
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    stacked = x if x.dim() == 2 else x.flatten(0, -3)
+    added = torch.addmm if x.dim() == 2 else torch.baddbmm  # sums and products in one operation
     for _ in range(iterations):
-        square = x @ x.transpose(-1, -2)
-        x = a * x + (b * square + c * square @ square) @ x
+        square = stacked @ stacked.transpose(-1, -2)
+        factor = added(square, square, square, beta=b, alpha=c)
+        stacked = added(stacked, factor, stacked, beta=a)
+    x = stacked.view(x.shape)
     result: torch.Tensor = x if wide else x.transpose(-1, -2)
     return result.to(matrix.dtype)

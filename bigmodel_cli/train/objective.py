@@ -7,6 +7,7 @@ from typing import Any
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.logits import Chunk, is_late, late, summed_in_pieces
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.tasks import Task
 
 Batch = dict[str, Tensor]
@@ -14,11 +15,11 @@ Batch = dict[str, Tensor]
 
 class Objective:
     """The task's loss of a batch; `chunk` rows of logits are computed at once, where these are
-    large.
+    large, and their loss by a compiled kernel where it is `fused`.
     """
 
-    def __init__(self, task: Task, chunk: Chunk = "auto") -> None:
-        self.task, self.chunk = task, chunk
+    def __init__(self, task: Task, chunk: Chunk = "auto", fused: bool = False) -> None:
+        self.task, self.chunk, self.fused = task, chunk, fused
 
     def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The summed loss to differentiate, and the number of targets in it."""
@@ -28,7 +29,7 @@ class Objective:
 
     def outputs(self, model: Module, batch: Batch) -> Any:
         """The model's, whose logits may be late where the task takes them."""
-        with late(self.chunk, self.task.takes_late):
+        with late(self.chunk, self.task.takes_late, self.fused):
             return self.task.forward(model, batch)
 
     def hold(self, precision: str) -> None:
@@ -85,3 +86,10 @@ class Consistency(Objective):
         p, q = (F.log_softmax(y.float(), -1) for y in (p, q))
         each = ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2  # (N,)
         return self.weight * (each.sum() if weights is None else (each * weights).sum())
+
+
+def fuses(options: TrainOptions, device: torch.device) -> bool:
+    """Whether a compiled kernel takes the loss of large logits: on a GPU, whose memory it passes
+    over four times instead of twenty, where the network is compiled too.
+    """
+    return device.type == "cuda" and options.compile == "on"

@@ -9,7 +9,7 @@ from bigmodel_cli.models import Model
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.distillation import Distillation, Recalled
-from bigmodel_cli.train.objective import Consistency, Objective
+from bigmodel_cli.train.objective import Consistency, Objective, fuses
 from bigmodel_cli.train.teachers import open_teacher, say_teacher
 
 
@@ -31,7 +31,7 @@ def objective_of(
     if options is None:
         chunk = spec.train.loss_chunk
         if consistency is None:
-            return Objective(task, chunk)
+            return Objective(task, chunk, fuses(spec.train, device))
         return Consistency(task, consistency, chunk)
     if options.once:
         return Recalled(task, options, model, spec.train.loss_chunk)
