@@ -14,6 +14,7 @@ from typing import Any
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.export.graphs import Given, Graph, Sizes
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.parts.context import recording
 
 BOUND = 1e-3
 """Largest difference from the model, relative to its largest output. Rounding in fp32 gives 1e-6 to
@@ -34,15 +35,16 @@ def record(graph: Graph, folder: Path) -> None:
     with torch.no_grad(), _quiet():
         names = list(graph(given))
         try:
-            program = torch.onnx.export(
-                graph,
-                (),
-                kwargs={"given": given},
-                input_names=list(given),
-                output_names=names,
-                dynamic_shapes={"given": axes},
-                verbose=False,
-            )
+            with recording():
+                program = torch.onnx.export(
+                    graph,
+                    (),
+                    kwargs={"given": given},
+                    input_names=list(given),
+                    output_names=names,
+                    dynamic_shapes={"given": axes},
+                    verbose=False,
+                )
             assert program is not None
             # Where each operator came from: paths of this machine, and most of a small file.
             _passes().ClearMetadataAndDocStringPass()(program.model)

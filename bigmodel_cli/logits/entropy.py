@@ -13,6 +13,7 @@ from typing import Any
 
 from bigmodel_cli.config import PADDING
 from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.logits.fused import compiled
 from bigmodel_cli.logits.late import LateLogits
 from bigmodel_cli.logits.pieces import constant_without_gradients, summed_in_pieces
 from bigmodel_cli.products import is_plain
@@ -147,44 +148,6 @@ def _pieces(
     return total
 
 
-def fused_piece(
-    logits: Tensor,
-    targets: Tensor,
-    smoothing: float,
-    wanted: bool,
-    scale: float = 1.0,
-    cap: float | None = None,
-) -> Tensor:
-    """`_pieces` in operations that a compiler joins into few kernels, which read logits as they are
-    stored and keep nothing else of them; the gradient, if `wanted`, takes their place.
-    """
-    vocab, kind = logits.shape[-1], torch.promote_types(logits.dtype, torch.float32)
-    real = (targets != PADDING)[:, None]  # (N, 1)
-    own = torch.arange(vocab, device=logits.device) == targets[:, None]  # (N, V)
-    x = logits.to(kind) * scale
-    slope: Tensor | float = scale
-    if cap is not None:
-        x = (x / cap).tanh()
-        x, slope = x * cap, (1 - x * x) * scale
-    top = x.amax(-1, keepdim=True)
-    sums = (x - top).exp().sum(-1, keepdim=True)
-    norm = sums.log() + top
-    loss = norm - (1 - smoothing) * torch.where(own, x, 0.0).sum(-1, keepdim=True)
-    if smoothing:
-        loss = loss - smoothing * x.mean(-1, keepdim=True)
-    if wanted:
-        off = (x - norm).exp() - smoothing / vocab
-        gradient = torch.where(own, off - (1 - smoothing), off) * slope
-        logits.copy_(gradient.masked_fill(~real, 0.0))
-    return loss.masked_fill(~real, 0.0).sum()
-
-
-@functools.cache
-def _compiled() -> Any:
-    """`fused_piece`, compiled for each shape."""
-    return torch.compile(fused_piece)
-
-
 def _squashed(x: Tensor, scale: float, cap: float | None) -> tuple[Tensor, Tensor | float | None]:
     """The finished logits in place of x, and their derivative where that is not 1."""
     if scale != 1.0:
@@ -282,7 +245,7 @@ class _Gradients:
                     y += self.offset
                 gradient = y if wanted else None
                 if late.fused:
-                    kernel = _compiled()
+                    kernel = compiled()
                     total += kernel(y, targets[rows], smoothing, wanted, late.scale, late.cap)
                 else:
                     total += _pieces(y, targets[rows], smoothing, gradient, late.scale, late.cap)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import contextlib
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -11,12 +12,26 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 M = TypeVar("M")
 
 
+_RECORDING: list[bool] = [False]
+
+
 def recorded() -> bool:
     """Whether a graph is being recorded that is to hold for other sizes (torch.export).
 
-    A part then takes the way that reads no size and no value to decide anything.
+    A part then takes the way that reads no size and no value to decide anything. PyTorch's own
+    answer, `torch.compiler.is_exporting`, is yes inside `torch.compile` too (2.11).
     """
-    return torch.compiler.is_exporting()
+    return _RECORDING[-1]
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Inside, graphs are recorded."""
+    _RECORDING.append(True)
+    try:
+        yield
+    finally:
+        _RECORDING.pop()
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,10 @@ class Rotary(Module):
         """Rotate the heads by their positions."""
         length = x.shape[2]
         if not recorded() and sequence.offset + length > len(self.cos):
-            self.grow(sequence.offset + length)
+            grow = self.grow
+            if torch.compiler.is_compiling():  # a graph does not see what it changes of a module
+                grow = torch.compiler.disable(grow)
+            grow(sequence.offset + length)
         cos = sequence.lookup(self.cos, length).to(x.dtype)
         sin = sequence.lookup(self.sin, length).to(x.dtype)
         if cos.dim() == 3:  # (B, T, R): the same for every head

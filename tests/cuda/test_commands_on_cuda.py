@@ -98,9 +98,7 @@ def test_what_is_done_with_a_decoder(cli: Cli, decoder_spec: Path, tmp_path: Pat
     good(cli("export", "run", "exported"))
 
 
-@pytest.mark.parametrize(
-    "doing", ["training", "inference", "generation", "evaluation", "data"]
-)
+@pytest.mark.parametrize("doing", ["training", "inference", "generation", "evaluation", "data"])
 def test_bench(doing: str, cli: Cli, decoder_spec: Path) -> None:
     words = ("--doing", doing, "--seconds", "1", "--json", *DEVICE)
     found = json.loads(good(cli("bench", decoder_spec, *words, *sets("train.precision=bf16"))).out)

@@ -127,7 +127,9 @@ def passed(
     with autocast(device, precision):
         loss, n = Objective(task, chunk, compiled)(model, batch)
     (loss / n).backward()
-    found = {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
+    found = {
+        name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None
+    }
     return float((loss / n).detach()), found
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bigmodel_cli import products
 from bigmodel_cli.logits import cross_entropy, late, logits_of, token_nll
 from bigmodel_cli.logits import entropy as loss
+from bigmodel_cli.logits.fused import fused_piece
 
 
 @given(
@@ -146,3 +147,32 @@ def test_without_gradients_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
     with late(4), torch.no_grad():
         cross_entropy(logits_of(hidden, head, 7), targets)
     assert wanted == [None] * 3
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("smoothing", "scale", "cap"), [(0.0, 1.0, None), (0.1, 0.5, 3.0), (0.2, 2.0, None)]
+)
+def test_the_loss_of_a_gpu(
+    kind: torch.dtype, smoothing: float, scale: float, cap: float | None
+) -> None:
+    """In operations that a compiler joins; the gradient takes the logits' place."""
+    torch.manual_seed(4)
+    wide = (3 * torch.randn(23, 104, dtype=torch.float64)).to(kind)
+    targets = torch.randint(101, (23,))
+    targets[::5] = -1
+    logits, exact = wide.clone()[:, :101], wide[:, :101].double().requires_grad_()
+    finished = exact * scale if cap is None else cap * (exact * scale / cap).tanh()
+    expected = torch.nn.functional.cross_entropy(
+        finished, targets, ignore_index=-1, label_smoothing=smoothing, reduction="sum"
+    )
+    expected.backward()
+    loss = fused_piece(logits, targets, smoothing, True, scale, cap)
+    assert loss.dtype == torch.promote_types(kind, torch.float32)
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert exact.grad is not None
+    apart = float((logits.double() - exact.grad).norm() / exact.grad.norm())
+    assert apart < {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 4e-3}[kind]
+    kept = wide.clone()[:, :101]
+    assert float(fused_piece(kept, targets, smoothing, False, scale, cap)) == float(loss)
+    assert torch.equal(kept, wide[:, :101])
