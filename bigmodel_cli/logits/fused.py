@@ -17,8 +17,11 @@ def fused_piece(
     scale: float = 1.0,
     cap: float | None = None,
 ) -> Tensor:
-    """Cross-entropy (`entropy._pieces`) in operations that a compiler joins into few kernels, which read logits as they are
-    stored and keep nothing else of them; the gradient, if `wanted`, takes their place.
+    """()   the summed loss of logits (N, V), as `entropy` has it, in operations that a compiler
+    joins: they read the logits as they are stored, and keep nothing else of their size.
+
+    The gradient, if `wanted`, takes the logits' place. These are yet to be multiplied by `scale`
+    and squashed into +-`cap`.
     """
     vocab, kind = logits.shape[-1], torch.promote_types(logits.dtype, torch.float32)
     real = (targets != PADDING)[:, None]  # (N, 1)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The figures of one GPU, meant to take less than eight minutes: steps of GPT-2 small, ResNet-50 and
 # attention over 32,768 tokens, and generation, each with its shares of the measured peaks; and a
-# training on CIFAR-10. Not run on a GPU yet.
+# training on CIFAR-10. What it gave is in figures.md.
 #
 #   bash tests/measure/gpu.sh OUT [CIFAR]        results as JSON in the new folder OUT; CIFAR is a
 #                                                folder in torchvision's layout, or with
