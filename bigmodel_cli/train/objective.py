@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bigmodel_cli.device import is_cuda
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.logits import Chunk, is_late, late, summed_in_pieces
@@ -92,4 +93,4 @@ def fuses(options: TrainOptions, device: torch.device) -> bool:
     """Whether a compiled kernel takes the loss of large logits: on a GPU, whose memory it passes
     over four times instead of twenty, where the network is compiled too.
     """
-    return device.type == "cuda" and options.compile == "on"
+    return is_cuda(device) and options.compile == "on"
