@@ -85,12 +85,16 @@ def _frequency(proc: Path, own: Collection[int] | None) -> float | None:
 
 
 def mood(before: Reading | None, after: Reading | None, own_seconds: float) -> Mood:
-    """Between two readings, of which `own_seconds` of processor time were the timed work's."""
+    """Between two readings, of which `own_seconds` of processor time were the timed work's.
+
+    The system counts whole ticks: one that nobody may have used is not held against the others, as
+    a block of a single processor has few.
+    """
     if before is None or after is None or after.all <= before.all:
         return Mood()
     whole = after.all - before.all
     own = own_seconds * os.sysconf("SC_CLK_TCK")
-    others = max(0.0, after.busy - before.busy - own) / whole
+    others = max(0.0, after.busy - before.busy - own - 1) / whole
     return Mood((after.stolen - before.stolen) / whole, others, after.mhz)
 
 

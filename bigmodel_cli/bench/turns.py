@@ -45,10 +45,12 @@ class Turns:
             order.reverse()
 
     def _block(self, number: int, seconds: float, place: int) -> Block:
-        before = self.reading()
+        before, own = self.reading(), time.process_time()
         least = 1 if len(self.subjects) > 1 else LEAST
         found = self.subjects[number].block(min(SHORTEST, seconds), least)
-        seen = mood(before, self.reading(), found.processor)
+        after = self.reading()
+        own = time.process_time() - own  # asking and reading take a share of a short block too
+        seen = mood(before, after, found.processor + own)
         return replace(found, place=place, mood=seen, rejected=refusal(seen, self._usual()))
 
     def _usual(self) -> float | None:

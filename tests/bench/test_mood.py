@@ -106,3 +106,13 @@ def test_a_block_beside_other_work_is_refused() -> None:
     assert refusal(slow, 3000.0) == "the processors ran at 2000 MHz"
     stolen = mood(before, Reading(10 * ticks, ticks, 8 * ticks, None), 9.0)
     assert refusal(stolen, None) == "10 % of the processors' time was stolen"
+
+
+def test_one_tick_of_a_short_block_is_in_doubt() -> None:
+    """0.15 s of one processor are fifteen ticks: one alone would be 7 %."""
+    before, second = Reading(0, 0, 0, None), os.sysconf("SC_CLK_TCK")
+    own = 14.2 / second
+    assert refusal(mood(before, Reading(15, 0, 15, None), own), None) == ""
+    assert refusal(mood(before, Reading(15, 0, 15, None), 12.0 / second), None) == (
+        "other processes took 13 % of the processors' time"
+    )
