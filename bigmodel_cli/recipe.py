@@ -115,6 +115,13 @@ class TrainOptions(Options):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: only on CUDA"
     )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        "auto",
+        description=(
+            "record a step once and repeat it, on CUDA, where Python takes longer than the device"
+            " (CUDA graphs); auto measures at the start of the run"
+        ),
+    )
     loss_chunk: Literal["auto", "off"] | Count = Field(
         "auto", description="tokens whose logits are in memory at once; auto: by their size"
     )

@@ -14,6 +14,7 @@ from bigmodel_cli.device import is_cpu
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.graphs import BEFORE
 
 WARMUP, LEAST = 3, 5
 """Steps before the first block, and the least of a block that is timed alone."""
@@ -92,9 +93,13 @@ def block(doing: Doing, seconds: float, least: int = LEAST) -> Block:
 
 
 def warm(doing: Doing, steps: int = WARMUP) -> None:
-    """Steps that are not timed: kernels are compiled, memory is laid out."""
+    """Steps that are not timed: kernels are compiled, memory is laid out, and on a GPU whole steps
+    are recorded.
+    """
     for _ in range(steps):
         doing.step()
+    for _ in range(0 if is_cpu(doing.device) else BEFORE + 1):
+        doing.step(False)
 
 
 def threads() -> int:

@@ -10,6 +10,7 @@ from bigmodel_cli.bench.laps import Laps
 from bigmodel_cli.bench.peak import peak_memory
 from bigmodel_cli.bench.result import Facts, Work
 from bigmodel_cli.bench.work import work_of
+from bigmodel_cli.console import say
 from bigmodel_cli.convert.based import frozen_weights
 from bigmodel_cli.data import random_batch
 from bigmodel_cli.device import describe_device
@@ -19,13 +20,14 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.train.autotune import in_format
 from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.graphs import taking
 from bigmodel_cli.train.held import hold
 from bigmodel_cli.train.loader import BatchLoader
 from bigmodel_cli.train.objective import Objective, fuses
 from bigmodel_cli.train.plan import flops_per_sample, memory_of
 from bigmodel_cli.train.room import check_enough, check_fits
 from bigmodel_cli.train.setup import prepare
-from bigmodel_cli.train.step import train_step
+from bigmodel_cli.train.step import StepResult, can_queue, train_step
 
 PARTS = ("wait", "forward", "backward", "update")
 LONG = 10**9
@@ -58,6 +60,8 @@ class Training:
         self.state.held = hold(self.model, left_out, spec.adapter, options.precision)
         self.batches = self._steps(first)
         self.objective = Objective(task, options.loss_chunk, fuses(options, device))
+        self.queued = can_queue(self.state, options, device)
+        self.taking = taking(options, device, say)
         self.size, self.steps = 0.0, 0
 
     def _drawn(self, spec: Spec, task: Task) -> Batches:
@@ -99,8 +103,14 @@ class Training:
         laps("wait")
         options = self.spec.train
         rate = options.optimizer.lr
-        result = train_step(self.state, self.objective, options, batches, self.device, rate, laps)
-        found = laps.done()
+        own = (self.state, self.objective, options, batches, self.device, rate)
+        if marked or not self.queued:
+            result = train_step(*own, laps)
+            found = laps.done()
+        else:
+            numbers = self.taking(*own)
+            found = laps.done()
+            result = StepResult.of(numbers.tolist())
         self.state.after_step()
         self.size, self.steps = self.size + result.size, self.steps + 1
         return found

@@ -6,7 +6,13 @@ from typing import Annotated
 
 from bigmodel_cli.config import Table
 from bigmodel_cli.optim.adamw import AdamWOptions
-from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer, total_norm
+from bigmodel_cli.optim.base import (
+    AnyOptimizerOptions,
+    Optimizer,
+    RecordableOptimizer,
+    moved,
+    total_norm,
+)
 from bigmodel_cli.optim.muon import MuonOptions, orthogonal
 from bigmodel_cli.optim.schedule_free import ScheduleFreeAdamWOptions
 from bigmodel_cli.optim.sgd import SGDOptions
@@ -28,8 +34,10 @@ __all__ = [
     "MuonOptions",
     "Optimizer",
     "OptimizerOptions",
+    "RecordableOptimizer",
     "SGDOptions",
     "describe_weights",
+    "moved",
     "orthogonal",
     "summary",
     "total_norm",

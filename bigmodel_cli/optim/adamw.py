@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import NonNegative, Positive, Probability
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer, in_memory_order
+from bigmodel_cli.optim.base import (
+    AnyOptimizerOptions,
+    Number,
+    RecordableOptimizer,
+    in_memory_order,
+)
 from bigmodel_cli.roles import Weight
 
 
@@ -36,7 +41,7 @@ class AdamWOptions(AnyOptimizerOptions):
         return AdamW(self, weights)
 
 
-class AdamW(Optimizer):
+class AdamW(RecordableOptimizer):
     """AdamW through PyTorch's fused kernel."""
 
     slots = ("exp_avg", "exp_avg_sq")
@@ -45,12 +50,19 @@ class AdamW(Optimizer):
         super().__init__(options.weight_decay, weights)
         self.options = options
 
-    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
-        self.steps += 1
-        gradients = self.gradients()
-        for group, decay, rate, step in self.due():
+    def numbers(self, lr: float) -> list[float]:
+        return [x for _, _, rate, step in self.due() for x in (lr * rate, float(step))]
+
+    def update(self, numbers: Sequence[Number], divisor: Number) -> None:
+        gradients, given = self.gradients(), iter(numbers)
+        for group, decay, _, _ in self.due():
             device = self.parameters[group[0]].device
-            clock = torch.full((), step, dtype=torch.float32, device=device)
+            lr, step = next(given), next(given)
+            clock = (
+                step
+                if isinstance(step, torch.Tensor)
+                else torch.full((), step, dtype=torch.float32, device=device)
+            )
             every = self.parameters, gradients, self.state["exp_avg"], self.state["exp_avg_sq"]
             p, g, mean, square = in_memory_order(*([own[i] for i in group] for own in every))
             torch._fused_adamw_(
@@ -60,7 +72,7 @@ class AdamW(Optimizer):
                 square,
                 [],
                 [clock] * len(group),  # the step, which parameters may share
-                lr=lr * rate,
+                lr=lr,
                 beta1=self.options.betas[0],
                 beta2=self.options.betas[1],
                 weight_decay=decay,

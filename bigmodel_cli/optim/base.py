@@ -9,15 +9,18 @@ person, and the scale of the gradient (sums, not means) is applied inside the up
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from pydantic import Field
 
 from bigmodel_cli.config import Options, Positive
+from bigmodel_cli.device import is_cuda
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.lazy import torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.roles import Role, Weight
+
+Number = float | Tensor
 
 
 class AnyOptimizerOptions(Options):
@@ -137,6 +140,48 @@ class Optimizer(ABC):
         """Update the parameters with their gradients divided by `divisor`, a number or () on their
         device.
         """
+
+
+class RecordableOptimizer(Optimizer):
+    """An optimizer whose step can be recorded once, and repeated (train/graphs.py): a few numbers
+    are all that changes from step to step, and on a GPU these are tensors there.
+    """
+
+    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
+        self.count()
+        numbers: Sequence[Number] = self.numbers(lr)
+        if numbers and is_cuda(self.device):
+            numbers = moved(numbers, self.device).unbind()
+        self.update(numbers, divisor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.parameters[0].device if self.parameters else torch.device("cpu")
+
+    def count(self) -> None:
+        """One more step, of which the others tell."""
+        self.steps += 1
+
+    @abstractmethod
+    def numbers(self, lr: float) -> list[float]:
+        """What of this step depends on its number and on `lr`."""
+
+    @abstractmethod
+    def update(self, numbers: Sequence[Number], divisor: Number) -> None:
+        """This step: asks the device for nothing.
+
+        Its `numbers` and the divisor are () in fp32 there, or numbers on a CPU.
+        """
+
+    def phase(self) -> tuple[bool, ...]:
+        """Which groups the next step moves."""
+        return tuple(self.steps >= start for *_, start in self.groups)
+
+
+def moved(numbers: Sequence[Number], device: torch.device) -> torch.Tensor:
+    """(N,) fp32   the numbers on the device, without a wait for it."""
+    return torch.tensor(numbers, dtype=torch.float32).to(device, non_blocking=True)
 
 
 def in_memory_order(

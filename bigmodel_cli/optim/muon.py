@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +11,7 @@ from pydantic import Field
 from bigmodel_cli.config import Count, NonNegative, Positive, Probability
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.optim.adamw import AdamW, AdamWOptions
-from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer
+from bigmodel_cli.optim.base import AnyOptimizerOptions, Number, RecordableOptimizer
 from bigmodel_cli.roles import Role, Weight
 
 
@@ -43,7 +43,7 @@ class MuonOptions(AnyOptimizerOptions):
         return ("muon", self.weight_decay) if role.matrix else self.rest.mover(role)
 
 
-class Muon(Optimizer):
+class Muon(RecordableOptimizer):
     """Momentum whose matrices are orthogonalised before the update (Jordan et al. 2024, "Muon").
 
     Every singular value of the update becomes about 1; it is multiplied by sqrt(max(1, rows /
@@ -70,6 +70,17 @@ class Muon(Optimizer):
         super().clear()
         self.rest.clear()
 
+    def count(self) -> None:
+        super().count()
+        self.rest.count()
+
+    @property
+    def device(self) -> torch.device:
+        return super().device if self.parameters else self.rest.device
+
+    def phase(self) -> tuple[bool, ...]:
+        return super().phase() + self.rest.phase()
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {**super().state_dict(), **self.rest.state_dict()}
 
@@ -77,15 +88,18 @@ class Muon(Optimizer):
         super().load_state_dict(tensors, steps)
         self.rest.load_state_dict(tensors, steps)
 
-    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
-        self.steps += 1
-        options = self.options
-        self.rest.step(options.rest.lr * lr / options.lr, divisor)
+    def numbers(self, lr: float) -> list[float]:
+        rest = self.rest.numbers(self.options.rest.lr * lr / self.options.lr)
+        return [*(lr * rate for _, _, rate, _ in self.due()), *rest]
+
+    def update(self, numbers: Sequence[Number], divisor: Number) -> None:
+        options, due = self.options, list(self.due())
+        self.rest.update(numbers[len(due) :], divisor)
         with torch.no_grad():
-            for weight, momentum in zip(self.weights, self.state["momentum"], strict=True):
+            rates = {i: lr for (group, *_), lr in zip(due, numbers, strict=False) for i in group}
+            for i, lr in sorted(rates.items()):
+                weight, momentum = self.weights[i], self.state["momentum"][i]
                 p = weight.tensor
-                if self.steps <= weight.start:
-                    continue
                 gradient = (p.grad if p.grad is not None else torch.zeros_like(p)) / divisor
                 momentum.lerp_(gradient, 1 - options.momentum)
                 update = gradient.lerp(momentum, options.momentum) if options.nesterov else momentum
@@ -94,10 +108,9 @@ class Muon(Optimizer):
                     * math.sqrt(max(1.0, m.shape[-2] / m.shape[-1]))
                     for m in weight.role.matrices(update)
                 ]
-                own = lr * weight.rate
                 if options.weight_decay:
-                    p.mul_(1 - own * options.weight_decay)
-                p.add_(weight.role.joined(parts, p), alpha=-own)
+                    p.mul_(1 - lr * options.weight_decay)
+                p.sub_(weight.role.joined(parts, p) * lr)
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:

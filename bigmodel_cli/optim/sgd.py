@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from bigmodel_cli.config import NonNegative, Positive, Probability
 from bigmodel_cli.lazy import torch
-from bigmodel_cli.optim.base import AnyOptimizerOptions, Optimizer, in_memory_order
+from bigmodel_cli.optim.base import (
+    AnyOptimizerOptions,
+    Number,
+    RecordableOptimizer,
+    in_memory_order,
+)
 from bigmodel_cli.roles import Weight
 
 
@@ -33,7 +38,7 @@ class SGDOptions(AnyOptimizerOptions):
         return SGD(self, weights)
 
 
-class SGD(Optimizer):
+class SGD(RecordableOptimizer):
     """SGD with momentum through PyTorch's fused kernel."""
 
     slots = ("momentum",)
@@ -42,10 +47,12 @@ class SGD(Optimizer):
         super().__init__(options.weight_decay, weights)
         self.options = options
 
-    def step(self, lr: float, divisor: float | torch.Tensor) -> None:
-        self.steps += 1
+    def numbers(self, lr: float) -> list[float]:
+        return [lr * rate for _, _, rate, _ in self.due()]
+
+    def update(self, numbers: Sequence[Number], divisor: Number) -> None:
         gradients = self.gradients()
-        for group, decay, rate, _ in self.due():
+        for (group, decay, _, _), lr in zip(self.due(), numbers, strict=True):
             mu = self.options.momentum
             every = self.parameters, gradients, self.state["momentum"]
             p, g, momentum = in_memory_order(*([own[i] for i in group] for own in every))
@@ -55,7 +62,7 @@ class SGD(Optimizer):
                 momentum if mu else [],  # without momentum the kernel refuses a list
                 weight_decay=decay,
                 momentum=mu,
-                lr=lr * rate,
+                lr=lr,
                 dampening=0.0,
                 nesterov=self.options.nesterov and mu > 0,
                 maximize=False,

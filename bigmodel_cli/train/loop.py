@@ -14,13 +14,14 @@ from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.train.endings import final_checkpoint, impatient, show_result
+from bigmodel_cli.train.graphs import taking
 from bigmodel_cli.train.held import hold
 from bigmodel_cli.train.overflows import note_overflow, numerics_message, sum_up_overflows
 from bigmodel_cli.train.rewind import go_back, spiked
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.signals import Interrupted
 from bigmodel_cli.train.smaller import fitted
-from bigmodel_cli.train.step import StepResult, can_queue, queued_step, train_step
+from bigmodel_cli.train.step import StepResult, can_queue, train_step
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ def fit(run: Run) -> Path:
     )
     run.objective.hold(run.options.precision)
     run.queued = can_queue(state, run.options, run.device)
+    run.taking = taking(run.options, run.device, run.say)
     try:
         with run.signals.deferred():
             run.observers.on_start(run)
@@ -163,7 +165,7 @@ def _step(run: Run, watch: Stopwatch, micro_batches: list[dict[str, Tensor]]) ->
     failpoint("train.step")
     lr = options.optimizer.lr * options.schedule.factor(state.step, run.total)
     if run.queued:
-        run.unread.append(_fitted(run, micro_batches, lr, queued_step))
+        run.unread.append(_fitted(run, micro_batches, lr, run.taking))
         result = None
     else:
         result = _fitted(run, micro_batches, lr, train_step)

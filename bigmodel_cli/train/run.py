@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.observers import Observer
 from bigmodel_cli.train.signals import Signals
 from bigmodel_cli.train.state import UNKNOWN, TrainState
+from bigmodel_cli.train.step import queued_step
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Run:
         False  # the step in progress is the first one, which is compiled: that takes minutes
     )
     queued: bool = False  # steps are not waited for; see `queued_step`
+    taking: Callable[..., Tensor] = queued_step  # which takes such a step
     unread: list[Tensor] = field(default_factory=list)  # what came out of such steps, in order
 
     @property

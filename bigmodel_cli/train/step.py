@@ -149,16 +149,23 @@ def queued_step(
     numbers, unit = _gradients(
         state, objective, options, micro_batches, device, mark, state.before_step()
     )
+    result, divisor = divided(numbers, unit, options.max_grad_norm)
+    _update(state, lr, divisor, mark)
+    state.optimizer.clear()
+    return result
+
+
+def divided(numbers: Tensor, unit: float, most: float | None) -> tuple[Tensor, Tensor]:
+    """What `passes` gave, as numbers for `StepResult.of`, and what the gradients are to be divided
+    by, clipped to the norm `most`; all on the device.
+    """
     loss_sum, count, norm, size, least = numbers.unbind()
     divisor = torch.where(count == 0, 1.0, count) * unit
     norm = norm / divisor
     result = torch.stack((loss_sum, count, norm, size, least))
-    if options.max_grad_norm is not None:
-        clipped = divisor * (norm / options.max_grad_norm)
-        divisor = torch.where(norm > options.max_grad_norm, clipped, divisor)
-    _update(state, lr, divisor, mark)
-    state.optimizer.clear()
-    return result
+    if most is not None:
+        divisor = torch.where(norm > most, divisor * (norm / most), divisor)
+    return result, divisor
 
 
 def _update(state: TrainState, lr: float, divisor: float | Tensor, mark: Mark) -> None:
@@ -178,12 +185,12 @@ def _gradients(
     mark: Mark,
     before: Before,
 ) -> tuple[Tensor, float]:
-    """Sum the gradients: (numbers of `_passes`, what gradients were multiplied by)."""
+    """Sum the gradients: (numbers of `passes`, what gradients were multiplied by)."""
     state.optimizer.wake()
     try:
         with memory_remedy(REMEDY):
             whole = _counted(state, objective, options, micro_batches, device, before)
-            return _passes(state, objective, options, micro_batches, device, whole, mark)
+            return passes(state, objective, options, micro_batches, device, whole, mark)
     except OutOfMemory:
         state.undo(before, random=True)
         raise
@@ -214,14 +221,14 @@ def _counted(
     return torch.stack(targets).sum()
 
 
-def _passes(
+def passes(
     state: TrainState,
     objective: Objective,
     options: TrainOptions,
     micro_batches: list[dict[str, Tensor]],
     device: torch.device,
-    whole: Tensor | None,
-    mark: Mark,
+    whole: Tensor | None = None,
+    mark: Mark = unmarked,
 ) -> tuple[Tensor, float]:
     """Sum gradients over micro-batches. (5,) sum of losses, count, norm of the gradients as they
     are, size, and the least count of a micro-batch; and what the gradients were multiplied by.
