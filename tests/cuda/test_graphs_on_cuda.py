@@ -36,7 +36,7 @@ class LooksOptions(AttentionOptions):
 
 
 def look(module, inputs):
-    if float(inputs[0].sum()) > 1e9:
+    if not inputs[0].is_meta and float(inputs[0].sum()) > 1e9:
         raise ValueError("large")
 
 
