@@ -128,7 +128,7 @@ def _usage_hint(arguments: list[str], fault: Any) -> str:
 
 
 def _other_fault(error: Exception) -> int:
-    """Report a fault of stdout and return its status; raise any other error again."""
+    """Report a fault of stdout or of a compiler and return its status; raise any other again."""
     cause = error.__cause__
     # what Typer makes of these
     if isinstance(cause, EOFError | KeyboardInterrupt) and type(error).__name__ == "Abort":
@@ -140,6 +140,11 @@ def _other_fault(error: Exception) -> int:
 
         _tell(f"bigmodel: {stdout_fault(error)}")
         return 5
+    from bigmodel_cli.errors import ResourceError, compile_fault
+
+    if (fault := compile_fault(error)) is not None:
+        _tell(f"bigmodel: {fault}")
+        return ResourceError.status
     raise error
 
 

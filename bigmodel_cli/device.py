@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -152,6 +153,23 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device, without a wait for what it is doing.
+
+    CUDA may wait for all that was asked of it before it copies from memory that is not pinned.
+    """
+    if not is_cuda(device) or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(N,) the values on the device, sent there once; to be read alone."""
+    with torch.inference_mode(False):  # else it could not take part in a training
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -184,6 +184,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or any(words in text for words in ALLOCATORS)
 
 
+def compile_fault(error: BaseException) -> str | None:
+    """What is to be said where `torch.compile` fails, as a compiler of kernels does for some
+    shapes; None for another error.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if not kinds & {"BackendCompilerFailed", "InductorError"}:
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if re.match(r" *\w*Error: ", line)]
+    reason = f" ({lines[-1]})" if lines else ""
+    return f"torch.compile: the network cannot be compiled{reason}; train.compile: off goes without"
+
+
 def forget_frames(error: BaseException) -> None:
     """Release what the failed calls hold: it fills the memory."""
     seen: BaseException | None = error

@@ -9,6 +9,7 @@ import numpy as np
 from bigmodel_cli.data.base import DataSet, Split
 from bigmodel_cli.data.batches import join
 from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.device import sent
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -85,7 +86,7 @@ class Replay(Split):
         _complete(parts)
         order = np.argsort(np.concatenate((np.flatnonzero(is_new), np.flatnonzero(~is_new))))
         rows = torch.from_numpy(order)
-        return {name: tensor[rows.to(tensor.device)] for name, tensor in join(parts).items()}
+        return {name: tensor[sent(rows, tensor.device)] for name, tensor in join(parts).items()}
 
 
 def _complete(parts: list[dict[str, Tensor]]) -> None:

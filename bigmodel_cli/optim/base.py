@@ -15,7 +15,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from bigmodel_cli.config import Options, Positive
-from bigmodel_cli.device import is_cuda
+from bigmodel_cli.device import is_cuda, sent
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.roles import Role, Weight
@@ -181,7 +181,7 @@ class RecordableOptimizer(Optimizer):
 
 def moved(numbers: Sequence[Number], device: torch.device) -> torch.Tensor:
     """(N,) fp32   the numbers on the device, without a wait for it."""
-    return torch.tensor(numbers, dtype=torch.float32).to(device, non_blocking=True)
+    return sent(torch.tensor(numbers, dtype=torch.float32), device)
 
 
 def in_memory_order(

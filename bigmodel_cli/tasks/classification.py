@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo, Positive, Probability
+from bigmodel_cli.device import constant
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Tensor, torch
@@ -114,7 +115,7 @@ class Classification(Task):
         Their quotient is torch.nn.CrossEntropyLoss(weight=...), over any number of micro-batches.
         """
         labels, smoothing = batch["label"], self.options.label_smoothing
-        weight = outputs.new_tensor(self.weights) if self.weights else None
+        weight = self._weights(outputs) if self.weights else None
         total = F.cross_entropy(outputs, labels, weight, reduction="sum", label_smoothing=smoothing)
         count = labels.new_full((), len(labels)) if weight is None else weight[labels].sum()
         return total, count
@@ -140,7 +141,11 @@ class Classification(Task):
     def target_weights(self, batch: Batch) -> Tensor | None:
         """(B,) of the items, by their classes."""
         labels = batch["label"]
-        return torch.tensor(self.weights, device=labels.device)[labels] if self.weights else None
+        return self._weights(labels)[labels] if self.weights else None
+
+    def _weights(self, beside: Tensor) -> Tensor:
+        """(classes,) fp32   on the device of that tensor."""
+        return constant(tuple(self.weights), beside.device, torch.float32)
 
     def score(self, outputs: Tensor, batch: Batch) -> tuple[Scores, Answers]:
         """Per item: right or wrong ("accuracy") and its cross-entropy ("loss").

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo, Fraction, Positive
+from bigmodel_cli.device import constant
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, SHARE, Measure
@@ -100,7 +101,9 @@ class Multilabel(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed binary cross-entropy over items and labels, and their number."""
-        weight = outputs.new_tensor(self.weights) if self.weights else None
+        weight = (
+            constant(tuple(self.weights), outputs.device, outputs.dtype) if self.weights else None
+        )
         total = F.binary_cross_entropy_with_logits(
             outputs, batch["labels"].to(outputs.dtype), pos_weight=weight, reduction="sum"
         )

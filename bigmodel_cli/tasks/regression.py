@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, DatasetInfo
+from bigmodel_cli.device import constant
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.metrics import LOSS, Measure, MetricInfo, ratio
@@ -105,7 +106,7 @@ class Regression(Task):
     def errors(self, outputs: Tensor, batch: Batch) -> Tensor:
         """(B, K)   the losses of the scaled numbers."""
         mean, std = (
-            batch["numbers"].new_tensor(x)
+            constant(tuple(x), batch["numbers"].device, batch["numbers"].dtype)
             for x in (self.dataset.target_mean, self.dataset.target_std)
         )
         scaled = ((batch["numbers"] - mean) / std).to(outputs.dtype)

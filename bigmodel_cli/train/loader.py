@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
+from bigmodel_cli.device import is_cpu, sent
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.autotune import in_format
@@ -67,8 +68,4 @@ class BatchLoader:
 
 def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The batch on the device."""
-    return (
-        batch
-        if device.type == "cpu"
-        else {n: t.to(device, non_blocking=True) for n, t in batch.items()}
-    )
+    return batch if is_cpu(device) else {n: sent(t, device) for n, t in batch.items()}

@@ -11,6 +11,8 @@ from conftest import losses
 from on_device import NAME, needed
 from zygote import Zygote
 
+from bigmodel_cli.train import graphs
+
 pytestmark = [needed, pytest.mark.skipif(NAME != "cuda", reason="a CPU records nothing")]
 Cli = Callable[..., Any]
 OPTIMIZERS = {
@@ -55,6 +57,11 @@ def trained(run: Cli, spec: Path, out: str, *words: str) -> tuple[dict[int, floa
     assert done.status == 0, done.err[-3000:]
     weights = (Path(out) / "checkpoints" / "last" / "model.safetensors").read_bytes()
     return losses(Path(out)), weights, done.err
+
+
+@pytest.fixture(autouse=True)
+def however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "GAIN", float("inf"))  # beside other work no time means anything
 
 
 @pytest.mark.parametrize("compile", ["off", "on"])

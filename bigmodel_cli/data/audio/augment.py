@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Fraction, Natural, Options
 from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.device import sent
 from bigmodel_cli.lazy import F, Tensor, torch
 
 Row = tuple[int, int, Ints, int]
@@ -23,7 +24,7 @@ Decibels = Annotated[float, Field(ge=0, le=100)]
 def _uniform(row: Row, count: int, device: torch.device) -> Tensor:
     """(B, count) uniform numbers in [0, 1)."""
     seed, epoch, samples, stream = row
-    return torch.from_numpy(draw(seed, epoch, samples, stream, count)).to(device)
+    return sent(torch.from_numpy(draw(seed, epoch, samples, stream, count)), device)
 
 
 def real(lengths: Tensor, count: int) -> Tensor:

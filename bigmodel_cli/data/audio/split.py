@@ -24,6 +24,7 @@ from bigmodel_cli.data.batches import padded
 from bigmodel_cli.data.files import read_file
 from bigmodel_cli.data.order import Ints, draw
 from bigmodel_cli.data.targets import target_name
+from bigmodel_cli.device import sent
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import F, Tensor, torch
 
@@ -107,7 +108,7 @@ class Bank:
                 own_samples = self.samples[first : first + length]
                 torch.mul(own_samples, self.scales[recording], out=out[row, place : place + length])
                 place += length
-        return out, torch.tensor(lengths, device=out.device)
+        return out, sent(torch.tensor(lengths), out.device)
 
 
 @dataclass
@@ -202,17 +203,17 @@ class SoundSplit(Split):
         """The labels or numbers of single recordings, or transcripts padded to the longest."""
         if self.targets.labels is not None:
             rows = torch.from_numpy(self.targets.labels[[int(r[0]) for r in chosen]])
-            return {str(target_name(self.info)): rows.to(device)}
+            return {str(target_name(self.info)): sent(rows, device)}
         spoken = self.targets.spoken
         if spoken is not None:
-            target = padded([spoken.row(own) for own in chosen]).to(device)
+            target = sent(padded([spoken.row(own) for own in chosen]), device)
             if spoken.given == 1:
                 return {"target": target}
             learnt = torch.arange(target.shape[1], device=device) >= spoken.given
             return {"target": target, "loss_mask": learnt.expand_as(target)}
         units, between = self.targets.units, self.targets.between
         parts = [[part for r in own for part in (between, units[r])][1:] for own in chosen]
-        return {"target": padded([np.concatenate(own) for own in parts]).to(device)}
+        return {"target": sent(padded([np.concatenate(own) for own in parts]), device)}
 
 
 def to_frames(waves: Tensor, lengths: Tensor, info: DatasetInfo) -> tuple[Tensor, Tensor]:

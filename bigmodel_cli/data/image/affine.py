@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bigmodel_cli.device import constant
 from bigmodel_cli.lazy import F, Tensor, torch
 
 
@@ -24,7 +25,7 @@ def affine(images: Tensor, angle: Tensor, moved: Tensor, scale: Tensor, shear: T
         / scale[:, None, None]
     )
     offset = -(inverse @ moved[:, :, None])  # (B, 2, 1)
-    size = torch.tensor([width, height], dtype=inverse.dtype, device=inverse.device)
+    size = constant((width, height), inverse.device, inverse.dtype)
     theta = torch.cat(
         (inverse * size[None, None, :] / size[None, :, None], 2 * offset / size[None, :, None]),
         dim=2,

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Fraction, NonNegative, Options, Positive
 from bigmodel_cli.data.image.affine import affine
 from bigmodel_cli.data.order import Ints, draw
+from bigmodel_cli.device import constant, sent
 from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.lazy import F, Tensor, torch
@@ -41,7 +42,7 @@ class _DrawnOptions(Options):
     def change(self, index: int, images: Tensor, samples: Ints, epoch: int, seed: int) -> Tensor:
         """The change of these samples, as the spec's change number `index`."""
         u = draw(seed, epoch, samples, 100 + index, self.draws)
-        return self.apply(images, torch.from_numpy(u).to(images.device))
+        return self.apply(images, sent(torch.from_numpy(u), images.device))
 
     def build(self, index: int) -> Change:
         """The spec's change number `index`."""
@@ -99,7 +100,7 @@ class RandomFlipOptions(_DrawnOptions):
         if not self.alternate:
             return super().change(index, images, samples, epoch, seed)
         u = draw(seed, 0, samples, 100 + index, self.draws)
-        return self.apply(images, torch.from_numpy((u + epoch % 2 / 2) % 1).to(images.device))
+        return self.apply(images, sent(torch.from_numpy((u + epoch % 2 / 2) % 1), images.device))
 
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
         return torch.where((u[:, 0] < self.p)[:, None, None, None], images.flip(-1), images)
@@ -126,9 +127,8 @@ class RandomAffineOptions(_DrawnOptions):
     def apply(self, images: Tensor, u: Tensor) -> Tensor:
         height, width = images.shape[2:]
         angle = (2 * u[:, 0] - 1) * self.degrees
-        moved = (2 * u[:, 1:3] - 1) * torch.tensor(
-            [self.translate[0] * width, self.translate[1] * height], device=u.device
-        )
+        most = (self.translate[0] * width, self.translate[1] * height)
+        moved = (2 * u[:, 1:3] - 1) * constant(most, u.device, torch.float32)
         scale = self.scale[0] + u[:, 3] * (self.scale[1] - self.scale[0])
         shear = (2 * u[:, 4] - 1) * self.shear
         return affine(images, angle, moved, scale, shear)

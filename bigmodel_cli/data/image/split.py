@@ -14,6 +14,7 @@ from bigmodel_cli.data.image.sources import Labels, RawSplit
 from bigmodel_cli.data.normalisation import sampled
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.targets import target_name
+from bigmodel_cli.device import sent
 from bigmodel_cli.lazy import Tensor, torch
 
 
@@ -36,7 +37,7 @@ class Resident:
 
     def take(self, samples: Ints) -> tuple[Tensor, Tensor]:
         """(pixels (B, C, H, W), labels (B,)) of those samples."""
-        index = torch.from_numpy(samples).to(self.pixels.device)
+        index = sent(torch.from_numpy(samples), self.pixels.device)
         return self.pixels[index], self.labels[index]
 
     def some(self, most: int) -> Tensor:

@@ -27,6 +27,7 @@ from bigmodel_cli.data.text.corpus import Corpus, Survey
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.word_ids import Words
 from bigmodel_cli.data.trained_on import Hashes, blocks
+from bigmodel_cli.device import sent
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.progress import reading
@@ -245,7 +246,7 @@ class Windows(Split):
         """(B,) -> (B, T + 1)   the windows themselves."""
         starts = samples * self.context + (self.phase(epoch, seed) if self.train else 0)
         if self.stream is not None and self.steps is not None:
-            index = torch.from_numpy(starts).to(self.stream.device)[:, None] + self.steps
+            index = sent(torch.from_numpy(starts), self.stream.device)[:, None] + self.steps
             past = index >= len(self.stream) if not self.train else None
             tokens = self.stream[
                 index if past is None else index.clamp(max=len(self.stream) - 1)
