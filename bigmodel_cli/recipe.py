@@ -116,11 +116,7 @@ class TrainOptions(Options):
         "auto", description="torch.compile; auto: only on CUDA"
     )
     cuda_graphs: Literal["auto", "off"] = Field(
-        "auto",
-        description=(
-            "record a step once and repeat it, on CUDA, where Python takes longer than the device"
-            " (CUDA graphs); auto measures at the start of the run"
-        ),
+        "auto", description="repeat recorded steps on CUDA, where that is faster, as measured"
     )
     loss_chunk: Literal["auto", "off"] | Count = Field(
         "auto", description="tokens whose logits are in memory at once; auto: by their size"
@@ -149,15 +145,12 @@ class TrainOptions(Options):
     keep_last: Count = Field(2, description="newest checkpoints that are kept")
     keep_best: Count = Field(1, description="best checkpoints that are kept, by the task's metric")
     average_last: Count | None = Field(
-        None,
-        description="the run's result is the mean of the weights of this many newest checkpoints",
+        None, description="the result is the mean of the weights of this many newest checkpoints"
     )
     patience: Count | None = Field(
         None,
-        description=(
-            "stop after this many validations without a better metric; the run's result is the best"
-            " checkpoint"
-        ),
+        description="stop after this many validations without a better metric; the run's result is"
+        " the best checkpoint",
     )
     rewind: RewindOptions | None = Field(
         None,

@@ -104,7 +104,8 @@ class Piped:
             self.process.wait(self.patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it
+                self.process.wait(self.patience)
 
     def _how(self) -> str:
         status = self.process.wait()

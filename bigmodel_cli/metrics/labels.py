@@ -43,12 +43,14 @@ def f1_measure(labels: Tensor, predictions: Tensor, classes: int) -> Measure:
     rows = torch.arange(len(labels)).repeat(3)
     real = torch.cat([numbers >= 0 for numbers, _ in places])
     ones = torch.ones(int(real.sum()), dtype=torch.float64)
-    counts = torch.sparse_coo_tensor(
-        torch.stack((rows[real], columns[real])),
-        ones,
-        (len(labels), 3 * classes),
-        check_invariants=False,
-    )
+    # said so of itself too, PyTorch (2.11) warns of an argument alone
+    with torch.sparse.check_sparse_tensor_invariants(enable=False):
+        counts = torch.sparse_coo_tensor(
+            torch.stack((rows[real], columns[real])),
+            ones,
+            (len(labels), 3 * classes),
+            check_invariants=False,
+        )
 
     def value(sums: Tensor) -> Tensor:
         true, predicted, hits = sums.unflatten(-1, (3, classes)).unbind(-2)

@@ -141,6 +141,10 @@ class Optimizer(ABC):
         device.
         """
 
+    def recordable(self) -> RecordableOptimizer | None:
+        """The same, where its steps can be recorded."""
+        return None
+
 
 class RecordableOptimizer(Optimizer):
     """An optimizer whose step can be recorded once, and repeated (train/graphs.py): a few numbers
@@ -158,6 +162,9 @@ class RecordableOptimizer(Optimizer):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.parameters[0].device if self.parameters else torch.device("cpu")
+
+    def recordable(self) -> RecordableOptimizer | None:
+        return self
 
     def count(self) -> None:
         """One more step, of which the others tell."""

@@ -24,6 +24,7 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.step import divided, passes, queued_step
+from bigmodel_cli.train.twice import Snapshot, alike, changed, near, waits
 
 BEFORE = 3
 """Steps of one form that precede its recording: kernels are chosen and compiled in them."""
@@ -31,10 +32,6 @@ MOST = 4
 """Forms of batches that are recorded: each keeps the memory of a step."""
 GAIN = 0.97
 """The most of a step's time that a recorded one may take."""
-NEAR = 0.01
-"""How far a recorded step's update may be from that of the same step, as a part of it: kernels that
-add in any order differ a little.
-"""
 Batches = list[dict[str, Tensor]]
 
 
@@ -86,36 +83,6 @@ class Recorded:
         return self.result.clone()
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """All that a step changes."""
-
-    tensors: list[Tensor]
-    cpu: Tensor
-    cuda: Tensor | None
-
-    @classmethod
-    def of(cls, state: TrainState) -> Snapshot:
-        """A copy of what there is."""
-        return cls([t.detach().clone() for t in _changed(state)], *state.random())
-
-    def restore(self, state: TrainState) -> None:
-        """Put it back, where it was."""
-        with torch.no_grad():
-            for own, kept in zip(_changed(state), self.tensors, strict=True):
-                own.copy_(kept)
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda)
-
-
-def _changed(state: TrainState) -> list[Tensor]:
-    """The tensors that a step changes, but for the moving average."""
-    optimizer = state.optimizer
-    weights = [p for p in state.model.parameters() if p.requires_grad]
-    return [*weights, *optimizer.state_dict().values(), *state.buffers]
-
-
 class Graphs:
     """Called as `queued_step`, of which it repeats recordings where these are faster.
 
@@ -147,8 +114,8 @@ class Graphs:
         lr: float,
     ) -> Tensor:
         """The step's numbers for `StepResult.of`, as `queued_step` gives them."""
-        optimizer = state.optimizer
-        if not isinstance(optimizer, RecordableOptimizer) or state.balanced:
+        optimizer = state.optimizer.recordable()
+        if optimizer is None or state.balanced:
             return queued_step(state, objective, options, micro_batches, device, lr)
         form = (optimizer.phase(), *map(_form, micro_batches))
         found = self.kept.get(form)
@@ -201,7 +168,7 @@ class _Step:
         torch.cuda.empty_cache()
         stays = torch.cuda.memory_allocated(self.device)
         own = torch.cuda.max_memory_allocated(self.device) - stays
-        copies = 2 * sum(t.numel() * t.element_size() for t in _changed(self.state))
+        copies = 2 * sum(t.numel() * t.element_size() for t in changed(self.state))
         return own + copies > 0.8 * torch.cuda.mem_get_info(self.device)[0]
 
     def recorded(
@@ -212,16 +179,19 @@ class _Step:
         state.ema_decay = None  # the average moves once, by the step as it is
         before = Snapshot.of(state)
         try:
-            taken, result = self._timed(self.plain)
+            with waits(self.device) as waited:
+                taken, result = self._timed(self.plain)
         finally:
             state.ema_decay = ema
         after = Snapshot.of(state)
         try:
+            if waited:  # seen before, since CUDA is not well after a recording that breaks off
+                raise NotTheSameError("a part waits for the device, to see a number of it")
             found = self._recording(recorder())
             for _ in range(2):  # the first one brings the recording to the device
                 before.restore(state)
                 seconds, again = self._timed(lambda: found.run(self.micro_batches, found.numbers))
-            if not (_near(again, result) and _alike(before, after, Snapshot.of(state))):
+            if not (near(again, result) and alike(before, after, Snapshot.of(state))):
                 raise NotTheSameError("repeated it is another step than that which was recorded")
         except Exception as error:  # whatever a part does that cannot be recorded
             said(f"steps are not recorded (train.cuda_graphs): {str(error).splitlines()[0]}")
@@ -267,22 +237,3 @@ class _Step:
 def _form(batch: dict[str, Tensor]) -> Hashable:
     """What batches of one recording have in common."""
     return tuple((name, t.shape, t.dtype) for name, t in batch.items())
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    """Whether two steps' numbers are the same but for the order of sums."""
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-6)
-
-
-def _alike(before: Snapshot, after: Snapshot, again: Snapshot) -> bool:
-    """Whether `again` is `after`, measured by how far that is from `before`."""
-    for own, other in ((after.cpu, again.cpu), (after.cuda, again.cuda)):
-        if own is not None and (other is None or not torch.equal(own, other)):
-            return False
-    moved_by = sum(_square(x, y) for x, y in zip(before.tensors, after.tensors, strict=True))
-    apart = sum(_square(x, y) for x, y in zip(again.tensors, after.tensors, strict=True))
-    return apart <= NEAR**2 * moved_by
-
-
-def _square(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).square().sum())

@@ -15,7 +15,7 @@ out=$1 cifar=${2:-}
 mkdir "$out"
 here=$(cd "$(dirname "$0")/../.." && pwd)
 samples=$here/sample_configs
-run() { PYTHONPATH=$here "${PYTHON:-python}" -m bigmodel_cli "$@"; }
+run() { PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} "${PYTHON:-python}" -m bigmodel_cli "$@"; }
 
 if [ -n "${SMALL:-}" ]; then
   device=cpu seconds=1 batch=2 images=2 length=512 prompt=(--batch 1)
