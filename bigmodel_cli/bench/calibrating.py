@@ -34,6 +34,8 @@ FORM = 1
 """The version of what is kept."""
 WATCHED, TIMED = 3, 8
 """Steps of each network whose operations are timed, and those timed as a whole."""
+BETWEEN = 1 << 20
+"""Numbers that are used between operations: 4 MB, more than a core's own cache."""
 TEN = tuple("0123456789")
 Values = dict[str, Any]
 
@@ -197,13 +199,14 @@ def measured(device: torch.device, precision: str) -> Rates:
             images = "image_shape" in values["info"]
             layout = "channels_last" if images and number % 2 else "contiguous"
             try:
-                calls, step = _one(*network(values, precision, layout), device, extra)
+                spec, info = network(values, precision, layout)
+                calls, step, beside = _one(spec, info, device, extra, reference)
             except BigmodelError as error:
                 say(f"a network that is measured was left out: {error}")
                 continue
             every.append(calls)
             steps.append(step)
-            times.append(reference.seconds())
+            times += beside
             shown.add(1)
     others = _of_sizes(device, precision, extra)
     samples = merged([*(call for calls in every for call in calls), *others])
@@ -216,29 +219,34 @@ def measured(device: torch.device, precision: str) -> Rates:
 
 def _of_sizes(device: torch.device, precision: str, extra: float) -> list[Call]:
     """The operations of `grids.works`, each with the median of its times."""
-    every = list(works(device))
+    every, between = list(works(device)), torch.zeros(BETWEEN, device=device)
     found: list[Call] = []
     with progress("measuring operations of many sizes", len(every), "operations") as shown:
         for work in every:
-            run(work, precision, device)
-            found += seen(partial(run, work, precision, device), device, WATCHED, extra)[0]
+            run(work, precision, device, between)
+            found += seen(partial(run, work, precision, device, between), device, WATCHED, extra)[0]
             shown.add(1)
     return found
 
 
 def _one(
-    spec: Spec, info: DatasetInfo, device: torch.device, extra: float
-) -> tuple[list[Call], tuple[float, float, float, float]]:
-    """(the operations of a step with their times; the step as `host_of` takes it)."""
+    spec: Spec, info: DatasetInfo, device: torch.device, extra: float, reference: Reference
+) -> tuple[list[Call], tuple[float, float, float, float], list[float]]:
+    """(the operations of a step with their times; the step as `host_of` takes it; seconds of the
+    reference work among the steps).
+    """
     training = Training(Opened(("network",), spec, info, None), device)
     warm(training)
+    beside = [reference.seconds()]
     times = [training.step(False)[WHOLE] for _ in range(TIMED // 2)]
+    beside.append(reference.seconds())
     found, dispatched = seen(training.once(), device, WATCHED, extra)
     times += [training.step(False)[WHOLE] for _ in range(TIMED // 2)]
     training.close()
     inside = sum(call.seconds for call in found)
     weights = sum(p.requires_grad for p in training.model.parameters())
-    return found, (statistics.median(times), inside, float(dispatched), float(weights))
+    step = (statistics.median(times), inside, float(dispatched), float(weights))
+    return found, step, beside
 
 
 def _place(device: torch.device, precision: str) -> Path | None:

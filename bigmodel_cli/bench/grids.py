@@ -11,7 +11,17 @@ from bigmodel_cli.lazy import F, Tensor, torch
 
 LARGEST = 4e8
 """FLOPs of a forward pass that is measured here, at most."""
-SQUARES = (3, 32), (3, 64), (16, 32), (32, 32), (58, 58), (64, 128), (128, 128), (256, 256)
+SQUARES = (
+    (3, 32),
+    (3, 64),
+    (16, 32),
+    (32, 32),
+    (58, 58),
+    (64, 128),
+    (128, 128),
+    (256, 256),
+    (512, 512),
+)
 """Input and output channels of convolutions."""
 ACTIVATIONS: Sequence[str] = ("gelu", "silu", "relu", "tanh", "sigmoid", "softplus")
 Work = Callable[[], Tensor]
@@ -49,7 +59,7 @@ def _turned(x: Tensor, gain: Tensor) -> Tensor:
 
 
 def _convolutions(drawn: Callable[..., Tensor]) -> Iterator[Work]:
-    for (inputs, columns), kernel, side in itertools.product(SQUARES, (1, 3, 5), (4, 8, 16, 40)):
+    for (inputs, columns), kernel, side in itertools.product(SQUARES, (1, 3, 5), (2, 4, 8, 16, 40)):
         for rows in (2, 12):
             flops = 2 * rows * side**2 * inputs * columns * kernel**2
             if flops > LARGEST or (kernel == 1 and inputs == 3):
@@ -62,8 +72,9 @@ def _convolutions(drawn: Callable[..., Tensor]) -> Iterator[Work]:
         x, w = drawn(rows, channels, 6 * side), drawn(channels, 1, 4)
         yield partial(F.conv1d, x, w, padding=3, groups=channels)
     for patch, width, side in ((3, 24, 24), (4, 128, 32), (8, 192, 64), (16, 256, 64)):
-        x, w = drawn(8, 3, side, side), drawn(width, 3, patch, patch)
-        yield partial(F.conv2d, x, w, stride=patch)
+        for channels, rows in itertools.product((1, 3), (8, 16)):
+            x, w = drawn(rows, channels, side, side), drawn(width, channels, patch, patch)
+            yield partial(F.conv2d, x, w, stride=patch)
 
 
 def _attentions(drawn: Callable[..., Tensor]) -> Iterator[Work]:
@@ -71,9 +82,10 @@ def _attentions(drawn: Callable[..., Tensor]) -> Iterator[Work]:
     for rows, heads, length, width in sizes:
         if 4 * rows * heads * length**2 * width > LARGEST:
             continue
-        q = drawn(rows, heads, length, width)
+        # as projections give them: the heads of a token lie side by side
+        q, k, v = (drawn(rows, length, heads, width).transpose(1, 2) for _ in range(3))
         for causal in (False, True):
-            yield partial(F.scaled_dot_product_attention, q, q, q, is_causal=causal)
+            yield partial(F.scaled_dot_product_attention, q, k, v, is_causal=causal)
 
 
 def _products(drawn: Callable[..., Tensor]) -> Iterator[Work]:
@@ -81,13 +93,16 @@ def _products(drawn: Callable[..., Tensor]) -> Iterator[Work]:
     for rows, (inputs, columns) in itertools.product((12, 80, 640), widths):
         x, w = drawn(rows, inputs), drawn(columns, inputs)
         yield partial(F.linear, x, w)
-    for batch, rows, inputs, columns in itertools.product((8, 64), (16, 64), (8, 40), (16, 64)):
+    for batch, rows, inputs, columns in itertools.product((8, 64), (16, 64), (8, 40), (8, 16, 64)):
         x, w = drawn(batch, rows, inputs), drawn(batch, inputs, columns)
         yield partial(torch.bmm, x, w)
 
 
-def run(work: Work, precision: str, device: torch.device) -> None:
-    """It and its gradient."""
+def run(work: Work, precision: str, device: torch.device, between: Tensor) -> None:
+    """It and its gradient, each after other memory was used, as within a network: `between`."""
+    between.add_(1)
     with autocast(device, precision):
         y = work()
-    y.backward(torch.ones_like(y))
+    gradient = torch.ones_like(y)
+    between.add_(1)
+    y.backward(gradient)

@@ -1,8 +1,8 @@
 """How long operations take on this machine, learnt from some networks and foreseen for others.
 
-What an operation takes beyond the roofline (`FLOOR`, FLOPs over the matrix rate, bytes over the
+What an operation takes beyond its peak (`FLOOR`, and FLOPs over the matrix rate, or bytes over the
 copy rate) is known for the sizes that were measured, and interpolated between them: the logarithm
-of its time over the roofline's, as a mean of the nearest measured operations of the same form,
+of its time over the peak's, as a mean of the nearest measured operations of the same form,
 weighted by how near their sizes are. Of a form that was never measured it is that of its kind.
 """
 
@@ -21,7 +21,7 @@ from bigmodel_cli.bench.watching import Call
 
 FLOOR, LEAST = 2e-6, 3e-7
 """Seconds of a call beside its work, and the least that one takes."""
-NEAREST, SOFT = 5, 0.1
+NEAREST, SOFT = 5, 0.02
 """How many measured operations count, and the square of a distance (in logarithms) which is near.
 """
 KINDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -113,11 +113,16 @@ class Rates:
         return self.matrix_rates[KINDS[precision]]
 
     def at_peaks(self, sample: Sample) -> float:
-        """Seconds by the roofline."""
+        """Seconds at the peak that operations of its kind are compared with.
+
+        Of products those of their FLOPs alone: a small one, whose bytes would decide, takes no less
+        time where heads share keys, which lessens its bytes.
+        """
         fastest = max(self.matrix_rates.values())
         rate = self.matrix_rates.get(sample.kind, fastest)
         count = sample.sizes[0] if len(sample.sizes) == 1 else 1  # of weights at once
-        return FLOOR * count + max(sample.flops / rate, sample.bytes / self.copy_rate)
+        work = sample.flops / rate if sample.flops else sample.bytes / self.copy_rate
+        return FLOOR * count + work
 
     def seconds(self, call: Call) -> float:
         """Of a call, foreseen."""

@@ -5,9 +5,9 @@
 
 Twenty networks, none of them among those by which the machine's rates are learnt: ten that are
 written here, ten of random_specs.py. Each is planned before any step of it is taken, then timed on
-random batches. The machine changes its speed within minutes, so a measured step is divided by the
-reference work beside it, and multiplied by that beside the learning, as bench compares results of
-different days. With `--processor` all of it is in seconds of processor time, for a machine where
+random batches, in a process of its own. The machine changes its speed within minutes, so a measured
+step is divided by the reference work beside it, and multiplied by that beside the learning, as
+bench compares results of different days. With `--processor` all of it is in seconds of processor time, for a machine where
 other work runs: set OMP_NUM_THREADS=1, and XDG_CACHE_HOME to a new folder. Ends with status 1 where
 the median of the errors is above 10 %, or one above 25 %.
 """
@@ -19,6 +19,8 @@ import json
 import statistics
 import sys
 import time
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,13 @@ from bigmodel_cli.bench.paper import calls_of, on_paper
 from bigmodel_cli.bench.reference import Reference
 from bigmodel_cli.bench.training import Training
 from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.device import keep_freed_memory
 from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.spec import Spec
 
 SECONDS, TIMES = 0.6, 4
+Row = dict[str, Any]
 MOST, MIDDLE = 0.25, 0.10
 ROTARY = {"type": "rotary"}
 
@@ -105,14 +109,27 @@ def every(random: int, first: int = 500) -> list[tuple[str, Spec, DatasetInfo]]:
     return found
 
 
-def compared(name: str, spec: Spec, info: DatasetInfo, precision: str) -> dict[str, Any]:
-    """What is foreseen, and what it takes."""
-    fixed = {"precision": precision, "memory_format": "contiguous", "compile": "off"}
-    spec = spec.model_copy(update={"train": spec.train.model_copy(update=fixed)})
+def begun(processor: bool) -> None:
+    """In each process: memory is kept as the command line keeps it."""
+    load_torch()
+    keep_freed_memory()
+    if processor:
+        time.perf_counter = time.process_time
+
+
+def fixed(number: int, precision: str, random: int, first: int) -> tuple[str, Spec, DatasetInfo]:
+    """One of `every`, in a precision."""
+    name, spec, info = every(random, first)[number]
+    own = {"precision": precision, "memory_format": "contiguous", "compile": "off"}
+    return name, spec.model_copy(update={"train": spec.train.model_copy(update=own)}), info
+
+
+def taken(*given: Any) -> tuple[float, float]:
+    """Seconds of a step, and of the reference work beside; in a process of its own, as bench and
+    trainings are.
+    """
+    name, spec, info = fixed(*given)
     device = torch.device("cpu")
-    known, rows = rates(device, precision), spec.train.rows(info.context)
-    paper = on_paper(spec, info, precision, "contiguous", rows)
-    foreseen = known.step(paper, spec.train.accumulate)
     training, reference = Training(Opened((name,), spec, info, None), device), Reference(device)
     warm(training, 4)
     times, beside = [], []
@@ -121,8 +138,17 @@ def compared(name: str, spec: Spec, info: DatasetInfo, precision: str) -> dict[s
         times += block(training, SECONDS / TIMES, 2).seconds
         beside.append(reference.seconds())
     training.close()
-    took = statistics.median(times)
-    steady = took * known.reference / statistics.median(beside)
+    return statistics.median(times), statistics.median(beside)
+
+
+def compared(alone: Executor, number: int, precision: str, random: int, first: int) -> Row:
+    """What is foreseen, and what it takes."""
+    name, spec, info = fixed(number, precision, random, first)
+    known, rows = rates(torch.device("cpu"), precision), spec.train.rows(info.context)
+    paper = on_paper(spec, info, precision, "contiguous", rows)
+    foreseen = known.step(paper, spec.train.accumulate)
+    took, beside = alone.submit(taken, number, precision, random, first).result()
+    steady = took * known.reference / beside
     count = sum(calls_of(paper, spec.train.accumulate).values())
     return {
         "name": name, "precision": precision, "foreseen": foreseen, "measured": took,
@@ -138,20 +164,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--processor", action="store_true")
     options = parser.parse_args()
-    if options.processor:
-        time.perf_counter = time.process_time
-    load_torch()
+    begun(options.processor)
+    alone = ProcessPoolExecutor(
+        1, get_context("spawn"), begun, (options.processor,), max_tasks_per_child=1
+    )
     errors: list[float] = []
     for precision in options.precision:
-        for name, spec, info in every(options.random, options.first):
+        for number in range(len(every(options.random, options.first))):
             try:
-                row = compared(name, spec, info, precision)
+                row = compared(alone, number, precision, options.random, options.first)
             except BigmodelError as error:
-                print(f"{name}, {precision}: left out: {error}", flush=True)
+                print(f"number {number}, {precision}: left out: {error}", flush=True)
                 continue
             errors.append(row["error"])
             print(
-                f"{name}, {precision}: foreseen {1e3 * row['foreseen']:.2f} ms, measured"
+                f"{row['name']}, {precision}: foreseen {1e3 * row['foreseen']:.2f} ms, measured"
                 f" {1e3 * row['measured']:.2f} ms, at the speed of the learning"
                 f" {1e3 * row['at the speed of the learning']:.2f} ms: {100 * row['error']:+.1f} %",
                 flush=True,
