@@ -7,9 +7,9 @@ Twenty networks, none of them among those by which the machine's rates are learn
 written here, ten of random_specs.py. Each is planned before any step of it is taken, then timed on
 random batches, in a process of its own. The machine changes its speed within minutes, so a measured
 step is divided by the reference work beside it, and multiplied by that beside the learning, as
-bench compares results of different days. With `--processor` all of it is in seconds of processor time, for a machine where
-other work runs: set OMP_NUM_THREADS=1, and XDG_CACHE_HOME to a new folder. Ends with status 1 where
-the median of the errors is above 10 %, or one above 25 %.
+bench compares results of different days. With `--processor` all of it is in seconds of processor
+time, for a machine where other work runs: set OMP_NUM_THREADS=1, and XDG_CACHE_HOME to a new
+folder. Ends with status 1 where the median of the errors is above 10 %, or one above 25 %.
 """
 
 from __future__ import annotations
