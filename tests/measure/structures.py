@@ -17,6 +17,7 @@ import itertools
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,7 +71,13 @@ def learnt(
     words += more
     words += ["--out", str(out), "--png", f"{out}.png", "--device", "cpu", "--json"]
     command = [sys.executable, "-m", "bigmodel_cli", *words]
-    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        # stopped, it stops what it started, which saves: the same command goes on
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        answer = process.communicate()[0]
+    if process.returncode:
+        sys.exit(process.returncode)
+    found = json.loads(answer)
     names = {path.stem: name for name, path in specs.items()}
     return [{**own, "name": names[Path(own["name"]).name]} for own in found["structures"]]
 
