@@ -85,24 +85,31 @@ def _frequency(proc: Path, own: Collection[int] | None) -> float | None:
 
 
 def mood(before: Reading | None, after: Reading | None, own_seconds: float) -> Mood:
-    """Between two readings, of which `own_seconds` of processor time were the timed work's.
-
-    The system counts whole ticks: one that nobody may have used is not held against the others, as
-    a block of a single processor has few.
-    """
+    """Between two readings, of which `own_seconds` of processor time were the timed work's."""
     if before is None or after is None or after.all <= before.all:
         return Mood()
     whole = after.all - before.all
     own = own_seconds * os.sysconf("SC_CLK_TCK")
-    others = max(0.0, after.busy - before.busy - own - 1) / whole
+    others = max(0.0, after.busy - before.busy - own) / whole
     return Mood((after.stolen - before.stolen) / whole, others, after.mhz)
 
 
-def refusal(found: Mood, usual_mhz: float | None) -> str:
-    """Why a block in that mood does not count; "" where it does."""
+def one_tick(before: Reading | None, after: Reading | None) -> float:
+    """The part of the time between two readings that is in doubt, as the system counts whole ticks:
+    of a short block of a single processor it is a large one.
+    """
+    if before is None or after is None or after.all <= before.all:
+        return 0.0
+    return 1 / (after.all - before.all)
+
+
+def refusal(found: Mood, usual_mhz: float | None, doubt: float = 0.0) -> str:
+    """Why a block in that mood does not count; "" where it does. `doubt` of the time is not held
+    against others.
+    """
     if found.stolen is not None and found.stolen > MOST_STOLEN:
         return f"{100 * found.stolen:.0f} % of the processors' time was stolen"
-    if found.others is not None and found.others > MOST_OTHERS:
+    if found.others is not None and found.others > MOST_OTHERS + doubt:
         return f"other processes took {100 * found.others:.0f} % of the processors' time"
     slow = usual_mhz is not None and found.mhz is not None and found.mhz < LEAST_SPEED * usual_mhz
     return f"the processors ran at {found.mhz:.0f} MHz" if slow else ""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bigmodel_cli.bench.doing import LEAST
-from bigmodel_cli.bench.mood import Reading, mood, read, refusal
+from bigmodel_cli.bench.mood import Reading, mood, one_tick, read, refusal
 from bigmodel_cli.bench.result import Block
 from bigmodel_cli.bench.worker import Subject
 
@@ -51,7 +51,8 @@ class Turns:
         after = self.reading()
         own = time.process_time() - own  # asking and reading take a share of a short block too
         seen = mood(before, after, found.processor + own)
-        return replace(found, place=place, mood=seen, rejected=refusal(seen, self._usual()))
+        rejected = refusal(seen, self._usual(), one_tick(before, after))
+        return replace(found, place=place, mood=seen, rejected=rejected)
 
     def _usual(self) -> float | None:
         """The median frequency so far; None where it is not known."""

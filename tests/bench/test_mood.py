@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bigmodel_cli.bench.mood import Reading, mood, read, refusal
+from bigmodel_cli.bench.mood import Reading, mood, one_tick, read, refusal
 
 STAT = """\
 cpu  130 4 66 1800 20 1 2 7 0 0
@@ -110,9 +110,11 @@ def test_a_block_beside_other_work_is_refused() -> None:
 
 def test_one_tick_of_a_short_block_is_in_doubt() -> None:
     """0.15 s of one processor are fifteen ticks: one alone would be 7 %."""
-    before, second = Reading(0, 0, 0, None), os.sysconf("SC_CLK_TCK")
-    own = 14.2 / second
-    assert refusal(mood(before, Reading(15, 0, 15, None), own), None) == ""
-    assert refusal(mood(before, Reading(15, 0, 15, None), 12.0 / second), None) == (
-        "other processes took 13 % of the processors' time"
+    before, after = Reading(0, 0, 0, None), Reading(15, 0, 15, None)
+    doubt, second = one_tick(before, after), os.sysconf("SC_CLK_TCK")
+    assert doubt == pytest.approx(1 / 15)
+    assert refusal(mood(before, after, 14.2 / second), None, doubt) == ""
+    assert refusal(mood(before, after, 12.0 / second), None, doubt) == (
+        "other processes took 20 % of the processors' time"
     )
+    assert one_tick(None, after) == one_tick(before, before) == 0
