@@ -30,7 +30,7 @@ from bigmodel_cli.outputs import write_output
 from bigmodel_cli.progress import progress
 from bigmodel_cli.spec import Spec, from_dict
 
-FORM = 1
+FORM = 2
 """The version of what is kept."""
 WATCHED, TIMED = 3, 8
 """Steps of each network whose operations are timed, and those timed as a whole."""

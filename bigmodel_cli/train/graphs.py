@@ -99,11 +99,6 @@ class Graphs:
         self.seen: dict[Hashable, int] = {}
         self.kept: dict[Hashable, Recorded | None] = {}
 
-    @property
-    def used(self) -> bool:
-        """Whether steps are recorded ones."""
-        return any(found is not None for found in self.kept.values())
-
     def __call__(
         self,
         state: TrainState,
