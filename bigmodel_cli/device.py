@@ -165,9 +165,15 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-@functools.lru_cache(maxsize=64)
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """(N,) the values on the device, sent there once; to be read alone."""
+    if torch._C._len_torch_dispatch_stack():  # a tensor without numbers (bench --plan) is not kept
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _constant(values, device, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # else it could not take part in a training
         return torch.tensor(values, dtype=dtype, device=device)
 
