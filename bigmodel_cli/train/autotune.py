@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bigmodel_cli.device import autocast, synchronize
+from bigmodel_cli.device import autocast, is_cpu, synchronize
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.logits import Chunk, late
 from bigmodel_cli.recipe import TrainOptions
@@ -29,7 +29,7 @@ BUDGET, LONGER = 0.3, 2.0
 """Seconds that the measurement may take in all, after the warm-up; and where rounds disagree."""
 GAIN = 0.95
 """A candidate's median and least must be below this fraction of the simpler one's."""
-LONG, ROWS = 0.3, 2
+LONG, ROWS = 0.12, 2
 """Seconds of a pass from which on the measurement takes fewer rows, and the least of them."""
 SPARE = 6
 """Rounds that agree, for each that may not."""
@@ -99,21 +99,36 @@ def _shortened(
     backward: bool,
     chunk: Chunk,
 ) -> dict[str, Tensor]:
-    """The batch, or so many of its rows that a pass is not long; it has passed whole, so that it is
-    known to fit into memory.
+    """The batch, or so many of its rows that a pass is not long, as a pass of few rows foretells,
+    and one of more; on a GPU, one of all.
     """
     device = next(model.parameters()).device
-    seconds = [0.0]
-
-    def one_pass(candidate: ComputeMode) -> float:
-        for _ in range(1 if device.type == "cpu" else 2):  # a GPU's first pass says little
-            seconds[0] = _one_pass(model, task, batch, candidate, device, backward, chunk)
-        return seconds[0]
-
-    measure(one_pass, model, [plain])
     rows = max(map(len, batch.values()), default=0)
-    kept = max(ROWS, int(rows * LONG / max(seconds[0], 1e-9)))
-    return batch if kept >= rows else {name: tensor[:kept] for name, tensor in batch.items()}
+    taken = [0.0]
+
+    def seconds(count: int) -> float:
+        part = first_rows(batch, count)
+
+        def one_pass(candidate: ComputeMode) -> float:
+            for _ in range(2):  # the first one says little
+                taken[0] = _one_pass(model, task, part, candidate, device, backward, chunk)
+            return taken[0]
+
+        measure(one_pass, model, [plain])
+        return max(taken[0], 1e-9)
+
+    tried = min(rows, ROWS) if is_cpu(device) else rows
+    first = seconds(tried)
+    kept = min(rows, max(ROWS, int(tried * LONG / first)))
+    if kept > tried:  # what a pass takes at least, of whatever size, counts once
+        each = max((seconds(kept) - first) / (kept - tried), first / tried / 100)
+        kept = min(rows, max(kept, tried + int((LONG - first) / each)))
+    return batch if kept == rows else first_rows(batch, kept)
+
+
+def first_rows(batch: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The first rows of a batch."""
+    return {name: tensor[:count] for name, tensor in batch.items()}
 
 
 def in_format(batch: dict[str, Tensor], memory_format: str) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 is slowed down by a known share.
 
     python tests/measure/verdicts.py --data ../shared/data --count 100 --out verdicts.jsonl
-        [--slower 0 0.03 0.1] [--seconds 20] [--dim 128]
+        [--slower 0 0.03 0.1] [--seconds 20] [--dim 128] [--hyperfine [--steps 100]]
 
 Each comparison is a command of its own, at most a minute long (`--seconds` is that of `bench`: of
 each of the two). A mixer of a plugin (written here) adds waiting to the second spec: that share of
@@ -16,6 +16,10 @@ how many took above a minute.
 Ends with status 1 where more than 5 % of the comparisons of a program with itself have a verdict
 that is false, or fewer than 95 % find 3 %, or 100 % 10 %; a comparison that could not be told,
 since other work ran in most rounds, counts as none.
+
+With `--hyperfine`, hyperfine says of the same programs which is faster instead, within the same
+minute: each run is a command that trains `--steps` steps. Its summary ("1.03 +- 0.02 times faster")
+is a verdict where the interval leaves out 1. Nothing is asked of its verdicts.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ import argparse
 import collections
 import contextlib
 import json
+import math
+import shlex
 import statistics
 import subprocess
 import sys
@@ -107,6 +113,38 @@ def compared(folder: Path, first: Path, second: Path, seconds: float) -> dict[st
     return {**verdict, "told": told, "took": time.perf_counter() - began}
 
 
+def by_hyperfine(folder: Path, first: Path, second: Path, seconds: float, steps: int) -> Any:
+    """What hyperfine says of commands that train both: its ratio of means, and that one's interval
+    as it computes it. It runs each command as often as fits into `seconds`.
+    """
+    began = time.perf_counter()
+    commands = []
+    for spec in (first, second):
+        run = [sys.executable, "-m", "bigmodel_cli", "pretrain", str(spec), "--device", "cpu"]
+        more = ["--plugin", str(folder / "slowed.py"), "--out", str(folder / "run")]
+        commands.append(shlex.join([*run, *more, "--set", f"train.steps={steps}"]))
+    clean = f"rm -rf {shlex.quote(str(folder / 'run'))}"
+    once = time.perf_counter()
+    subprocess.run(f"{clean}; {commands[0]}", shell=True, check=True, capture_output=True, cwd=ROOT)
+    runs = max(2, int(seconds / (time.perf_counter() - once) / len(commands)))
+    out = folder / "hyperfine.json"
+    call = ["hyperfine", "--runs", str(runs), "--prepare", clean, "--export-json", str(out)]
+    subprocess.run([*call, *commands], check=True, capture_output=True, cwd=ROOT)
+    a, b = json.loads(out.read_text())["results"]
+    ratio = b["mean"] / a["mean"]
+    spread = ratio * math.hypot(a["stddev"] / a["mean"], b["stddev"] / b["mean"])
+    apart = abs(ratio - 1) > spread
+    return {
+        "says": ("slower" if ratio > 1 else "faster") if apart else "undecided",
+        "change": ratio - 1,
+        "floor": spread,
+        "rounds": runs,
+        "rejected": 0,
+        "told": True,
+        "took": time.perf_counter() - began,
+    }
+
+
 def kept(path: Path | None) -> list[dict[str, Any]]:
     """The comparisons of an earlier call; a line that was cut off is left out."""
     found = []
@@ -145,6 +183,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--hyperfine", action="store_true")
+    parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     text = (options.data / "tinyshakespeare" / "input.txt").resolve()
     rows = kept(options.out)
@@ -162,7 +202,10 @@ def main() -> int:
                 if done[slower] > number:
                     continue
                 second = written(folder, f"second-{slower:g}", text, slower * step, options.dim)
-                found = compared(folder, first, second, options.seconds)
+                if options.hyperfine:
+                    found = by_hyperfine(folder, first, second, options.seconds, options.steps)
+                else:
+                    found = compared(folder, first, second, options.seconds)
                 rows.append({"slower": slower, "step": step, **found})
                 if options.out is not None:
                     with options.out.open("a") as file:
@@ -174,7 +217,7 @@ def main() -> int:
                     f" {found['took']:.0f} s{'' if found['told'] else '; cannot be told'}",
                     flush=True,
                 )
-    return int(not summed(rows))
+    return int(not summed(rows) and not options.hyperfine)
 
 
 if __name__ == "__main__":
