@@ -71,7 +71,7 @@ class TrainOptions(Options):
         None,
         description=(
             "samples (with batch_tokens: tokens) at once; all when left out. Results differ only by"
-            " batch normalisation, dropout's draws and (batch_tokens) which samples a step has"
+            " batch normalisation and (batch_tokens) which samples a step has; on GPUs by dropout"
         ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
@@ -127,6 +127,9 @@ class TrainOptions(Options):
     seed: Seed = Field(
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
     )
+    deterministic: bool = Field(
+        False, description="the same bits on 1, 2, 4 ... processes with as many threads each"
+    )
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     validate_every: Steps | None = Field(None, description="steps between validations")
     validate_epochs: Positive | None = Field(
@@ -148,9 +151,7 @@ class TrainOptions(Options):
         None, description="the result is the mean of the weights of this many newest checkpoints"
     )
     patience: Count | None = Field(
-        None,
-        description="stop after this many validations without a better metric; the run's result is"
-        " the best checkpoint",
+        None, description="validations without a better metric until the run stops, with its best"
     )
     rewind: RewindOptions | None = Field(
         None,
@@ -198,8 +199,7 @@ class TrainOptions(Options):
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
             raise ValueError(
-                "average_last takes the newest checkpoints and patience the best one; give one of"
-                " them"
+                "average_last takes the newest checkpoints and patience the best one; give only one"
             )
         if self.ema is not None and self.optimizer.averages:
             raise ValueError(
