@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo, Options
-from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.order import Ints, keys_of, permute
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import CheckpointError, DataError
@@ -141,6 +141,10 @@ class Split:
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
+        """(B,) -> (B,)   the samples in these places of an epoch's order: a permutation of all."""
+        return permute(places, len(self), (seed, epoch))
 
     def to(self, device: torch.device) -> None:
         """Move the tensors of a resident split to the device; a no-op for others."""
