@@ -1,0 +1,185 @@
+"""Rows of tokens from shards, and mixtures of several sources of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.config import PADDING
+from bigmodel_cli.console import quantity
+from bigmodel_cli.data.base import Split
+from bigmodel_cli.data.order import Ints, permute_in_blocks
+from bigmodel_cli.data.shards.cache import ShardCache
+from bigmodel_cli.data.shards.mixture import Pattern
+from bigmodel_cli.data.shards.prefetch import Prefetch
+from bigmodel_cli.data.shards.texts import Tokens
+from bigmodel_cli.errors import DataError, ResourceError
+from bigmodel_cli.lazy import Tensor, torch
+
+
+@dataclass(frozen=True)
+class Form:
+    """How rows are cut: T, the tokens that there may be, the end-of-text token where a token sees
+    only its own document, and how many shards are mixed.
+    """
+
+    context: int
+    vocab_size: int
+    end: int | None
+    mixed: int
+
+
+class TokenRows(Split):
+    """{"tokens": (B, T + 1) int64, "key": (B,)}, and "segments" where asked for.
+
+    Each shard is cut alone, so that a row needs one of them. In training the last tokens of a
+    shard, fewer than T, are left out; in evaluation each token but a shard's first is a target
+    once, with -1 after the end.
+    """
+
+    def __init__(self, shards: Sequence[Tokens], form: Form, cache: ShardCache, name: str) -> None:
+        self.shards, self.form, self.cache = shards, form, cache
+        self.train = name == "train"
+        totals = np.array([shard.flat.count for shard in shards], np.int64)
+        whole = (totals - 1) // form.context
+        rows = np.maximum(0, whole if self.train else -(-(totals - 1) // form.context))
+        self.ends = np.cumsum(rows)
+        self.left_out = int((totals - rows * form.context - (rows > 0)).clip(0).sum())
+        if not len(rows) or not self.ends[-1]:
+            raise DataError(
+                f"the {name} split: no shard has more than {form.context} tokens, which"
+                " data.context needs for one row; make it smaller, or the shards larger"
+            )
+        self.block = max(1, int(np.median(rows[rows > 0])))
+        self.prefetch = Prefetch(partial(_fetch, shards, cache), self._ahead())
+
+    def _ahead(self) -> int:
+        """How many shards may be fetched before they are needed.
+
+        Raises `ResourceError` where the cache does not hold those that are mixed.
+        """
+        largest = max(shard.size for shard in self.shards)
+        if not largest:
+            return 0
+        room = self.cache.limit // largest
+        needed = min(len(self.shards), self.form.mixed + 1) if self.train else 1
+        if room < needed:
+            raise ResourceError(
+                f"data.cache_bytes: {quantity(self.cache.limit, 'B')} hold {room} of the largest"
+                f" shards, and {needed} are needed at once; give"
+                f" {needed * largest:,} or more, or a smaller data.mixed_shards"
+            )
+        return min(room - needed, self.form.mixed + 1)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def redrawn(self) -> str | None:
+        return None
+
+    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
+        """Shards come in a random order, the rows of a few of them mixed."""
+        found = self.ordered(places, epoch, seed)
+        self.foresee(found)
+        return found
+
+    def ordered(self, places: Ints, epoch: int, seed: int) -> Ints:
+        """The same, without fetching anything."""
+        return permute_in_blocks(places, len(self), self.block, self.form.mixed, (seed, epoch))
+
+    def foresee(self, samples: Ints) -> None:
+        """The rows that will be asked for, in this order."""
+        if self.prefetch.ahead:
+            shards = np.searchsorted(self.ends, samples, "right")
+            _, first = np.unique(shards, return_index=True)
+            self.prefetch.announce(shards[np.sort(first)].tolist())
+
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The rows, each read alone."""
+        tokens = torch.from_numpy(self.take(samples))
+        if self.form.end is None:
+            return {"tokens": tokens}
+        return {"tokens": tokens, "segments": (tokens == self.form.end).cumsum(1)}
+
+    def take(self, samples: Ints) -> Any:
+        """(B,) -> (B, T + 1) int64."""
+        numbers = np.searchsorted(self.ends, samples, "right")
+        width = self.form.context + 1
+        rows = np.full((len(samples), width), PADDING, np.int64)
+        before = np.concatenate((np.zeros(1, np.int64), self.ends))[numbers]
+        for at, (number, row) in enumerate(
+            zip(numbers.tolist(), (samples - before).tolist(), strict=True)
+        ):
+            shard, first = self.shards[number], row * self.form.context
+            found = shard.take(self.cache, first, min(first + width, shard.flat.count))
+            rows[at, : len(found)] = found
+            self.prefetch.used(number)
+        self.check(rows, numbers)
+        return rows
+
+    def check(self, rows: Any, numbers: Ints) -> None:
+        """Raise `DataError` for a token that the vocabulary does not have."""
+        outside = (rows >= self.form.vocab_size) | (rows < PADDING)
+        if outside.any():
+            at = int(np.flatnonzero(outside.any(1))[0])
+            raise DataError(
+                f"{self.shards[int(numbers[at])].shard.place}: the token"
+                f" {int(rows[at][outside[at]][0])}, and the vocabulary has"
+                f" {self.form.vocab_size:,}; give the tokenizer that it was made with"
+                " (data.tokenizer), or data.vocab_size"
+            )
+
+
+def _fetch(shards: Sequence[Tokens], cache: ShardCache, number: int) -> object:
+    return shards[number].path(cache)
+
+
+class Mixture(Split):
+    """Rows of several sources, each as often as its weight says, each in its own epochs.
+
+    Sample n of epoch e is place e * len + n of an endless stream: `Pattern` says of which source it
+    is and how many of that source came before it, and the source's own order which row that is.
+    """
+
+    def __init__(self, sources: Sequence[TokenRows], pattern: Pattern) -> None:
+        self.sources, self.pattern = sources, pattern
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def redrawn(self) -> str | None:
+        return "a mixture (data.mix) has other rows in each epoch"
+
+    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
+        """As they are: each source has its own order."""
+        for number, _, samples in self.found(places, epoch, seed):
+            self.sources[number].foresee(samples)
+        return places
+
+    def found(self, places: Ints, epoch: int, seed: int) -> list[tuple[int, Ints, Ints]]:
+        """(source, which of the places are its, its rows there) of each source that has some."""
+        numbers, counts = self.pattern.at(epoch * len(self) + places)
+        pieces = []
+        for number in np.unique(numbers).tolist():
+            own, source = np.flatnonzero(numbers == number), self.sources[number]
+            epochs, within = np.divmod(counts[own], len(source))
+            samples = np.empty(len(own), np.int64)
+            for e in np.unique(epochs).tolist():
+                inside = epochs == e
+                samples[inside] = source.ordered(within[inside], int(e), seed)
+            pieces.append((number, own, samples))
+        return pieces
+
+    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
+        """The rows in these places of the epoch."""
+        batch: dict[str, Tensor] = {}
+        for number, own, rows in self.found(samples, epoch, seed):
+            for name, values in self.sources[number].tensors(rows, epoch, seed, augment).items():
+                if name not in batch:
+                    batch[name] = values.new_empty((len(samples), *values.shape[1:]))
+                batch[name][torch.from_numpy(own)] = values
+        return batch
