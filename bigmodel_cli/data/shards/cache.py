@@ -59,7 +59,11 @@ class ShardCache:
         def make(name: str, path: Path) -> None:
             data = content()
             self._check(len(data))
-            self._make(name, path, len(data), lambda file: file.write(data) and None)
+
+            def write(file: IO[bytes]) -> None:
+                file.write(data)
+
+            self._make(name, path, len(data), write)
 
         return self._locked_get(key, make)
 

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -215,7 +216,7 @@ def _opened(request: urllib.request.Request) -> Any:
         raise _Again(str(error)) from None
 
 
-def _tried(url: str, ask: Any) -> Any:
+def _tried(url: str, ask: Callable[[], Remote]) -> Remote:
     """The result of `ask`, tried again after faults that may pass."""
     for attempt in range(TRIES):
         try:

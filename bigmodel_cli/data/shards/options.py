@@ -18,6 +18,7 @@ from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.holdout import needed
 from bigmodel_cli.data.shards.cache import DEFAULT, ShardCache
 from bigmodel_cli.data.shards.mixture import Pattern
+from bigmodel_cli.data.shards.packing import Job, Packable
 from bigmodel_cli.data.shards.records import Shard
 from bigmodel_cli.data.shards.sources import find_shards, tokenizer_of
 from bigmodel_cli.data.shards.split import Form, Mixture, TokenRows
@@ -147,6 +148,34 @@ class ShardsOptions(AnyDataOptions):
             False,
         )
 
+    def packable(self, *, base: Path, say: Say) -> Packable:
+        """A job for each shard. A mixture is refused: its weights are for training."""
+        if self.mix:
+            raise SpecError("data.mix: pack each source alone, and mix the packed ones")
+        found = {
+            name: find_shards(names, base, option)
+            for name, sources in self.sources().items()
+            for names, option in sources
+        }
+        everything = [shard for shards in found.values() for shard in shards]
+        tokenizer = self._tokenizer(everything, say, None)
+        content = b"" if tokenizer is None else tokenizer.to_json()
+        size = self.vocab_size if tokenizer is None else tokenizer.vocab_size
+        reading = Reading(self.field, tokenizer, hashlib.sha256(content).hexdigest())
+        cache = ShardCache(self.cache_bytes)
+        splits = {
+            name: [
+                Job(
+                    f"{shard.identity} {self.field}",
+                    shard.size,
+                    partial(reading.all_tokens, shard, cache),
+                )
+                for shard in shards
+            ]
+            for name, shards in found.items()
+        }
+        return Packable(splits, content, size or 0)
+
     def _tokenizer(
         self, shards: Sequence[Shard], say: Say, assets: Assets | None
     ) -> Tokenizer | None:
@@ -210,3 +239,13 @@ class ShardsOptions(AnyDataOptions):
 def _items(sources: Sequence[Sequence[Shard]]) -> Hashes:
     """The hash of each shard's identity."""
     return as_hashes(hash_of(shard.identity.encode()) for own in sources for shard in own)
+
+
+def of_files(names: list[str], tokenizer: str | None, field: str | None) -> ShardsOptions:
+    """The options that files on a command line stand for."""
+    values: dict[str, object] = {"type": "shards", "train": names, "context": 1}
+    if tokenizer is not None:
+        values["tokenizer"] = {"type": "file", "path": tokenizer}
+    if field is not None:
+        values["field"] = field
+    return ShardsOptions.model_validate(values)

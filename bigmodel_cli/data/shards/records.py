@@ -125,8 +125,8 @@ class Shard:
                 file.write(piece[: max(0, self.unpacked - size + len(piece))])
         if size != self.unpacked:
             raise DataError(
-                f"{self.place}: unpacked it has not the {self.unpacked:,} bytes that its index says;"
-                " write the shards anew"
+                f"{self.place}: unpacked it has not the {self.unpacked:,} bytes that its index"
+                " says; write the shards anew"
             )
 
 
@@ -137,7 +137,8 @@ def opened(path: Path, packed_by: str, name: str) -> Any:
     """
     try:
         if packed_by in ("", "gz", "bz2"):
-            return {"": open, "gz": gzip.open, "bz2": bz2.open}[packed_by](path, "rb")
+            openers: dict[str, Any] = {"": open, "gz": gzip.open, "bz2": bz2.open}
+            return openers[packed_by](path, "rb")
         if packed_by == "zstd":
             pyarrow = need("pyarrow", "parquet", f"{name}, packed by zstd,")
             return pyarrow.input_stream(str(path), compression="zstd")

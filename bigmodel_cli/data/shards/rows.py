@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli.data.reading import LONGEST_LINE, Twice, once
-from bigmodel_cli.data.shards.records import Form, Records, Value, opened, read_piece, text_of
+from bigmodel_cli.data.shards.records import (
+    Form,
+    Records,
+    Value,
+    opened,
+    read_piece,
+    read_range,
+    text_of,
+)
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.heeding import heeding
 from bigmodel_cli.packages import need
@@ -74,6 +82,26 @@ class _Lines(Records):
                     raise DataError(f"{self.name}: a line of more than {LONGEST_LINE:,} bytes")
         if parts:
             yield b"".join(parts)
+
+
+@dataclass(frozen=True)
+class PlainText(Form):
+    """A whole file as one sample, "text"."""
+
+    def open(self, path: Path, name: str) -> Records:
+        return _File(path, name)
+
+
+class _File(Records):
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+
+    def __len__(self) -> int:
+        return 1
+
+    def sample(self, number: int) -> Mapping[str, Value]:
+        content = read_range(self.path, self.name, 0, self.path.stat().st_size)
+        return {"text": text_of(content, self.name).removeprefix("\ufeff")}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from bigmodel_cli.data.shards.fetching import is_url, joined, listed, look, read
 from bigmodel_cli.data.shards.litdata import LitData, names_of
 from bigmodel_cli.data.shards.mds import MDS
 from bigmodel_cli.data.shards.records import Form, Shard
-from bigmodel_cli.data.shards.rows import JSONLines, Parquet
+from bigmodel_cli.data.shards.rows import JSONLines, Parquet, PlainText
 from bigmodel_cli.data.shards.tar import Tar
 from bigmodel_cli.data.shards.tokens import megatron, packed
 from bigmodel_cli.data.text.tokenizer import Tokenizer
@@ -31,6 +31,7 @@ FORMS: dict[str, Form] = {
     ".jsonl.zst": JSONLines("zstd"),
     ".parquet": Parquet(),
     ".tar": Tar(),
+    ".txt": PlainText(),
 }
 """The forms of files without an index, by their endings."""
 ENDINGS = (*FORMS, ".idx")
@@ -76,7 +77,7 @@ def _of_url(name: str, option: str) -> list[Shard]:
         return _of_path(name, Path(), option)
     shards: list[Shard] = []
     for url in _expanded(name, option):
-        if url.endswith(".idx") or url.endswith(".bin"):
+        if url.endswith((".idx", ".bin")):
             index = url.removesuffix(".bin").removesuffix(".idx") + ".idx"
             shards.append(_megatron(index, read(index)))
         elif _form(url) is not None:

@@ -84,7 +84,12 @@ class TokenRows(Split):
     def order(self, places: Ints, epoch: int, seed: int) -> Ints:
         """Shards come in a random order, the rows of a few of them mixed."""
         found = self.ordered(places, epoch, seed)
-        self.foresee(found)
+        if self.prefetch.ahead and len(places):
+            # also those that are mixed behind the last place: some of each are enough
+            last, step = int(places[-1]) + 1, max(1, self.block // 8)
+            ends = min(len(self), last + self.block * self.form.mixed)
+            later = self.ordered(np.arange(last, ends, step), epoch, seed)
+            self.foresee(np.concatenate((found, later)))
         return found
 
     def ordered(self, places: Ints, epoch: int, seed: int) -> Ints:

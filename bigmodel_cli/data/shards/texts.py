@@ -21,6 +21,7 @@ from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.errors import DataError, did_you_mean
 from bigmodel_cli.progress import progress
 
+PIECE = 1 << 20  # tokens
 FORMAT = 1  # of the tokens of texts, and of what is remembered of them
 
 
@@ -49,13 +50,24 @@ class Reading:
                 ) from None
             yield self.tokens(value, where)
 
+    def all_tokens(self, shard: Shard, cache: ShardCache) -> Iterator[Any]:
+        """The tokens of a shard, in pieces, whatever its form."""
+        flat = shard.form.flat()
+        if flat is None:
+            yield from self.documents(shard, shard.path(cache))
+            return
+        tokens = Tokens(shard, flat)
+        for first in range(0, flat.count, PIECE):
+            yield tokens.take(cache, first, min(flat.count, first + PIECE)).astype(np.int64)
+
     def tokens(self, value: Any, where: str) -> Any:
         """The tokens of a field's value."""
         if isinstance(value, str):
             if self.tokenizer is None:
                 raise DataError(f"{where}: a text, and no data.tokenizer is given")
             end = self.tokenizer.end_of_text
-            found = self.tokenizer.encode_array(checked_text(value, where)) if value else []
+            text = checked_text(value, where)
+            found: Any = self.tokenizer.encode_array(text) if text else []
             return np.append(np.asarray(found, np.int64), [] if end is None else [end]).astype(
                 np.int64
             )

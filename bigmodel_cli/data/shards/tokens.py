@@ -1,4 +1,4 @@
-"""Files of tokens, one after the other: our own packed shards, and Megatron's .bin with its .idx."""
+"""Files of tokens, one after the other: packed shards, and Megatron's .bin with its .idx."""
 
 from __future__ import annotations
 
