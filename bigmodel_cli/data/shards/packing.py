@@ -1,7 +1,7 @@
 """Packing: texts or tokens of any source as shards of tokens, in parallel, to be gone on with.
 
-OUT/SPLIT/ holds `index.json`, `tokenizer.json` and safetensors files of so many tokens at most. Each
-job (a source's file, or a slice of tokens) writes its own shards under its own names, so that the
+OUT/SPLIT/ holds `index.json`, `tokenizer.json` and safetensors files of so many tokens at most.
+Each job (a source's file, or a slice of tokens) writes its own shards under its own names: the
 bytes are the same whatever the workers were and wherever an earlier attempt ended.
 """
 
