@@ -34,8 +34,15 @@ def png() -> bytes:
 
 PNGS = [png() for _ in range(7)]
 COLUMNS = {
-    **{"text": "str", "n": "int", "tokens": "ndarray:uint16", "dyn": "ndarray", "meta": "json"},
-    **{"fix": "ndarray:float32:2,2", "img": "bytes", "f": "float32", "pk": "str_int"},
+    "text": "str",
+    "n": "int",
+    "tokens": "ndarray:uint16",
+    "dyn": "ndarray",
+    "meta": "json",
+    "fix": "ndarray:float32:2,2",
+    "img": "bytes",
+    "f": "float32",
+    "pk": "str_int",
 }
 for name, packing in (("mds", None), ("mds_zstd", "zstd")):
     with MDSWriter(
