@@ -1,8 +1,8 @@
 """Shards from a slow, faulty server against the same in a local folder.
 
-A corpus of twenty times the cache; answers 50 ms late, 1 % of them errors and 5 % cut. Both are read
-by turns in fresh processes, with a pause of `--compute` milliseconds after each batch, which stands
-for a training step. Prints rows/s, the most bytes on the disk as a part of the limit, and how much
+A corpus of twenty times the cache; answers 50 ms late, 1 % of them errors and 5 % cut. Both are
+read by turns in fresh processes, with a pause of `--compute` milliseconds after each batch, for
+a training step. Prints rows/s, the most bytes on the disk as a part of the limit, and how much
 memory grew from the second quarter on.
 
     python tests/measure/streaming.py [--compute 10] [--turns 3]
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-SHARDS, TOKENS, CONTEXT, BATCH, MIXED = 160, 1 << 18, 255, 32, 3
+SHARDS, TOKENS, CONTEXT, BATCH, MIXED = 160, 1 << 17, 255, 32, 3
 SHARD_BYTES = 2 * TOKENS + 1024
 LIMIT = 8 * SHARD_BYTES
 

@@ -67,7 +67,7 @@ class ShardsOptions(AnyDataOptions):
     mixed_shards: Count = Field(
         8, description="shards whose rows are shuffled together; all of these must be at hand"
     )
-    cache_bytes: Count = Field(
+    cache_bytes: Annotated[int, Field(gt=0, le=1 << 60)] = Field(
         DEFAULT, description="most bytes of fetched or tokenized shards that are kept on the disk"
     )
     workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that load")

@@ -138,6 +138,7 @@ class _Rows(Records):
         self.kept: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def file(self) -> Any:
+        """The file, opened. Raises `DataError` where it is not Parquet."""
         pyarrow, pq = (need(n, "parquet", "Parquet") for n in ("pyarrow", "pyarrow.parquet"))
         try:
             return pq.ParquetFile(self.path, memory_map=False)

@@ -22,6 +22,9 @@ OBJECTS = {"json", "jsn"}
 PICKLED = {"pyd", "pickle", "pkl", "pth", "ten", "tb", "mp", "msg", "npy", "npz"}
 """Endings whose files may run code when they are read, or are of no kind that is used here."""
 BLOCK = 512
+KIND = slice(156, 157)
+NAMES = {tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE}
+"""Kinds of headers that give the next file's name."""
 MOST_NAME = 1 << 20
 """Most bytes of a long name or of extended headers."""
 
@@ -94,10 +97,10 @@ def _members(path: Path, name: str) -> list[tuple[str, dict[str, tuple[int, int]
                     f"{name}: {info.name}: it ends before this file does; fetch it again"
                 )
             place = start + -(-info.size // BLOCK) * BLOCK
-            if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE):
+            if head[KIND] in NAMES:
                 if info.size > MOST_NAME:
                     raise DataError(f"{name}: a name of {info.size:,} bytes; write it anew")
-                long_name = _long_name(file.read(info.size), info.type) or long_name
+                long_name = _long_name(file.read(info.size), head[KIND]) or long_name
                 continue
             if info.isreg():
                 _add(samples, long_name or info.name, (start, start + info.size), name)

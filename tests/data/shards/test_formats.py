@@ -71,10 +71,9 @@ def test_webdataset(tmp_path: Path) -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     table = pyarrow.table({"text": TEXTS, "n": list(range(7)), "tokens": EXPECTED["tokens"]})
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=3)
     assert samples(tmp_path / "a.parquet", tmp_path) == table.to_pylist()
 
 
@@ -108,7 +107,7 @@ def test_megatron(tmp_path: Path) -> None:
     write_megatron(tmp_path / "a", EXPECTED["tokens"])
     for name in ("a.idx", "a.bin"):
         (row,) = samples(tmp_path / name, tmp_path)
-        assert row["tokens"].tolist() == sum(EXPECTED["tokens"], [])
+        assert row["tokens"].tolist() == [t for row in EXPECTED["tokens"] for t in row]
 
 
 def change_json(path: Path, change: Callable[[Any], object]) -> None:
@@ -173,17 +172,16 @@ def test_offsets_and_lengths_that_lie_are_refused(folder: str, file: str, tmp_pa
     """Every byte of the head, and many of the rest, set to 255: a sample or one clear message."""
     shutil.copytree(MADE / folder, tmp_path / "data")
     path = tmp_path / "data" / file
-    content, refused = path.read_bytes(), 0
+    content, said = path.read_bytes(), list[tuple[int, bool]]()
     for place in [*range(40), *range(40, len(content), 7)]:
         put(path, place, b"\xff")
         try:
             samples(tmp_path / "data", tmp_path)
         except BigmodelError as error:
-            assert file in str(error)
-            assert error.status == 3
-            refused += 1
+            said.append((error.status, file in str(error)))
         path.write_bytes(content)
-    assert refused > 10
+    assert len(said) > 10
+    assert set(said) == {(3, True)}
     for size in (0, 3, 8, len(content) // 2):
         path.write_bytes(content[:size])
         with pytest.raises(DataError, match=file.replace(".", r"\.")):

@@ -52,6 +52,11 @@ def write_rows(path: Path, first: int, count: int) -> Path:
     return path
 
 
+def tokens_of(texts: list[str]) -> list[int]:
+    """Bytes, and 256 behind each text."""
+    return [token for text in texts for token in (*text.encode(), 256)]
+
+
 def bigmodel(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bigmodel_cli", *arguments],
@@ -99,7 +104,7 @@ def test_every_row_once_an_epoch_and_what_is_left_out_is_said(tmp_path: Path) ->
         rows = split.batch(np.arange(first, int(split.ends[number])), 0, 0, False)["tokens"]  # type: ignore[attr-defined]
         flat = [int(rows[0, 0]), *rows[:, 1:].flatten().tolist()]
         texts = [json.loads(x)["text"] for x in (tmp_path / f"{number}.jsonl").open()]
-        whole = sum(([*text.encode(), 256] for text in texts), [])
+        whole = tokens_of(texts)
         assert flat == whole[: len(flat)]
         assert 0 <= len(whole) - len(flat) < 8
 
@@ -177,8 +182,9 @@ def test_packed_shards_hold_the_tokens_of_the_text(tmp_path: Path) -> None:
     data = opened(train=[str(out / "train")])
     split: Any = data.split("train")
     flat = np.concatenate([s.take(split.cache, 0, s.flat.count) for s in split.shards])
-    texts = [json.loads(x)["text"] for i in range(4) for x in (tmp_path / f"in/{i}.jsonl").open()]
-    assert flat.tolist() == sum(([*text.encode(), 256] for text in texts), [])
+    files = [tmp_path / "in" / f"{i}.jsonl" for i in range(4)]
+    texts = [json.loads(x)["text"] for file in files for x in file.open()]
+    assert flat.tolist() == tokens_of(texts)
     assert data.info == DatasetInfo(vocab_size=257, context=8)
 
 
