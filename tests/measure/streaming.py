@@ -11,6 +11,7 @@ memory grew from the second quarter on.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import subprocess
@@ -49,12 +50,15 @@ def read(place: str, compute: float) -> None:
 
     def watch() -> None:
         while not done:
-            sizes = []
-            for path in folder.iterdir():
-                try:
-                    sizes.append(path.stat().st_size)
-                except FileNotFoundError:
-                    continue
+            # nothing is removed or begun meanwhile: files would be counted of two moments
+            with open(folder / "lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                sizes = []
+                for path in folder.iterdir():
+                    try:
+                        sizes.append(path.stat().st_size)
+                    except FileNotFoundError:  # a draft that got its name
+                        continue
             most[0] = max(most[0], sum(sizes))
             time.sleep(0.02)
 

@@ -7,7 +7,7 @@ import contextlib
 import gzip
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,13 +162,21 @@ def read_range(path: Path, name: str, start: int, end: int) -> bytes:
 
     Raises `DataError` where it has fewer, and `FileNotFoundError` where it was removed.
     """
+    return read_ranges(path, name, [(start, end)])[0]
+
+
+def read_ranges(path: Path, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The same for several ranges of one file, which is opened once."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        found = os.pread(descriptor, end - start, start)
+        found = [os.pread(descriptor, end - start, start) for start, end in ranges]
     finally:
         os.close(descriptor)
-    if len(found) != end - start:
-        raise DataError(f"{name}: it ends before byte {end:,}, where a sample does; write it anew")
+    for data, (start, end) in zip(found, ranges, strict=True):
+        if len(data) != end - start:
+            raise DataError(
+                f"{name}: it ends before byte {end:,}, where a sample does; write it anew"
+            )
     return found
 
 

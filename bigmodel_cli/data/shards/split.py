@@ -116,12 +116,13 @@ class TokenRows(Split):
         width = self.form.context + 1
         rows = np.full((len(samples), width), PADDING, np.int64)
         before = np.concatenate((np.zeros(1, np.int64), self.ends))[numbers]
-        for at, (number, row) in enumerate(
-            zip(numbers.tolist(), (samples - before).tolist(), strict=True)
-        ):
-            shard, first = self.shards[number], row * self.form.context
-            found = shard.take(self.cache, first, min(first + width, shard.flat.count))
-            rows[at, : len(found)] = found
+        firsts = (samples - before) * self.form.context
+        for number in np.unique(numbers).tolist():
+            shard, own = self.shards[number], np.flatnonzero(numbers == number)
+            most = shard.flat.count
+            ranges = [(first, min(first + width, most)) for first in firsts[own].tolist()]
+            for at, found in zip(own.tolist(), shard.take(self.cache, ranges), strict=True):
+                rows[at, : len(found)] = found
             self.prefetch.used(number)
         self.check(rows, numbers)
         return rows

@@ -58,7 +58,8 @@ class Reading:
             return
         tokens = Tokens(shard, flat)
         for first in range(0, flat.count, PIECE):
-            yield tokens.take(cache, first, min(flat.count, first + PIECE)).astype(np.int64)
+            (piece,) = tokens.take(cache, [(first, min(flat.count, first + PIECE))])
+            yield piece.astype(np.int64)
 
     def tokens(self, value: Any, where: str) -> Any:
         """The tokens of a field's value."""
@@ -90,11 +91,11 @@ class Tokens:
     """How they are made of texts; None where the file itself is tokens."""
     documents: int = 0
 
-    def take(self, cache: ShardCache, first: int, last: int) -> Any:
-        """(last - first,) the tokens with these numbers."""
+    def take(self, cache: ShardCache, ranges: Sequence[tuple[int, int]]) -> list[Any]:
+        """(last - first,) the tokens `first` to `last` of each range."""
         while True:
             try:
-                return self.flat.take(self.path(cache), self.shard.place, first, last)
+                return self.flat.take(self.path(cache), self.shard.place, ranges)
             except FileNotFoundError:  # removed from the cache meanwhile
                 if not self.shard.needs_cache and self.reading is None:
                     raise DataError(f"{self.shard.place}: it was removed; put it back") from None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.data.shards.records import Form, Records, Value, read_range
+from bigmodel_cli.data.shards.records import Form, Records, Value, read_ranges
 from bigmodel_cli.errors import DataError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -35,11 +35,11 @@ class Flat(Form):
     def open(self, path: Path, name: str) -> Records:
         return _Whole(self, path, name)
 
-    def take(self, path: Path, name: str, first: int, last: int) -> Any:
-        """(last - first,) the tokens with these numbers."""
+    def take(self, path: Path, name: str, ranges: Sequence[tuple[int, int]]) -> list[Any]:
+        """(last - first,) the tokens `first` to `last` of each range."""
         width = np.dtype(self.dtype).itemsize
-        data = read_range(path, name, self.start + first * width, self.start + last * width)
-        return np.frombuffer(data, self.dtype)
+        places = [(self.start + a * width, self.start + b * width) for a, b in ranges]
+        return [np.frombuffer(data, self.dtype) for data in read_ranges(path, name, places)]
 
 
 class _Whole(Records):
@@ -50,7 +50,7 @@ class _Whole(Records):
         return 1
 
     def sample(self, number: int) -> Mapping[str, Value]:
-        return {"tokens": self.form.take(self.path, self.name, 0, self.form.count)}
+        return {"tokens": self.form.take(self.path, self.name, [(0, self.form.count)])[0]}
 
 
 def megatron(index: bytes, size: int, name: str) -> Flat:

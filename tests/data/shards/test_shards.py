@@ -181,7 +181,7 @@ def test_packed_shards_hold_the_tokens_of_the_text(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["path"] == str(out)
     data = opened(train=[str(out / "train")])
     split: Any = data.split("train")
-    flat = np.concatenate([s.take(split.cache, 0, s.flat.count) for s in split.shards])
+    flat = np.concatenate([s.take(split.cache, [(0, s.flat.count)])[0] for s in split.shards])
     files = [tmp_path / "in" / f"{i}.jsonl" for i in range(4)]
     texts = [json.loads(x)["text"] for file in files for x in file.open()]
     assert flat.tolist() == tokens_of(texts)
