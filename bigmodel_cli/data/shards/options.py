@@ -143,7 +143,7 @@ class ShardsOptions(AnyDataOptions):
             hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
             splits,
             {} if tokenizer is None else {ASSET: content},
-            {name: partial(_items, lists) for name, lists in found.items()},
+            {name: partial(shard_items, lists) for name, lists in found.items()},
             "shards",
             False,
         )
@@ -236,7 +236,7 @@ class ShardsOptions(AnyDataOptions):
         return Expected(DatasetInfo(vocab_size=size, context=self.context), frozenset(names))
 
 
-def _items(sources: Sequence[Sequence[Shard]]) -> Hashes:
+def shard_items(sources: Sequence[Sequence[Shard]]) -> Hashes:
     """The hash of each shard's identity."""
     return as_hashes(hash_of(shard.identity.encode()) for own in sources for shard in own)
 

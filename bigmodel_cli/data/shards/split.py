@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from bigmodel_cli.config import PADDING
-from bigmodel_cli.console import quantity
 from bigmodel_cli.data.base import Split
-from bigmodel_cli.data.order import Ints, permute_in_blocks
+from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.shards.cache import ShardCache
 from bigmodel_cli.data.shards.mixture import Pattern
-from bigmodel_cli.data.shards.prefetch import Prefetch
+from bigmodel_cli.data.shards.near import InShards
 from bigmodel_cli.data.shards.texts import Tokens
-from bigmodel_cli.errors import DataError, ResourceError
+from bigmodel_cli.errors import DataError
 from bigmodel_cli.lazy import Tensor, torch
 
 
@@ -33,7 +32,7 @@ class Form:
     mixed: int
 
 
-class TokenRows(Split):
+class TokenRows(InShards):
     """{"tokens": (B, T + 1) int64, "key": (B,)}, and "segments" where asked for.
 
     Each shard is cut alone, so that a row needs one of them. In training the last tokens of a
@@ -42,66 +41,23 @@ class TokenRows(Split):
     """
 
     def __init__(self, shards: Sequence[Tokens], form: Form, cache: ShardCache, name: str) -> None:
-        self.shards, self.form, self.cache = shards, form, cache
-        self.train = name == "train"
+        self.shards, self.form = shards, form
         totals = np.array([shard.flat.count for shard in shards], np.int64)
         whole = (totals - 1) // form.context
-        rows = np.maximum(0, whole if self.train else -(-(totals - 1) // form.context))
-        self.ends = np.cumsum(rows)
+        rows = np.maximum(0, whole if name == "train" else -(-(totals - 1) // form.context))
         self.left_out = int((totals - rows * form.context - (rows > 0)).clip(0).sum())
-        if not len(rows) or not self.ends[-1]:
+        if not rows.any():
             raise DataError(
                 f"the {name} split: no shard has more than {form.context} tokens, which"
                 " data.context needs for one row; make it smaller, or the shards larger"
             )
-        self.block = max(1, int(np.median(rows[rows > 0])))
-        self.prefetch = Prefetch(partial(_fetch, shards, cache), self._ahead())
-
-    def _ahead(self) -> int:
-        """How many shards may be fetched before they are needed.
-
-        Raises `ResourceError` where the cache does not hold those that are mixed.
-        """
-        largest = max(shard.size for shard in self.shards)
-        if not largest:
-            return 0
-        room = self.cache.limit // largest
-        needed = min(len(self.shards), self.form.mixed + 1) if self.train else 1
-        if room < needed:
-            raise ResourceError(
-                f"data.cache_bytes: {quantity(self.cache.limit, 'B')} hold {room} of the largest"
-                f" shards, and {needed} are needed at once; give"
-                f" {needed * largest:,} or more, or a smaller data.mixed_shards"
-            )
-        return min(room - needed, self.form.mixed + 1)
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def redrawn(self) -> str | None:
-        return None
-
-    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
-        """Shards come in a random order, the rows of a few of them mixed."""
-        found = self.ordered(places, epoch, seed)
-        if self.prefetch.ahead and len(places):
-            # also those that are mixed behind the last place: some of each are enough
-            last, step = int(places[-1]) + 1, max(1, self.block // 8)
-            ends = min(len(self), last + self.block * self.form.mixed)
-            later = self.ordered(np.arange(last, ends, step), epoch, seed)
-            self.foresee(np.concatenate((found, later)))
-        return found
-
-    def ordered(self, places: Ints, epoch: int, seed: int) -> Ints:
-        """The same, without fetching anything."""
-        return permute_in_blocks(places, len(self), self.block, self.form.mixed, (seed, epoch))
-
-    def foresee(self, samples: Ints) -> None:
-        """The rows that will be asked for, in this order."""
-        if self.prefetch.ahead:
-            shards = np.searchsorted(self.ends, samples, "right")
-            _, first = np.unique(shards, return_index=True)
-            self.prefetch.announce(shards[np.sort(first)].tolist())
+        super().__init__(
+            rows,
+            [shard.size for shard in shards],
+            partial(_fetch, shards, cache),
+            cache,
+            form.mixed if name == "train" else None,
+        )
 
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, each read alone."""
@@ -151,7 +107,7 @@ class Mixture(Split):
     is and how many of that source came before it, and the source's own order which row that is.
     """
 
-    def __init__(self, sources: Sequence[TokenRows], pattern: Pattern) -> None:
+    def __init__(self, sources: Sequence[InShards], pattern: Pattern) -> None:
         self.sources, self.pattern = sources, pattern
 
     def __len__(self) -> int:
