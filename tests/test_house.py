@@ -40,6 +40,7 @@ STOREYS = (
         "cache_home",
         "console",
         "device",
+        "distributed",
         "draw",
         "modes",
         "outputs",
