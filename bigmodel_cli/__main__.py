@@ -11,10 +11,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
+ALONE = 15.0
+"""Seconds in which the first of several processes says what they all find wrong with a command."""
 MOST_AT_EXIT = 20.0
 """Time limit, in seconds, for what packages do when the process ends (`atexit`)."""
 
@@ -22,6 +25,7 @@ MOST_AT_EXIT = 20.0
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
     _open_streams()
+    muted = _one_voice()
     try:
         status = run(sys.argv[1:], last=True)
     except KeyboardInterrupt:  # before signal handlers are installed
@@ -31,7 +35,37 @@ def main() -> NoReturn:
 
         _tell(traceback.format_exc().rstrip())
         status = 1
+    if muted:
+        _say_alone(status)
     _leave(status)
+
+
+def _one_voice() -> bool:
+    """Mute this process where another one, of those that torchrun started, speaks."""
+    if "RANK" not in os.environ:
+        return False
+    from bigmodel_cli.distributed import announced, voice
+    from bigmodel_cli.errors import SpecError
+
+    with contextlib.suppress(SpecError):  # said by the command
+        if not announced().first:
+            voice.mute()
+    return voice.is_muted()
+
+
+def _say_alone(status: int) -> None:
+    """Let the first process say a fault that all have; else this one says its own.
+
+    Where a process ends, torchrun ends the others too, which may not have said anything yet.
+    """
+    from bigmodel_cli.distributed import voice
+
+    said = voice.waiting()
+    if status not in (0, 130, 143) and said:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        time.sleep(ALONE)
+        os.write(voice.real(), said)
 
 
 def _open_streams() -> None:

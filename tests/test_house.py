@@ -40,6 +40,8 @@ STOREYS = (
         "cache_home",
         "console",
         "device",
+        "distill_options",
+        "distributed",
         "draw",
         "modes",
         "outputs",
