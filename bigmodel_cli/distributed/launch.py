@@ -23,8 +23,8 @@ from bigmodel_cli.distributed import LISTENING, MOST_PROCESSES
 from bigmodel_cli.errors import ProcessError, SpecError
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-AFTER_ONE = 10.0
-"""Seconds in which the others end by themselves after one process has failed."""
+AFTER_ONE, AFTER_FIRST = 10.0, 2.0
+"""Seconds in which the others end by themselves after one process has failed, or the first."""
 LOOK = 0.02
 """Seconds between looks at the processes."""
 
@@ -124,10 +124,11 @@ class Group:
         After one has failed the others have a while to end, and are killed then.
         """
         failed = 0.0
-        while any(process.poll() is None for process in self.processes):
-            if not failed and any(process.returncode for process in self.processes):
+        while None in (codes := [process.poll() for process in self.processes]):
+            if not failed and any(codes):
                 failed = time.monotonic()
-            if failed and time.monotonic() > failed + AFTER_ONE:
+            patience = AFTER_ONE if codes[0] is None else AFTER_FIRST
+            if failed and time.monotonic() > failed + patience:
                 for process in self.processes:
                     if process.poll() is None:
                         process.kill()

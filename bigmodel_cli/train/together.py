@@ -91,11 +91,13 @@ def settled(request: Request, directory: RunDirectory) -> Iterator[None]:
         stopped = isinstance(error, Interrupted | Stopped)
         found = peers.settle(error, status_of(error), stopped)
         fault = peers.fault
-        if fault is not None and peers.speaks_for_first(fault):
-            peers.on_end(fault)
         if found is error:
             raise
-        more = _more(fault, request, directory) if peers.first else ""
+        more = ""
+        if fault is not None and (peers.first or peers.speaks_for_first(fault)):
+            more = _more(fault, request, directory)
+            voice.speak()
+            directory.stand_in()
         raise ProcessError(f"{found}{more}", status_of(found)) from None
 
 
@@ -105,8 +107,7 @@ def _ended(fault: Fault, peers: Peers, request: Request, directory: RunDirectory
     signal_number = fault.status - 128
     state = "stopped" if signal_number > 0 else "failed"
     message = f"{fault.message}{_more(fault, request, directory)}"
-    if not peers.first:
-        directory.stand_in()
+    directory.stand_in()
     directory.failed(state, fault.status, message)
     say(f"bigmodel: {message}")
 
