@@ -27,9 +27,13 @@ def main() -> NoReturn:
     _open_streams()
     muted = _one_voice()
     try:
+        if "RANK" in os.environ:
+            _refuse_several(sys.argv[1:])
         status = run(sys.argv[1:], last=True)
     except KeyboardInterrupt:  # before signal handlers are installed
         status = 130
+    except SystemExit as refused:
+        status = int(refused.code or 0)
     except Exception:
         import traceback
 
@@ -38,6 +42,22 @@ def main() -> NoReturn:
     if muted:
         _say_alone(status)
     _leave(status)
+
+
+def _refuse_several(arguments: list[str]) -> None:
+    """Leave with status 2 where several processes were started for a command of one."""
+    from bigmodel_cli.distributed import announced
+    from bigmodel_cli.errors import BigmodelError
+
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    try:
+        several = not announced().alone
+    except BigmodelError as error:
+        _tell(f"bigmodel: {error}")
+        raise SystemExit(error.status) from None
+    if several and command not in ("pretrain", "finetune"):
+        _tell(f"bigmodel: {command or 'this'} is for one process; start it without torchrun")
+        raise SystemExit(2)
 
 
 def _one_voice() -> bool:

@@ -97,7 +97,7 @@ def _accepted(server: socket.socket, size: int, token: str, seconds: float) -> d
             ) from None
         line = _ready(connection, GREETING)
         greeting = (line.receive() or [{}])[0]
-        who = greeting.get("rank")
+        who = int(greeting.get("rank") or 0)
         known = secrets.compare_digest(str(greeting.get("token")), token)
         if not known or who not in range(1, size) or who in lines:
             line.close()

@@ -1,4 +1,4 @@
-"""Runs of two processes: one voice, one status, whatever happens to either (faults.md, rows 51, 52)."""
+"""Runs of two processes: one voice, one status, whatever happens to either (rows 51 and 52)."""
 
 from __future__ import annotations
 
