@@ -11,13 +11,10 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-ALONE = 15.0
-"""Seconds in which the first of several processes says what they all find wrong with a command."""
 MOST_AT_EXIT = 20.0
 """Time limit, in seconds, for what packages do when the process ends (`atexit`)."""
 
@@ -25,10 +22,14 @@ MOST_AT_EXIT = 20.0
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
     _open_streams()
-    muted = _one_voice()
+    several = "RANK" in os.environ
+    if several:
+        from bigmodel_cli.commands.processes import one_voice, refuse_several, say_alone
+
+        one_voice()
     try:
-        if "RANK" in os.environ:
-            _refuse_several(sys.argv[1:])
+        if several:
+            refuse_several(sys.argv[1:])
         status = run(sys.argv[1:], last=True)
     except KeyboardInterrupt:  # before signal handlers are installed
         status = 130
@@ -39,53 +40,9 @@ def main() -> NoReturn:
 
         _tell(traceback.format_exc().rstrip())
         status = 1
-    if muted:
-        _say_alone(status)
+    if several:
+        say_alone(status)
     _leave(status)
-
-
-def _refuse_several(arguments: list[str]) -> None:
-    """Leave with status 2 where several processes were started for a command of one."""
-    from bigmodel_cli.distributed import announced
-    from bigmodel_cli.errors import BigmodelError
-
-    command = next((word for word in arguments if not word.startswith("-")), "")
-    try:
-        several = not announced().alone
-    except BigmodelError as error:
-        _tell(f"bigmodel: {error}")
-        raise SystemExit(error.status) from None
-    if several and command not in ("pretrain", "finetune"):
-        _tell(f"bigmodel: {command or 'this'} is for one process; start it without torchrun")
-        raise SystemExit(2)
-
-
-def _one_voice() -> bool:
-    """Mute this process where another one, of those that torchrun started, speaks."""
-    if "RANK" not in os.environ:
-        return False
-    from bigmodel_cli.distributed import announced, voice
-    from bigmodel_cli.errors import SpecError
-
-    with contextlib.suppress(SpecError):  # said by the command
-        if not announced().first:
-            voice.mute()
-    return voice.is_muted()
-
-
-def _say_alone(status: int) -> None:
-    """Let the first process say a fault that all have; else this one says its own.
-
-    Where a process ends, torchrun ends the others too, which may not have said anything yet.
-    """
-    from bigmodel_cli.distributed import voice
-
-    said = voice.waiting()
-    if status not in (0, 130, 143) and said:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        time.sleep(ALONE)
-        os.write(voice.real(), said)
 
 
 def _open_streams() -> None:

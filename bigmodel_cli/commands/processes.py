@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import time
 from typing import Annotated
 
 import typer
 
 from bigmodel_cli.console import say
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.errors import BigmodelError, SpecError
 
+ALONE = 15.0
+"""Seconds in which the first of several processes says what they all find wrong with a command."""
 Processes = Annotated[
     int | None,
     typer.Option(
@@ -55,3 +60,42 @@ def start_processes(processes: int, restarts: int, source: str | None = None) ->
     if source is not None:
         words = [*without(words, ("--from",)), "--from", os.fspath(source)]
     raise SystemExit(launch(words, processes, restarts, say))
+
+
+def refuse_several(arguments: list[str]) -> None:
+    """Leave with status 2 where several processes were started for a command of one."""
+    from bigmodel_cli.distributed import announced
+
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    try:
+        several = not announced().alone
+    except BigmodelError as error:
+        say(f"bigmodel: {error}")
+        raise SystemExit(error.status) from None
+    if several and command not in ("pretrain", "finetune"):
+        say(f"bigmodel: {command or 'this'} is for one process; start it without torchrun")
+        raise SystemExit(SpecError.status)
+
+
+def one_voice() -> None:
+    """Mute this process where another one, of those that torchrun started, speaks."""
+    from bigmodel_cli.distributed import announced, voice
+
+    with contextlib.suppress(SpecError):  # said by the command
+        if not announced().first:
+            voice.mute()
+
+
+def say_alone(status: int) -> None:
+    """Let the first process say a fault that all have; else this one says its own.
+
+    Where a process ends, torchrun ends the others too, which may not have said anything yet.
+    """
+    from bigmodel_cli.distributed import voice
+
+    said = voice.waiting()
+    if voice.is_muted() and status not in (0, 130, 143) and said:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        time.sleep(ALONE)
+        os.write(voice.real(), said)
