@@ -129,13 +129,15 @@ def open_directory(request: Request) -> tuple[RunDirectory, Request]:
     if peers is None:
         return _opened(request), request
     if not peers.first:
-        path, resume = distributed.told(None)
+        path, resume, name = distributed.told(None)
         voice.write_to(Path(path), peers.rank)
-        return Joined(Path(path)), replace(request, resume=resume)
+        joined = Joined(Path(path))
+        joined.about["launch"] = name  # which it writes where the first is gone
+        return joined, replace(request, resume=resume)
     request = _started_again(request)
     directory = _opened(request)
     directory.about["launch"] = launch()
-    distributed.told([str(directory.path), request.resume])
+    distributed.told([str(directory.path), request.resume, launch()])
     return directory, request
 
 

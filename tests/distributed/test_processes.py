@@ -106,8 +106,8 @@ def test_one_process_speaks_and_a_lost_one_is_replaced_to_the_bit(folder: Path) 
     assert len([line for line in lines if "2 processes" in line]) == 1
     assert "model: " in (folder / "whole" / "rank-00001.log").read_text()
     assert status(folder, "whole")["state"] == "done"
-    words = ["pretrain", "spec.yaml", "--out", "again", "--processes", "2", "--restarts", "1"]
-    with started(folder, *words, BIGMODEL_FAILPOINT="checkpoint.synced:kill:8") as run:
+    words = ["pretrain", "spec.yaml", "--out", "again", "--processes", "2", "--restarts", "4"]
+    with started(folder, *words, BIGMODEL_FAILPOINT="checkpoint.synced:kill:12") as run:
         code, out, err = run.end()
     assert code == 0, err
     assert "going on with again" in err
