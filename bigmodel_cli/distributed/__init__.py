@@ -157,18 +157,23 @@ def peers() -> Peers | None:
 
 def _found_store(found: World) -> Any:
     """torch's store of keys and values. Raises `ProcessError`."""
-    import torch.distributed as dist
+    from torch._C._distributed_c10d import TCPStore
+    from torch.distributed.rendezvous import rendezvous
 
     patience = datetime.timedelta(seconds=MEETING)
     try:
         listening = os.environ.get(LISTENING)
         if "TORCHELASTIC_RUN_ID" not in os.environ or listening is not None:
-            where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), found.size
-            descriptor = {"master_listen_fd": int(listening)} if listening is not None else {}
-            return dist.TCPStore(
-                *where, found.first, patience, wait_for_workers=False, **descriptor
+            return TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]),
+                found.size,
+                found.first,
+                patience,
+                wait_for_workers=False,
+                master_listen_fd=None if listening is None else int(listening),
             )
-        return next(dist.rendezvous("env://", timeout=patience))[0]
+        return next(rendezvous("env://", timeout=patience))[0]
     except (RuntimeError, ValueError, KeyError) as error:
         raise _not_met(error) from None
 
@@ -188,13 +193,14 @@ def begin(device: torch.device, seconds: float) -> World:
     found = announced()
     if found != ALONE and _world[0] == ALONE:
         import torch.distributed as dist
+        from torch._C._distributed_c10d import PrefixStore
 
         lines = meet(seconds)
         assert lines is not None
         lines.limit = seconds
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("tensors", _store[0]),
+            store=PrefixStore("tensors", _store[0]),
             rank=found.rank,
             world_size=found.size,
             timeout=datetime.timedelta(seconds=seconds),

@@ -112,8 +112,8 @@ class Group:
                     before[number] = signal.signal(number, forward)
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for ended, handler in before.items():
+                signal.signal(ended, handler)
             for process in self.processes:
                 if process.poll() is None:
                     process.kill()
@@ -133,7 +133,7 @@ class Group:
                     if process.poll() is None:
                         process.kill()
             time.sleep(LOOK)
-        codes = [process.returncode for process in self.processes]
-        if codes[0] >= 0:
-            return codes[0]
-        return max((code for code in codes if code > 0), default=ProcessError.status)
+        ended = [process.wait() for process in self.processes]
+        if ended[0] >= 0:
+            return ended[0]
+        return max((code for code in ended if code > 0), default=ProcessError.status)
