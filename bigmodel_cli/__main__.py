@@ -22,15 +22,26 @@ MOST_AT_EXIT = 20.0
 def main() -> NoReturn:
     """Run `bigmodel` with the process's arguments and leave with its status."""
     _open_streams()
+    several = "RANK" in os.environ
+    if several:
+        from bigmodel_cli.commands.processes import one_voice, refuse_several, say_alone
+
+        one_voice()
     try:
+        if several:
+            refuse_several(sys.argv[1:])
         status = run(sys.argv[1:], last=True)
     except KeyboardInterrupt:  # before signal handlers are installed
         status = 130
+    except SystemExit as refused:
+        status = int(refused.code or 0)
     except Exception:
         import traceback
 
         _tell(traceback.format_exc().rstrip())
         status = 1
+    if several:
+        say_alone(status)
     _leave(status)
 
 

@@ -121,6 +121,18 @@ class NumericsError(BigmodelError):
     status = 6
 
 
+class ProcessError(BigmodelError):
+    """Another process of the run is gone or hangs (status 7), or ended by a fault of its own, whose
+    status it then has.
+    """
+
+    status = 7
+
+    def __init__(self, message: str, status: int = 7) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Regression(BigmodelError):
     """Something surely takes longer than it may (status 8)."""
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from bigmodel_cli.console import say
 from bigmodel_cli.disk import refusal, replace_text, sync
+from bigmodel_cli.distributed.names import LOGS
 from bigmodel_cli.errors import ResourceError, SpecError
 from bigmodel_cli.failpoints import failpoint
 
 MOST_TRIED = 10_000
 LOCK, SPEC, STATUS, METRICS = "run.lock", "spec.yaml", "status.json", "metrics.jsonl"
-ABOUT = ("total_steps", "metric", "parameters")
+ABOUT = ("total_steps", "metric", "parameters", "launch")
 """What status.json says about a run as a whole, for listings; see `RunDirectory.about`."""
 _STEP = re.compile(r"step-[0-9]+\Z")
 _DRAFT = re.compile(rf"\.({SPEC}|{STATUS}|{METRICS})\.[0-9]+\Z")
@@ -67,9 +68,14 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, descriptor: int, made: list[Path]) -> None:
-        self.path, self.descriptor = path, descriptor
+        self.descriptor = descriptor
         _locks.add(descriptor)
         self.made = made  # folders that this process created, the innermost first
+        self.recall(path)
+
+    def recall(self, path: Path) -> None:
+        """Know what is recorded there."""
+        self.path = path
         self.checkpoints = path / "checkpoints"
         self.begun = has_begun(path)
         self.recording = False  # this process has begun or resumed the run
@@ -139,9 +145,9 @@ class RunDirectory:
     def close(self) -> None:
         """Release the lock, and remove the directory where nothing was recorded."""
         if not self.begun and _vacant(self.path):
-            for name in (STATUS, LOCK):
+            for left in list(self.path.iterdir()):  # its lock, status and logs
                 with contextlib.suppress(OSError):
-                    (self.path / name).unlink(missing_ok=True)
+                    left.unlink(missing_ok=True)
             _remove_empty(self.made)
         _locks.discard(self.descriptor)
         os.close(self.descriptor)
@@ -167,6 +173,9 @@ class RunDirectory:
         """
         if self.recording or (self.begun and self.previous.get("state") != "done"):
             self.write_status(state, code, message)
+
+    def stand_in(self) -> None:
+        """Write from here on, for a process that no longer can."""
 
     def keep(self, name: str, text: str) -> None:
         """Write another file of the run; where that fails, warn."""
@@ -199,7 +208,10 @@ class RunDirectory:
             "last_checkpoint": self.last_checkpoint,
             **self.about,
         }
-        text = json.dumps(values, indent=1, allow_nan=False) + "\n"
+        self.put_status(state, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+    def put_status(self, state: str, text: str) -> None:
+        """Write status.json, with a warning where that fails."""
         try:
             failpoint(f"status.{state}")
             replace_text(self.path / STATUS, text)
@@ -219,7 +231,8 @@ def is_taken(path: Path) -> bool:
 def _vacant(path: Path) -> bool:
     """Whether a folder is empty, up to what a run leaves that was killed before it began."""
     try:
-        return {p.name for p in path.iterdir() if not _DRAFT.match(p.name)} <= {LOCK, STATUS}
+        kept = (p.name for p in path.iterdir() if not _DRAFT.match(p.name))
+        return {name for name in kept if not LOGS.match(name)} <= {LOCK, STATUS}
     except OSError:
         return False
 

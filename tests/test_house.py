@@ -40,6 +40,7 @@ STOREYS = (
         "cache_home",
         "console",
         "device",
+        "distill_options",
         "distributed",
         "draw",
         "modes",

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bigmodel_cli.commands.bought import gains_of, say_taken
 from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.processes import (
+    Processes,
+    Restarts,
+    check_processes,
+    start_processes,
+)
 from bigmodel_cli.commands.seeds import print_seeds, seeds_of
 from bigmodel_cli.commands.shared import (
     Device,
@@ -25,14 +32,12 @@ from bigmodel_cli.commands.shared import (
     refuse,
     resolve_checkpoint,
 )
-from bigmodel_cli.errors import BigmodelError, SpecError
+from bigmodel_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from bigmodel_cli.evaluation.gains import Gains
     from bigmodel_cli.overrides import Change
     from bigmodel_cli.spec import Spec
     from bigmodel_cli.train.request import Request
-    from bigmodel_cli.train.signals import Signals
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class TrainingOptions:
             ),
         ),
     ] = None
+    processes: Processes = None
+    restarts: Restarts = 0
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -172,6 +179,8 @@ def finetune(
     if source is None:
         _resume_recorded(options, "finetune", "--from CKPT", spec)
         return
+    if source == "-":
+        check_processes(None, 0, {"--from -": True} if options.processes is None else {})
     given = resolve_checkpoint(source)
     path = opening.find(given)
     base = opening.read_spec(path)
@@ -190,16 +199,23 @@ def finetune(
         return with_depth(found, stored, path)
 
     name = spec.stem if spec is not None else f"{opening.title(path)}-finetuned"
-    _train_spec(loaded, options, "finetune", name)
+    _train_spec(loaded, options, "finetune", name, str(given) if source == "-" else None)
 
 
 def _train_spec(
-    load: Callable[[Sequence[Change]], Spec], options: TrainingOptions, command: str, name: str
+    load: Callable[[Sequence[Change]], Spec],
+    options: TrainingOptions,
+    command: str,
+    name: str,
+    source: str | None = None,
 ) -> None:
-    """Train the spec that `load` gives with further changes, once or with each of --seeds."""
+    """Train the spec that `load` gives with further changes, once or with each of --seeds; from
+    `source`, where that came on stdin.
+    """
     if options.seeds is None:
-        _train(load(()), options, command, name)
+        _train(load(()), options, command, name, source)
         return
+    check_processes(options.processes, options.restarts, {"--seeds": True})
     from bigmodel_cli.overrides import Override
 
     refuse("runs of several --seeds", {"--seed": options.seed is not None})
@@ -234,23 +250,33 @@ def _resume_recorded(
     _train(None, options, command, "")
 
 
-def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str) -> None:
+def _train(
+    spec: Spec | None,
+    options: TrainingOptions,
+    command: str,
+    name: str,
+    source: str | None = None,
+) -> None:
     """Train, or with `dry_run` show what training would do, and print the result.
 
     `spec` is None when a run is resumed from what it recorded. After training, a signal no longer
     changes the exit status.
     """
+    from bigmodel_cli.distributed import announced
     from bigmodel_cli.train.signals import Signals
 
+    check_processes(options.processes, options.restarts, {"--dry-run": options.dry_run})
     if options.dry_run:
         refuse("a dry run", {"--resume": options.resume, "--accept-data": options.accept_data})
     else:
         _check_accept_data(options)
+    if options.processes is not None and options.processes > 1:
+        start_processes(options.processes, options.restarts, source)
     with Signals() as signals:
         from bigmodel_cli.train.session import dry_run, train
 
         if options.dry_run and spec is not None:
-            _say_taken(options.out)
+            say_taken(options.out)
             dry_run(
                 spec,
                 options.device,
@@ -258,40 +284,11 @@ def _train(spec: Spec | None, options: TrainingOptions, command: str, name: str)
             )
             return
         path = train(spec, options.request(command, name), signals)
-        bought = _gains(path, options.device, signals) if command == "finetune" else None
+        if not announced().first:
+            return
+        bought = gains_of(path, options.device, signals) if command == "finetune" else None
         measured = {"gains": bought.to_json()} if bought is not None else {}
         print_result({"checkpoint": str(path), **measured} if options.json else str(path))
-
-
-def _say_taken(out: Path | None) -> None:
-    """Say where a training could not begin in the folder that --out names."""
-    from bigmodel_cli.console import say
-    from bigmodel_cli.rundir import is_taken
-
-    if out is not None and is_taken(out):
-        say(f"{out}: holds a run (or other files) already: a training needs another --out")
-
-
-def _gains(path: Path, device: str, signals: Signals) -> Gains | None:
-    """Show on stderr what a finetuning bought; a fault or a signal ends only that."""
-    from bigmodel_cli.console import say
-    from bigmodel_cli.evaluation.gains import gains
-    from bigmodel_cli.train.signals import Interrupted
-
-    try:
-        signals.again()
-        found = gains(path, device)
-    except Interrupted:
-        say("stopped by a signal after the end of the training: what it bought is left out")
-        return None
-    except BigmodelError as error:
-        say(f"what the finetuning bought is not measured: {error}")
-        return None
-    finally:
-        signals.end()
-    if found is not None:
-        say(found.to_text())
-    return found
 
 
 def _check_accept_data(options: TrainingOptions) -> None:

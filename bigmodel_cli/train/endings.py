@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bigmodel_cli import checkpoints
+from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.device import autocast
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.train.run import Run
@@ -26,8 +26,9 @@ def final_checkpoint(run: Run) -> Path:
     if run.options.patience is not None and run.validation is not None:
         if run.state.best is not None:
             best = checkpoints.find(run.directory.checkpoints / "best")
-            with run.signals.deferred():
-                checkpoints.mark(run.directory.checkpoints, "last", best)
+            if distributed.world().first:
+                with run.signals.deferred():
+                    checkpoints.mark(run.directory.checkpoints, "last", best)
             return best
         run.say(
             f"{run.task.metric} was not a finite number in any validation; the result is the last"
@@ -52,7 +53,7 @@ def average_as_last(run: Run) -> Path:
         f"averaging the weights of the last {len(newest)} checkpoints, from step"
         f" {newest[0].name[5:].lstrip('0')}"
     )
-    with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let():
+    with run.signals.deferred(), run.state.swapped_weights(contents.model), run.signals.let_alone():
         # those of the average; a mean of theirs is not
         if statistics := recomputed_statistics(run):
             run.say(f"statistics of batch normalisation: anew, over {BATCHES} training batches")
@@ -62,8 +63,10 @@ def average_as_last(run: Run) -> Path:
     with run.signals.deferred():
         if run.validation is not None:
             run.tell(metrics, averaged=len(newest))
-        path = checkpoints.save(run.directory.checkpoints, contents, "average")
-        checkpoints.mark(run.directory.checkpoints, "last", path)
+        path = run.directory.checkpoints / "average"
+        if distributed.world().first:
+            checkpoints.save(run.directory.checkpoints, contents, "average")
+            checkpoints.mark(run.directory.checkpoints, "last", path)
     return path
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bigmodel_cli import checkpoints
-from bigmodel_cli.distributed import most
+from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
@@ -76,7 +75,8 @@ def fit(run: Run) -> Path:
                 run.observers.write(record)
         path = _train(run)
         run.loader.close()
-        show_result(run)
+        if distributed.world().first:
+            show_result(run)
     finally:
         run.loader.close()
         run.observers.close()
@@ -92,7 +92,9 @@ def _train(run: Run) -> Path:
             raise
         run.signals.stopping()
         _read(run, Stopwatch())
-        run.save()
+        if not distributed.world().first:
+            raise Stopped("stopped", stop.number) from None
+        run.save(waiting=False)
         path = checkpoints.find(run.directory.path)
         message = f"stopped at {run.reached}; checkpoint {path}; to go on: {run.resume_command}"
         raise Stopped(message, stop.number) from None
@@ -104,11 +106,12 @@ def _steps(run: Run) -> Path:
     training_mode(state.model, state.still)
     # what precedes it is saved, except a validation in which the run was stopped
     run.started = state.step
-    if state.step:
+    if state.step and distributed.world().first:
         run.keeping.prune(run.directory.checkpoints, state.scores)
-    if run.options.rewind is not None and not checkpoints.steps(run.directory.checkpoints):
+    if run.options.rewind is not None:
         with run.signals.deferred():
-            run.save()  # to go back to while there is no other
+            if distributed.told(not checkpoints.steps(run.directory.checkpoints)):
+                run.save()  # to go back to while there is no other
     batches = run.batches()
     while True:
         if _pauses(run):
@@ -118,12 +121,14 @@ def _steps(run: Run) -> Path:
         if over:
             break
         run.compiling = run.options.compile == "on" and state.step == run.started
+        distributed.nothing_to_save(run.compiling)
         with (
             run.signals.deferred(),
-            run.signals.let() if run.compiling else contextlib.nullcontext(),
+            run.signals.let_alone() if run.compiling else contextlib.nullcontext(),
         ):
+            run.signals.gate()
             # one may hang
-            with run.signals.let() if run.loader.workers else contextlib.nullcontext():
+            with run.signals.let_alone() if run.loader.workers else contextlib.nullcontext():
                 micro_batches = next(batches)
             if not _step(run, watch, micro_batches):
                 batches, run.started = run.batches(), state.step
@@ -205,7 +210,7 @@ def _fitted(
         micro_batches,
         lambda parts: take(state, run.objective, options, parts, run.device, lr),
         lambda text: run.say(f"step {state.step + 1}: {text}"),
-        most,
+        distributed.most,
     )
     if state.division.at(state.batch) != pieces:
         state.division.write(run.directory)
@@ -247,6 +252,7 @@ def _look_at_clock(run: Run, minutes: float) -> None:
     """Update the foreseen number of steps of a run by the clock; report it at its first record, and
     its end.
     """
+    run.state.elapsed = distributed.told(run.state.elapsed)
     run.total = run.state.steps_in(minutes)
     if run.state.step == run.total:
         run.say(f"{minutes:g} minutes of training are over, after {run.total:,} steps")

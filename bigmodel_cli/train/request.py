@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli import distributed
 from bigmodel_cli.overrides import Change
 from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.train.observers.base import Observer
@@ -40,6 +41,7 @@ def resume_command(request: Request, directory: RunDirectory) -> str:
     if not directory.begun:
         return shlex.join(word for word in request.words if word != "--resume")
     words = ["bigmodel", request.command, "--resume", "--out", str(directory.path)]
+    words += distributed.words_again()
     words += ["--device", request.device] if request.device != "auto" else []
     words += [word for plugin in request.plugins for word in ("--plugin", str(plugin))]
     return shlex.join(words)

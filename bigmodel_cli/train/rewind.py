@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from bigmodel_cli import checkpoints
+from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.errors import NumericsError
 from bigmodel_cli.recipe import RewindOptions
 from bigmodel_cli.train.run import Run
@@ -71,8 +71,10 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
         f" {options.most} times)"
     )
     base = folder / checkpoints.step_name(state.step)
-    checkpoints.mark(folder, "last", base)
-    checkpoints.drop_after(folder, base)
+    distributed.wait_for_all()  # all have read it
+    if distributed.world().first:
+        checkpoints.mark(folder, "last", base)
+        checkpoints.drop_after(folder, base)
     run.observers.cut(state.step, rewinds)
     run.directory.write_status("running", 0, "", state.step, base)
     values = {

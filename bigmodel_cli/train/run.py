@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from bigmodel_cli import checkpoints
+from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.data import Split
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.failpoints import failpoint
@@ -112,18 +112,26 @@ class Run:
             assets=self.loaded.assets,
         )
 
-    def save(self, better: bool = False) -> None:
+    def save(self, better: bool = False, *, waiting: bool = True) -> None:
         """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec
         does not keep.
+
+        The first process does, and with `waiting` the others wait for it.
         """
         state, folder = self.state, self.directory.checkpoints
         self.observers.on_checkpoint(state.step)
+        if not distributed.world().first:
+            self.directory.write_status("running", 0, "", state.step)
+            distributed.wait_for_all()
+            return
         path = checkpoints.save(folder, self.contents())
         checkpoints.mark(folder, "last", path)
         if better:
             checkpoints.mark(folder, "best", path)
         self.keeping.prune(folder, state.scores)
         self.directory.write_status("running", 0, "", state.step, path)
+        if waiting:
+            distributed.wait_for_all()
 
     def validate(self) -> dict[str, float]:
         """Metrics over the whole validation split, with averaged weights, if any."""
@@ -131,7 +139,7 @@ class Run:
         failpoint("train.validating")
         state, division = self.state, self.state.division
         rows = division.validation_at(state.batch)
-        with self.signals.deferred(), state.averaged(), self.signals.let():
+        with self.signals.deferred(), state.averaged(), self.signals.let_alone():
             judged = evaluate_split(
                 self.loaded,
                 self.validation,
@@ -142,7 +150,7 @@ class Run:
         if judged.halved:
             division.validation[state.batch] = judged.rows
             division.write(self.directory)
-        return values_of(self.task, judged.measures)
+        return dict(distributed.told(values_of(self.task, judged.measures)))
 
     def tell(self, metrics: dict[str, float], averaged: int | None = None) -> None:
         """Record and show a validation; `averaged`: of the mean of that many checkpoints.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bigmodel_cli import distributed
 from bigmodel_cli.assemble import assemble, check_memory, reference_of
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
@@ -30,9 +31,10 @@ from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
+from bigmodel_cli.train.meeting import open_directory, settled, together
 from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.objectives import objective_of
-from bigmodel_cli.train.observers import observers
+from bigmodel_cli.train.observers import Observers, observers
 from bigmodel_cli.train.once import taught_once
 from bigmodel_cli.train.passes import REMEDY
 from bigmodel_cli.train.plan import Plan, plan, without_collection
@@ -41,7 +43,6 @@ from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
 from bigmodel_cli.train.resume import (
     check_fingerprint,
     finished,
-    latest_directory,
     mark_again,
     previous_run,
 )
@@ -67,7 +68,12 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     """
     load_torch()
     signals.start()
-    with signals.deferred(), _open_directory(request) as directory:
+    limit = spec.train.timeout if spec is not None else None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals.deferred())
+        stack.enter_context(together(signals, limit))
+        directory, request = open_directory(request)
+        stack.enter_context(directory)
         signals.leaving = lambda: directory.failed(
             "stopped", 130, f"left at once by a second Ctrl-C{how_to_go_on(request, directory)}"
         )
@@ -78,6 +84,7 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
                 contextlib.redirect_stdout(sys.stderr),  # what a plugin prints is not the result
                 memory_remedy(REMEDY),
                 batch_norm_explained(),
+                settled(request, directory),
             ):
                 path = _train(spec, request, directory, signals)
         except Interrupted as stop:
@@ -128,20 +135,12 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     return found
 
 
-def _open_directory(request: Request) -> RunDirectory:
-    root = Path("runs")
-    if request.resume:
-        return RunDirectory.open(request.out or latest_directory(root, request.name), resume=True)
-    if request.out is not None:
-        return RunDirectory.open(request.out, resume=False)
-    return RunDirectory.fresh(root, request.name)
-
-
 def _resolved(
     given: Spec | None, request: Request, directory: RunDirectory
 ) -> tuple[Spec, Previous | None]:
     """The spec of the run, and what a resumed run has so far."""
-    previous = previous_run(directory) if request.resume else None
+    with distributed.first_alone():
+        previous = previous_run(directory) if request.resume else None
     if request.resume:
         given = resumed_spec(directory, previous, given, request.overrides, request.command)
     assert given is not None
@@ -151,12 +150,15 @@ def _resolved(
 
 
 def _train(given: Spec | None, request: Request, directory: RunDirectory, signals: Signals) -> Path:
-    device = pick_device(request.device, say)
+    device = pick_device(distributed.device_of(request.device), say)
     wanted, previous = _resolved(given, request, directory)
+    if not distributed.begin(device, wanted.train.timeout).alone:
+        say(distributed.described(device))
     if (result := finished(directory, previous, wanted, wanted.train.steps)) is not None:
         return result
     saved = previous.contents if previous is not None else None
-    opened = open_run(wanted, previous.path if previous is not None else None)
+    with distributed.first_alone():  # it fills the caches
+        opened = open_run(wanted, previous.path if previous is not None else None)
     data = opened.data
     changed = check_fingerprint(saved, data, request.accept_data)
     task = open_task(opened.spec, data, first=saved is None)
@@ -177,7 +179,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         if state.division.pieces:
             state.division.write(directory)
         parameters = sum(p.numel() for p in model.parameters())
-        directory.about = {
+        directory.about |= {
             "total_steps": total,
             "metric": task.described(),
             "parameters": parameters,
@@ -195,7 +197,11 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         signals=signals,
         total=foreseen(spec.train, total, state),
         resume_command=resume_command(request, directory),
-        observers=observers(spec, directory, request.watching),
+        observers=(
+            observers(spec, directory, request.watching)
+            if distributed.world().first
+            else Observers([])
+        ),
         news=[{"step": state.step, "data_changed": data.fingerprint}] if changed else [],
     )
     return fit(run)
@@ -239,7 +245,8 @@ def _go_on(
     """Restore the run's checkpoint, if any, and its division of micro-batches."""
     if previous.contents is not None and previous.path is not None:
         state.restore(previous.contents.model, previous.contents.train, previous.contents.state)
-        mark_again(directory.checkpoints, previous.path, previous.contents)
+        if distributed.world().first:
+            mark_again(directory.checkpoints, previous.path, previous.contents)
         say(f"resuming {directory.path} after step {state.step}")
         before, now = previous.spec.train, loader.options
         steps = foreseen(before, before.total_steps(loader.batches.per_epoch), state)

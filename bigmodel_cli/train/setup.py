@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigmodel_cli import distributed
 from bigmodel_cli.adapters import four_bit_names
 from bigmodel_cli.adapting import with_files_read
 from bigmodel_cli.assemble import build_on_meta, source_of
@@ -180,6 +181,30 @@ def _check_task(spec: Spec, task: Task, data: DataSet) -> None:
     need_libraries(task.validation_text_metrics)
 
 
+def _measured(
+    model: Model,
+    task: Task,
+    first: Callable[[], dict[str, Tensor]],
+    options: TrainOptions,
+    division: Division,
+) -> TrainOptions:
+    """The options without any auto: what the first process measures, so that all compute alike."""
+    chosen = {}
+    if distributed.world().first:
+        found = fitted(
+            division,
+            0,
+            options,
+            [first()],
+            lambda parts: choose(model, task, parts[0], options, say),
+            say,
+        )
+        chosen = {name: getattr(found, name) for name in ("precision", "memory_format", "compile")}
+    chosen, divided = distributed.told([chosen, division.to_json()])
+    division.add(divided)
+    return options.model_copy(update=chosen)
+
+
 def prepare(
     spec: Spec,
     model: Model,
@@ -200,14 +225,7 @@ def prepare(
     if options.checkpointing == "blocks":
         model.recompute()
     if "auto" in (options.precision, options.memory_format, options.compile):
-        options = fitted(
-            division,
-            0,
-            options,
-            [first()],
-            lambda parts: choose(model, task, parts[0], options, say),
-            say,
-        )
+        options = _measured(model, task, first, options, division)
     apply_mode(model, options)
     with spec.placing():
         weights = rated(model, named_weights(model), options)

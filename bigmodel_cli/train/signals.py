@@ -7,16 +7,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from bigmodel_cli.distributed.peers import AT_ONCE, Peers
 from bigmodel_cli.errors import BigmodelError
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop a run: Ctrl-C, a scheduler's, a closed terminal."""
 
 
+TWICE = 0.5
+"""Seconds in which the same signal, sent twice, is one."""
 received: list[int] = []
 """Signals that arrived before the run began.
 
@@ -54,6 +58,8 @@ class Signals:
         self.before: dict[int, Any] = {}
         self.unraisable = sys.unraisablehook
         self.leaving: Callable[[], None] | None = None  # called when the process exits at once
+        self.shared: Peers | None = None  # the other processes, which stop at the same step
+        self.came = 0.0  # when the first signal did
 
     def __enter__(self) -> Signals:
         """Take the signals over.
@@ -86,7 +92,9 @@ class Signals:
             with contextlib.suppress(OSError):
                 os.write(2, b"bigmodel: stopped before anything was written\n")
             os._exit(128 + number)
-        if self.pending is None:
+        if self.shared is not None:
+            self._tell(self.shared, number)
+        elif self.pending is None:
             self.pending = number
             self.raise_pending()
         elif number == signal.SIGINT:
@@ -94,6 +102,34 @@ class Signals:
                 if self.leaving is not None:
                     self.leaving()
             os._exit(128 + signal.SIGINT)
+
+    def _tell(self, shared: Peers, number: int) -> None:
+        """A signal to one of several processes: they decide where to stop, and then send another.
+
+        A launcher and a terminal may send the same signal twice, which is one.
+        """
+        if shared.poked:
+            shared.poked = False
+            self.pending = shared.signal
+            self.raise_pending()
+        elif not self.came:
+            self.came = time.monotonic()
+            shared.signalled(number)
+        elif number == signal.SIGINT and time.monotonic() > self.came + TWICE:
+            shared.signalled(AT_ONCE)
+
+    def gate(self) -> None:
+        """A step begins: several processes stop here, or after it, together; see `Peers`.
+
+        Called inside `deferred()`, before anything of the step is done.
+        """
+        found = self.shared.gate() if self.shared is not None else None
+        if found is None:
+            return
+        self.pending, before = found
+        if before and not self.heeded:
+            self.raised = True
+            raise Interrupted(self.pending)
 
     def on_unraisable(self, swallowed: Any) -> None:
         """Print nothing of a swallowed `Interrupted`: the next `deferred()` raises it again."""
@@ -109,6 +145,10 @@ class Signals:
     def start(self) -> None:
         """From now on there is something to save."""
         self.started = True
+
+    def let_alone(self) -> contextlib.AbstractContextManager[None]:
+        """`let` in a process without others, which would wait for it: they stop between steps."""
+        return self.let() if self.shared is None else contextlib.nullcontext()
 
     def stopping(self) -> None:
         """The signal is being handled: nothing more is raised."""

@@ -1,0 +1,153 @@
+"""Runs of two processes: one voice, one status, whatever happens to either (rows 51 and 52)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import digests
+
+SPEC = """\
+model:
+  type: decoder
+  dim: 16
+  blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu, hidden: 32, dropout: 0.1}}]
+data: {type: text, files: [text.txt], context: 16, tokenizer: {type: characters}}
+task: {type: causal_lm}
+train:
+  {steps: 40, batch_size: 8, validate_every: 10, log_every: 1, precision: fp32, timeout: 4,
+   optimizer: {type: adamw, lr: 1e-3}}
+"""
+LONG = ["--set", "train.steps=100000"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("processes")
+    (path / "text.txt").write_text("a rose is a rose is a rose. " * 100)
+    (path / "spec.yaml").write_text(SPEC)
+    return path
+
+
+class Started:
+    """`bigmodel ...` in a folder, as a process of its own."""
+
+    def __init__(self, folder: Path, *words: str, **environment: str) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "bigmodel_cli", *words]
+        root = str(Path(__file__).resolve().parents[2])
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": root, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def rank(self, number: int) -> int:
+        """The process of that rank."""
+        wanted = f"RANK={number}".encode()
+        for path in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for child in path.read_text().split():
+                if wanted in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                    return int(child)
+        raise AssertionError(f"rank {number} is not there")
+
+    def reach(self, run: str, step: int) -> None:
+        """Wait for a record of that step."""
+        for _ in range(1200):
+            with contextlib.suppress(OSError):
+                if f'"step": {step},' in (self.folder / run / "metrics.jsonl").read_text():
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"step {step} was not reached")
+
+    def end(self) -> tuple[int, str, str]:
+        """(exit status, stdout, stderr)"""
+        out, err = self.process.communicate(timeout=90)
+        return self.process.returncode, out, err
+
+
+@contextlib.contextmanager
+def started(folder: Path, *words: str, **environment: str) -> Iterator[Started]:
+    found = Started(folder, *words, **environment)
+    try:
+        yield found
+    finally:
+        if found.process.poll() is None:
+            found.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                found.process.communicate(timeout=20)
+            found.process.kill()
+
+
+def status(folder: Path, run: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / run / "status.json").read_text())
+    return found
+
+
+def test_one_process_speaks_and_a_lost_one_is_replaced_to_the_bit(folder: Path) -> None:
+    """Each line once, one path on stdout; killed in a save and started again, the same weights."""
+    with started(folder, "pretrain", "spec.yaml", "--out", "whole", "--processes", "2") as run:
+        code, out, err = run.end()
+    assert (code, out) == (0, "whole/checkpoints/step-00000040\n")
+    lines = err.splitlines()
+    assert len([line for line in lines if line.startswith("device: ")]) == 1
+    assert len([line for line in lines if "2 processes" in line]) == 1
+    assert "model: " in (folder / "whole" / "rank-00001.log").read_text()
+    assert status(folder, "whole")["state"] == "done"
+    words = ["pretrain", "spec.yaml", "--out", "again", "--processes", "2", "--restarts", "4"]
+    with started(folder, *words, BIGMODEL_FAILPOINT="checkpoint.synced:kill:12") as run:
+        code, out, err = run.end()
+    assert code == 0, err
+    assert "going on with again" in err
+    last = "checkpoints/step-00000040"
+    assert digests(folder / "again" / last) == digests(folder / "whole" / last)
+
+
+@pytest.mark.parametrize(
+    ("number", "rank", "code", "said"),
+    [
+        (signal.SIGKILL, 1, 7, "process 1 of 2 is gone"),
+        (signal.SIGKILL, 0, 7, "process 0 of 2 is gone"),
+        (signal.SIGSTOP, 1, 7, "process 1 of 2 has given no sign of life for 4 s"),
+        (signal.SIGSTOP, 0, 7, "process 0 of 2 has given no sign of life for 4 s"),
+        (signal.SIGTERM, 1, 143, "stopped at step"),
+        (signal.SIGINT, 0, 130, "stopped at step"),
+    ],
+)
+def test_whatever_happens_to_one_all_end_with_one_status(
+    number: int, rank: int, code: int, said: str, folder: Path
+) -> None:
+    name = f"{signal.Signals(number).name}{rank}"
+    words = ["pretrain", "spec.yaml", "--out", name, "--processes", "2", *LONG]
+    with started(folder, *words) as run:
+        run.reach(name, 11)
+        pids = [run.rank(0), run.rank(1)]
+        os.kill(pids[rank], number)
+        began = time.monotonic()
+        found, out, err = run.end()
+        assert time.monotonic() < began + 30
+    assert (found, out) == (code, ""), err
+    assert err.count(said) == 1, err
+    assert "Traceback" not in err
+    assert "--resume --out" in err
+    recorded = status(folder, name)
+    assert (recorded["state"], recorded["code"]) == ("failed" if code == 7 else "stopped", code)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_fault_of_a_spec_is_said_once(folder: Path) -> None:
+    with started(folder, "pretrain", "missing.yaml", "--processes", "2") as run:
+        code, out, err = run.end()
+    assert (code, out, err.count("missing.yaml")) == (2, "", 1)
