@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from bigmodel_cli.distributed import LISTENING, MOST_PROCESSES
+from bigmodel_cli.distributed import LISTENING
+from bigmodel_cli.distributed.who import MOST_PROCESSES
 from bigmodel_cli.errors import ProcessError, SpecError
 
 HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
