@@ -71,7 +71,7 @@ class TrainOptions(Options):
         None,
         description=(
             "samples (with batch_tokens: tokens) at once; all when left out. Results differ only by"
-            " batch normalisation, dropout's draws and (batch_tokens) which samples a step has"
+            " batch normalisation and (batch_tokens) which samples a step has; on GPUs by dropout"
         ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
@@ -126,6 +126,13 @@ class TrainOptions(Options):
     )
     seed: Seed = Field(
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
+    )
+    deterministic: bool = Field(
+        False,
+        description=(
+            "the same bits on any number of processes that gives each 1, 2, 4, 8 ... micro-batches"
+            " of a step, and as many threads each: gradients are summed as a tree"
+        ),
     )
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     validate_every: Steps | None = Field(None, description="steps between validations")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Natural, NonNegative, Positive
+from bigmodel_cli.draw import drawing
 from bigmodel_cli.lazy import F, Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo, recorded
 from bigmodel_cli.parts.contract import AnyFFNOptions
@@ -158,7 +159,8 @@ class MixtureOfExperts(OwnMatrices):
             own = self.options
             other = self.routing_watcher(RoutingCall(a, b, own.experts, own.shared, real=real))
             scores = scores if other is None else other.view_as(scores)
-        y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
+        with drawing(None):  # experts take tokens, not rows
+            y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
         if self.shared is None:
             return y
         shared: Tensor = self.shared(x)
@@ -284,6 +286,10 @@ class MixtureOfExperts(OwnMatrices):
         """(E,)   the load."""
         load: Tensor = self.load
         return load.clone()
+
+    def count_all(self, counts: Tensor) -> None:
+        """The load is this one, (E,), of all processes."""
+        self.load.copy_(counts)
 
     def foresee(self, counts: Tensor) -> None:
         """The balance loss is of this load, (E,)."""

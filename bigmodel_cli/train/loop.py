@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.distributed import most
 from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
@@ -194,6 +195,8 @@ def _fitted(
 ) -> T:
     """The step's result, in as many pieces as memory asks for, which are recorded."""
     options, state = run.options, run.state
+    if options.deterministic:  # other micro-batches would be other sums
+        return take(state, run.objective, options, micro_batches, run.device, lr)
     pieces = state.division.at(state.batch)
     result = fitted(
         state.division,
@@ -202,6 +205,7 @@ def _fitted(
         micro_batches,
         lambda parts: take(state, run.objective, options, parts, run.device, lr),
         lambda text: run.say(f"step {state.step + 1}: {text}"),
+        most,
     )
     if state.division.at(state.batch) != pieces:
         state.division.write(run.directory)

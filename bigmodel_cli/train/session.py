@@ -30,6 +30,7 @@ from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
+from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.once import taught_once
@@ -55,7 +56,6 @@ from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.state import TrainState
-from bigmodel_cli.train.statistics import batch_norms
 from bigmodel_cli.train.step import REMEDY, batch_norm_explained
 
 

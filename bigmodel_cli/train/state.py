@@ -92,6 +92,7 @@ class TrainState:
     recent: list[float] = field(default_factory=list)  # losses of the last steps, to detect spikes
     rewinds: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
+    compared: bool = False  # what passes change was looked at; see train/together.py
 
     def __post_init__(self) -> None:
         self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
