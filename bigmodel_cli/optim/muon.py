@@ -62,6 +62,9 @@ class Muon(RecordableOptimizer):
     def gradients(self) -> list[torch.Tensor]:
         return [*super().gradients(), *self.rest.gradients()]
 
+    def moving(self) -> list[torch.Tensor]:
+        return [*super().moving(), *self.rest.moving()]
+
     def wake(self) -> None:
         super().wake()
         self.rest.wake()

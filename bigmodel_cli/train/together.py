@@ -168,6 +168,13 @@ def _taken(state: TrainState, unit: float) -> list[Tensor]:
     """The gradients of what this step moves, times `unit`; the optimizer has none of them then."""
     state.optimizer.gradients()
     found = state.optimizer.moving_gradients()
+    if not state.compared:
+        given = sum(p.grad is not None for p in state.model.parameters() if p.requires_grad)
+        if given > len(found):
+            raise SpecError(
+                f"train.optimizer: {given:,} weights have a gradient, and it says to move"
+                f" {len(found):,} (Optimizer.moving): the others' would not be summed over processes"
+            )
     state.optimizer.clear()
     if unit != 1.0:
         torch._foreach_mul_(found, unit)
