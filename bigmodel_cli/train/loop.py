@@ -62,9 +62,10 @@ def fit(run: Run) -> Path:
     gradient is not finite (the weights are those before that step, and nothing of it is saved).
     """
     state = run.state
-    state.held = hold(
-        run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
-    )
+    if state.sharding is None:
+        state.held = hold(
+            run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
+        )
     run.objective.hold(run.options.precision)
     run.queued = can_queue(state, run.options, run.device)
     run.taking = taking(run.options, run.device, run.say)
@@ -195,7 +196,7 @@ def _fitted(
 ) -> T:
     """The step's result, in as many pieces as memory asks for, which are recorded."""
     options, state = run.options, run.state
-    if options.deterministic:  # other micro-batches would be other sums
+    if options.deterministic or state.sharding is not None:  # other micro-batches would be other sums
         return take(state, run.objective, options, micro_batches, run.device, lr)
     pieces = state.division.at(state.batch)
     result = fitted(

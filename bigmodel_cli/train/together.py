@@ -16,7 +16,6 @@ from bigmodel_cli.distributed import World, gathered, most, sum_, world
 from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import OutOfMemory, SpecError, forget_frames, is_out_of_memory
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.optim import total_norm
 from bigmodel_cli.parts.contract import counting_together
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.normalised import Normalised, batch_norms
@@ -103,12 +102,14 @@ def passes_together(
             "model: a part counts within a step (after_step), and does not say how the counts of"
             " several processes are joined (counts, count_all); train it in one process"
         )
+    micro_batches = state.kept.begin(micro_batches)
     whole = _counted(state, objective, options, micro_batches, device, before)
     norms = Normalised(batch_norms(state.model, state.still))
-    with all_fit():
+    with all_fit(state):
         own, gradients = _own(state, objective, options, micro_batches, device, whole, norms, mark)
     every = torch.cat(gathered(own))  # (micro-batches or processes, 4)
-    sum_(gradients, as_tree if options.deterministic else None)
+    if state.sharding is None:
+        sum_(gradients, as_tree if options.deterministic else None)
     totals = [part.counts() for part in parts]
     sum_(totals)
     for part, total in zip(parts, totals, strict=True):
@@ -118,7 +119,7 @@ def passes_together(
         state.compared = True
         _compare(state, options, before, norms)
     loss, count, size = every[:, :3].sum(0).unbind()
-    norm = total_norm(state.optimizer.gradients())
+    norm = state.kept.norm(state.optimizer.gradients())
     numbers = as_one((loss, count, norm, size, every[:, 3].min()), device)
     return numbers, state.loss_scale.value
 
@@ -144,7 +145,7 @@ def _own(
         loss, n = forward(state, objective, options, batch, device)
         total = loss + auxiliary(state, n, whole)
         if scale.dynamic and (tree is not None or not rows):
-            unit = power_above(float(n) * count)
+            unit = state.kept.agreed(power_above(float(n) * count))
         mark("forward")
         (total * (scale.value / unit) if scale.dynamic else total).backward()
         mark("backward")
@@ -166,6 +167,7 @@ def _own(
 
 def _taken(state: TrainState, unit: float) -> list[Tensor]:
     """The gradients of what this step moves, times `unit`; the optimizer has none of them then."""
+    state.kept.end()
     state.optimizer.gradients()
     found = state.optimizer.moving_gradients()
     if not state.compared:
@@ -192,7 +194,7 @@ def _counted(
     """As `passes.counted`, for the micro-batches of all processes."""
     if not state.ahead or (world().alone and len(micro_batches) == 1):
         return None
-    with all_fit(), torch.no_grad():
+    with all_fit(state), torch.no_grad():
         targets = [forward(state, objective, options, b, device)[1] for b in micro_batches]
     own = as_one(targets, device) if targets else as_one((0.0,), device)
     if not options.deterministic:
@@ -206,11 +208,15 @@ def _counted(
 
 
 @contextlib.contextmanager
-def all_fit() -> Iterator[None]:
+def all_fit(state: TrainState) -> Iterator[None]:
     """Inside, nothing is exchanged. Raises `OutOfMemory` in all processes where one had too little.
 
-    So all of them divide their micro-batches alike, and take the step again.
+    So all of them divide their micro-batches alike, and take the step again. Where weights are in
+    parts the processes wait for one another in each pass, and the run ends instead.
     """
+    if state.sharding is not None:
+        yield
+        return
     short = ""
     try:
         yield

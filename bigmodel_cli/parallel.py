@@ -1,0 +1,56 @@
+"""`train.parallel` of a spec: how the processes of a training share its weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Count, Options
+from bigmodel_cli.errors import SpecError
+
+
+class ParallelOptions(Options):
+    """How the processes share the weights; replicate x shard is their number.
+
+    With both `auto` each has all weights where these fit its device, and else a part.
+    """
+
+    replicate: Literal["auto"] | Count = Field("auto", description="copies of the weights")
+    shard: Literal["auto"] | Count = Field(
+        "auto",
+        description=(
+            "processes that one copy of weights, gradients and optimizer state is divided among"
+            " (FSDP; with several copies HSDP); a block's weights come together for its pass,"
+            " and all of them for a validation"
+        ),
+    )
+    reshard: bool = Field(
+        True,
+        description=(
+            "free a block's weights after its forward pass, and gather them again for its backward"
+            " pass; false: more memory, less communication"
+        ),
+    )
+
+    def division(self, processes: int) -> tuple[int, int] | None:
+        """(replicate, shard) for so many processes; None where the size of the model decides.
+
+        Raises `SpecError` where these are not that many.
+        """
+        given = {n: v for n, v in (("replicate", self.replicate), ("shard", self.shard))}
+        numbers = {n: v for n, v in given.items() if isinstance(v, int)}
+        if not numbers:
+            return (1, 1) if processes == 1 else None
+        product = 1
+        for number in numbers.values():
+            product *= number
+        if len(numbers) == 2 and product != processes or processes % product:
+            said = " x ".join(f"{name} {number}" for name, number in numbers.items())
+            raise SpecError(
+                f"train.parallel: {said} does not divide {processes} processes: start"
+                f" {product} (--processes {product}), or leave it out"
+            )
+        rest = processes // product
+        replicate, shard = numbers.get("replicate", rest), numbers.get("shard", rest)
+        return replicate, shard
