@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -38,19 +39,22 @@ class ParallelOptions(Options):
 
         Raises `SpecError` where these are not that many.
         """
-        given = {n: v for n, v in (("replicate", self.replicate), ("shard", self.shard))}
-        numbers = {n: v for n, v in given.items() if isinstance(v, int)}
+        given = ("replicate", self.replicate), ("shard", self.shard)
+        numbers = {name: value for name, value in given if isinstance(value, int)}
         if not numbers:
             return (1, 1) if processes == 1 else None
-        product = 1
-        for number in numbers.values():
-            product *= number
-        if len(numbers) == 2 and product != processes or processes % product:
-            said = " x ".join(f"{name} {number}" for name, number in numbers.items())
+        product = math.prod(numbers.values())
+        if len(numbers) == len(given) and product != processes:
             raise SpecError(
-                f"train.parallel: {said} does not divide {processes} processes: start"
-                f" {product} (--processes {product}), or leave it out"
+                f"train.parallel: replicate {self.replicate} x shard {self.shard} is {product:,},"
+                f" and {processes:,} train: start {product:,} (--processes {product}), or set one"
+                " of the two to auto"
+            )
+        if processes % product:
+            (name,) = numbers
+            raise SpecError(
+                f"train.parallel.{name}: {product:,} does not divide {processes:,}, the number of"
+                " processes; start a multiple of it (--processes), or set it to auto"
             )
         rest = processes // product
-        replicate, shard = numbers.get("replicate", rest), numbers.get("shard", rest)
-        return replicate, shard
+        return numbers.get("replicate", rest), numbers.get("shard", rest)
