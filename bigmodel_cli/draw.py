@@ -177,12 +177,16 @@ def kept_by_row(shape: tuple[int, ...], dropped: int, device: torch.device) -> T
     inner = (math.prod(shape[1:-2]), *shape[-2:]) if len(shape) > 3 else shape[1:] or (1,)
     keys = now.next_keys(shape[0] // len(now.keys)).to(device)
     if device.type == "cpu":
-        return _on_cpu(keys.numpy().view(np.uint64), inner, dropped).view(shape)
-    steps = _steps_on(inner, device)
+        return _on_cpu(keys.numpy().view(np.uint64), inner, dropped).reshape(shape)
+    return _on_device(keys, inner, dropped).reshape(shape)
+
+
+def _on_device(keys: Tensor, inner: tuple[int, ...], dropped: int) -> Tensor:
+    """(N,) -> (N, *inner) bool"""
+    steps = _steps_on(inner, keys.device)
     bits = _mixed(keys.view(-1, *[1] * steps.dim()) + steps)
     lanes = torch.stack([(bits >> places) & 0xFFFF for places in (0, 16, 32, 48)], -1)
-    kept: Tensor = (lanes.flatten(-2) >= dropped)[..., : inner[-1]]
-    return kept.reshape(shape)
+    return (lanes.flatten(-2) >= dropped)[..., : inner[-1]]
 
 
 BLOCK = 1 << 14

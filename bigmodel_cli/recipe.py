@@ -129,11 +129,7 @@ class TrainOptions(Options):
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
     )
     deterministic: bool = Field(
-        False,
-        description=(
-            "the same bits on any number of processes that gives each 1, 2, 4, 8 ... micro-batches"
-            " of a step, and as many threads each: gradients are summed as a tree"
-        ),
+        False, description="the same bits on 1, 2, 4 ... processes with as many threads each"
     )
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     validate_every: Steps | None = Field(None, description="steps between validations")
@@ -156,9 +152,7 @@ class TrainOptions(Options):
         None, description="the result is the mean of the weights of this many newest checkpoints"
     )
     patience: Count | None = Field(
-        None,
-        description="stop after this many validations without a better metric; the run's result is"
-        " the best checkpoint",
+        None, description="validations without a better metric until the run stops, with its best"
     )
     rewind: RewindOptions | None = Field(
         None,
@@ -209,8 +203,7 @@ class TrainOptions(Options):
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
             raise ValueError(
-                "average_last takes the newest checkpoints and patience the best one; give one of"
-                " them"
+                "average_last takes the newest checkpoints and patience the best one; give only one"
             )
         if self.ema is not None and self.optimizer.averages:
             raise ValueError(

@@ -36,11 +36,11 @@ def joined(scores: Scores, answers: Answers, rows: int) -> tuple[Scores, Answers
         at = 8 + int.from_bytes(content[:8], "little")
         heads.append(json.loads(content[8:at]))
         for name, pair in heads[-1]["kinds"].items():
-            found = []
+            own = []
             for kind, length in pair:
-                found.append(np.frombuffer(content, np.dtype(kind), length, at))
-                at += found[-1].nbytes
-            pieces.setdefault(name, []).append(found)
+                own.append(np.frombuffer(content, np.dtype(kind), length, at))
+                at += own[-1].nbytes
+            pieces.setdefault(name, []).append(own)
     every: Scores = {}
     for name, found in pieces.items():
         sums, counts = (torch.from_numpy(np.concatenate(x)) for x in zip(*found, strict=True))

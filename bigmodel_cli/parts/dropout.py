@@ -72,7 +72,7 @@ def drawn_by_row(module: Module) -> None:
     if type(module) is nn.Dropout:
         module.__class__ = Dropout
     elif type(module).__name__ == "StochasticDepth" and module.mode == "row":
-        module.__class__ = _path_class(type(module))
+        module.__class__ = _path_class(type(module))  # type: ignore[arg-type]
 
 
 @functools.cache

@@ -104,10 +104,8 @@ class MixtureOfExperts(OwnMatrices):
 
     Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer,
     equation 4), with the fraction of the N * k choices, so that even load gives 1 for every k
-    (transformers' Mixtral: k times as much). It is computed per micro-batch: a product of two
-    means, so smaller micro-batches ask for balance within fewer tokens (the step's is their mean,
-    weighted by targets). Balancing by bias: after each step an expert's bias goes up where it had
-    less than its share of the step's tokens, down where it had more (Wang et al. 2024;
+    (transformers' Mixtral: k times as much), of all tokens of a step. Balancing by bias: after each
+    step an expert's bias goes up where it had less than its share, down where more (Wang et al. 2024;
     DeepSeek-V3). Neither counts padding, nor anything outside training.
 
     Each expert's matrices are initialised by the model's rule as those of a dense network of that
@@ -284,8 +282,7 @@ class MixtureOfExperts(OwnMatrices):
 
     def counts(self) -> Tensor:
         """(E,)   the load."""
-        load: Tensor = self.load
-        return load.clone()
+        return self.load.clone()
 
     def count_all(self, counts: Tensor) -> None:
         """The load is this one, (E,), of all processes."""

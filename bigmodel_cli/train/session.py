@@ -35,6 +35,7 @@ from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.once import taught_once
+from bigmodel_cli.train.passes import REMEDY
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
 from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
@@ -57,7 +58,7 @@ from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.state import TrainState
-from bigmodel_cli.train.step import REMEDY, batch_norm_explained
+from bigmodel_cli.train.step import batch_norm_explained
 
 
 def train(spec: Spec | None, request: Request, signals: Signals) -> Path:

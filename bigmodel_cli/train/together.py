@@ -139,7 +139,7 @@ def _own(
     """
     scale, unit, tree = state.loss_scale, 1.0, Tree() if options.deterministic else None
     count = options.accumulate if tree is not None else world().size * len(micro_batches)
-    rows = []
+    rows = list[Tensor]()
     norms.begin()
     for batch in micro_batches:
         loss, n = forward(state, objective, options, batch, device)
@@ -175,7 +175,7 @@ def _taken(state: TrainState, unit: float) -> list[Tensor]:
         if given > len(found):
             raise SpecError(
                 f"train.optimizer: {given:,} weights have a gradient, and it says to move"
-                f" {len(found):,} (Optimizer.moving): the others' would not be summed over processes"
+                f" {len(found):,} (Optimizer.moving): the others' would not be summed"
             )
     state.optimizer.clear()
     if unit != 1.0:

@@ -1,9 +1,9 @@
 """Trains the cases of a file in as many processes as torchrun starts; one of them writes.
 
-Called as `ranks.py CASES OUT`; CASES is JSON, a list of {"name", "spec", "steps", "from", "keep"}:
-`from` names a state that an earlier case kept, `steps` is the step to end at. OUT gets for each
-NAME.json with the losses, the norms, the hashes of each process's weights, and NAME.pt with the
-state.
+Called as `ranks.py CASES OUT`; CASES is JSON, a list of {"name", "spec", "steps", ...}:
+`from` names a state that an earlier case kept, `steps` is the step to end at, `evaluate` asks
+for metrics too (a list: with these text metrics), `short` is a process with little memory. OUT gets
+of each NAME.json, with the losses and the hashes of each process's weights, and NAME.pt, the state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,24 @@ from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.spec import from_dict
+from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.session import set_up
 from bigmodel_cli.train.setup import open_run, open_task
+from bigmodel_cli.train.smaller import fitted
 from bigmodel_cli.train.step import train_step
 
 CPU = torch.device("cpu")
 FIXED = {"precision": "fp32", "memory_format": "contiguous", "compile": "off", "seed": 5}
+
+
+class Short(Objective):
+    """Has memory for four rows."""
+
+    def __call__(self, model: Any, batch: dict[str, torch.Tensor]) -> Any:
+        if len(batch["key"]) > 4:
+            raise MemoryError
+        return super().__call__(model, batch)
 
 
 def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -41,10 +53,25 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
     if "from" in case:
         kept = torch.load(out / f"{case['from']}.pt", weights_only=True)
         state.restore(kept["weights"], kept["train"], kept["values"])
-    found, options = [], spec.train
+    if "short" in case and distributed.world().rank == case["short"]:
+        objective = Short(objective.task)
+    found, said, options = [], list[str](), spec.train
     for micro_batches in loader.steps(state.batch, case["steps"] + state.passed):
         lr = options.optimizer.lr * options.schedule.factor(state.step, 200)
-        found.append(train_step(state, objective, options, micro_batches, CPU, lr))
+        attempt = partial(train_step, state, objective, options, device=CPU, lr=lr)
+        found.append(
+            attempt(micro_batches)
+            if options.deterministic
+            else fitted(
+                state.division,
+                state.batch,
+                options,
+                micro_batches,
+                lambda parts, attempt=attempt: attempt(parts),
+                said.append,
+                distributed.most,
+            )
+        )
         state.step += 1
         if found[-1].finite:
             state.after_step()
@@ -65,6 +92,8 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
         "norms": [r.norm for r in found],
         "sizes": [r.size for r in found],
         "finite": [r.finite for r in found],
+        "said": said,
+        "pieces": {str(k): n for k, n in state.division.pieces.items()},
         "scale": state.loss_scale.value,
         "hashes": [x.decode() for x in distributed.gathered_bytes(own.encode())],
         **scores,
