@@ -1,4 +1,4 @@
-"""The `train` and `distill` sections of a spec: how a model is trained, and who teaches it."""
+"""The `train` section of a spec: how a model is trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, NonNegative, Options, Positive, Probability, Seed, Steps
+from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
 from bigmodel_cli.parallel import ParallelOptions
 from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions
@@ -272,33 +272,3 @@ class TrainOptions(Options):
         return self.validate_every or (
             self.steps_of(self.validate_epochs, per_epoch) if self.validate_epochs else None
         )
-
-
-class DistillOptions(Options):
-    """A teacher, whose probabilities a smaller network learns beside the data's targets (Hinton et
-    al. 2015).
-    """
-
-    teacher: str = Field(description="a checkpoint for the same task, tokens and classes")
-    weight: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="of the teacher's probabilities; the rest is that of the data's targets"
-    )
-    temperature: Positive = Field(
-        2.0, description="both models' logits are divided by it, which softens their probabilities"
-    )
-    hidden: NonNegative = Field(
-        0.0,
-        description=(
-            "weight of the mean squared difference of the residual streams, of one width (Romero et"
-            " al. 2015); of a deeper teacher after every second, third ... layer, the last with the"
-            " last"
-        ),
-    )
-    once: bool = Field(
-        False,
-        description=(
-            "the teacher answers each training row before the first step, in fp32, and is freed:"
-            " its answers wait in a file beside the run (residual streams in bf16) that goes with"
-            " the process; for data whose rows are the same in each epoch"
-        ),
-    )

@@ -67,6 +67,7 @@ STOREYS = (
     {
         *("adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"),
         "start_options",
+        "teacher_options",
     },
     {"convert", "depths", "frozen", "labels", "runs", "tasks"},
     {"numbers", "tables"},
