@@ -3,7 +3,8 @@
 Beside distributed.py the one importer of torch.distributed: what is above works with plain tensors,
 the parts that this process keeps, and asks here for the whole of one. A group of weights (a block)
 is gathered for its pass alone, and its gradient is summed into the parts. Of n processes that share
-a weight, each keeps the rows of ceil(rows / n) in order; the last ones fewer, or none.
+a weight, each keeps the rows of ceil(rows / n) in order; the last ones fewer, or none. A weight of
+fewer rows than n, such as that of a few experts, is divided along a later axis that n divides.
 """
 
 from __future__ import annotations
@@ -89,7 +90,11 @@ class Sharding:
         self.alone = {name: p for name, p in model.named_parameters() if p.dim() == 0}
         for p in self.alone.values():
             p.data = p.data.to(device)
-        made = {"mesh": _device_mesh(mesh, device), "ignored_params": set(self.alone.values())}
+        made = {
+            "mesh": _device_mesh(mesh, device),
+            "ignored_params": set(self.alone.values()),
+            "shard_placement_fn": lambda p: _axis(p, mesh.shard),
+        }
         shared = _shared(model, groups)
         self.modules: list[Any] = []  # inner ones first
         for module in groups:
@@ -205,13 +210,23 @@ def is_part(tensor: Any) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def _axis(tensor: Tensor, count: int) -> Any:
+    """How FSDP2 is to divide a weight."""
+    from torch.distributed.tensor import Shard
+
+    even = (axis for axis, size in enumerate(tensor.shape) if axis and size % count == 0)
+    return Shard(next(even, 0) if tensor.shape[0] < count else 0)
+
+
 def _part(like: Any, tensor: Tensor) -> Tensor:
-    """The rows of a whole tensor that this process keeps of one like it."""
-    axis = like.device_mesh.ndim - 1
-    count, rank = like.device_mesh.size(axis), like.device_mesh.get_local_rank(axis)
-    each = math.ceil(tensor.shape[0] / count)
-    first = min(rank * each, tensor.shape[0])
-    return tensor[first : min(first + each, tensor.shape[0])]
+    """What this process keeps of a whole tensor like one that is divided."""
+    last = like.device_mesh.ndim - 1
+    count, rank = like.device_mesh.size(last), like.device_mesh.get_local_rank(last)
+    axis = like.placements[last].dim
+    size = tensor.shape[axis]
+    each = math.ceil(size / count)
+    first = min(rank * each, size)
+    return tensor.narrow(axis, first, min(each, size - first))
 
 
 def put(target: Tensor, tensor: Tensor) -> None:
