@@ -86,6 +86,7 @@ class Sharding:
         from torch.distributed.fsdp import fully_shard
 
         self.model, self.mesh = model, mesh
+        self.spare: dict[str, Tensor] = {}  # a batch for passes in which there is nothing to do
         # single numbers, which FSDP2 does not take
         self.alone = {name: p for name, p in model.named_parameters() if p.dim() == 0}
         for p in self.alone.values():

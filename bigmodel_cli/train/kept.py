@@ -6,15 +6,11 @@ import contextlib
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 
-from bigmodel_cli.distributed import gathered, most
-from bigmodel_cli.errors import SpecError
+from bigmodel_cli.distributed import most
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.sharding import Sharding
-from bigmodel_cli.train.smaller import divided, rows_of
-
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,29 +65,14 @@ class Kept:
         with contextlib.nullcontext() if self.sharding is None else self.sharding.gathered():
             yield
 
-    def begin(self, micro_batches: list[Batch]) -> list[Batch]:
-        """Before the passes of a step: its micro-batches, as many in all processes where these
-        wait for one another in each.
-
-        Raises `SpecError` where a process has fewer samples than another one micro-batches.
+    def begin(self, passes: int) -> int:
+        """Before the passes of a step, of which this process has so many: how many others are taken
+        in which it has no sample, where the processes wait for one another in each.
         """
         if self.sharding is None:
-            return micro_batches
+            return 0
         self.sharding.begin()
-        rows = sum(map(rows_of, micro_batches))
-        counts = torch.stack(gathered(torch.tensor([len(micro_batches), rows])))
-        passes, least = int(counts[:, 0].max()), int(counts[:, 1].min())
-        if least < passes:
-            raise SpecError(
-                f"train.parallel.shard: a step of {passes:,} passes, for which a process has"
-                f" {least:,} samples: its weights are divided, and all pass as often; take larger"
-                " batches, or fewer processes"
-            )
-        found = list(micro_batches)
-        while len(found) < passes:
-            largest = max(range(len(found)), key=lambda i: rows_of(found[i]))
-            found[largest : largest + 1] = divided([found[largest]], 2)
-        return found
+        return most(passes) - passes
 
     def agreed(self, power: float) -> float:
         """The most of all processes' numbers, where gradients are summed in the passes."""

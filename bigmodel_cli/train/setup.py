@@ -43,6 +43,9 @@ from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
 
+SPARE = 2
+"""Rows of a batch that counts for nothing: batch normalisation has values of more than one."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -224,6 +227,7 @@ def prepare(
     if mesh.sharded and device is not None:
         sharding = Sharding(model, model.groups(), mesh, device)
         weights = sharding.weights(weights)
+        sharding.spare = {name: tensor[:SPARE] for name, tensor in first().items()}
     state = TrainState(
         model,
         options.optimizer.build(weights),

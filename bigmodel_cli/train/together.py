@@ -18,6 +18,7 @@ from bigmodel_cli.errors import OutOfMemory, SpecError, forget_frames, is_out_of
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.parts.contract import counting_together
 from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.train.idle import Idle
 from bigmodel_cli.train.normalised import Normalised, batch_norms
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.passes import REMEDY, Mark, as_one, auxiliary, forward, power_above
@@ -102,11 +103,13 @@ def passes_together(
             "model: a part counts within a step (after_step), and does not say how the counts of"
             " several processes are joined (counts, count_all); train it in one process"
         )
-    micro_batches = state.kept.begin(micro_batches)
-    whole = _counted(state, objective, options, micro_batches, device, before)
+    idle = Idle(state.kept.begin(len(micro_batches)), state, objective, options, device)
+    whole = _counted(state, objective, options, micro_batches, device, before, idle)
     norms = Normalised(batch_norms(state.model, state.still))
     with all_fit(state):
-        own, gradients = _own(state, objective, options, micro_batches, device, whole, norms, mark)
+        own, gradients = _own(
+            state, objective, options, micro_batches, device, whole, norms, mark, idle
+        )
     every = torch.cat(gathered(own))  # (micro-batches or processes, 4)
     if state.sharding is None:
         sum_(gradients, as_tree if options.deterministic else None)
@@ -133,6 +136,7 @@ def _own(
     whole: Tensor | None,
     norms: Normalised,
     mark: Mark,
+    idle: Idle,
 ) -> tuple[Tensor, list[Tensor]]:
     """This process's (rows, 4) sums of losses, counts, sizes, and least counts, and the sums of its
     gradients, times the loss scale. A row is of a micro-batch where sums are a tree, else of all.
@@ -157,6 +161,7 @@ def _own(
     if tree is not None:
         state.optimizer.set_gradients(tree.total())
         return torch.stack(rows), state.optimizer.moving_gradients()
+    unit = idle.take(unit, first=not rows)
     norms.note()
     state.optimizer.set_gradients(_taken(state, unit))
     least = as_one((0.0, 0.0, 0.0, float("inf")), device)
@@ -190,12 +195,14 @@ def _counted(
     micro_batches: Sequence[dict[str, Tensor]],
     device: torch.device,
     before: Before,
+    idle: Idle,
 ) -> Tensor | None:
     """As `passes.counted`, for the micro-batches of all processes."""
     if not state.ahead or (world().alone and len(micro_batches) == 1):
         return None
     with all_fit(state), torch.no_grad():
         targets = [forward(state, objective, options, b, device)[1] for b in micro_batches]
+        idle.take(first=not targets)
     own = as_one(targets, device) if targets else as_one((0.0,), device)
     if not options.deterministic:
         own = own.sum()[None]
