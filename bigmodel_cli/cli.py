@@ -13,6 +13,7 @@ from bigmodel_cli.commands.convert import export, import_
 from bigmodel_cli.commands.evaluate import evaluate
 from bigmodel_cli.commands.inspect import bench
 from bigmodel_cli.commands.merge import merge
+from bigmodel_cli.commands.pack import pack
 from bigmodel_cli.commands.predict import predict
 from bigmodel_cli.commands.runs import runs
 from bigmodel_cli.commands.shared import print_result
@@ -71,6 +72,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "import": (import_, "Print the spec of a published model."),
     "export": (export, "Write a checkpoint as files that others open."),
     "merge": (merge, "Add an adapter to its weights, or average checkpoints."),
+    "pack": (pack, "Write texts as shards of tokens, for data of any size."),
     "runs": (runs, "List runs, or compare some."),
     "schema": (schema, "Print the JSON Schema of a spec, for editors."),
     "options": (options, "Show the options of a part of a spec."),

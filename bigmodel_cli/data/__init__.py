@@ -34,6 +34,8 @@ from bigmodel_cli.data.kinds import input_of, random_batch, target_of
 from bigmodel_cli.data.overlap import check_held_out, exposure, record, say_overlaps
 from bigmodel_cli.data.prompts import Dialogues, Prompts
 from bigmodel_cli.data.replay import with_replay
+from bigmodel_cli.data.shards.images import ImageShardsOptions
+from bigmodel_cli.data.shards.options import ShardsOptions
 from bigmodel_cli.data.synthetic import SyntheticOptions
 from bigmodel_cli.data.text.cleaning import lines_of
 from bigmodel_cli.data.text.conll import CoNLLOptions
@@ -75,6 +77,8 @@ SOURCES = Table(
     CoNLLOptions,
     ChatOptions,
     PreferencesOptions,
+    ShardsOptions,
+    ImageShardsOptions,
 )
 DataOptions = Annotated[AnyDataOptions, SOURCES]
 

@@ -8,13 +8,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from bigmodel_cli.config import DatasetInfo, Options
-from bigmodel_cli.data.order import Ints, keys_of
+from bigmodel_cli.data.order import Ints, keys_of, permute
 from bigmodel_cli.data.trained_on import Hashes
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import CheckpointError, DataError
@@ -22,6 +22,7 @@ from bigmodel_cli.lazy import Tensor, torch
 
 if TYPE_CHECKING:
     from bigmodel_cli.data.expected import Expected
+    from bigmodel_cli.data.shards.packing import Packable
 
 
 Say = Callable[[str], None]
@@ -88,6 +89,12 @@ class AnyDataOptions(Options):
         """The splits that there are."""
         raise NotImplementedError
 
+    def packable(self, *, base: Path, say: Say) -> Packable:
+        """What `bigmodel pack` writes as shards of tokens. Raises `DataError` for other data."""
+        raise DataError(
+            f"data.type: {self.type}: only running text can be packed: text, stdlib, shards"
+        )
+
     def loader_workers(self) -> int:
         """Processes that load and augment."""
         return 0
@@ -142,8 +149,19 @@ class Split:
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
+        """(B,) -> (B,)   the samples in these places of an epoch's order: a permutation of all."""
+        return permute(places, len(self), (seed, epoch))
+
     def to(self, device: torch.device) -> None:
         """Move the tensors of a resident split to the device; a no-op for others."""
+
+    def stream(self) -> Any:
+        """(N,) all its tokens in order.
+
+        Raises `DataError` where it is not running text.
+        """
+        raise DataError("only running text is a stream of tokens")
 
     def longest_rows(self) -> tuple[int, ...]:
         """The tokens or frames of the longest rows in training, of both sides of a pair; () where

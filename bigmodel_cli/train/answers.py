@@ -111,6 +111,9 @@ class Answered(Split):
     def __len__(self) -> int:
         return len(self.own)
 
+    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
+        return self.own.order(places, epoch, seed)
+
     def to(self, device: torch.device) -> None:
         self.own.to(device)
 

@@ -124,7 +124,7 @@ class BySamples:
         if self.kept[0] != (epoch, number):
             n = len(self.split)
             entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
-            self.kept = ((epoch, number), permute(entries, n, (self.seed, epoch)))
+            self.kept = ((epoch, number), self.split.order(entries, epoch, self.seed))
         return self.kept[1]
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.order import draw, permute
 from bigmodel_cli.train.batches import BySamples, ByTokens, cuts
 
@@ -55,7 +56,7 @@ def test_draws_are_uniform_and_belong_to_the_sample() -> None:
     assert not np.array_equal(draw(1, 2, samples, 4, 2), u)
 
 
-class Counting:
+class Counting(Split):
     """A split that gives its sample's number and epoch back."""
 
     resident = True

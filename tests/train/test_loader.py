@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bigmodel_cli.data import Split
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.batches import BySamples
 
 
-class Growing:
+class Growing(Split):
     """Five samples; in epoch e, sample i is a row of i + 1 + e numbers."""
 
     resident = False

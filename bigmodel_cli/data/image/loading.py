@@ -189,7 +189,7 @@ def _normalisation(options: Any, train: Resident | Streamed, assets: Assets | No
             )
         return tuple(given.mean), tuple(given.std)
     alike = before if before is not None and _channels(before) == channels else None
-    return normalisation(given == "auto", alike, lambda: _moments(train.some(SAMPLED)))
+    return normalisation(given == "auto", alike, lambda: moments(train.some(SAMPLED)))
 
 
 def _channels(info: DatasetInfo) -> int:
@@ -197,7 +197,7 @@ def _channels(info: DatasetInfo) -> int:
     return info.image_shape[0] if info.image_shape is not None and info.sound is None else 0
 
 
-def _moments(pixels: Tensor) -> list[tuple[float, float]]:
+def moments(pixels: Tensor) -> list[tuple[float, float]]:
     """(mean, variance) of each channel, from counts of the 256 values: exact, and without a float
     copy of the images.
     """

@@ -13,6 +13,7 @@ from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.holdout import TENTH, HeldOutOptions, ValFraction, files_of_splits, not_both
 from bigmodel_cli.data.reading import plain_name
+from bigmodel_cli.data.shards.packing import Packable, slices
 from bigmodel_cli.data.text.corpus import Corpus, standard_library, survey
 from bigmodel_cli.data.text.parts import (
     Part,
@@ -118,6 +119,17 @@ class _TextOptions(HeldOutOptions):
             "blocks of lines",
             fraction > 0,
         )
+
+    def packable(self, *, base: Path, say: Say) -> Packable:
+        """Slices of the tokens, as they are in the cache."""
+        data = self.open(base=base, say=say)
+        splits = {
+            name: slices(data.split(name).stream(), f"{data.fingerprint} {name}")
+            for name in data.splits
+        }
+        size = data.info.vocab_size
+        assert size is not None
+        return Packable(splits, data.assets()[ASSET], size)
 
     @abstractmethod
     def corpora(self, base: Path, only: str | None, say: Say) -> dict[str, Corpus]:

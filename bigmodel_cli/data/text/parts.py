@@ -205,7 +205,7 @@ class Windows(Split):
         self.phases = min(context, total - self.count * context) if self.train else 1
         self.resident = 4 * total <= RESIDENT_BYTES
         self.drawn: tuple[tuple[int, int], int] = ((-1, -1), 0)
-        self.stream: Tensor | None = None
+        self.on_device: Tensor | None = None
         self.steps: Tensor | None = None
 
     def __len__(self) -> int:
@@ -213,9 +213,12 @@ class Windows(Split):
 
     def to(self, device: torch.device) -> None:
         """Keep all tokens as one tensor on the device."""
-        if self.resident and (self.stream is None or self.stream.device != device):
-            self.stream = torch.from_numpy(self.tokens.astype(np.int32)).to(device)
+        if self.resident and (self.on_device is None or self.on_device.device != device):
+            self.on_device = torch.from_numpy(self.tokens.astype(np.int32)).to(device)
             self.steps = torch.arange(self.context + 1, device=device)
+
+    def stream(self) -> Any:
+        return self.tokens
 
     def phase(self, epoch: int, seed: int) -> int:
         """The offset of all windows of an epoch, drawn from [0, phases)."""
@@ -245,11 +248,11 @@ class Windows(Split):
     def take(self, samples: Ints, epoch: int, seed: int) -> Tensor:
         """(B,) -> (B, T + 1)   the windows themselves."""
         starts = samples * self.context + (self.phase(epoch, seed) if self.train else 0)
-        if self.stream is not None and self.steps is not None:
-            index = sent(torch.from_numpy(starts), self.stream.device)[:, None] + self.steps
-            past = index >= len(self.stream) if not self.train else None
-            tokens = self.stream[
-                index if past is None else index.clamp(max=len(self.stream) - 1)
+        if self.on_device is not None and self.steps is not None:
+            index = sent(torch.from_numpy(starts), self.on_device.device)[:, None] + self.steps
+            past = index >= len(self.on_device) if not self.train else None
+            tokens = self.on_device[
+                index if past is None else index.clamp(max=len(self.on_device) - 1)
             ].long()
             return tokens if past is None else tokens.masked_fill(past, PADDING)
         places = starts[:, None] + np.arange(self.context + 1)

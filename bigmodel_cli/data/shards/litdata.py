@@ -1,0 +1,130 @@
+"""Chunks of litdata: index.json beside files of samples, each the sizes of its leaves (uint32) and
+their bytes; or of tokens alone, one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigmodel_cli.data.shards.records import (
+    Fields,
+    Form,
+    Records,
+    Value,
+    array_of,
+    cannot_read,
+    offsets_at,
+    read_range,
+    text_of,
+)
+from bigmodel_cli.errors import DataError
+
+TORCH = {0: "<f4", 1: "<f4", 2: "<f8", 3: "<f8", 8: "<f2", 9: "<f2", 11: "u1", 12: "i1"}
+TORCH |= {13: "<i2", 14: "<i2", 15: "<i4", 16: "<i4", 17: "<i8", 18: "<i8", 19: "?", 20: "<u2"}
+"""Types of a tensor's numbers by litdata's numbers for them."""
+IMAGES = {"jpeg", "bytes", "file", "image"}
+SCALARS = {"int": "<i8", "float": "<f8", "integer": "<i8"}
+MOST_AXES = 32
+
+
+def names_of(spec: Any, count: int, where: str) -> tuple[str, ...]:
+    """The names of a sample's leaves, as the tree that the index describes has them: a key, nested
+    ones as a.b, places of lists as numbers.
+    """
+    try:
+        tree = json.loads(spec)[1] if isinstance(spec, str) else None
+        found = tuple(_leaves(tree, ""))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        found = ()
+    if len(found) != count or len(set(found)) != count:
+        raise DataError(f"{where}: its data_spec does not describe {count} fields; write it anew")
+    return found
+
+
+def _leaves(node: Any, path: str) -> list[str]:
+    if node["type"] is None:
+        return [path or "0"]
+    context = json.loads(node["context"]) if isinstance(node["context"], str) else node["context"]
+    children = node["children_spec"]
+    keys = context if isinstance(context, list) and len(context) == len(children) else None
+    return [
+        leaf
+        for index, child in enumerate(children)
+        for leaf in _leaves(
+            child, ".".join(filter(None, (path, str(keys[index] if keys else index))))
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class LitData(Form):
+    """Names and kinds of a sample's leaves."""
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    def open(self, path: Path, name: str) -> Records:
+        return _Samples(self, path, name)
+
+
+class _Samples(Records):
+    def __init__(self, form: LitData, path: Path, name: str) -> None:
+        self.form, self.path, self.name = form, path, name
+        self.count, self.offsets, _ = offsets_at(path, name, 0)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sample(self, number: int) -> Mapping[str, Value]:
+        where = f"{self.name}: sample {number}"
+        start, end = int(self.offsets[number]), int(self.offsets[number + 1])
+        data, form = read_range(self.path, self.name, start, end), self.form
+        if len(form.kinds) == 1 and form.kinds[0].startswith("no_header"):
+            code = _code(form.kinds[0], where)
+            return {form.names[0]: array_of(data, code, None, where)}
+        fields = Fields(data, where)
+        sizes = fields.sizes(len(form.kinds))
+        return {
+            name: decoded(fields.take(size), kind, name, where)
+            for name, kind, size in zip(form.names, form.kinds, sizes, strict=True)
+        }
+
+
+def _code(kind: str, where: str) -> str:
+    number = kind.partition(":")[2]
+    code = TORCH.get(int(number)) if number.isdigit() and "tensor" in kind else None
+    if code is None:
+        raise DataError(f"{where}: numbers of an unknown type ({kind}); write it anew")
+    return code
+
+
+def decoded(data: bytes, kind: str, field: str, where: str) -> Value:
+    """A leaf's value by its kind. Raises `DataError`; never runs code."""
+    plain = kind.partition(":")[0]
+    if plain in IMAGES:
+        return data
+    if plain in ("str", "string", "text"):
+        return text_of(data, where)
+    if plain in ("bool", "boolean") and len(data) == 1:
+        return bool(data[0])
+    if plain in SCALARS:
+        return array_of(data, SCALARS[plain], (1,), where)[0].item()
+    if plain == "no_header_tensor":
+        return array_of(data, _code(kind, where), None, where)
+    if plain == "tensor":
+        fields = Fields(data, where)
+        number, axes = struct.unpack(">II", fields.take(8))
+        if number not in TORCH or axes > MOST_AXES:
+            raise DataError(f"{where}: field {field!r} is not a tensor; write it anew")
+        shape = tuple(int(n) for n in np.frombuffer(fields.take(4 * axes), ">u4"))
+        size = math.prod(shape) * np.dtype(TORCH[number]).itemsize
+        return array_of(fields.take(size), TORCH[number], shape, where)
+    raise cannot_read(where, field, kind)

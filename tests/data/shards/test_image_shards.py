@@ -1,0 +1,96 @@
+"""Images in shards: the pixels and labels of the files, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bigmodel_cli.data import SOURCES, open_data
+from bigmodel_cli.data.base import DataSet
+from bigmodel_cli.errors import DataError
+from tests.data.shards.serving import serving
+from tests.data.shards.test_formats import MADE
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+def write_tar(path: Path, first: int, count: int) -> list[Any]:
+    """A tar file of images whose class is their number modulo 3; the pixels."""
+    random, found = np.random.default_rng(first), []
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for number in range(first, first + count):
+            pixels = random.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+            found.append(pixels)
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            for ending, data in (("png", file.getvalue()), ("cls", str(number % 3).encode())):
+                entry = tarfile.TarInfo(f"{number:05d}.{ending}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return found
+
+
+def opened(**options: Any) -> DataSet:
+    values = {"type": "image_shards", "image": "png", "classes": 3, "size": 7, **options}
+    checked = SOURCES["image_shards"].model_validate(values)
+    return open_data(checked, base=Path(), say=lambda _: None)
+
+
+def test_the_pixels_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
+    pixels = [*write_tar(tmp_path / "in/0.tar", 0, 9), *write_tar(tmp_path / "in/1.tar", 9, 6)]
+    data = opened(train=[str(tmp_path / "in")], mixed_shards=1)
+    split = data.split("train")
+    order = split.order(np.arange(15), 1, 0)
+    assert sorted(order.tolist()) == list(range(15))
+    batch = split.batch(order, 1, 0, False)
+    assert batch["label"].tolist() == (order % 3).tolist()
+    scaled = np.stack(pixels).transpose(0, 3, 1, 2) / 255
+    mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
+    assert np.allclose(data.info.mean, mean, atol=1e-6)
+    expected = (scaled - mean[:, None, None]) / std[:, None, None]
+    assert np.allclose(batch["image"], expected[order], atol=1e-4)
+
+
+def test_the_same_over_http(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tar(tmp_path / "in" / f"{number}.tar", 10 * number, 10)
+    local = opened(train=[str(tmp_path / "in")])
+    with serving(tmp_path / "in") as server:
+        there = opened(train=[f"{server.url}/{{0..2}}.tar"], cache_bytes=100_000)
+        rows = np.array([29, 0, 13, 14])
+        for name in ("image", "label"):
+            a, b = (d.split("train").batch(rows, 0, 0, False)[name] for d in (local, there))
+            assert torch.equal(a, b)
+
+
+def test_images_of_mds() -> None:
+    folder = str(MADE / "mds")
+    with pytest.raises(DataError, match=r"label -3, and the classes are 0 to 8"):
+        opened(train=[folder], image="img", label="n", classes=9)
+    with pytest.raises(DataError, match=r"'meta\.a' is not a number"):
+        opened(train=[folder], image="img", label="meta.a", classes=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"classes": 2}, "label 2, and the classes are 0 to 1"),
+        ({"image": "jpg"}, r"no field 'jpg'; it has png, cls"),
+        ({"image": "cls"}, "not an encoded image"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    write_tar(tmp_path / "in/0.tar", 0, 6)
+    with pytest.raises(DataError, match=words):
+        opened(train=[str(tmp_path / "in")], **options)
