@@ -38,7 +38,8 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
         _check(spec)
     if count > 1:
         copies = f"{mesh.replicate} {'copies' if mesh.replicate > 1 else 'copy'} of the weights"
-        part = f", each divided among {mesh.shard} processes" if mesh.sharded else ""
+        each = "each " if mesh.replicate > 1 else ""
+        part = f", {each}divided among {mesh.shard} processes" if mesh.sharded else ""
         say(f"parallel: {copies}{part} ({why})")
     return mesh
 
