@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
+from bigmodel_cli.distill_options import DistillOptions as DistillOptions
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
 from bigmodel_cli.parallel import ParallelOptions
 from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions

@@ -40,6 +40,7 @@ STOREYS = (
         "cache_home",
         "console",
         "device",
+        "distill_options",
         "distributed",
         "draw",
         "modes",
@@ -67,7 +68,6 @@ STOREYS = (
     {
         *("adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"),
         "start_options",
-        "teacher_options",
     },
     {"convert", "depths", "frozen", "labels", "runs", "tasks"},
     {"numbers", "tables"},
