@@ -16,7 +16,7 @@ from typing import Any
 from bigmodel_cli.distributed.lines import connected
 from bigmodel_cli.distributed.peers import Peers
 from bigmodel_cli.distributed.tensors import gathered, gathered_bytes, most, sum_
-from bigmodel_cli.distributed.who import ALONE, World, announced, known, world
+from bigmodel_cli.distributed.who import ALONE, World, announced, known, neighbours, world
 from bigmodel_cli.errors import ProcessError, ResourceError, SpecError
 from bigmodel_cli.lazy import torch
 
@@ -34,6 +34,7 @@ __all__ = [
     "gathered_values",
     "meet",
     "most",
+    "neighbours",
     "nothing_to_save",
     "peers",
     "sum_",

@@ -60,6 +60,12 @@ def announced() -> World:
     return World(rank, size, local)
 
 
+def neighbours() -> int:
+    """The processes on this machine."""
+    given = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 8 else world().size
+
+
 def known(found: World) -> None:
     """From now on this process is that one."""
     _world[0] = found

@@ -34,12 +34,12 @@ def _once_more(
     layer: Module, repeated: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> Iterator[None]:
     """Inside, nothing is counted, and what was drawn is drawn again."""
-    with _not_counting(layer), repeated():
+    with not_counting(layer), repeated():
         yield
 
 
 @contextlib.contextmanager
-def _not_counting(layer: Module) -> Iterator[None]:
+def not_counting(layer: Module) -> Iterator[None]:
     """Inside, copies stand in the place of the layer's buffers."""
     kept = [(m._buffers, dict(m._buffers)) for m in layer.modules() if m._buffers]
     for buffers, own in kept:

@@ -61,9 +61,10 @@ def fit(run: Run) -> Path:
     gradient is not finite (the weights are those before that step, and nothing of it is saved).
     """
     state = run.state
-    state.held = hold(
-        run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
-    )
+    if state.sharding is None:
+        state.held = hold(
+            run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
+        )
     run.objective.hold(run.options.precision)
     run.queued = can_queue(state, run.options, run.device)
     run.taking = taking(run.options, run.device, run.say)
@@ -92,9 +93,11 @@ def _train(run: Run) -> Path:
             raise
         run.signals.stopping()
         _read(run, Stopwatch())
-        if not distributed.world().first:
+        first = distributed.world().first
+        if first or run.state.sharding is not None:
+            run.save(waiting=False)
+        if not first:
             raise Stopped("stopped", stop.number) from None
-        run.save(waiting=False)
         path = checkpoints.find(run.directory.path)
         message = f"stopped at {run.reached}; checkpoint {path}; to go on: {run.resume_command}"
         raise Stopped(message, stop.number) from None
@@ -200,7 +203,8 @@ def _fitted(
 ) -> T:
     """The step's result, in as many pieces as memory asks for, which are recorded."""
     options, state = run.options, run.state
-    if options.deterministic:  # other micro-batches would be other sums
+    # other micro-batches would be other sums; weights in parts need all processes in each pass
+    if options.deterministic or state.sharding is not None:
         return take(state, run.objective, options, micro_batches, run.device, lr)
     pieces = state.division.at(state.batch)
     result = fitted(

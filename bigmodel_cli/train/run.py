@@ -16,6 +16,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.sharding import shown
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.keeping import Keeping
 from bigmodel_cli.train.loader import BatchLoader
@@ -120,11 +121,18 @@ class Run:
         """
         state, folder = self.state, self.directory.checkpoints
         self.observers.on_checkpoint(state.step)
-        if not distributed.world().first:
+        first = distributed.world().first
+        if first or state.sharding is not None:
+            contents = self.contents()
+            with shown([*contents.model.values(), *contents.train.values()]):
+                if first:
+                    checkpoints.save(folder, contents)
+        if not first:
             self.directory.write_status("running", 0, "", state.step)
-            distributed.wait_for_all()
+            if waiting:
+                distributed.wait_for_all()
             return
-        path = checkpoints.save(folder, self.contents())
+        path = folder / checkpoints.step_name(state.step)
         checkpoints.mark(folder, "last", path)
         if better:
             checkpoints.mark(folder, "best", path)

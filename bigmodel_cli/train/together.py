@@ -16,9 +16,9 @@ from bigmodel_cli.distributed import World, gathered, most, sum_, world
 from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import OutOfMemory, SpecError, forget_frames, is_out_of_memory
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.optim import total_norm
 from bigmodel_cli.parts.contract import counting_together
 from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.train.idle import Idle
 from bigmodel_cli.train.normalised import Normalised, batch_norms
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.passes import REMEDY, Mark, as_one, auxiliary, forward, power_above
@@ -103,12 +103,16 @@ def passes_together(
             "model: a part counts within a step (after_step), and does not say how the counts of"
             " several processes are joined (counts, count_all); train it in one process"
         )
-    whole = _counted(state, objective, options, micro_batches, device, before)
+    idle = Idle(state.kept.begin(len(micro_batches)), state, objective, options, device)
+    whole = _counted(state, objective, options, micro_batches, device, before, idle)
     norms = Normalised(batch_norms(state.model, state.still))
-    with all_fit():
-        own, gradients = _own(state, objective, options, micro_batches, device, whole, norms, mark)
+    with all_fit(state):
+        own, gradients = _own(
+            state, objective, options, micro_batches, device, whole, norms, mark, idle
+        )
     every = torch.cat(gathered(own))  # (micro-batches or processes, 4)
-    sum_(gradients, as_tree if options.deterministic else None)
+    if state.sharding is None:
+        sum_(gradients, as_tree if options.deterministic else None)
     totals = [part.counts() for part in parts]
     sum_(totals)
     for part, total in zip(parts, totals, strict=True):
@@ -118,7 +122,7 @@ def passes_together(
         state.compared = True
         _compare(state, options, before, norms)
     loss, count, size = every[:, :3].sum(0).unbind()
-    norm = total_norm(state.optimizer.gradients())
+    norm = state.kept.norm(state.optimizer.gradients())
     numbers = as_one((loss, count, norm, size, every[:, 3].min()), device)
     return numbers, state.loss_scale.value
 
@@ -132,6 +136,7 @@ def _own(
     whole: Tensor | None,
     norms: Normalised,
     mark: Mark,
+    idle: Idle,
 ) -> tuple[Tensor, list[Tensor]]:
     """This process's (rows, 4) sums of losses, counts, sizes, and least counts, and the sums of its
     gradients, times the loss scale. A row is of a micro-batch where sums are a tree, else of all.
@@ -144,7 +149,7 @@ def _own(
         loss, n = forward(state, objective, options, batch, device)
         total = loss + auxiliary(state, n, whole)
         if scale.dynamic and (tree is not None or not rows):
-            unit = power_above(float(n) * count)
+            unit = state.kept.agreed(power_above(float(n) * count))
         mark("forward")
         (total * (scale.value / unit) if scale.dynamic else total).backward()
         mark("backward")
@@ -156,6 +161,7 @@ def _own(
     if tree is not None:
         state.optimizer.set_gradients(tree.total())
         return torch.stack(rows), state.optimizer.moving_gradients()
+    unit = idle.take(unit, first=not rows)
     norms.note()
     state.optimizer.set_gradients(_taken(state, unit))
     least = as_one((0.0, 0.0, 0.0, float("inf")), device)
@@ -166,6 +172,7 @@ def _own(
 
 def _taken(state: TrainState, unit: float) -> list[Tensor]:
     """The gradients of what this step moves, times `unit`; the optimizer has none of them then."""
+    state.kept.end()
     state.optimizer.gradients()
     found = state.optimizer.moving_gradients()
     if not state.compared:
@@ -188,12 +195,14 @@ def _counted(
     micro_batches: Sequence[dict[str, Tensor]],
     device: torch.device,
     before: Before,
+    idle: Idle,
 ) -> Tensor | None:
     """As `passes.counted`, for the micro-batches of all processes."""
     if not state.ahead or (world().alone and len(micro_batches) == 1):
         return None
-    with all_fit(), torch.no_grad():
+    with all_fit(state), torch.no_grad():
         targets = [forward(state, objective, options, b, device)[1] for b in micro_batches]
+        idle.take(first=not targets)
     own = as_one(targets, device) if targets else as_one((0.0,), device)
     if not options.deterministic:
         own = own.sum()[None]
@@ -206,11 +215,15 @@ def _counted(
 
 
 @contextlib.contextmanager
-def all_fit() -> Iterator[None]:
+def all_fit(state: TrainState) -> Iterator[None]:
     """Inside, nothing is exchanged. Raises `OutOfMemory` in all processes where one had too little.
 
-    So all of them divide their micro-batches alike, and take the step again.
+    So all of them divide their micro-batches alike, and take the step again. Where weights are in
+    parts the processes wait for one another in each pass, and the run ends instead.
     """
+    if state.sharding is not None:
+        yield
+        return
     short = ""
     try:
         yield
