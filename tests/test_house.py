@@ -40,6 +40,7 @@ STOREYS = (
         "cache_home",
         "console",
         "device",
+        "distributed",
         "draw",
         "modes",
         "outputs",
@@ -48,6 +49,7 @@ STOREYS = (
         "products",
         "roles",
         "schedules",
+        "shares",
         "yaml_source",
     },
     {

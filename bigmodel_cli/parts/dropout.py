@@ -6,24 +6,38 @@ import functools
 from typing import Any
 
 from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.shares import ALONE, Team
 
 STEPS = 1 << 16
 """On a CPU probabilities are multiples of 1 / STEPS."""
 
 
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+def dropout(x: Tensor, p: float, training: bool, team: Team = ALONE) -> Tensor:
     """(...) -> (...)   dropout (Srivastava et al. 2014); identity unless `training`.
 
     PyTorch draws a number for every element, on one core: a third of the time of a small
     Transformer's training step. Here a number serves four, each compared with 16 bits of it; what
     is kept is divided by the probability that those bits give. It is drawn for the whole batch from
-    the global generator, so unlike masks (draw.py) it depends on the micro-batches.
+    the global generator, so unlike masks (draw.py) it depends on the micro-batches. A `team` has
+    equal shares of the last axis.
     """
     if not training or p == 0:
         return x
+    if team.size > 1:
+        return _of_share(x, p, team)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p, True)
     found: Tensor = _dropping().apply(x, *drawn(x.shape, p))
+    return found
+
+
+def _of_share(x: Tensor, p: float, team: Team) -> Tensor:
+    """(..., n) -> (..., n)   dropout of one's share of (..., n * size), drawn for all of it: all
+    processes draw the same, and drop what one process by itself would.
+    """
+    kept, factor = drawn(torch.Size((*x.shape[:-1], x.shape[-1] * team.size)), p)
+    own = kept.narrow(-1, team.rank * x.shape[-1], x.shape[-1]).to(x.device)
+    found: Tensor = _dropping().apply(x, own, factor)
     return found
 
 
