@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,12 @@ def announced() -> World:
     return World(rank, size, local)
 
 
+def neighbours() -> int:
+    """The processes on this machine."""
+    given = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 8 else world().size
+
+
 def begin(device: torch.device, seconds: float) -> World:
     """Connect to the others: over gloo on CPUs, over NCCL on GPUs.
 
@@ -80,7 +86,8 @@ def begin(device: torch.device, seconds: float) -> World:
         import torch.distributed as dist
 
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            # numbers of the host are told over gloo, so that nobody waits for a GPU
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             timeout=datetime.timedelta(seconds=seconds),
         )
     _world[0] = found
@@ -96,14 +103,69 @@ def end() -> None:
     _world[0] = ALONE
 
 
-def sum_(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes."""
+BUCKET = 8 << 20
+"""Bytes of tensors that are sent at once."""
+Fold = Callable[[list[Tensor]], Tensor]
+"""Makes one tensor of those of all processes, by rank."""
+
+
+def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
+    """Replace each tensor by its sum over all processes: the same bits in all of them.
+
+    With `fold`, which is to work element by element, by what it makes of the tensors of each.
+    """
     if world().alone:
         return
     import torch.distributed as dist
 
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        if fold is None:
+            dist.all_reduce(flat)
+        else:
+            flat = fold(gathered(flat))
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        torch._foreach_copy_(
+            list(bucket), [part.view(t.shape) for part, t in zip(parts, bucket, strict=True)]
+        )
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """The tensors in groups of one dtype and of about `BUCKET` bytes, in order."""
+    bucket: list[Tensor] = []
+    size = 0
     for tensor in tensors:
-        dist.all_reduce(tensor)
+        if bucket and (size >= BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+    if bucket:
+        yield bucket
+
+
+def most(number: int) -> int:
+    """The greatest of the numbers that each process gives; nobody waits for a GPU."""
+    if world().alone:
+        return number
+    import torch.distributed as dist
+
+    found = torch.tensor(number)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def gathered_bytes(content: bytes) -> list[bytes]:
+    """What each process gives, of any length, by rank."""
+    if world().alone:
+        return [content]
+    longest = most(len(content))
+    own = torch.zeros(8 + longest, dtype=torch.uint8)
+    own[: 8 + len(content)] = torch.frombuffer(
+        bytearray(len(content).to_bytes(8, "little") + content), dtype=torch.uint8
+    )
+    found = [row.numpy().tobytes() for row in gathered(own)]
+    return [row[8 : 8 + int.from_bytes(row[:8], "little")] for row in found]
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:

@@ -4,12 +4,16 @@ at every padding.
 A batch carries under `KEY` one 64-bit number for each of its rows, made of (seed, epoch, sample).
 What a task draws for a row (which tokens or patches are hidden) it draws from that key, number by
 number: each is independent of how many are drawn. So neighbours, micro-batches, order and padding
-change nothing. (Dropout and stochastic depth are noise of layers, not of rows: they come from
-torch's own generator, in the order in which the layers run.)
+change nothing. What layers draw in training (dropout, stochastic depth) is keyed too, by row, by
+which draw of the pass it is, and by position: see `drawing`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,8 @@ from bigmodel_cli.lazy import Tensor, torch
 KEY = "key"
 """The name under which a batch carries its rows' keys, (B,) int64."""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the increment of SplitMix64
+LAYERS = 0x6C61796572
+"""The stream of what layers draw; tasks have small numbers."""
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -83,3 +89,145 @@ def _shifted(x: Tensor, places: int) -> Tensor:
 def _signed(number: int) -> int:
     """The int64 of the same 64 bits."""
     return number - (1 << 64) if number >> 63 else number
+
+
+class Drawing:
+    """The rows that pass through a network in training, and how often layers have drawn for them.
+
+    `keys` (R,) int64 are of the rows of what passes through, one each.
+    """
+
+    def __init__(self, keys: Tensor, calls: int = 0) -> None:
+        self.keys, self.calls = keys, calls
+
+    def next_keys(self, each: int) -> Tensor:
+        """(R * each,) int64   of the next draw, of `each` items a row, which lie side by side."""
+        self.calls += 1
+        keys = _mixed(self.keys ^ _signed(int(key_of(LAYERS, self.calls))))
+        if each == 1:
+            return keys
+        own = torch.arange(each, device=keys.device) * _signed(SECOND)
+        return _mixed(keys[:, None] + own).flatten()
+
+
+_DRAWING: list[Drawing | None] = [None]
+
+
+@contextlib.contextmanager
+def drawing(keys: Tensor | None) -> Iterator[None]:
+    """Inside, layers draw by these keys of the rows (R,); None: from torch's own generator.
+
+    The first draw after each entry is number 1, so that the same batch draws the same again.
+    """
+    _DRAWING.append(None if keys is None else Drawing(keys))
+    try:
+        yield
+    finally:
+        _DRAWING.pop()
+
+
+@contextlib.contextmanager
+def doubled() -> Iterator[None]:
+    """Inside, what passes through are all rows, and then all rows once more, with other draws."""
+    now = _DRAWING[-1]
+    other = _signed(int(key_of(LAYERS)))
+    with drawing(None if now is None else torch.cat((now.keys, now.keys ^ other))):
+        own = _DRAWING[-1]
+        if own is not None and now is not None:
+            own.calls = now.calls
+        yield
+        if own is not None and now is not None:
+            now.calls = own.calls
+
+
+def again() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """What makes a context in which layers draw what they draw from now on, once more."""
+    now = _DRAWING[-1]
+    if now is None:
+        return contextlib.nullcontext
+    keys, calls = now.keys, now.calls
+
+    @contextlib.contextmanager
+    def repeated() -> Iterator[None]:
+        _DRAWING.append(Drawing(keys, calls))
+        try:
+            yield
+        finally:
+            _DRAWING.pop()
+
+    return repeated
+
+
+def draws_by_row(items: int) -> bool:
+    """Whether so many items are those of rows that are told, as many each."""
+    now = _DRAWING[-1]
+    return now is not None and len(now.keys) > 0 and items % len(now.keys) == 0
+
+
+def kept_by_row(shape: tuple[int, ...], dropped: int, device: torch.device) -> Tensor | None:
+    """shape (N, ...) -> bool   False with probability dropped / 65,536, drawn by row and position;
+    None where no rows are told, or N items are not those of the rows, as many each.
+
+    Positions are counted so that the length of an axis changes no draw before its end. Each 64 bits
+    decide four items of the last axis.
+    """
+    now = _DRAWING[-1]
+    if now is None or not draws_by_row(shape[0]):
+        return None
+    inner = (math.prod(shape[1:-2]), *shape[-2:]) if len(shape) > 3 else shape[1:] or (1,)
+    keys = now.next_keys(shape[0] // len(now.keys)).to(device)
+    if device.type == "cpu":
+        return _on_cpu(keys.numpy().view(np.uint64), inner, dropped).reshape(shape)
+    return _on_device(keys, inner, dropped).reshape(shape)
+
+
+def _on_device(keys: Tensor, inner: tuple[int, ...], dropped: int) -> Tensor:
+    """(N,) -> (N, *inner) bool"""
+    steps = _steps_on(inner, keys.device)
+    bits = _mixed(keys.view(-1, *[1] * steps.dim()) + steps)
+    lanes = torch.stack([(bits >> places) & 0xFFFF for places in (0, 16, 32, 48)], -1)
+    return (lanes.flatten(-2) >= dropped)[..., : inner[-1]]
+
+
+BLOCK = 1 << 14
+"""64-bit numbers that are mixed at once on a CPU: they stay in its cache."""
+
+
+def _on_cpu(keys: Any, inner: tuple[int, ...], dropped: int) -> Tensor:
+    """(N,) uint64 -> (N, *inner) bool"""
+    steps = _steps(inner)
+    with np.errstate(over="ignore"):
+        flat = (keys.reshape(-1, *[1] * steps.ndim) + steps).reshape(-1)
+        kept, spare = np.empty(4 * len(flat), bool), np.empty(min(BLOCK, len(flat)), np.uint64)
+        for first in range(0, len(flat), BLOCK):
+            x = flat[first : first + BLOCK]
+            shifted = spare[: len(x)]
+            for places, factor in ((30, FIRST), (27, SECOND), (31, 0)):
+                np.right_shift(x, np.uint64(places), out=shifted)
+                np.bitwise_xor(x, shifted, out=x)
+                if factor:
+                    np.multiply(x, np.uint64(factor), out=x)
+            lanes = x.view(np.uint16)
+            np.greater_equal(lanes, dropped, out=kept[4 * first : 4 * first + len(lanes)])
+    found = torch.from_numpy(kept.reshape(*keys.shape, *steps.shape[:-1], -1))
+    return found if inner[-1] % 4 == 0 else found[..., : inner[-1]].contiguous()
+
+
+@functools.lru_cache(maxsize=16)
+def _steps(inner: tuple[int, ...]) -> Any:
+    """(*inner without the last axis, ceil of a quarter of it) uint64   what positions add to a
+    row's key: their numbers, in which each of the last two axes has 24 bits.
+    """
+    number = np.ones((), np.uint64)
+    sizes = (*inner[:-1], -(-inner[-1] // 4))
+    for axis, size in enumerate(sizes):
+        places = np.uint64(24 * (len(sizes) - 1 - axis))
+        number = number[..., None] + (np.arange(size, dtype=np.uint64) << places)
+    with np.errstate(over="ignore"):
+        return number * GOLDEN
+
+
+@functools.lru_cache(maxsize=16)
+def _steps_on(inner: tuple[int, ...], device: torch.device) -> Tensor:
+    """The same on a device."""
+    return torch.from_numpy(_steps(inner).view(np.int64)).to(device)

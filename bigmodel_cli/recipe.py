@@ -1,4 +1,4 @@
-"""The `train` and `distill` sections of a spec: how a model is trained, and who teaches it."""
+"""The `train` section of a spec: how a model is trained."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from bigmodel_cli.config import Count, NonNegative, Options, Positive, Probability, Seed, Steps
+from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
+from bigmodel_cli.parallel import ParallelOptions
 from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions
 from bigmodel_cli.trackers import TrackerOptions
 
@@ -71,7 +72,7 @@ class TrainOptions(Options):
         None,
         description=(
             "samples (with batch_tokens: tokens) at once; all when left out. Results differ only by"
-            " batch normalisation, dropout's draws and (batch_tokens) which samples a step has"
+            " batch normalisation and (batch_tokens) which samples a step has; on GPUs by dropout"
         ),
     )
     optimizer: OptimizerOptions = Field(AdamWOptions(), description="how gradients become updates")
@@ -127,6 +128,9 @@ class TrainOptions(Options):
     seed: Seed = Field(
         0, description="of the initial weights, the order of the samples, augmentation and dropout"
     )
+    deterministic: bool = Field(
+        False, description="the same bits on 1, 2, 4 ... processes with as many threads each"
+    )
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     validate_every: Steps | None = Field(None, description="steps between validations")
     validate_epochs: Positive | None = Field(
@@ -148,9 +152,7 @@ class TrainOptions(Options):
         None, description="the result is the mean of the weights of this many newest checkpoints"
     )
     patience: Count | None = Field(
-        None,
-        description="stop after this many validations without a better metric; the run's result is"
-        " the best checkpoint",
+        None, description="validations without a better metric until the run stops, with its best"
     )
     rewind: RewindOptions | None = Field(
         None,
@@ -158,6 +160,9 @@ class TrainOptions(Options):
             "go back to the last checkpoint where the loss of a step jumps, and skip the batches"
             " that led there; {} for the usual bounds, null for never"
         ),
+    )
+    parallel: ParallelOptions = Field(
+        ParallelOptions(), description="how several processes share the weights"
     )
     trackers: list[TrackerOptions] = Field(
         [], description="services and files that get the records of metrics.jsonl too"
@@ -198,8 +203,7 @@ class TrainOptions(Options):
             raise ValueError("give either validate_every or validate_epochs, not both")
         if self.average_last is not None and self.patience is not None:
             raise ValueError(
-                "average_last takes the newest checkpoints and patience the best one; give one of"
-                " them"
+                "average_last takes the newest checkpoints and patience the best one; give only one"
             )
         if self.ema is not None and self.optimizer.averages:
             raise ValueError(
@@ -268,33 +272,3 @@ class TrainOptions(Options):
         return self.validate_every or (
             self.steps_of(self.validate_epochs, per_epoch) if self.validate_epochs else None
         )
-
-
-class DistillOptions(Options):
-    """A teacher, whose probabilities a smaller network learns beside the data's targets (Hinton et
-    al. 2015).
-    """
-
-    teacher: str = Field(description="a checkpoint for the same task, tokens and classes")
-    weight: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="of the teacher's probabilities; the rest is that of the data's targets"
-    )
-    temperature: Positive = Field(
-        2.0, description="both models' logits are divided by it, which softens their probabilities"
-    )
-    hidden: NonNegative = Field(
-        0.0,
-        description=(
-            "weight of the mean squared difference of the residual streams, of one width (Romero et"
-            " al. 2015); of a deeper teacher after every second, third ... layer, the last with the"
-            " last"
-        ),
-    )
-    once: bool = Field(
-        False,
-        description=(
-            "the teacher answers each training row before the first step, in fp32, and is freed:"
-            " its answers wait in a file beside the run (residual streams in bf16) that goes with"
-            " the process; for data whose rows are the same in each epoch"
-        ),
-    )

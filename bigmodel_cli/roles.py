@@ -70,12 +70,22 @@ def fused(*rows: int, names: tuple[str, ...] = ()) -> Role:
     return Role(matrix=True, decayed=True, rows=rows, names=names)
 
 
+class Parts(Protocol):
+    """How a weight is divided among processes, each of which keeps some of its rows."""
+
+    def whole(self, local: Tensor) -> Tensor:
+        """All of a tensor of which each process has a part as of the weight; all call it."""
+
+    def own(self, tensor: Tensor) -> Tensor:
+        """This process's part of a whole tensor of the weight's shape."""
+
+
 @dataclass(frozen=True)
 class Weight:
     """A parameter with its name in the model, and its role.
 
     `rate` is its multiple of the run's learning rate, `start` the number of updates before its
-    first one.
+    first one. With `parts` the tensor is the part that this process keeps.
     """
 
     name: str
@@ -83,6 +93,15 @@ class Weight:
     role: Role
     rate: float = 1.0
     start: int = 0
+    parts: Parts | None = None
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A tensor like the weight's, such as its gradient, in whole; all processes call it."""
+        return tensor if self.parts is None else self.parts.whole(tensor)
+
+    def own(self, tensor: Tensor) -> Tensor:
+        """What of a whole tensor belongs to the weight's."""
+        return tensor if self.parts is None else self.parts.own(tensor)
 
 
 @runtime_checkable

@@ -28,10 +28,11 @@ from bigmodel_cli.models import ModelOptions, learners
 from bigmodel_cli.old_names import with_present_names
 from bigmodel_cli.overrides import Change, apply_overrides, key_of
 from bigmodel_cli.plugins import PLUGINS, missing_plugins, needed_plugins, parts_from_files
-from bigmodel_cli.recipe import DistillOptions, TrainOptions
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.start_options import InitOptions
 from bigmodel_cli.tables import TABLES
 from bigmodel_cli.tasks import TaskOptions
+from bigmodel_cli.teacher_options import DistillOptions
 from bigmodel_cli.yaml_scalars import dump_yaml
 from bigmodel_cli.yaml_source import (
     MAX_RESOLVED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.sharding import is_part, put
 
 Complete = Callable[[str, Tensor], None]
 """Is given each tensor for which there is no memory, by name, when it has been read."""
@@ -20,12 +21,12 @@ def give(name: str, tensor: Tensor, target: Tensor, complete: Complete) -> None:
     if target.is_meta:
         complete(name, tensor.to(target.dtype))
     else:
-        target.copy_(tensor)
+        put(target, tensor)
 
 
 def is_same(target: Tensor, tensor: Tensor) -> bool:
     """Whether a target is the memory that was read into."""
-    return not target.is_meta and (target.device, target.data_ptr()) == (
+    return not (target.is_meta or is_part(target)) and (target.device, target.data_ptr()) == (
         tensor.device,
         tensor.data_ptr(),
     )

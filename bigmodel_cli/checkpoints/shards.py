@@ -11,6 +11,7 @@ from bigmodel_cli.checkpoints.contents import TIED
 from bigmodel_cli.checkpoints.files import CHUNK
 from bigmodel_cli.checkpoints.manifest import shard_names
 from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.sharding import key, whole
 
 SHARD_SIZE = 2_000_000_000
 """Most bytes of tensors in a file; a larger tensor has a file of its own."""
@@ -31,7 +32,7 @@ class Shard:
     def __iter__(self) -> Iterator[bytes | memoryview]:
         yield safe.header(self.tensors)
         for tensor in self.tensors.values():
-            content = safe.tensor_bytes(tensor.detach().cpu().contiguous())
+            content = safe.tensor_bytes(whole(tensor).detach().cpu().contiguous())
             yield from (content[first : first + CHUNK] for first in range(0, len(content), CHUNK))
 
     def size(self) -> int:
@@ -56,8 +57,7 @@ def shards(file: str, tensors: Mapping[str, Tensor]) -> list[Shard]:
     room = SHARD_SIZE
     for name in safe.file_order(tensors):
         tensor = tensors[name]
-        memory = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        first = firsts.setdefault(memory, name) if tensor.numel() else name
+        first = firsts.setdefault(key(tensor), name) if tensor.numel() else name
         if first != name:
             tied[name] = first
             continue

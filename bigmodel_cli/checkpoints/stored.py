@@ -21,6 +21,7 @@ from bigmodel_cli.checkpoints.manifest import MOST_SIZE, Manifest
 from bigmodel_cli.checkpoints.places import Complete, give, is_same, refused
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.sharding import is_part
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class StoredTensors(Tensors):
 def _takes_bytes(target: Tensor, described: Tensor) -> bool:
     """Whether a tensor's memory layout is the file's, so that no buffer is needed."""
     same = (target.shape, target.dtype) == (described.shape, described.dtype)
-    return same and target.device.type == "cpu" and target.is_contiguous()
+    return same and target.device.type == "cpu" and target.is_contiguous() and not is_part(target)
 
 
 def open_tensors(path: Path, kind: str, manifest: Manifest) -> StoredTensors:

@@ -13,7 +13,8 @@ from bigmodel_cli.data import Reader, Split, input_of
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.device import autocast
 from bigmodel_cli.errors import forget_frames, is_out_of_memory
-from bigmodel_cli.generation.conditioned import source_reader
+from bigmodel_cli.evaluation.joined import joined, own_items
+from bigmodel_cli.generation.conditioned import rows_at_once, source_reader
 from bigmodel_cli.generation.text import Decoding, generate_from_source
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
@@ -49,17 +50,19 @@ def score_split(
     """Sums and counts (N,) of each metric, and answers, in the order of the split.
 
     Items of similar length are batched together. The batch is halved where memory does not suffice;
-    its last size is returned.
+    its last size is returned. Of several processes each scores some batches, and all get them all.
     """
     if split.resident:
         split.to(device)
     scores: dict[str, list[tuple[Tensor, Tensor]]] = {}
     answers: Answers = {}
-    order, first, rows = similar(split), 0, batch_size
+    order, rows = similar(split), batch_size
+    own = own_items(len(order), rows)
+    first = own.start
     with evaluating(model), torch.inference_mode():
-        while first < len(order):
+        while first < own.stop:
             try:
-                samples = order[first : first + rows]
+                samples = order[first : min(first + rows, own.stop)]
                 batch = split.batch(samples, 0, 0, False)
                 found, said = score_batch(model, task, batch, device, precision)
             except Exception as error:
@@ -77,12 +80,14 @@ def score_split(
                 scores.setdefault(name, []).append(pair)
             for name, values in said.items():
                 answers.setdefault(name, []).extend(values)
-    back = np.argsort(order)
-    sorted_scores = {
-        name: (torch.cat(sums)[back], torch.cat(counts)[back])
+    whole = {
+        name: (torch.cat(sums), torch.cat(counts))
         for name, pairs in scores.items()
         for sums, counts in [zip(*pairs, strict=True)]
     }
+    whole, answers, rows = joined(whole, answers, rows)
+    back = np.argsort(order)
+    sorted_scores = {name: (sums[back], counts[back]) for name, (sums, counts) in whole.items()}
     return sorted_scores, {n: [values[i] for i in back] for n, values in answers.items()}, rows
 
 
@@ -155,9 +160,11 @@ def written(loaded: Loaded, split: Split) -> Answers:
     if input_of(loaded.info).in_files:
         reader, order = Numbered(split), similar(split).tolist()
         ordered = [str(i) for i in order]
+    own = own_items(len(ordered), rows_at_once(loaded))
     with evaluating(loaded.model):
-        found = generate_from_source(loaded, ordered, Decoding(), "source", reader)
-        numbered = dict(zip(order, found, strict=True))
+        some = ordered[own.start : own.stop]
+        found = list(generate_from_source(loaded, some, Decoding(), "source", reader))
+    numbered = dict(zip(order, joined({}, {"all": found}, 1)[1]["all"], strict=True))
     records = [numbered[i] for i in range(len(sources))]
     said = {name: [name in record for record in records] for name in ("unfinished", "truncated")}
     texts = [record["text"] for record in records]

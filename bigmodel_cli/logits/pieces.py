@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bigmodel_cli.draw import drawing
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.logits.late import LateLogits, read
 
@@ -63,7 +64,8 @@ def _function() -> Any:
                 else None
                 for x, wanted in zip(inputs, needed, strict=True)
             ]
-            total = _all_pieces(piece, logits, late, inputs, gradients)
+            with drawing(None):  # what passes through a head here are not the rows
+                total = _all_pieces(piece, logits, late, inputs, gradients)
             context.gradients = gradients
             context.kinds = [x.dtype for x in inputs]
             return total

@@ -80,6 +80,15 @@ class Model(Module):
     stacks: ClassVar[tuple[str, ...]] = ()
     """Names of the lists of blocks or layers, from the input to the output."""
 
+    def groups(self) -> list[Module]:
+        """Modules whose weights processes that divide them gather at once, for each one's pass; the
+        others' are gathered for the whole pass.
+
+        Each is called as a module, and its weights are read in that call alone.
+        """
+        layers = [layer for stack in self.stacks for layer in getattr(self, stack)]
+        return layers or list(self.children())
+
     def last_layers(self) -> tuple[str, ...]:
         """Prefixes of the weights after the last block."""
         return self.output_layers()

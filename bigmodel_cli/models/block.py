@@ -15,7 +15,7 @@ from bigmodel_cli.parts import FFN, CrossAttentionOptions, Mixer, Norm
 from bigmodel_cli.parts.checkpointed import checkpointed
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyNormOptions
-from bigmodel_cli.parts.dropout import dropout
+from bigmodel_cli.parts.dropout import drop_path, dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 
 MOST_BLOCKS = 10_000
@@ -172,8 +172,7 @@ class Block(Module):
             y = y * options.residual_scale
         y = dropout(y, options.dropout, self.training)
         if options.drop_path and self.training:
-            kept = torch.rand(len(y), *[1] * (y.dim() - 1), device=y.device) >= options.drop_path
-            y = y * (kept / (1 - options.drop_path)).to(y.dtype)
+            y = drop_path(y, options.drop_path)
         return norm(x + y) if options.placement == "post" else x + y
 
 

@@ -23,6 +23,7 @@ from bigmodel_cli.models.layer_shapes import (
     shown,
 )
 from bigmodel_cli.models.whitening import Whitening
+from bigmodel_cli.parts.dropout import Dropout
 from bigmodel_cli.parts.one_place import at_one_place
 
 
@@ -183,7 +184,7 @@ class DropoutOptions(Options):
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
-        return nn.Dropout(self.p)
+        return Dropout(self.p)
 
 
 class ResidualOptions(Options):

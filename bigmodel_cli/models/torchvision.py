@@ -22,6 +22,7 @@ from bigmodel_cli.models.feature_maps import (
     grid_of_tokens,
     of_family,
 )
+from bigmodel_cli.parts.dropout import drawn_by_row
 from bigmodel_cli.parts.grid import positions_between
 from bigmodel_cli.parts.multihead import watched
 from bigmodel_cli.parts.one_place import at_one_place
@@ -270,6 +271,7 @@ def as_model(network: Module, name: str) -> TorchvisionModel:
     own, grid = type(network), None
     for module in network.modules():
         at_one_place(module)
+        drawn_by_row(module)
     if name.startswith("vit_"):
         side = network.image_size // network.patch_size  # type: ignore[operator]
         grid = (side, side)

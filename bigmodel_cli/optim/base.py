@@ -106,6 +106,19 @@ class Optimizer(ABC):
                 p.grad = torch.zeros_like(p)
         return [p.grad for p in self.parameters if p.grad is not None]
 
+    def moving(self) -> list[torch.Tensor]:
+        """The weights that the next step updates."""
+        return [w.tensor for w in self.weights if w.start <= self.steps]
+
+    def moving_gradients(self) -> list[torch.Tensor]:
+        """Their gradients, of those that have one."""
+        return [p.grad for p in self.moving() if p.grad is not None]
+
+    def set_gradients(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Give each weight of `moving` its gradient."""
+        for p, gradient in zip(self.moving(), gradients, strict=True):
+            p.grad = gradient
+
     def scale(self, divisor: float | torch.Tensor, device: torch.device) -> torch.Tensor:
         """()   what fused kernels divide gradients by, in fp32."""
         if isinstance(divisor, torch.Tensor):

@@ -62,6 +62,9 @@ class Muon(RecordableOptimizer):
     def gradients(self) -> list[torch.Tensor]:
         return [*super().gradients(), *self.rest.gradients()]
 
+    def moving(self) -> list[torch.Tensor]:
+        return [*super().moving(), *self.rest.moving()]
+
     def wake(self) -> None:
         super().wake()
         self.rest.wake()
@@ -103,6 +106,7 @@ class Muon(RecordableOptimizer):
                 gradient = (p.grad if p.grad is not None else torch.zeros_like(p)) / divisor
                 momentum.lerp_(gradient, 1 - options.momentum)
                 update = gradient.lerp(momentum, options.momentum) if options.nesterov else momentum
+                update = weight.whole(update)
                 parts = [
                     orthogonal(m, options.iterations)
                     * math.sqrt(max(1.0, m.shape[-2] / m.shape[-1]))
@@ -110,7 +114,7 @@ class Muon(RecordableOptimizer):
                 ]
                 if options.weight_decay:
                     p.mul_(1 - lr * options.weight_decay)
-                p.sub_(weight.role.joined(parts, p) * lr)
+                p.sub_(weight.own(weight.role.joined(parts, update)) * lr)
 
 
 def orthogonal(matrix: torch.Tensor, iterations: int) -> torch.Tensor:

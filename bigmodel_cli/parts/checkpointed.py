@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bigmodel_cli.draw import again
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.parts.counted import counted
 
@@ -22,9 +23,19 @@ def checkpointed(layer: Module, function: Callable[..., Tensor], x: Tensor, *mor
 
     own: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": not x.is_meta}
     if not torch.compiler.is_compiling():
-        own["context_fn"] = lambda: (contextlib.nullcontext(), _not_counting(layer))
+        repeated = again()
+        own["context_fn"] = lambda: (contextlib.nullcontext(), _once_more(layer, repeated))
     y: Tensor = checkpoint(function, x, *more, **own)
     return y
+
+
+@contextlib.contextmanager
+def _once_more(
+    layer: Module, repeated: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Inside, nothing is counted, and what was drawn is drawn again."""
+    with _not_counting(layer), repeated():
+        yield
 
 
 @contextlib.contextmanager

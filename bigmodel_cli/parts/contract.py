@@ -89,6 +89,17 @@ class CountsAhead(CountsSteps, Protocol):
 
 
 @runtime_checkable
+class CountsTogether(CountsSteps, Protocol):
+    """A part that counts samples, so that counts of several processes are summed in each step."""
+
+    def counts(self) -> Tensor:
+        """What was counted since the step began."""
+
+    def count_all(self, counts: Tensor) -> None:
+        """That was counted since the step began, by all processes."""
+
+
+@runtime_checkable
 class Attends(Protocol):
     """A part that hands each call of attention to a watcher while one is set."""
 
@@ -195,6 +206,11 @@ def counting_steps(model: Module, still: Collection[str] = ()) -> list[CountsSte
 def counting_ahead(parts: Collection[CountsSteps]) -> list[CountsAhead]:
     """Those of them whose auxiliary losses need the counts of the whole step."""
     return [part for part in parts if isinstance(part, CountsAhead) and part.needs_counts]
+
+
+def counting_together(parts: Collection[CountsSteps]) -> list[CountsTogether]:
+    """Those of them whose counts can be summed over processes."""
+    return [part for part in parts if isinstance(part, CountsTogether)]
 
 
 def attending(model: Module) -> dict[str, Attends]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from bigmodel_cli.lazy import F, Tensor, torch
+from bigmodel_cli.draw import kept_by_row
+from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.shares import ALONE, Team
 
 STEPS = 1 << 16
@@ -17,37 +18,87 @@ def dropout(x: Tensor, p: float, training: bool, team: Team = ALONE) -> Tensor:
 
     PyTorch draws a number for every element, on one core: a third of the time of a small
     Transformer's training step. Here a number serves four, each compared with 16 bits of it; what
-    is kept is divided by the probability that those bits give. It is drawn for the whole batch from
-    the global generator, so unlike masks (draw.py) it depends on the micro-batches. A `team` has
-    equal shares of the last axis.
+    is kept is divided by the probability that those bits give. In training it is drawn by the rows'
+    keys (draw.py), so that micro-batches, neighbours and padding change nothing; but for compiled
+    networks, whose draws are those of torch's generator. A `team` has equal shares of the last
+    axis.
     """
     if not training or p == 0:
         return x
     if team.size > 1:
         return _of_share(x, p, team)
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return F.dropout(x, p, True)
-    found: Tensor = _dropping().apply(x, *drawn(x.shape, p))
-    return found
+    found = drawn(x.shape, p, x.device)
+    if found is None:
+        return F.dropout(x, p, True)
+    dropped: Tensor = _dropping().apply(x, *found)
+    return dropped
 
 
 def _of_share(x: Tensor, p: float, team: Team) -> Tensor:
     """(..., n) -> (..., n)   dropout of one's share of (..., n * size), drawn for all of it: all
     processes draw the same, and drop what one process by itself would.
     """
-    kept, factor = drawn(torch.Size((*x.shape[:-1], x.shape[-1] * team.size)), p)
-    own = kept.narrow(-1, team.rank * x.shape[-1], x.shape[-1]).to(x.device)
-    found: Tensor = _dropping().apply(x, own, factor)
-    return found
+    shape = torch.Size((*x.shape[:-1], x.shape[-1] * team.size))
+    found = drawn(shape, p, x.device) or drawn(shape, p, torch.device("cpu"))
+    assert found is not None
+    own = found[0].narrow(-1, team.rank * x.shape[-1], x.shape[-1]).to(x.device)
+    dropped: Tensor = _dropping().apply(x, own, found[1])
+    return dropped
 
 
-def drawn(shape: torch.Size, p: float) -> tuple[Tensor, float]:
-    """Which elements are kept (bool, on the CPU), and what they are multiplied by."""
+def drawn(shape: torch.Size, p: float, device: torch.device) -> tuple[Tensor, float] | None:
+    """Which elements are kept (bool), and what they are multiplied by; None where the device's own
+    kernels are to draw it: where no rows are told, but for a CPU.
+    """
     dropped = min(STEPS - 1, max(1, round(p * STEPS)))
-    count = shape.numel()
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    kept = (bits.view(torch.int16)[:count] >= dropped - STEPS // 2).view(shape)
+    kept = kept_by_row(shape, dropped, device)
+    if kept is None:
+        if device.type != "cpu":
+            return None
+        count = shape.numel()
+        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        kept = (bits.view(torch.int16)[:count] >= dropped - STEPS // 2).view(shape)
     return kept, STEPS / (STEPS - dropped)
+
+
+def drop_path(y: Tensor, p: float) -> Tensor:
+    """(B, ...) -> (B, ...)   rows dropped as a whole, in training (Huang et al. 2016, stochastic
+    depth).
+    """
+    shape = torch.Size((len(y), *[1] * (y.dim() - 1)))
+    found = None if torch.compiler.is_compiling() else drawn(shape, p, y.device)
+    if found is None:
+        kept = torch.rand(shape, device=y.device) >= p
+        return y * (kept / (1 - p)).to(y.dtype)
+    return y * (found[0].to(torch.float32) * found[1]).to(y.dtype)
+
+
+class Dropout(nn.Dropout):
+    """`dropout` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (...)"""
+        return dropout(x, self.p, self.training)
+
+
+def drawn_by_row(module: Module) -> None:
+    """Let PyTorch's or torchvision's own dropout and stochastic depth draw as these do."""
+    if type(module) is nn.Dropout:
+        module.__class__ = Dropout
+    elif type(module).__name__ == "StochasticDepth" and module.mode == "row":
+        module.__class__ = _path_class(type(module))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _path_class(own: type[Module]) -> type[Module]:
+    """Of torchvision's class, which is imported by now, one that draws by row."""
+
+    def forward(self: Any, y: Tensor) -> Tensor:
+        return drop_path(y, self.p) if self.training and self.p else y
+
+    return type(own.__name__, (own,), {"forward": forward, "__doc__": own.__doc__})
 
 
 def applied(x: Tensor, kept: Tensor, factor: float) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bigmodel_cli.device import full_precision
+from bigmodel_cli.draw import draws_by_row
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.dropout import applied, drawn
 from bigmodel_cli.parts.in_blocks import attention_in_blocks, finite
@@ -51,6 +52,8 @@ def fused(
     With `asked`, the kernel's log-sums too, where one is used.
     """
     scale = spec.scale or 1 / math.sqrt(q.shape[-1])
+    if spec.dropout and not torch.compiler.is_compiling() and draws_by_row(len(q)):
+        return Attended(_dropping(q, k, v, spec, mask, is_causal, sinks, scale))
     if _few_queries(q, k) and sinks is None and not is_causal:
         with full_precision(q.device):
             y = _cpu_bf16(q.float(), k.float(), v.float(), spec, mask, scale).to(q.dtype)
@@ -172,8 +175,41 @@ def _in_blocks(
     """In blocks of queries, with dropout; `causal` stands for a mask."""
     k, v = ungrouped(k, q), ungrouped(v, q)
     shape = torch.Size((*q.shape[:-1], k.shape[-2]))
-    kept, factor = drawn(shape, spec.dropout) if spec.dropout else (None, 1.0)
+    kept, factor = _dropped(shape, spec.dropout, q.device)
     return attention_in_blocks(q, k, v, scale, causal, mask, kept, factor)
+
+
+def _dropping(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    mask: Tensor | None,
+    causal: bool,
+    sinks: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """By formulas of which dropout can be drawn by row: PyTorch's kernels draw by themselves."""
+    learned = mask is not None and mask.requires_grad
+    if sinks is not None:
+        q, k, v = _with_sink(q, k, v, sinks, scale)
+        if mask is not None:
+            mask = F.pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
+    elif q.device.type == "cpu" and q.dtype == torch.bfloat16 and not learned:
+        return _in_blocks(q, k, v, spec, mask, causal, scale)
+    if causal:
+        square = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
+        mask = square.tril(0 if sinks is None else 1)  # the sink comes before all keys
+    return _cpu_bf16(q, k, v, spec, mask, scale)
+
+
+def _dropped(shape: torch.Size, p: float, device: torch.device) -> tuple[Tensor | None, float]:
+    """Which weights are kept, None for all, and what they are multiplied by."""
+    if not p:
+        return None, 1.0
+    found = drawn(shape, p, device)
+    assert found is not None, "the caller saw that there are rows"
+    return found
 
 
 def _cpu_bf16(
@@ -185,7 +221,7 @@ def _cpu_bf16(
     """
     k, v = ungrouped(k, q), ungrouped(v, q)
     shape = torch.Size((*q.shape[:-1], k.shape[-2]))
-    kept, factor = drawn(shape, spec.dropout) if spec.dropout else (None, 1.0)
+    kept, factor = _dropped(shape, spec.dropout, q.device)
     more = [x for x in (mask, kept) if x is not None]
     # not the tensors themselves: a function that is kept would keep them longer
     masked, dropped = mask is not None, kept is not None

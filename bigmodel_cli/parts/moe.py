@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Natural, NonNegative, Positive
+from bigmodel_cli.draw import drawing
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyFFNOptions
@@ -103,10 +104,8 @@ class MixtureOfExperts(Experts):
 
     Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer,
     equation 4), with the fraction of the N * k choices, so that even load gives 1 for every k
-    (transformers' Mixtral: k times as much). It is computed per micro-batch: a product of two
-    means, so smaller micro-batches ask for balance within fewer tokens (the step's is their mean,
-    weighted by targets). Balancing by bias: after each step an expert's bias goes up where it had
-    less than its share of the step's tokens, down where it had more (Wang et al. 2024;
+    (transformers' Mixtral: k times as much), of all tokens of a step. Balancing by bias: after each
+    step an expert's bias goes up where it had less than its share, down where more (Wang et al. 2024;
     DeepSeek-V3). Neither counts padding, nor anything outside training.
 
     Each expert's matrices are initialised by the model's rule as those of a dense network of that
@@ -166,7 +165,8 @@ class MixtureOfExperts(Experts):
             other = self.routing_watcher(RoutingCall(a, b, own.experts, own.shared, real=real))
             scores = scores if other is None else other.view_as(scores)
         entered, shares = self.team.enter(tokens), self.team.enter(scores.to(x.dtype))
-        y = self.team.summed(self.compute(entered, shares, chosen)).view_as(x)
+        with drawing(None):  # experts take tokens, not rows
+            y = self.team.summed(self.compute(entered, shares, chosen)).view_as(x)
         if self.shared is None:
             return y
         shared: Tensor = self.shared(x)
@@ -226,8 +226,11 @@ class MixtureOfExperts(Experts):
 
     def counts(self) -> Tensor:
         """(E,)   the load."""
-        load: Tensor = self.load
-        return load.clone()
+        return self.load.clone()
+
+    def count_all(self, counts: Tensor) -> None:
+        """The load is this one, (E,), of all processes."""
+        self.load.copy_(counts)
 
     def foresee(self, counts: Tensor) -> None:
         """The balance loss is of this load, (E,)."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, NonNegative, Positive
+from bigmodel_cli.draw import doubled
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.logits import whole, wide
 from bigmodel_cli.metrics import LOSS, SHARE, MetricInfo
@@ -144,7 +145,8 @@ def _log_probabilities(model: Any, batch: Batch) -> Tensor:
     tokens = torch.nn.utils.rnn.pad_sequence(
         [row for name, _ in ANSWERS for row in batch[name]], batch_first=True, padding_value=PADDING
     )  # (2 B, T + 1)
-    logits = model(shifted(tokens)[0])
+    with doubled():
+        logits = model(shifted(tokens)[0])
     found = []
     for own, (name, mask) in zip(logits.chunk(2), ANSWERS, strict=True):
         targets = _targets(batch, name, mask)  # (B, T')

@@ -16,6 +16,7 @@ import numpy as np
 from bigmodel_cli.data import Split
 from bigmodel_cli.data.batches import join
 from bigmodel_cli.data.order import Ints, permute
+from bigmodel_cli.distributed import ALONE, World
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.recipe import TrainOptions
@@ -35,6 +36,28 @@ class MicroBatches(Protocol):
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
         """Micro-batch k, augmented."""
+
+    def pieces(self, count: int, among: World) -> int:
+        """In how many pieces a process takes its part of a step of `count` micro-batches."""
+
+    def piece(self, step: int, number: int, count: int, among: World) -> dict[str, Tensor]:
+        """One of them; {} where there is no row for it."""
+
+
+class Shares:
+    """The micro-batches that one of several processes takes: `self[step * each + i]`.
+
+    In each step a process has samples that lie side by side in it. Where they can be divided so,
+    these are whole micro-batches.
+    """
+
+    def __init__(self, micro: MicroBatches, count: int, among: World) -> None:
+        self.micro, self.count, self.among = micro, count, among
+        self.each = micro.pieces(count, among)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        step, piece = divmod(number, self.each)
+        return self.micro.piece(step, piece, self.count, self.among)
 
 
 def micro_batches(split: Split, options: TrainOptions) -> MicroBatches:
@@ -68,17 +91,33 @@ class BySamples:
         self.kept: tuple[tuple[int, int], Ints] = ((-1, -1), np.zeros(0, np.int64))
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
-        n, first = len(self.split), k * self.size
+        return self.rows(range(k * self.size, (k + 1) * self.size))
+
+    def rows(self, numbers: range) -> dict[str, Tensor]:
+        """The samples with these numbers, of which there are some."""
+        n, first = len(self.split), numbers.start
         pieces = []
-        while first < (k + 1) * self.size:
+        while first < numbers.stop:
             epoch, offset = divmod(first, n)
-            count = min((k + 1) * self.size - first, n - offset, BLOCK - offset % BLOCK)
+            count = min(numbers.stop - first, n - offset, BLOCK - offset % BLOCK)
             within = offset % BLOCK
             samples = self.block(epoch, offset // BLOCK)[within : within + count]
             pieces.append((samples, epoch))
             first += count
         batches = [self.split.batch(samples, epoch, self.seed, True) for samples, epoch in pieces]
         return batches[0] if len(batches) == 1 else join(batches)
+
+    def pieces(self, count: int, among: World) -> int:
+        """Whole micro-batches where they can be divided so, else rows: as few pieces as can be."""
+        if count % among.size == 0:
+            return count // among.size
+        return max(1, -(-len(among.share(count * self.size)) // self.size))
+
+    def piece(self, step: int, number: int, count: int, among: World) -> dict[str, Tensor]:
+        own = among.share(count * self.size)
+        place = World(number, self.pieces(count, among)).share(len(own))
+        first = step * count * self.size + own.start
+        return self.rows(range(first + place.start, first + place.stop)) if place else {}
 
     def block(self, epoch: int, number: int) -> Ints:
         """A block of the epoch's permutation, cached, since a few entries cost as much."""
@@ -105,12 +144,26 @@ class ByTokens:
         self.kept: tuple[int, Ints, Ints] = (-1, self.cuts, self.cuts)
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
+        return self.part(k, ALONE)
+
+    def part(self, k: int, among: World) -> dict[str, Tensor]:
+        """A process's rows of micro-batch k; {} where there is none for it."""
         epoch, number = divmod(k, len(self.cuts) - 1)
         samples, turns = self.order(epoch)
         place = turns[number]
-        return self.split.batch(
-            samples[self.cuts[place] : self.cuts[place + 1]], epoch, self.seed, True
-        )
+        rows = samples[self.cuts[place] : self.cuts[place + 1]]
+        own = among.share(len(rows))
+        found = rows[own.start : own.stop]
+        return self.split.batch(found, epoch, self.seed, True) if len(found) else {}
+
+    def pieces(self, count: int, among: World) -> int:
+        """Whole micro-batches where there are enough of them, else some rows of each."""
+        return count if count < among.size else len(among.share(count))
+
+    def piece(self, step: int, number: int, count: int, among: World) -> dict[str, Tensor]:
+        if count < among.size:
+            return self.part(step * count + number, among)
+        return self[step * count + among.share(count)[number]]
 
     def order(self, epoch: int) -> tuple[Ints, Ints]:
         """(the samples by length, the order of the micro-batches) of an epoch, cached."""

@@ -14,8 +14,8 @@ from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.logits import Chunk, is_late, summed_in_pieces, whole
 from bigmodel_cli.models import Model
-from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.tasks import Task
+from bigmodel_cli.teacher_options import DistillOptions
 from bigmodel_cli.train.answers import LOGITS, POSITIONS, STREAMS
 from bigmodel_cli.train.held import hold_in_precision
 from bigmodel_cli.train.objective import Batch, Objective

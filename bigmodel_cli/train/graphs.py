@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bigmodel_cli.device import is_cuda, synchronize
+from bigmodel_cli.distributed import world
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import RecordableOptimizer, moved
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.passes import passes
 from bigmodel_cli.train.state import TrainState
-from bigmodel_cli.train.step import divided, passes, queued_step
+from bigmodel_cli.train.step import divided, queued_step
 from bigmodel_cli.train.twice import Snapshot, alike, changed, near, waits
 
 BEFORE = 3
@@ -135,7 +137,8 @@ def taking(
     options: TrainOptions, device: torch.device, said: Callable[[str], None]
 ) -> Callable[..., Tensor]:
     """What takes the steps that are not waited for: `queued_step`, or recordings of it."""
-    return Graphs(said) if is_cuda(device) and options.cuda_graphs == "auto" else queued_step
+    wanted = options.cuda_graphs == "auto" and not options.deterministic
+    return Graphs(said) if is_cuda(device) and wanted and world().alone else queued_step
 
 
 @dataclass

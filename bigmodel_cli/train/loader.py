@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from bigmodel_cli.device import is_cpu, sent
+from bigmodel_cli.distributed import world
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.autotune import in_format
-from bigmodel_cli.train.batches import MicroBatches
+from bigmodel_cli.train.batches import MicroBatches, Shares
+from bigmodel_cli.train.together import check_division
 from bigmodel_cli.train.workers import Workers
 
 
@@ -22,25 +24,27 @@ class BatchLoader:
     ) -> None:
         self.batches, self.options, self.device = micro, options, device
         self.workers = workers
+        check_division(options, world())
+        self.own = Shares(micro, options.accumulate, world())
         self.loading: Workers | None = None
         if micro.split.resident and not workers:
             micro.split.to(device)
 
     def steps(self, start: int, end: int) -> Generator[list[dict[str, Tensor]]]:
-        """The micro-batches of each step from `start` to `end` (exclusive)."""
-        accumulate = self.options.accumulate
-        stream = self.load(range(start * accumulate, end * accumulate))
+        """This process's micro-batches of each step from `start` to `end` (exclusive)."""
+        each = self.own.each
+        stream = self.load(range(start * each, end * each))
         for _ in range(start, end):
-            yield [self.to_device(next(stream)) for _ in range(accumulate)]
+            yield [self.to_device(b) for b in (next(stream) for _ in range(each)) if b]
 
     def load(self, numbers: range) -> Iterator[dict[str, Tensor]]:
-        """The micro-batches with these indices, in order."""
+        """This process's micro-batches with these indices, in order."""
         if not self.workers:
-            yield from (self.batches[k] for k in numbers)
+            yield from (self.own[k] for k in numbers)
             return
         self.close()
         loading = self.loading = Workers(
-            self.batches, numbers, self.workers, self.device.type == "cuda"
+            self.own, numbers, self.workers, self.device.type == "cuda"
         )
         try:
             for _ in numbers:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigmodel_cli import checkpoints
+from bigmodel_cli.distributed import most
 from bigmodel_cli.errors import NumericsError, Stopped
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
@@ -61,9 +62,10 @@ def fit(run: Run) -> Path:
     gradient is not finite (the weights are those before that step, and nothing of it is saved).
     """
     state = run.state
-    state.held = hold(
-        run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
-    )
+    if state.sharding is None:
+        state.held = hold(
+            run.loaded.model, state.left_out, run.loaded.spec.adapter, run.options.precision
+        )
     run.objective.hold(run.options.precision)
     run.queued = can_queue(state, run.options, run.device)
     run.taking = taking(run.options, run.device, run.say)
@@ -194,6 +196,9 @@ def _fitted(
 ) -> T:
     """The step's result, in as many pieces as memory asks for, which are recorded."""
     options, state = run.options, run.state
+    # other micro-batches would be other sums; weights in parts need all processes in each pass
+    if options.deterministic or state.sharding is not None:
+        return take(state, run.objective, options, micro_batches, run.device, lr)
     pieces = state.division.at(state.batch)
     result = fitted(
         state.division,
@@ -202,6 +207,7 @@ def _fitted(
         micro_batches,
         lambda parts: take(state, run.objective, options, parts, run.device, lr),
         lambda text: run.say(f"step {state.step + 1}: {text}"),
+        most,
     )
     if state.division.at(state.batch) != pieces:
         state.division.write(run.directory)

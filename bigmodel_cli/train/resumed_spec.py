@@ -32,6 +32,9 @@ MAY_CHANGE = {
     "train.patience",
     "train.rewind.most",
     "train.trackers",
+    "train.parallel.replicate",
+    "train.parallel.shard",
+    "train.parallel.reshard",
     "data.workers",
 }
 """Options that a resumed run may change: they do not change what a step computes, except that a

@@ -10,12 +10,14 @@ from typing import Any
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.data import Split
+from bigmodel_cli.distributed import world
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.rundir import RunDirectory
+from bigmodel_cli.sharding import shown
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.keeping import Keeping
 from bigmodel_cli.train.loader import BatchLoader
@@ -118,7 +120,13 @@ class Run:
         """
         state, folder = self.state, self.directory.checkpoints
         self.observers.on_checkpoint(state.step)
-        path = checkpoints.save(folder, self.contents())
+        contents = self.contents()
+        with shown([*contents.model.values(), *contents.train.values()]):
+            if world().first:
+                checkpoints.save(folder, contents)
+        if not world().first:
+            return
+        path = folder / checkpoints.step_name(state.step)
         checkpoints.mark(folder, "last", path)
         if better:
             checkpoints.mark(folder, "best", path)

@@ -27,12 +27,15 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
+from bigmodel_cli.train.divided import mesh_of
 from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
+from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import observers
 from bigmodel_cli.train.once import taught_once
+from bigmodel_cli.train.passes import REMEDY
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
 from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
@@ -55,8 +58,7 @@ from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.setup import Opened, open_run, open_task, prepare
 from bigmodel_cli.train.signals import Interrupted, Signals
 from bigmodel_cli.train.state import TrainState
-from bigmodel_cli.train.statistics import batch_norms
-from bigmodel_cli.train.step import REMEDY, batch_norm_explained
+from bigmodel_cli.train.step import batch_norm_explained
 
 
 def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
@@ -210,15 +212,20 @@ def set_up(
     if task.needs_reference:
         task.reference = reference_of(spec, info, device)
     own = None if saved is None else saved.model
-    model = assemble(spec, info, device, opened.source, saved=own)
+    mesh = mesh_of(spec, info, split, device)
+    place = torch.device("cpu") if mesh.sharded else device  # until it is in parts
+    model = assemble(spec, info, place, opened.source, saved=own)
     check_enough(spec, split)
-    check_step(spec, info, split, model, device)
+    if not mesh.sharded:
+        check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
     if model.learns_before and own is None:
-        model.learn_before(on_device(micro[0], device))
+        model.learn_before(on_device(micro[0], place))
     say_start(spec, model, split, spec.train.total_steps(micro.per_epoch))
     kept_elsewhere = left_out(opened, saved, model)
-    spec, state = prepare(spec, model, task, lambda: on_device(micro[0], device), kept_elsewhere)
+    spec, state = prepare(
+        spec, model, task, lambda: on_device(micro[0], device), kept_elsewhere, mesh, device
+    )
     check_readable(state)
     if state.ema and batch_norms(model, state.still):
         say(

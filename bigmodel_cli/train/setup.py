@@ -26,7 +26,7 @@ from bigmodel_cli.data.files import expand
 from bigmodel_cli.depths import rated
 from bigmodel_cli.errors import MissingData, SpecError
 from bigmodel_cli.frozen import still_modules
-from bigmodel_cli.lazy import Tensor
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import say_carried
 from bigmodel_cli.metrics.text import need_libraries
 from bigmodel_cli.models import Model
@@ -34,9 +34,11 @@ from bigmodel_cli.modes import training_mode
 from bigmodel_cli.promises import check_plugins
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
+from bigmodel_cli.sharding import WHOLE, Mesh, Sharding
 from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.train.autotune import apply_mode, choose
+from bigmodel_cli.train.divided import unmeasured
 from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
@@ -186,11 +188,14 @@ def prepare(
     task: Task,
     first: Callable[[], dict[str, Tensor]],
     left_out: frozenset[str] = frozenset(),
+    mesh: Mesh = WHOLE,
+    device: torch.device | None = None,
 ) -> tuple[Spec, TrainState]:
     """The spec without any auto in `train`, and the state at step 0.
 
     `first` gives a micro-batch to measure with. The model comes from `assemble`; checkpoints leave
-    these weights out.
+    these weights out. Where the processes of the mesh keep parts of the weights they do so from
+    here on, on their `device`.
     """
     still, options, division = still_modules(model, spec.init), spec.train, Division()
     if spec.adapter is not None and options.compile == "auto":
@@ -199,6 +204,9 @@ def prepare(
     training_mode(model, still)
     if options.checkpointing == "blocks":
         model.recompute()
+    if mesh.sharded:
+        assert device is not None
+        options = unmeasured(options, device)
     if "auto" in (options.precision, options.memory_format, options.compile):
         options = fitted(
             division,
@@ -208,9 +216,14 @@ def prepare(
             lambda parts: choose(model, task, parts[0], options, say),
             say,
         )
-    apply_mode(model, options)
+    if not mesh.sharded:
+        apply_mode(model, options)
     with spec.placing():
         weights = rated(model, named_weights(model), options)
+    sharding = None
+    if mesh.sharded and device is not None:
+        sharding = Sharding(model, model.groups(), mesh, device)
+        weights = sharding.weights(weights)
     state = TrainState(
         model,
         options.optimizer.build(weights),
@@ -220,5 +233,6 @@ def prepare(
         held=four_bit_names(model),
         loss_scale=LossScale.of(options.precision),
         division=division,
+        sharding=sharding,
     )
     return spec.model_copy(update={"train": options}), state

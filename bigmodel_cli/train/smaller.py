@@ -2,8 +2,8 @@
 
 The samples of a step stay the same, and so do its sums and counts, which are divided once: the loss
 and the gradient are those of the whole batch, within rounding, and so is the experts' balance. What
-looks at a micro-batch as a whole differs by nature: BatchNorm's statistics and dropout's draws are
-of the smaller pieces.
+looks at a micro-batch as a whole differs by nature: BatchNorm's statistics are of the smaller
+pieces, and so are dropout's draws on a GPU.
 
 A `Division` records from which batch on there are how many pieces, in the run's directory at once
 and in each checkpoint, so that a resumed run changes where the first one did, bit for bit.
@@ -119,15 +119,18 @@ def fitted(
     micro_batches: list[dict[str, Tensor]],
     attempt: Callable[[list[dict[str, Tensor]]], T],
     told: Callable[[str], None],
+    most: Callable[[int], int] = int,
 ) -> T:
     """The result of `attempt` for a batch's micro-batches, in as many pieces as needed
     (recorded).
+
+    `most` makes of a process's rows the most of all processes, which divide alike.
     """
-    pieces, rows = division.at(batch), max(map(rows_of, micro_batches))
+    pieces, rows = division.at(batch), max(map(rows_of, micro_batches), default=0)
     unit = "samples" if options.batch_tokens is None else "tokens"
 
     def smaller(now: int) -> int:
-        more = more_pieces(now, options, rows)
+        more = more_pieces(now, options, most(rows))
         told(
             f"out of memory with a micro-batch of {options.micro // now:,} {unit}; it is done again"
             f" in pieces of {max(1, options.micro // more):,}, and so are those after it: the batch"

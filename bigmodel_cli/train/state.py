@@ -9,10 +9,11 @@ from typing import Any
 
 from bigmodel_cli.checkpoints import copy_tensors, glance, load_weights
 from bigmodel_cli.errors import CheckpointError
-from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
 from bigmodel_cli.parts.contract import counting_ahead, counting_steps
+from bigmodel_cli.sharding import Sharding
+from bigmodel_cli.train.kept import Kept
 from bigmodel_cli.train.recorded import ANOTHER, Recorded, check_fits
 from bigmodel_cli.train.smaller import Division
 
@@ -92,8 +93,11 @@ class TrainState:
     recent: list[float] = field(default_factory=list)  # losses of the last steps, to detect spikes
     rewinds: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
+    sharding: Sharding | None = None  # where processes keep parts of the weights
+    compared: bool = False  # what passes change was looked at; see train/together.py
 
     def __post_init__(self) -> None:
+        self.kept = Kept(self.model, self.sharding)
         self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
         self.ahead = counting_ahead(self.balanced)
         recorded = self.model.state_dict().keys()
@@ -103,7 +107,7 @@ class TrainState:
         if self.ema_decay is not None:
             self.ema = {
                 name: p.detach().clone()
-                for name, p in self.model.named_parameters()
+                for name, p in self.kept.named().items()
                 if name not in self.left_out
             }
 
@@ -162,24 +166,18 @@ class TrainState:
         if self.ema_decay is None:
             return
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        weights = [p.detach() for n, p in self.model.named_parameters() if n in self.ema]
+        weights = [p.detach() for n, p in self.kept.named().items() if n in self.ema]
         torch._foreach_lerp_(list(self.ema.values()), weights, 1 - decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights, if any."""
-        self.swap()
+        """Inside, the model has the averaged weights, if any, and this process all of them."""
+        self.kept.swap(self.ema)
         try:
-            yield
+            with self.kept.gathered():
+                yield
         finally:
-            self.swap()
-
-    def swap(self) -> None:
-        """Exchange the weights and their moving average."""
-        for name, p in self.model.named_parameters():
-            failpoint("train.exchanging")
-            if name in self.ema:
-                p.data, self.ema[name] = self.ema[name], p.data
+            self.kept.swap(self.ema)
 
     @contextlib.contextmanager
     def swapped_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -196,7 +194,15 @@ class TrainState:
 
     def raw(self) -> dict[str, Tensor]:
         """The parameters that have an average, by their names in a checkpoint's train state."""
-        return {f"raw.{name}": p for name, p in self.model.named_parameters() if name in self.ema}
+        kept = self.kept.named().items()
+        return {f"raw.{n}": self.kept.placed(n, p) for n, p in kept if n in self.ema}
+
+    def resuming(self) -> dict[str, Tensor]:
+        """The optimizer's tensors, by their names in a checkpoint's train state."""
+        return {
+            f"{OPTIMIZER}{name}": self.kept.placed(name.partition(".")[2], tensor)
+            for name, tensor in self.optimizer.state_dict().items()
+        }
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(weights to use, tensors to resume with, plain values to resume with).
@@ -204,17 +210,15 @@ class TrainState:
         The weights to use are the averaged ones where there is an average; the raw ones are then
         among the tensors to resume.
         """
-        train = {
-            f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()
-        }
+        train = self.resuming()
         train[CPU], cuda = self.random()
         if cuda is not None:
             train[CUDA] = cuda
         train |= {name: p.detach() for name, p in self.raw().items()}
-        with self.averaged():
+        with self.averaged() if self.sharding is None else contextlib.nullcontext():
             weights = {
-                name: tensor.detach()
-                for name, tensor in self.model.state_dict().items()
+                name: tensor if self.sharding is not None else tensor.detach()
+                for name, tensor in self.kept.state_dict(self.ema).items()
                 if name not in self.left_out
             }
         values = {
@@ -244,9 +248,8 @@ class TrainState:
             for name in (CPU, CUDA)
             if name in train
         }
-        targets = {**{f"{OPTIMIZER}{name}": tensor for name, tensor in own.items()}, **random}
-        copy_tensors(dict(self.model.named_parameters()), self.ema)
-        targets |= self.raw()
+        copy_tensors(self.kept.named(), self.ema)
+        targets = {**self.resuming(), **random, **self.raw()}
         copy_tensors(train, targets)
         self.optimizer.load_state_dict(own, found.optimizer_steps)
         for name in PLAIN:
@@ -263,7 +266,7 @@ class TrainState:
 
     def _check(self, weights: Mapping[str, Tensor], train: Mapping[str, Tensor]) -> None:
         """Raise `CheckpointError` where a state does not fit this run; nothing is changed."""
-        own = {f"{OPTIMIZER}{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
+        own = self.resuming()
         moved = {name for name in train if name.startswith(OPTIMIZER)}
         if differing := sorted(moved ^ own.keys()):
             raise CheckpointError(

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
-
 from bigmodel_cli.device import autocast
-from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.modes import evaluating
+from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.run import Run
 
 BATCHES = 50
 """Micro-batches of training data that the statistics are taken over."""
-
-
-def batch_norms(model: Module, still: Collection[str]) -> dict[str, Any]:
-    """The batch normalisations with running statistics, by name, but for frozen ones."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        and module.track_running_stats
-        and name not in still
-    }
 
 
 def recomputed_statistics(run: Run) -> dict[str, Tensor]:

@@ -7,29 +7,19 @@ never waits for Python.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bigmodel_cli.device import autocast
+from bigmodel_cli.distributed import world
 from bigmodel_cli.errors import OutOfMemory, ResourceError, SpecError, memory_remedy
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.optim import total_norm
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.passes import REMEDY, Mark, counted, passes, unmarked
 from bigmodel_cli.train.state import Before, TrainState
+from bigmodel_cli.train.together import begin_step, passes_together
 
-Mark = Callable[[str], None]
-"""Called with the name of each part of a step as it ends: "forward", "backward", "update"."""
-
-
-def unmarked(part: str) -> None:
-    """Nobody times the step."""
-
-
-REMEDY = "set a smaller train.micro_batch_size, or a smaller train.batch_size"
 IN_UPDATE = (
     "it was the update of the weights, whose memory no smaller batch lessens: make the model"
     " smaller, or take another train.optimizer; the last checkpoint is as it was"
@@ -109,6 +99,7 @@ def train_step(
     Raises `OutOfMemory` where the passes do not fit: everything is restored, the random state too;
     and `ResourceError` where the update does not fit, which may be half done.
     """
+    begin_step(state, options)
     before = state.before_step()
     numbers, unit = _gradients(state, objective, options, micro_batches, device, mark, before)
     loss_sum, count, norm, size, least = numbers.tolist()  # the one wait for the device
@@ -146,6 +137,7 @@ def queued_step(
 
     Raises as `train_step` does.
     """
+    begin_step(state, options)
     numbers, unit = _gradients(
         state, objective, options, micro_batches, device, mark, state.before_step()
     )
@@ -189,101 +181,12 @@ def _gradients(
     state.optimizer.wake()
     try:
         with memory_remedy(REMEDY):
-            whole = _counted(state, objective, options, micro_batches, device, before)
+            if options.deterministic or not world().alone:
+                return passes_together(
+                    state, objective, options, micro_batches, device, before, mark
+                )
+            whole = counted(state, objective, options, micro_batches, device, before)
             return passes(state, objective, options, micro_batches, device, whole, mark)
     except OutOfMemory:
         state.undo(before, random=True)
         raise
-
-
-def _counted(
-    state: TrainState,
-    objective: Objective,
-    options: TrainOptions,
-    micro_batches: list[dict[str, Tensor]],
-    device: torch.device,
-    before: Before,
-) -> Tensor | None:
-    """Let parts count the whole step ahead, with the random numbers of the passes that follow; the
-    number of its targets. None where one pass counts it, or nothing does.
-    """
-    if len(micro_batches) == 1 or not state.ahead:
-        return None
-    targets = []
-    with torch.no_grad():
-        for batch in micro_batches:
-            with autocast(device, options.precision):
-                targets.append(objective(state.model, batch)[1])
-    counts = [part.counts() for part in state.ahead]
-    state.undo(before, random=True)
-    for part, found in zip(state.ahead, counts, strict=True):
-        part.foresee(found)
-    return torch.stack(targets).sum()
-
-
-def passes(
-    state: TrainState,
-    objective: Objective,
-    options: TrainOptions,
-    micro_batches: list[dict[str, Tensor]],
-    device: torch.device,
-    whole: Tensor | None = None,
-    mark: Mark = unmarked,
-) -> tuple[Tensor, float]:
-    """Sum gradients over micro-batches. (5,) sum of losses, count, norm of the gradients as they
-    are, size, and the least count of a micro-batch; and what the gradients were multiplied by.
-
-    `whole` is the number of the step's targets, where parts were told its counts.
-    """
-    scale, unit = state.loss_scale, 1.0
-    losses, counts = list[Tensor](), list[Tensor]()
-    for batch in micro_batches:
-        with autocast(device, options.precision):
-            loss, n = objective(state.model, batch)
-        total = loss + _auxiliary(state, n, whole)
-        if scale.dynamic and not counts:
-            unit = power_above(float(n) * len(micro_batches))
-        mark("forward")
-        (total * (scale.value / unit) if scale.dynamic else total).backward()
-        mark("backward")
-        losses.append(loss.detach())
-        counts.append(n)
-    size = sum(objective.task.size(batch) for batch in micro_batches)
-    numbers = (
-        functools.reduce(operator.add, losses),
-        functools.reduce(operator.add, counts),
-        total_norm(state.optimizer.gradients()),
-        size,
-        functools.reduce(torch.minimum, counts),
-    )
-    return _as_one(numbers, device), scale.value / unit
-
-
-def _as_one(numbers: Sequence[Tensor | float], device: torch.device) -> Tensor:
-    """(N,)   the numbers in float64, or in fp32 where a device has none."""
-    kind = torch.float32 if device.type == "mps" else torch.float64
-    return torch.stack(
-        [
-            x.detach().to(device, kind)
-            if isinstance(x, torch.Tensor)
-            else torch.full((), x, dtype=kind, device=device)
-            for x in numbers
-        ]
-    )
-
-
-def _auxiliary(state: TrainState, count: Tensor, whole: Tensor | None) -> Tensor | float:
-    """The parts' auxiliary losses (load balance of experts) as a sum, as the loss is: times the
-    number of targets of the micro-batch, or of the step where parts were told its counts.
-    """
-    losses = [
-        part.auxiliary * (count if whole is None or part not in state.ahead else whole)
-        for part in state.balanced
-        if part.auxiliary is not None
-    ]
-    return torch.stack(losses).sum() if losses else 0.0
-
-
-def power_above(count: float) -> float:
-    """The least power of two >= count; 1 for a count below 1."""
-    return 2.0 ** math.ceil(math.log2(max(1.0, count)))

@@ -13,9 +13,9 @@ from bigmodel_cli.errors import OptionError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.loaded import Loaded, load_checkpoint
 from bigmodel_cli.models import Model
-from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
+from bigmodel_cli.teacher_options import DistillOptions
 from bigmodel_cli.train.distillation import compared
 
 MOST = 12

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bigmodel_cli.console import counted
-from bigmodel_cli.recipe import DistillOptions, TrainOptions
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.teacher_options import DistillOptions
 
 
 def unreached(options: TrainOptions, total: int, validating: int | None) -> Iterator[str]:

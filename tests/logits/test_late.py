@@ -14,8 +14,8 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.logits import cross_entropy, is_late, late, logits_of, token_nll
 from bigmodel_cli.models import MODELS
-from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.tasks import TASKS
+from bigmodel_cli.teacher_options import DistillOptions
 from bigmodel_cli.train.distillation import Distillation
 from bigmodel_cli.train.objective import Consistency, Objective
 

@@ -58,7 +58,7 @@ def compared(
         seen = given["key_mask"][:, None, None, :].expand(2, 1, queries, keys)
     if spec.dropout:
         torch.set_rng_state(state)
-        drops, factor = drawn(torch.Size((2, heads, queries, keys)), spec.dropout)
+        drops, factor = drawn(torch.Size((2, heads, queries, keys)), spec.dropout, q.device)
         kept = drops.double() * factor
     repeated = (x.repeat_interleave(heads // groups, 1) for x in exact[1:])
     right = formula(exact[0], *repeated, seen, None if bias is None else bias.double(), kept)

@@ -17,8 +17,8 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.draw import KEY
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.models import MODELS
-from bigmodel_cli.recipe import DistillOptions
 from bigmodel_cli.tasks import TASKS
+from bigmodel_cli.teacher_options import DistillOptions
 from bigmodel_cli.train.distillation import Distillation
 
 Cli = Callable[..., Any]

@@ -23,8 +23,9 @@ from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.tasks.causal_lm import CausalLM, CausalLMOptions
 from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.passes import power_above
 from bigmodel_cli.train.state import LossScale, TrainState
-from bigmodel_cli.train.step import power_above, train_step
+from bigmodel_cli.train.step import train_step
 
 Cli = Callable[..., Result]
 CPU = torch.device("cpu")

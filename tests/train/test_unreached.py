@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bigmodel_cli.recipe import DistillOptions, TrainOptions
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.teacher_options import DistillOptions
 from bigmodel_cli.train.unreached import idle_teacher, unreached
 
 Cli = Callable[..., Any]

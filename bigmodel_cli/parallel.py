@@ -1,0 +1,60 @@
+"""`train.parallel` of a spec: how the processes of a training share its weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from bigmodel_cli.config import Count, Options
+from bigmodel_cli.errors import SpecError
+
+
+class ParallelOptions(Options):
+    """How the processes share the weights; replicate x shard is their number.
+
+    With both `auto` each has all weights where these fit its device, and else a part.
+    """
+
+    replicate: Literal["auto"] | Count = Field("auto", description="copies of the weights")
+    shard: Literal["auto"] | Count = Field(
+        "auto",
+        description=(
+            "processes that one copy of weights, gradients and optimizer state is divided among"
+            " (FSDP; with several copies HSDP); a block's weights come together for its pass,"
+            " and all of them for a validation"
+        ),
+    )
+    reshard: bool = Field(
+        True,
+        description=(
+            "free a block's weights after its forward pass, and gather them again for its backward"
+            " pass; false: more memory, less communication"
+        ),
+    )
+
+    def division(self, processes: int) -> tuple[int, int] | None:
+        """(replicate, shard) for so many processes; None where the size of the model decides.
+
+        Raises `SpecError` where these are not that many.
+        """
+        given = ("replicate", self.replicate), ("shard", self.shard)
+        numbers = {name: value for name, value in given if isinstance(value, int)}
+        if not numbers:
+            return (1, 1) if processes == 1 else None
+        product = math.prod(numbers.values())
+        if len(numbers) == len(given) and product != processes:
+            raise SpecError(
+                f"train.parallel: replicate {self.replicate} x shard {self.shard} is {product:,},"
+                f" and {processes:,} train: start {product:,} (--processes {product}), or set one"
+                " of the two to auto"
+            )
+        if processes % product:
+            (name,) = numbers
+            raise SpecError(
+                f"train.parallel.{name}: {product:,} does not divide {processes:,}, the number of"
+                " processes; start a multiple of it (--processes), or set it to auto"
+            )
+        rest = processes // product
+        return numbers.get("replicate", rest), numbers.get("shard", rest)

@@ -1,0 +1,72 @@
+"""How the processes of a run share the weights: each has all of them, or a part."""
+
+from __future__ import annotations
+
+from bigmodel_cli.assemble import outline
+from bigmodel_cli.config import DatasetInfo
+from bigmodel_cli.console import quantity, say
+from bigmodel_cli.data import Split
+from bigmodel_cli.device import total_memory
+from bigmodel_cli.distributed import neighbours, world
+from bigmodel_cli.errors import SpecError
+from bigmodel_cli.lazy import torch
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.sharding import Mesh
+from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.plan import memory_of
+
+
+def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -> Mesh:
+    """How this run's processes share the weights; what that is, and why, is said.
+
+    Raises `SpecError` where `train.parallel` is not for as many processes, or for what the spec
+    asks for.
+    """
+    options, count = spec.train.parallel, world().size
+    found, why = options.division(count), "train.parallel"
+    if found is None:
+        memory = memory_of(spec, info, outline(spec, info), split.longest_rows())
+        room = total_memory(device) // (neighbours() if device.type == "cpu" else 1)
+        fits = memory.peak <= room
+        found = (count, 1) if fits else (1, count)
+        why = (
+            f"about {quantity(memory.peak, 'B')} of weights, gradients, optimizer state and"
+            f" activations {'fit' if fits else 'do not fit'} the {quantity(room, 'B')} of a process"
+        )
+    mesh = Mesh(*found, options.reshard)
+    if mesh.sharded:
+        _check(spec)
+    if count > 1:
+        copies = f"{mesh.replicate} {'copies' if mesh.replicate > 1 else 'copy'} of the weights"
+        part = f", each divided among {mesh.shard} processes" if mesh.sharded else ""
+        say(f"parallel: {copies}{part} ({why})")
+    return mesh
+
+
+def _check(spec: Spec) -> None:
+    """Raise `SpecError` for what is not done with weights in parts."""
+    train = spec.train
+    what = {
+        "train.deterministic: true": train.deterministic,
+        "train.compile: on": train.compile == "on",
+        "adapter.base: weights in 4 bits": spec.adapter is not None
+        and spec.adapter.base is not None,
+    }
+    for name, asked in what.items():
+        if asked:
+            raise SpecError(
+                f"{name} is not for weights that are divided among processes; leave it out, or set"
+                f" train.parallel.replicate={world().size}"
+            )
+
+
+def unmeasured(options: TrainOptions, device: torch.device) -> TrainOptions:
+    """The options without any auto, for a model that no process has in whole to measure with."""
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    chosen = {
+        "precision": "bf16" if half else "fp32",
+        "memory_format": "contiguous",
+        "compile": "off",
+    }
+    values = dict(options)
+    return options.model_copy(update={n: v for n, v in chosen.items() if values[n] == "auto"})

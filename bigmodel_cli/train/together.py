@@ -1,0 +1,258 @@
+"""The passes of a step that several processes take together, each with some of its samples.
+
+Gradients are summed over all of them once, after the last backward pass, and so are losses, counts
+and what parts count: from there on all processes compute the same with the same numbers. With
+train.deterministic each micro-batch's gradient is a leaf of one tree of sums, whoever computed it,
+so that the number of processes changes no bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from bigmodel_cli.console import say
+from bigmodel_cli.distributed import World, gathered, most, sum_, world
+from bigmodel_cli.draw import key_of
+from bigmodel_cli.errors import OutOfMemory, SpecError, forget_frames, is_out_of_memory
+from bigmodel_cli.lazy import Tensor, torch
+from bigmodel_cli.parts.contract import counting_together
+from bigmodel_cli.recipe import TrainOptions
+from bigmodel_cli.train.normalised import Normalised, batch_norms
+from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.passes import REMEDY, Mark, as_one, auxiliary, forward, power_above
+from bigmodel_cli.train.state import Before, TrainState
+
+
+class Tree:
+    """A pairwise sum of lists of tensors, which are added to in place.
+
+    Neighbours are added first, then neighbours of those, so that a process with 2^k of them in a
+    row has one node of the tree.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[tuple[int, list[Tensor]]] = []  # (height, sum), the oldest first
+
+    def add(self, tensors: list[Tensor]) -> None:
+        """One leaf."""
+        height = 0
+        while self.nodes and self.nodes[-1][0] == height:
+            tensors, height = self._joined(tensors), height + 1
+        self.nodes.append((height, tensors))
+
+    def total(self) -> list[Tensor]:
+        """The sum of all leaves, of which there are some."""
+        tensors = self.nodes.pop()[1]
+        while self.nodes:
+            tensors = self._joined(tensors)
+        return tensors
+
+    def _joined(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The last node with these, which come after it."""
+        _, before = self.nodes.pop()
+        torch._foreach_add_(before, tensors)
+        return before
+
+
+def as_tree(tensors: list[Tensor]) -> Tensor:
+    """The pairwise sum of tensors."""
+    tree = Tree()
+    for tensor in tensors:
+        tree.add([tensor])
+    return tree.total()[0]
+
+
+def check_division(options: TrainOptions, among: World) -> None:
+    """Raise `SpecError` where the processes cannot divide a step as train.deterministic says."""
+    count, size = options.accumulate, among.size
+    each = count // size
+    if options.deterministic and size > 1 and (count % size or each & (each - 1)):
+        raise SpecError(
+            f"train.deterministic: {count:,} micro-batches a step over {size:,} processes: each of"
+            " them needs as many, and 1, 2, 4 or 8 ... of them; set train.micro_batch_size to"
+            f" {max(1, options.batch // size):,}, or take another number of processes"
+        )
+
+
+def begin_step(state: TrainState, options: TrainOptions) -> None:
+    """Let what is drawn from torch's generator, if anything, be other draws in each process."""
+    now = world()
+    if not now.alone:
+        torch.manual_seed(int(key_of(options.seed, state.batch, now.rank)) >> 1)
+
+
+def passes_together(
+    state: TrainState,
+    objective: Objective,
+    options: TrainOptions,
+    micro_batches: list[dict[str, Tensor]],
+    device: torch.device,
+    before: Before,
+    mark: Mark,
+) -> tuple[Tensor, float]:
+    """As `passes`, over the micro-batches of all processes; this one's may be none.
+
+    Raises `OutOfMemory` in all processes where one of them has not enough, and `SpecError` where
+    what a part does cannot be joined.
+    """
+    parts = counting_together(state.balanced)
+    if len(parts) < len(state.balanced) and not world().alone:
+        raise SpecError(
+            "model: a part counts within a step (after_step), and does not say how the counts of"
+            " several processes are joined (counts, count_all); train it in one process"
+        )
+    micro_batches = state.kept.begin(micro_batches)
+    whole = _counted(state, objective, options, micro_batches, device, before)
+    norms = Normalised(batch_norms(state.model, state.still))
+    with all_fit(state):
+        own, gradients = _own(state, objective, options, micro_batches, device, whole, norms, mark)
+    every = torch.cat(gathered(own))  # (micro-batches or processes, 4)
+    if state.sharding is None:
+        sum_(gradients, as_tree if options.deterministic else None)
+    totals = [part.counts() for part in parts]
+    sum_(totals)
+    for part, total in zip(parts, totals, strict=True):
+        part.count_all(total)
+    norms.join()
+    if not state.compared:
+        state.compared = True
+        _compare(state, options, before, norms)
+    loss, count, size = every[:, :3].sum(0).unbind()
+    norm = state.kept.norm(state.optimizer.gradients())
+    numbers = as_one((loss, count, norm, size, every[:, 3].min()), device)
+    return numbers, state.loss_scale.value
+
+
+def _own(
+    state: TrainState,
+    objective: Objective,
+    options: TrainOptions,
+    micro_batches: Sequence[dict[str, Tensor]],
+    device: torch.device,
+    whole: Tensor | None,
+    norms: Normalised,
+    mark: Mark,
+) -> tuple[Tensor, list[Tensor]]:
+    """This process's (rows, 4) sums of losses, counts, sizes, and least counts, and the sums of its
+    gradients, times the loss scale. A row is of a micro-batch where sums are a tree, else of all.
+    """
+    scale, unit, tree = state.loss_scale, 1.0, Tree() if options.deterministic else None
+    count = options.accumulate if tree is not None else world().size * len(micro_batches)
+    rows = list[Tensor]()
+    norms.begin()
+    for batch in micro_batches:
+        loss, n = forward(state, objective, options, batch, device)
+        total = loss + auxiliary(state, n, whole)
+        if scale.dynamic and (tree is not None or not rows):
+            unit = state.kept.agreed(power_above(float(n) * count))
+        mark("forward")
+        (total * (scale.value / unit) if scale.dynamic else total).backward()
+        mark("backward")
+        rows.append(as_one((loss, n, objective.task.size(batch), n), device))
+        if tree is not None:
+            tree.add(_taken(state, unit))
+            norms.note()
+            norms.begin()
+    if tree is not None:
+        state.optimizer.set_gradients(tree.total())
+        return torch.stack(rows), state.optimizer.moving_gradients()
+    norms.note()
+    state.optimizer.set_gradients(_taken(state, unit))
+    least = as_one((0.0, 0.0, 0.0, float("inf")), device)
+    found = torch.stack([*rows, least])
+    row = torch.cat((found[:, :3].sum(0), found[:, 3:].min(0).values))
+    return row[None], state.optimizer.moving_gradients()
+
+
+def _taken(state: TrainState, unit: float) -> list[Tensor]:
+    """The gradients of what this step moves, times `unit`; the optimizer has none of them then."""
+    state.kept.end()
+    state.optimizer.gradients()
+    found = state.optimizer.moving_gradients()
+    if not state.compared:
+        given = sum(p.grad is not None for p in state.model.parameters() if p.requires_grad)
+        if given > len(found):
+            raise SpecError(
+                f"train.optimizer: {given:,} weights have a gradient, and it says to move"
+                f" {len(found):,} (Optimizer.moving): the others' would not be summed"
+            )
+    state.optimizer.clear()
+    if unit != 1.0:
+        torch._foreach_mul_(found, unit)
+    return found
+
+
+def _counted(
+    state: TrainState,
+    objective: Objective,
+    options: TrainOptions,
+    micro_batches: Sequence[dict[str, Tensor]],
+    device: torch.device,
+    before: Before,
+) -> Tensor | None:
+    """As `passes.counted`, for the micro-batches of all processes."""
+    if not state.ahead or (world().alone and len(micro_batches) == 1):
+        return None
+    with all_fit(state), torch.no_grad():
+        targets = [forward(state, objective, options, b, device)[1] for b in micro_batches]
+    own = as_one(targets, device) if targets else as_one((0.0,), device)
+    if not options.deterministic:
+        own = own.sum()[None]
+    counts = [part.counts() for part in state.ahead]
+    sum_(counts)
+    state.undo(before, random=True)
+    for part, found in zip(state.ahead, counts, strict=True):
+        part.foresee(found)
+    return torch.cat(gathered(own)).sum().to(torch.float32)
+
+
+@contextlib.contextmanager
+def all_fit(state: TrainState) -> Iterator[None]:
+    """Inside, nothing is exchanged. Raises `OutOfMemory` in all processes where one had too little.
+
+    So all of them divide their micro-batches alike, and take the step again. Where weights are in
+    parts the processes wait for one another in each pass, and the run ends instead.
+    """
+    if state.sharding is not None:
+        yield
+        return
+    short = ""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        forget_frames(error)
+        short = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if most(int(bool(short))):
+        raise OutOfMemory(f"out of memory ({short or 'in another process'}); {REMEDY}")
+
+
+def _compare(state: TrainState, options: TrainOptions, before: Before, norms: Normalised) -> None:
+    """Look at what a first step's passes changed beside what is joined."""
+    joined = {id(b) for module in [*norms.norms, *state.balanced] for b in _buffers(module)}
+    names = {id(buffer): name for name, buffer in state.model.named_buffers()}
+    for now, then in zip(state.buffers, before.buffers, strict=True):
+        if id(now) not in joined and not torch.equal(now, then):
+            raise SpecError(
+                f"model: {names[id(now)]} is changed by each micro-batch, and it is not known how"
+                " those of several processes are joined; train it in one process, without"
+                " train.deterministic"
+            )
+    pairs = zip(state.random(), (before.cpu, before.cuda), strict=True)
+    if all(torch.equal(a, b) for a, b in pairs if a is not None and b is not None):
+        return
+    what = (
+        "a layer draws from torch's own generator (a compiled one, an adapter's dropout before"
+        " experts or a head, a plugin's), so that what it draws depends on how samples are divided"
+    )
+    if options.deterministic:
+        raise SpecError(f"train.deterministic: {what}; leave that out")
+    say(f"{what}: results depend on the number of processes")
+
+
+def _buffers(module: object) -> Iterator[Tensor]:
+    """The buffers of a part."""
+    assert isinstance(module, torch.nn.Module)
+    yield from module.buffers()

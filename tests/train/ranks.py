@@ -1,0 +1,123 @@
+"""Trains the cases of a file in as many processes as torchrun starts; one of them writes.
+
+Called as `ranks.py CASES OUT`; CASES is JSON, a list of {"name", "spec", "steps", ...}:
+`from` names a state that an earlier case kept, `steps` is the step to end at, `evaluate` asks
+for metrics too (a list: with these text metrics), `short` is a process with little memory. OUT gets
+of each NAME.json, with the losses and the hashes of each process's weights, and NAME.pt, the state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bigmodel_cli import distributed
+from bigmodel_cli.errors import BigmodelError
+from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
+from bigmodel_cli.loaded import Loaded
+from bigmodel_cli.spec import from_dict
+from bigmodel_cli.train.objective import Objective
+from bigmodel_cli.train.objectives import objective_of
+from bigmodel_cli.train.session import set_up
+from bigmodel_cli.train.setup import open_run, open_task
+from bigmodel_cli.train.smaller import fitted
+from bigmodel_cli.train.step import train_step
+
+CPU = torch.device("cpu")
+FIXED = {"precision": "fp32", "memory_format": "contiguous", "compile": "off", "seed": 5}
+
+
+class Short(Objective):
+    """Has memory for four rows."""
+
+    def __call__(self, model: Any, batch: dict[str, torch.Tensor]) -> Any:
+        if len(batch["key"]) > 4:
+            raise MemoryError
+        return super().__call__(model, batch)
+
+
+def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Train a case to its last step."""
+    given = case["spec"]
+    spec = from_dict({**given, "train": {**FIXED, "steps": 200, **given["train"]}})
+    opened = open_run(spec)
+    task = open_task(opened.spec, opened.data)
+    spec, model, state, loader = set_up(opened, task, CPU, None)
+    objective = objective_of(spec, task, opened.data.info, {}, model, CPU)
+    if "from" in case:
+        kept = torch.load(out / f"{case['from']}.pt", weights_only=True)
+        state.restore(kept["weights"], kept["train"], kept["values"])
+    if "short" in case and distributed.world().rank == case["short"]:
+        objective = Short(objective.task)
+    found, said, options = [], list[str](), spec.train
+    for micro_batches in loader.steps(state.batch, case["steps"] + state.passed):
+        lr = options.optimizer.lr * options.schedule.factor(state.step, 200)
+        attempt = partial(train_step, state, objective, options, device=CPU, lr=lr)
+        found.append(
+            attempt(micro_batches)
+            if options.deterministic
+            else fitted(
+                state.division,
+                state.batch,
+                options,
+                micro_batches,
+                lambda parts, attempt=attempt: attempt(parts),
+                said.append,
+                distributed.most,
+            )
+        )
+        state.step += 1
+        if found[-1].finite:
+            state.after_step()
+    loader.close()
+    weights, train, values = state.capture()
+    if distributed.world().first:
+        kept = {"weights": weights, "train": train, "values": values}
+        torch.save(kept, out / f"{case['name']}.pt")
+    scores: dict[str, Any] = {}
+    if case.get("evaluate"):
+        loaded = Loaded(out, spec, opened.data.info, task, model, CPU, opened.data.assets())
+        texts = case["evaluate"] if isinstance(case["evaluate"], list) else None
+        judged = evaluate_split(loaded, opened.data.split("val"), texts, case.get("rows"))
+        scores = {"metrics": values_of(task, judged.measures), "columns": judged.columns}
+    own = hashlib.sha256(b"".join(bytes(_numbers(t)) for t in weights.values())).hexdigest()
+    return {
+        "losses": [r.loss for r in found],
+        "norms": [r.norm for r in found],
+        "sizes": [r.size for r in found],
+        "finite": [r.finite for r in found],
+        "said": said,
+        "pieces": {str(k): n for k, n in state.division.pieces.items()},
+        "scale": state.loss_scale.value,
+        "hashes": [x.decode() for x in distributed.gathered_bytes(own.encode())],
+        **scores,
+    }
+
+
+def _numbers(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def main() -> None:
+    """All cases, one after the other."""
+    cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    world = distributed.begin(CPU, 120)
+    for case in cases:
+        try:
+            found = trained(case, out)
+        except BigmodelError as error:  # the same in all processes, or the others would wait
+            found = {"error": str(error)}
+        if world.first:
+            (out / f"{case['name']}.json").write_text(json.dumps(found))
+        distributed.wait_for_all()
+    distributed.end()
+
+
+main()
