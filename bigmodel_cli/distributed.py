@@ -47,11 +47,75 @@ class World:
 
 ALONE = World()
 _world = [ALONE]
+_samples: list[tuple[World, Any]] = [(ALONE, None)]  # and the group, None: all
+_groups: dict[int, Any] = {}  # of so many neighbours
 
 
 def world() -> World:
     """This process among the others, as of `begin`."""
     return _world[0]
+
+
+def samples() -> World:
+    """This process among those that take different samples of a step."""
+    return _samples[0][0]
+
+
+def share_samples(count: int) -> None:
+    """From now on `count` neighbours take the same samples; all processes call it."""
+    now = world()
+    among, group = now, None
+    if count > 1:
+        import torch.distributed as dist
+
+        among = World(now.rank // count, now.size // count, now.local)
+        made = [dist.new_group(list(range(at, now.size, count))) for at in range(count)]
+        group = made[now.rank % count]
+    _samples[0] = among, group
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Processes with neighbouring ranks, this one among them, and what they tell one another."""
+
+    rank: int
+    size: int
+    group: Any
+
+    @staticmethod
+    def of(count: int) -> Neighbours:
+        """So many, of which the world has a multiple; all processes call it, in one order."""
+        import torch.distributed as dist
+
+        now = world()
+        if count not in _groups:
+            starts = range(0, now.size, count)
+            made = [dist.new_group(list(range(at, at + count))) for at in starts]
+            _groups[count] = made[now.rank // count]
+        return Neighbours(now.rank % count, count, _groups[count])
+
+    def reduced(self, x: Tensor, largest: bool = False) -> Tensor:
+        """The sum, or the largest, of all their tensors, new."""
+        import torch.distributed as dist
+
+        found = x.detach().clone(memory_format=torch.contiguous_format)
+        kind = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
+        dist.all_reduce(found, kind, group=self.group)
+        return found
+
+    def all_of(self, x: Tensor) -> list[Tensor]:
+        """Their tensors, by rank, whose last axes may differ."""
+        import torch.distributed as dist
+
+        length = torch.tensor([x.shape[-1]], device=x.device)
+        lengths = [torch.empty_like(length) for _ in range(self.size)]
+        dist.all_gather(lengths, length, group=self.group)
+        each = [int(n) for n in lengths]
+        room = x.new_zeros(*x.shape[:-1], max(each))
+        room[..., : x.shape[-1]] = x.detach()
+        found = [torch.empty_like(room) for _ in range(self.size)]
+        dist.all_gather(found, room, group=self.group)
+        return [y[..., :n] for y, n in zip(found, each, strict=True)]
 
 
 def announced() -> World:
@@ -90,7 +154,7 @@ def begin(device: torch.device, seconds: float) -> World:
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             timeout=datetime.timedelta(seconds=seconds),
         )
-    _world[0] = found
+    _world[0], _samples[0] = found, (found, None)
     return found
 
 
@@ -100,7 +164,8 @@ def end() -> None:
         import torch.distributed as dist
 
         dist.destroy_process_group()
-    _world[0] = ALONE
+    _world[0], _samples[0] = ALONE, (ALONE, None)
+    _groups.clear()
 
 
 BUCKET = 8 << 20
@@ -110,18 +175,18 @@ Fold = Callable[[list[Tensor]], Tensor]
 
 
 def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
-    """Replace each tensor by its sum over all processes: the same bits in all of them.
+    """Replace each tensor by its sum over `samples`: the same bits in all of them.
 
     With `fold`, which is to work element by element, by what it makes of the tensors of each.
     """
-    if world().alone:
+    if samples().alone:
         return
     import torch.distributed as dist
 
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         if fold is None:
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=_samples[0][1])
         else:
             flat = fold(gathered(flat))
         parts = flat.split([tensor.numel() for tensor in bucket])
@@ -156,8 +221,8 @@ def most(number: int) -> int:
 
 
 def gathered_bytes(content: bytes) -> list[bytes]:
-    """What each process gives, of any length, by rank."""
-    if world().alone:
+    """What each of `samples` gives, of any length, by rank."""
+    if samples().alone:
         return [content]
     longest = most(len(content))
     own = torch.zeros(8 + longest, dtype=torch.uint8)
@@ -169,13 +234,13 @@ def gathered_bytes(content: bytes) -> list[bytes]:
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:
-    """The tensor of each process, by rank; of one shape and dtype everywhere."""
-    if world().alone:
+    """The tensor of each of `samples`, by rank; of one shape and dtype everywhere."""
+    if samples().alone:
         return [tensor]
     import torch.distributed as dist
 
-    found = [torch.empty_like(tensor) for _ in range(world().size)]
-    dist.all_gather(found, tensor.contiguous())
+    found = [torch.empty_like(tensor) for _ in range(samples().size)]
+    dist.all_gather(found, tensor.contiguous(), group=_samples[0][1])
     return found
 
 

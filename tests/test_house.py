@@ -53,6 +53,7 @@ STOREYS = (
         "shares",
         "yaml_source",
     },
+    {"tensor_parallel"},
     {"sharding"},
     {
         "checkpoints",

@@ -105,8 +105,8 @@ class MixtureOfExperts(Experts):
     Load-balance loss: E * sum_e fraction_e * mean score_e (Fedus et al. 2021, Switch Transformer,
     equation 4), with the fraction of the N * k choices, so that even load gives 1 for every k
     (transformers' Mixtral: k times as much), of all tokens of a step. Balancing by bias: after each
-    step an expert's bias goes up where it had less than its share, down where more (Wang et al. 2024;
-    DeepSeek-V3). Neither counts padding, nor anything outside training.
+    step an expert's bias goes up where it had less than its share, down where more (Wang et al.
+    2024; DeepSeek-V3). Neither counts padding, nor anything outside training.
 
     Each expert's matrices are initialised by the model's rule as those of a dense network of that
     width, the router's as any other.

@@ -20,7 +20,7 @@ from bigmodel_cli.shares.cut import (
     by_outputs,
     own_of,
 )
-from bigmodel_cli.shares.division import Divides, Division, divide
+from bigmodel_cli.shares.division import Divides, Division, divide, says_so
 from bigmodel_cli.shares.team import ALONE, Team
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "by_outputs",
     "divide",
     "own_of",
+    "says_so",
 ]

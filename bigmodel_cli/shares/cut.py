@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.shares.team import Team
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Cut:
             for run, piece in zip(self.runs, pieces, strict=True)
         ]
         return torch.cat(own, self.axis).contiguous()
+
+    def gathered(self, own: Tensor, team: Team) -> Tensor:
+        """The whole of a tensor of which each process has its share; all call it."""
+        flat = own.movedim(self.axis, -1).contiguous()  # shares may differ along that axis
+        return self.joined([t.movedim(-1, self.axis) for t in team.all_of(flat)])
 
     def lengths(self, rank: int, size: int) -> list[int]:
         """Of each run in the share of process `rank`."""

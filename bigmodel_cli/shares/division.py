@@ -92,8 +92,7 @@ class Division:
         share = self.shares.get(name, WHOLE)
         if not isinstance(share, Cut):
             return tensor
-        flat = tensor.movedim(share.axis, -1).contiguous()  # shares may differ along that axis
-        return share.joined([t.movedim(-1, share.axis) for t in self.team.all_of(flat)])
+        return share.gathered(tensor, self.team)
 
     def own(self, name: str, whole: Tensor) -> Tensor:
         """This process's share of a tensor that is divided as the weight `name`."""
@@ -130,7 +129,7 @@ def divide(model: Module, team: Team) -> Division:
     return found
 
 
-def _says_so(module: Module) -> bool:
+def says_so(module: Module) -> bool:
     """Whether a module's own class says how it is divided: a subclass may compute otherwise."""
     return isinstance(module, Divides) and "shares" in vars(type(module))
 
@@ -139,7 +138,7 @@ def _planned(model: Module, size: int) -> tuple[dict[str, tuple[Divides, Shares]
     """The modules that divide themselves, by path, and why some cannot among `size` processes."""
     planned, faults = dict[str, tuple[Divides, Shares]](), list[str]()
     for path, module in model.named_modules():
-        if _says_so(module):
+        if says_so(module):
             assert isinstance(module, Divides)
             where = f"model.{path}".removesuffix(".")
             try:

@@ -12,6 +12,7 @@ from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.sharding import Sharding
+from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.smaller import divided, rows_of
 
 Batch = dict[str, Tensor]
@@ -22,7 +23,7 @@ class Kept:
     """The weights of a model, of which processes may keep parts."""
 
     model: Module
-    sharding: Sharding | None = None
+    sharding: Sharding | TensorParallel | None = None
 
     def named(self) -> dict[str, Tensor]:
         """What this process keeps of each weight, by name."""
@@ -78,6 +79,8 @@ class Kept:
         if self.sharding is None:
             return micro_batches
         self.sharding.begin()
+        if not self.sharding.sums_itself:
+            return micro_batches
         rows = sum(map(rows_of, micro_batches))
         counts = torch.stack(gathered(torch.tensor([len(micro_batches), rows])))
         passes, least = int(counts[:, 0].max()), int(counts[:, 1].min())
