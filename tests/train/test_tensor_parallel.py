@@ -97,17 +97,20 @@ def results(folder: Path) -> dict[str, Results]:
 
 
 THREE = {"mixer": {"type": "attention", "num_heads": 3, "head_dim": 4}, "ffn": {"type": "gelu"}}
-LORA = {"adapter": {"type": "lora", "rank": 2}}
+LORA = {"adapter": {"type": "lora", "rank": 2, "targets": ["*qkv*"]}}
 
 
 def compare(folder: Path, found: dict[str, Any], want: dict[str, Any], a: str, b: str) -> None:
-    """Losses, norms and weights."""
-    for x, y in zip(found["losses"], want["losses"], strict=True):
-        assert abs(x - y) <= 2e-6
+    """Losses, norms and weights.
+
+    Adam's first steps are of the learning rate however small a gradient is, so that an embedding
+    that is seldom read follows its gradient's rounding.
+    """
+    assert found["losses"] == pytest.approx(want["losses"], abs=3e-6)
     assert found["norms"] == pytest.approx(want["norms"], rel=1e-4)
     weights = load_file(folder / a)
     for name, weight in load_file(folder / b).items():
-        assert torch.allclose(weights[name], weight, rtol=0, atol=1e-5), name
+        assert torch.allclose(weights[name], weight, rtol=0, atol=2e-5), name
 
 
 @pytest.mark.parametrize(("count", "place"), [("two", "2"), ("four", "4")])
