@@ -122,7 +122,7 @@ class Decoder(Skeleton):
     def shares(self) -> Shares:
         """By tokens of the vocabulary."""
         head = {"head": self.vocab} if self.can_generate else {}
-        return by_vocabulary(self, embedding=self.vocab, **head)
+        return by_vocabulary(self, {"embedding": self.vocab, **head})
 
     def narrow(self, team: Team) -> None:
         self.team = team

@@ -215,7 +215,7 @@ class Encoder(AnyEncoder):
         return vocab
 
     def shares(self) -> Shares:
-        return by_vocabulary(self, embedding=self.embedding.num_embeddings)
+        return by_vocabulary(self, {"embedding": self.embedding.num_embeddings})
 
     def narrow(self, team: Team) -> None:
         self.team, self.embedding = team, TableShare(self.embedding, team)

@@ -48,7 +48,7 @@ class TokenHead(Module):
 
     def shares(self) -> Shares:
         """By tokens of the vocabulary; the dense layer before it is small."""
-        return by_vocabulary(self, logits=self.vocab)
+        return by_vocabulary(self, {"logits": self.vocab})
 
     def narrow(self, team: Team) -> None:
         self.team, self.logits = team, LogitsShare(self.logits, self.vocab, team)

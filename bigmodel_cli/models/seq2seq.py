@@ -168,12 +168,13 @@ class AnySeq2Seq(Skeleton):
         if options.share_embeddings is True:
             self.head.weight = self.target_embedding.weight
 
-    def shares_of(self, **sources: int) -> Shares:
+    def shares_of(self, sources: Mapping[str, int]) -> Shares:
         """By tokens of the vocabulary, also that of the named tables."""
         vocab = self.head.out_features
-        return by_vocabulary(self, target_embedding=vocab, head=vocab, **sources)
+        return by_vocabulary(self, {"target_embedding": vocab, "head": vocab, **sources})
 
     def narrow(self, team: Team) -> None:
+        """Go on with this process's rows of embeddings and logits."""
         vocab, self.team = self.target_embedding.num_embeddings, team
         self.target_embedding = TableShare(self.target_embedding, team)
         self.head = LogitsShare(self.head, vocab, team)
@@ -247,7 +248,7 @@ class Seq2Seq(AnySeq2Seq):
 
     def shares(self) -> Shares:
         """By tokens of the vocabularies."""
-        return self.shares_of(source_embedding=self.source_embedding.num_embeddings)
+        return self.shares_of({"source_embedding": self.source_embedding.num_embeddings})
 
     def narrow(self, team: Team) -> None:
         super().narrow(team)
@@ -272,7 +273,7 @@ class FramesToText(AnySeq2Seq):
 
     def shares(self) -> Shares:
         """By tokens of the vocabulary."""
-        return self.shares_of()
+        return self.shares_of({})
 
     def add_source(
         self, options: Seq2SeqOptions, info: DatasetInfo, vocab: int, faults: Faults

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bigmodel_cli.lazy import F, Module, Tensor, nn
 from bigmodel_cli.logits import LogitsShare, tokens
 from bigmodel_cli.shares import Shares, Team, by_outputs, own_of
@@ -27,7 +29,7 @@ class TableShare(Module):
         return self.team.summed(F.embedding(place, self.weight) * inside[..., None])
 
 
-def by_vocabulary(model: Module, **layers: int) -> Shares:
+def by_vocabulary(model: Module, layers: Mapping[str, int]) -> Shares:
     """The shares of embeddings and last layers, by name, with the size of their vocabulary."""
     found = {
         f"{name}.{w}": by_outputs(tokens(vocab))

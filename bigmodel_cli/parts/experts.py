@@ -36,6 +36,7 @@ class Experts(OwnMatrices):
         return dict.fromkeys(names, by_experts)
 
     def narrow(self, team: Team) -> None:
+        """Go on with this process's experts."""
         self.count, self.team = self.count // team.size, team
         self.first = self.count * team.rank
 

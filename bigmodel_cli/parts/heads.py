@@ -208,6 +208,7 @@ class HeadsPart(AttentionPart):
         return norm is not None and norm.over == "full"
 
     def narrow(self, team: Team) -> None:
+        """Go on with this process's heads."""
         if self.norms_all():
             for part in (self.q_norm, self.k_norm):
                 if part is not None:
