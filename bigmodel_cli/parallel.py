@@ -12,7 +12,7 @@ from bigmodel_cli.errors import SpecError
 
 
 class ParallelOptions(Options):
-    """How the processes share the weights; replicate x shard is their number.
+    """How the processes share the weights; replicate x shard x tensor is their number.
 
     With both `auto` each has all weights where these fit its device, and else a part.
     """
@@ -24,6 +24,13 @@ class ParallelOptions(Options):
             "processes that one copy of weights, gradients and optimizer state is divided among"
             " (FSDP; with several copies HSDP); a block's weights come together for its pass,"
             " and all of them for a validation"
+        ),
+    )
+    tensor: Count = Field(
+        1,
+        description=(
+            "neighbours that compute each part together, with a share of its heads, hidden units,"
+            " experts and tokens of the vocabulary each, and take the same samples; not with shard"
         ),
     )
     reshard: bool = Field(
@@ -39,10 +46,16 @@ class ParallelOptions(Options):
 
         Raises `SpecError` where these are not that many.
         """
+        if processes % self.tensor:
+            raise SpecError(
+                f"train.parallel.tensor: {self.tensor:,} does not divide {processes:,}, the number"
+                " of processes; start a multiple of it (--processes), or set it to 1"
+            )
+        processes //= self.tensor
         given = ("replicate", self.replicate), ("shard", self.shard)
         numbers = {name: value for name, value in given if isinstance(value, int)}
         if not numbers:
-            return (1, 1) if processes == 1 else None
+            return (processes, 1) if processes == 1 or self.tensor > 1 else None
         product = math.prod(numbers.values())
         if len(numbers) == len(given) and product != processes:
             raise SpecError(

@@ -18,6 +18,7 @@ from typing import Any
 from bigmodel_cli.distributed import gathered, sum_, told, world
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.roles import Weight
+from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,12 @@ class Mesh:
     replicate: int = 1
     shard: int = 1
     reshard: bool = True  # a block's weights are freed after its forward pass
+    tensor: int = 1  # neighbours that divide each part among them and take the same samples
 
     @property
     def sharded(self) -> bool:
         """Whether a process keeps but a part of the weights."""
-        return self.shard > 1
+        return self.shard > 1 or self.tensor > 1
 
 
 WHOLE = Mesh()
@@ -79,6 +81,11 @@ class Sharding:
     From then on each pass of the model is one of all processes, which wait for one another in it,
     except within `gathered`.
     """
+
+    sums_itself = True
+    """Whether passes sum gradients over the processes that take other samples."""
+    passes_alone = True
+    """Whether one process can let the model pass within `gathered`, without the others."""
 
     def __init__(
         self, model: Module, groups: Sequence[Module], mesh: Mesh, device: torch.device
@@ -208,7 +215,7 @@ def is_part(tensor: Any) -> bool:
         return False
     from torch.distributed.tensor import DTensor
 
-    return isinstance(tensor, DTensor)
+    return isinstance(tensor, DTensor) or is_placed(tensor)
 
 
 def _axis(tensor: Tensor, count: int) -> Any:
@@ -234,6 +241,9 @@ def put(target: Tensor, tensor: Tensor) -> None:
     """Copy a tensor into a target of which this process may keep but a part."""
     if not is_part(target):
         target.copy_(tensor)
+        return
+    if is_placed(target):
+        put_share(target, tensor)
         return
     own: Any = target
     part: Any = tensor
@@ -282,6 +292,8 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     if _shown:
         told(_shown[-1][id(tensor)])
+    if is_placed(tensor):
+        return whole_of(tensor)
     part: Any = tensor
     found: Tensor = part.full_tensor()
     return found

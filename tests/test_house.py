@@ -51,8 +51,10 @@ STOREYS = (
         "parallel",
         "roles",
         "schedules",
+        "shares",
         "yaml_source",
     },
+    {"tensor_parallel"},
     {"sharding"},
     {
         "checkpoints",

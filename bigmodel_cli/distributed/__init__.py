@@ -14,14 +14,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from bigmodel_cli.distributed.lines import connected
+from bigmodel_cli.distributed.neighbours import Neighbours, forget_groups
 from bigmodel_cli.distributed.peers import Peers
 from bigmodel_cli.distributed.tensors import gathered, gathered_bytes, most, sum_
-from bigmodel_cli.distributed.who import ALONE, World, announced, known, neighbours, world
+from bigmodel_cli.distributed.who import (
+    ALONE,
+    World,
+    announced,
+    known,
+    neighbours,
+    samples,
+    share_samples,
+    world,
+)
 from bigmodel_cli.errors import ProcessError, ResourceError, SpecError
 from bigmodel_cli.lazy import torch
 
 __all__ = [
     "ALONE",
+    "Neighbours",
     "World",
     "announced",
     "begin",
@@ -37,6 +48,8 @@ __all__ = [
     "neighbours",
     "nothing_to_save",
     "peers",
+    "samples",
+    "share_samples",
     "sum_",
     "told",
     "wait_for_all",
@@ -196,6 +209,7 @@ def end() -> None:
 
         dist.destroy_process_group()
     known(ALONE)
+    forget_groups()
     if _peers:
         _peers.pop().close()
         _store.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from bigmodel_cli.distributed.who import world
+from bigmodel_cli.distributed.who import samples, samples_group, world
 from bigmodel_cli.lazy import Tensor, torch
 
 BUCKET = 8 << 20
@@ -14,18 +14,18 @@ Fold = Callable[[list[Tensor]], Tensor]
 
 
 def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
-    """Replace each tensor by its sum over all processes: the same bits in all of them.
+    """Replace each tensor by its sum over `samples`: the same bits in all of them.
 
     With `fold`, which is to work element by element, by what it makes of the tensors of each.
     """
-    if world().alone:
+    if samples().alone:
         return
     import torch.distributed as dist
 
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         if fold is None:
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=samples_group())
         else:
             flat = fold(gathered(flat))
         parts = flat.split([tensor.numel() for tensor in bucket])
@@ -60,8 +60,8 @@ def most(number: int) -> int:
 
 
 def gathered_bytes(content: bytes) -> list[bytes]:
-    """What each process gives, of any length, by rank."""
-    if world().alone:
+    """What each of `samples` gives, of any length, by rank."""
+    if samples().alone:
         return [content]
     longest = most(len(content))
     own = torch.zeros(8 + longest, dtype=torch.uint8)
@@ -73,11 +73,11 @@ def gathered_bytes(content: bytes) -> list[bytes]:
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:
-    """The tensor of each process, by rank; of one shape and dtype everywhere."""
-    if world().alone:
+    """The tensor of each of `samples`, by rank; of one shape and dtype everywhere."""
+    if samples().alone:
         return [tensor]
     import torch.distributed as dist
 
-    found = [torch.empty_like(tensor) for _ in range(world().size)]
-    dist.all_gather(found, tensor.contiguous())
+    found = [torch.empty_like(tensor) for _ in range(samples().size)]
+    dist.all_gather(found, tensor.contiguous(), group=samples_group())
     return found

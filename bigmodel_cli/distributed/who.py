@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from bigmodel_cli.errors import SpecError
 
@@ -37,11 +38,30 @@ class World:
 
 ALONE = World()
 _world = [ALONE]
+_samples: list[tuple[World, Any]] = [(ALONE, None)]  # and the group, None: all
 
 
 def world() -> World:
     """This process among the others, as of `begin`."""
     return _world[0]
+
+
+def samples() -> World:
+    """This process among those that take different samples of a step."""
+    return _samples[0][0]
+
+
+def share_samples(count: int) -> None:
+    """From now on `count` neighbours take the same samples; all processes call it."""
+    now = world()
+    among, group = now, None
+    if count > 1:
+        import torch.distributed as dist
+
+        among = World(now.rank // count, now.size // count, now.local)
+        made = [dist.new_group(list(range(at, now.size, count))) for at in range(count)]
+        group = made[now.rank % count]
+    _samples[0] = among, group
 
 
 def announced() -> World:
@@ -60,6 +80,11 @@ def announced() -> World:
     return World(rank, size, local)
 
 
+def samples_group() -> Any:
+    """The group of `samples`; None: all."""
+    return _samples[0][1]
+
+
 def neighbours() -> int:
     """The processes on this machine."""
     given = os.environ.get("LOCAL_WORLD_SIZE", "")
@@ -68,4 +93,4 @@ def neighbours() -> int:
 
 def known(found: World) -> None:
     """From now on this process is that one."""
-    _world[0] = found
+    _world[0], _samples[0] = found, (found, None)

@@ -9,14 +9,14 @@ import json
 
 import numpy as np
 
-from bigmodel_cli.distributed import gathered_bytes, world
+from bigmodel_cli.distributed import gathered_bytes, samples
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.tasks import Answers, Scores
 
 
 def own_items(count: int, rows: int) -> range:
     """Which of `count` items in order this process has, in whole batches of `rows`."""
-    own = world().share(-(-count // rows))
+    own = samples().share(-(-count // rows))
     return range(own.start * rows, min(count, own.stop * rows))
 
 
@@ -25,7 +25,7 @@ def joined(scores: Scores, answers: Answers, rows: int) -> tuple[Scores, Answers
 
     They are the same in all processes; one that had no items gives {}.
     """
-    if world().alone:
+    if samples().alone:
         return scores, answers, rows
     arrays = {name: [x.numpy() for x in pair] for name, pair in scores.items()}
     kinds = {name: [[x.dtype.str, len(x)] for x in pair] for name, pair in arrays.items()}

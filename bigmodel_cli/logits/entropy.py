@@ -16,6 +16,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.logits.fused import compiled
 from bigmodel_cli.logits.late import LateLogits
 from bigmodel_cli.logits.pieces import constant_without_gradients, summed_in_pieces
+from bigmodel_cli.logits.share import LogitsShare, share_entropy
 from bigmodel_cli.products import is_plain
 
 PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
@@ -33,8 +34,10 @@ def cross_entropy(logits: Tensor | LateLogits, targets: Tensor, smoothing: float
     if isinstance(logits, LateLogits):
         late, wanted = _of_targets(logits.flat(), targets.flatten())
         head: Any = late.head
-        if _is_plain(head):
-            inputs = constant_without_gradients(late.hidden, head.weight, head.bias)
+        own = head if isinstance(head, LogitsShare) else None
+        if own is not None or _is_plain(head):
+            hidden = late.hidden if own is None else own.team.enter(late.hidden)
+            inputs = constant_without_gradients(hidden, head.weight, head.bias)
             of_rows: Tensor = _late_function().apply(*inputs, wanted, smoothing, late)
             return of_rows
         return summed_in_pieces(
@@ -148,6 +151,19 @@ def _pieces(
     return total
 
 
+def _of_share(
+    logits: Tensor, targets: Tensor, smoothing: float, gradient: Tensor | None, late: LateLogits
+) -> Tensor:
+    """`_pieces` where these are the logits of a part of the vocabulary."""
+    assert isinstance(late.head, LogitsShare)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    x, slope = _squashed(wide, late.scale, late.cap)
+    loss, found = share_entropy(x, slope, targets, smoothing, late.head)
+    if gradient is not None:
+        gradient.copy_(found)
+    return loss
+
+
 def _squashed(x: Tensor, scale: float, cap: float | None) -> tuple[Tensor, Tensor | float | None]:
     """The finished logits in place of x, and their derivative where that is not 1."""
     if scale != 1.0:
@@ -244,7 +260,9 @@ class _Gradients:
                 if self.offset is not None:
                     y += self.offset
                 gradient = y if wanted else None
-                if late.fused:
+                if isinstance(late.head, LogitsShare):
+                    total += _of_share(y, targets[rows], smoothing, gradient, late)
+                elif late.fused:
                     kernel = compiled()
                     total += kernel(y, targets[rows], smoothing, wanted, late.scale, late.cap)
                 else:

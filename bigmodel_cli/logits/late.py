@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.logits.share import LogitsShare
 from bigmodel_cli.logits.wide import wide_logits
 
 Chunk = Literal["auto", "off"] | int
@@ -101,10 +102,11 @@ def logits_of(
     (chunk, fused), kind = _ASKED[-1], hidden.device.type
     if chunk != "off" and not _is_fp16(kind):
         count, most = hidden.shape[:-1].numel(), PIECE.get(kind, PIECE["cpu"])
-        if chunk != "auto" and count > chunk:
+        if chunk != "auto" and (count > chunk or isinstance(head, LogitsShare)):
             return LateLogits(hidden, head, scale, cap, chunk, fused)
         rows = max(LEAST.get(kind, LEAST["cpu"]), most // width // TILE * TILE)
-        if chunk == "auto" and count >= LARGE * rows:
+        divided = isinstance(head, LogitsShare)  # of which a reader need not have all
+        if chunk == "auto" and (divided or count >= LARGE * rows):
             return LateLogits(hidden, head, scale, cap, rows, fused)
     return _finished(wide_logits(hidden, head), scale, cap)
 

@@ -10,6 +10,7 @@ from bigmodel_cli.config import DatasetInfo, Options
 from bigmodel_cli.errors import OptionError, SpecError
 from bigmodel_cli.lazy import Module, Tensor
 from bigmodel_cli.models.init import UNLIMITED, Cache
+from bigmodel_cli.shares import ALONE, Team
 
 
 class Generator(Protocol):
@@ -45,6 +46,8 @@ class Model(Module):
     The defaults are those of an image classifier.
     """
 
+    team: Team = ALONE
+    """Processes that each have a share of its weights."""
     inputs: tuple[str, ...] = ("image",)
     """Batch keys of the arguments, in call order; those after the first are optional."""
     max_len: int = UNLIMITED

@@ -24,10 +24,12 @@ from bigmodel_cli.models.skeleton import (
     through,
     vocab_and_length,
 )
+from bigmodel_cli.models.vocabulary import LogitsShare, TableShare, by_vocabulary
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo, recorded
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
+from bigmodel_cli.shares import Shares, Team
 
 
 class DecoderOptions(SkeletonOptions):
@@ -96,14 +98,15 @@ class Decoder(Skeleton):
         vocab, self.max_len = vocab_and_length(
             options.vocab_size, options.max_len, info, "a decoder", faults
         )
-        self.options = options
-        self.embedding = nn.Embedding(vocab, options.dim)
+        self.options, self.vocab = options, vocab
+        self.embedding: nn.Embedding | TableShare = nn.Embedding(vocab, options.dim)
         self.position = faults.build("model.position", options.position, options.dim, self.max_len)
         with faults.under("model.blocks"):
             self.blocks = build_blocks(options.blocks, options.dim, self.max_len, causal=True)
         self.norm = faults.build("model.norm", options.norm, options.dim)
         faults.check()
         self.can_generate = not info.tagged
+        self.head: nn.Linear | LogitsShare
         self.head = nn.Linear(options.dim, len(info.classes) if info.tagged else vocab, bias=False)
         if options.tie_embeddings and not info.tagged:
             self.head.weight = self.embedding.weight
@@ -115,6 +118,17 @@ class Decoder(Skeleton):
 
     def generator(self, *source: Tensor) -> Decoder:
         return self
+
+    def shares(self) -> Shares:
+        """By tokens of the vocabulary."""
+        head = {"head": self.vocab} if self.can_generate else {}
+        return by_vocabulary(self, {"embedding": self.vocab, **head})
+
+    def narrow(self, team: Team) -> None:
+        self.team = team
+        self.embedding = TableShare(self.embedding, team)
+        if self.can_generate:
+            self.head = LogitsShare(self.head, self.vocab, team)
 
     def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
         return new_cache(self.blocks, batch, max_len or self.max_len)

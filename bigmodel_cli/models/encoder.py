@@ -24,6 +24,7 @@ from bigmodel_cli.models.skeleton import (
     through,
     vocab_and_length,
 )
+from bigmodel_cli.models.vocabulary import TableShare, by_vocabulary
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo, padding_segments
 from bigmodel_cli.parts.contract import has_table
@@ -31,6 +32,7 @@ from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
 from bigmodel_cli.roles import OUTER, Role
+from bigmodel_cli.shares import Shares, Team
 
 
 class EncoderOptions(SkeletonOptions):
@@ -146,7 +148,6 @@ class AnyEncoder(Skeleton):
         return list(self.blocks)
 
     def output_layers(self) -> tuple[str, ...]:
-        """Prefixes of the weights that a new task initialises anew."""
         return ("head", "pooler", "pooler_norm")
 
     def encode(self, x: Tensor, real: Tensor) -> Tensor:
@@ -187,10 +188,8 @@ class AnyEncoder(Skeleton):
 class Encoder(AnyEncoder):
     """(B, T) tokens, padded with -1 -> (B, T, V) logits of each token, or (B, classes).
 
-    For data with tags: (B, T, classes) logits of each token's tag.
-
-    The logits of tokens are BERT's (Devlin et al. 2019): a dense layer, GELU, norm, and the tied
-    embedding.
+    For data with tags: (B, T, classes) logits of each token's tag. The logits of tokens are BERT's
+    (Devlin et al. 2019): a dense layer, GELU, norm, and the tied embedding.
     """
 
     inputs = ("tokens", "types")
@@ -203,11 +202,10 @@ class Encoder(AnyEncoder):
             self.head.logits.weight = self.embedding.weight
 
     def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
-        """Build the embeddings and find the longest sequence; returns V."""
         vocab, self.max_len = vocab_and_length(
             options.vocab_size, options.max_len, info, "an encoder", faults
         )
-        self.embedding = nn.Embedding(vocab, options.dim)
+        self.embedding: nn.Embedding | TableShare = nn.Embedding(vocab, options.dim)
         own = options.mask_token is None  # replaces a hidden token's embedding
         self.mask = nn.Parameter(torch.zeros(options.dim)) if own else None
         if isinstance(options.mask_token, int) and 1 < vocab <= options.mask_token:
@@ -215,6 +213,12 @@ class Encoder(AnyEncoder):
             faults.found.append(("model.mask_token", fault))
         self.types = nn.Embedding(options.token_types, options.dim) if options.token_types else None
         return vocab
+
+    def shares(self) -> Shares:
+        return by_vocabulary(self, {"embedding": self.embedding.num_embeddings})
+
+    def narrow(self, team: Team) -> None:
+        self.team, self.embedding = team, TableShare(self.embedding, team)
 
     def embeddings(self, tokens: Tensor, types: Tensor | None, masked: Tensor | None) -> Tensor:
         """(B, T) tokens -> (B, T, C)   embeddings, the mask's where `masked` is True.

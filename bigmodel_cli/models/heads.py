@@ -10,7 +10,9 @@ from pydantic import Field
 from bigmodel_cli.config import Options, Probability
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.logits import logits_of
+from bigmodel_cli.models.vocabulary import LogitsShare, by_vocabulary
 from bigmodel_cli.parts import Norm
+from bigmodel_cli.shares import ALONE, Shares, Team
 
 
 class PoolerOptions(Options):
@@ -35,11 +37,21 @@ POOLED: dict[str, Callable[[Tensor], Tensor]] = {
 class TokenHead(Module):
     """(B, T, C) -> (B, T, V)   logits(norm(gelu(dense(x)))) (Devlin et al. 2019)."""
 
+    team: Team = ALONE
+
     def __init__(self, dim: int, vocab: int, norm: Norm, bias: bool = True) -> None:
         super().__init__()
+        self.vocab = vocab
         self.dense = nn.Linear(dim, dim, bias=bias)
         self.norm = norm.build(dim)
-        self.logits = nn.Linear(dim, vocab)
+        self.logits: nn.Linear | LogitsShare = nn.Linear(dim, vocab)
+
+    def shares(self) -> Shares:
+        """By tokens of the vocabulary; the dense layer before it is small."""
+        return by_vocabulary(self, {"logits": self.vocab})
+
+    def narrow(self, team: Team) -> None:
+        self.team, self.logits = team, LogitsShare(self.logits, self.vocab, team)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of each position."""

@@ -17,6 +17,7 @@ from bigmodel_cli.errors import Faults
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.logits import logits_of
 from bigmodel_cli.models.block import build_blocks
+from bigmodel_cli.models.conditioned import ConditionedDecoder
 from bigmodel_cli.models.frontend import (
     ConvFrontendOptions,
     checked_frontend,
@@ -32,9 +33,11 @@ from bigmodel_cli.models.skeleton import (
     through,
     vocab_and_length,
 )
+from bigmodel_cli.models.vocabulary import LogitsShare, TableShare, by_vocabulary
 from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo, padding_segments
 from bigmodel_cli.parts.position import SinusoidalOptions
+from bigmodel_cli.shares import Shares, Team
 
 
 class Seq2SeqOptions(SkeletonOptions):
@@ -127,7 +130,7 @@ class AnySeq2Seq(Skeleton):
         )
         self.options, dim = options, options.dim
         source_len = self.add_source(options, info, vocab, faults)
-        self.target_embedding = nn.Embedding(vocab, dim)
+        self.target_embedding: nn.Embedding | TableShare = nn.Embedding(vocab, dim)
         self.position = faults.build("model.position", options.position, dim, source_len)
         self.own_position = options.decoder_position is not None or options.frontend is not None
         if self.own_position:
@@ -141,7 +144,7 @@ class AnySeq2Seq(Skeleton):
         self.encoder_norm = faults.build("model.norm", options.norm, dim)
         self.decoder_norm = faults.build("model.norm", options.norm, dim)
         faults.check()
-        self.head = nn.Linear(dim, vocab, bias=options.logit_bias)
+        self.head: nn.Linear | LogitsShare = nn.Linear(dim, vocab, bias=options.logit_bias)
         self.limit = max_generation_length(self, self.position_of_target(), self.max_len)
         self.init_weights(options)
         self.tie(options, info)
@@ -164,6 +167,17 @@ class AnySeq2Seq(Skeleton):
         """Let embeddings and logits share their matrix as the options say."""
         if options.share_embeddings is True:
             self.head.weight = self.target_embedding.weight
+
+    def shares_of(self, sources: Mapping[str, int]) -> Shares:
+        """By tokens of the vocabulary, also that of the named tables."""
+        vocab = self.head.out_features
+        return by_vocabulary(self, {"target_embedding": vocab, "head": vocab, **sources})
+
+    def narrow(self, team: Team) -> None:
+        """Go on with this process's rows of embeddings and logits."""
+        vocab, self.team = self.target_embedding.num_embeddings, team
+        self.target_embedding = TableShare(self.target_embedding, team)
+        self.head = LogitsShare(self.head, vocab, team)
 
     def position_of_target(self) -> Module | None:
         """What is added to the target's embeddings."""
@@ -228,8 +242,17 @@ class Seq2Seq(AnySeq2Seq):
         self, options: Seq2SeqOptions, info: DatasetInfo, vocab: int, faults: Faults
     ) -> int:
         """Build the source's embeddings."""
+        self.source_embedding: nn.Embedding | TableShare
         self.source_embedding = nn.Embedding(info.source_vocab_size or vocab, options.dim)
         return self.max_len
+
+    def shares(self) -> Shares:
+        """By tokens of the vocabularies."""
+        return self.shares_of({"source_embedding": self.source_embedding.num_embeddings})
+
+    def narrow(self, team: Team) -> None:
+        super().narrow(team)
+        self.source_embedding = TableShare(self.source_embedding, team)
 
     def tie(self, options: Seq2SeqOptions, info: DatasetInfo) -> None:
         if options.share_embeddings and info.source_vocab_size is None:
@@ -248,6 +271,10 @@ class FramesToText(AnySeq2Seq):
 
     inputs = ("frames", "target", "lengths")
 
+    def shares(self) -> Shares:
+        """By tokens of the vocabulary."""
+        return self.shares_of({})
+
     def add_source(
         self, options: Seq2SeqOptions, info: DatasetInfo, vocab: int, faults: Faults
     ) -> int:
@@ -265,30 +292,3 @@ class FramesToText(AnySeq2Seq):
             real = place < self.frontend.lengths(lengths)[:, None]
         sequence = SequenceInfo(0, padding_segments(real), real=real)
         return self.encoded(self.placed(x, self.position, sequence), sequence)
-
-
-class ConditionedDecoder:
-    """A decoder conditioned on its sources, with the interface of a decoder alone."""
-
-    def __init__(self, model: AnySeq2Seq, source: tuple[Tensor, ...]) -> None:
-        self.model, self.limit = model, model.limit
-        with torch.no_grad():
-            self.read = model.eval().encode(*source)
-
-    def eval(self) -> None:
-        """Nothing to do: it is in evaluation mode."""
-
-    def new_cache(self, batch: int, max_len: int | None = None) -> Cache:
-        """An empty cache with the encoded sources."""
-        return replace(self.model.new_cache(batch, max_len), memory=self.read)
-
-    def __call__(
-        self,
-        tokens: Tensor,
-        cache: Cache | None = None,
-        segments: Tensor | None = None,
-        last: bool = False,
-    ) -> Tensor:
-        """Logits (B, T, V), or (B, 1, V), of tokens that continue the cache."""
-        read = self.read if cache is None else cache.memory
-        return self.model.decode(tokens, read, cache, last)

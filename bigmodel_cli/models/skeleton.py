@@ -93,7 +93,7 @@ class Skeleton(Model):
         )
 
     def embed(
-        self, table: nn.Embedding, tokens: Tensor, position: Module | None, sequence: SequenceInfo
+        self, table: Module, tokens: Tensor, position: Module | None, sequence: SequenceInfo
     ) -> Tensor:
         """(B, T) -> (B, T, C)   the tokens' vectors in the table, with their positions."""
         x = table(tokens.clamp(min=0))

@@ -11,6 +11,7 @@ from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.kernels import AttentionSpec, attend, attended
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.watched import AttentionCall, Watcher
+from bigmodel_cli.shares import ALONE, Team
 
 
 @dataclass
@@ -104,6 +105,7 @@ class AttentionPart(OwnMatrices):
     spec: AttentionSpec
     dropout: float = 0.0  # of the weights
     out: nn.Linear
+    team: Team = ALONE
     watcher: Watcher | None = None
     reads_memory: ClassVar[bool] = False
     """Whether keys are of another sequence than queries."""
@@ -169,6 +171,14 @@ class AttentionPart(OwnMatrices):
         """
         return value_sizes(self.out.weight, v)
 
+    def check_undropped(self) -> None:
+        """Raise `ValueError` where weights are dropped: kernels draw for the heads they have."""
+        if self.dropout:
+            raise ValueError(
+                "dropout: of attention's weights is drawn for all heads at once, and these are to"
+                " be divided; set it to 0, or train.parallel.tensor to 1"
+            )
+
     def joined(self, y: Tensor, gate: Tensor | None = None) -> Tensor:
         """(B, H, T, E) -> (B, T, C)   the heads side by side, through the last projection.
 
@@ -177,8 +187,7 @@ class AttentionPart(OwnMatrices):
         y = y.transpose(1, 2)  # (B, T, H, E)
         if gate is not None:
             y = y * gate.unflatten(-1, (y.shape[2], -1)).sigmoid().to(y.dtype)
-        out: Tensor = self.out(y.flatten(2))
-        return out
+        return self.team.leave(self.out, y.flatten(2))
 
 
 def value_sizes(weight: Tensor, v: Tensor) -> Tensor:

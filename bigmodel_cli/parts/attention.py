@@ -15,6 +15,7 @@ from bigmodel_cli.parts.heads import HeadOptions, HeadsPart, Projection
 from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.position import HeadPosition, NoPositionOptions
 from bigmodel_cli.roles import Role, fused
+from bigmodel_cli.shares import Shares
 
 
 class AttentionOptions(HeadOptions, AnyMixerOptions):
@@ -76,6 +77,10 @@ class Attention(HeadsPart):
         """Queries, keys, values and gate are separate matrices."""
         return {"qkv.weight": fused(*self.rows.values(), names=tuple(self.rows))}
 
+    def shares(self) -> Shares:
+        """By heads."""
+        return self.shares_of({"qkv": tuple(self.rows)})
+
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
         size, window = (self.groups, self.head_dim), self.spec.window
@@ -102,7 +107,7 @@ class Attention(HeadsPart):
         cache: KVCache | WindowCache | None = None,
     ) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
-        q, k, v, *gate = self.projections(self.qkv(x), cache is not None)
+        q, k, v, *gate = self.projections(self.qkv(self.team.enter(x)), cache is not None)
         if self.rotary is not None:
             q, k = self.rotary(q, sequence), self.rotary(k, sequence)
             if v.requires_grad:  # a view would keep the unturned queries and keys in memory
@@ -142,6 +147,10 @@ class CrossAttention(HeadsPart):
             {"q.weight": q} if len(self.of_x) > 1 else {}
         )
 
+    def shares(self) -> Shares:
+        """By heads."""
+        return self.shares_of({"q": self.of_x, "kv": ("k", "v")})
+
     def new_cache(self, batch: int, max_len: int) -> dict[str, Tensor]:
         """An empty cache; the first step fills it with the memory's keys and values."""
         return {}
@@ -159,14 +168,14 @@ class CrossAttention(HeadsPart):
 
     def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, G, S, D) of the memory."""
-        k, v = self.pieces(self.kv(memory), "k", "v")
+        k, v = self.pieces(self.kv(self.team.enter(memory)), "k", "v")
         return self.of_heads(k, self.k_norm), self.of_heads(v)
 
     def forward(
         self, x: Tensor, sequence: SequenceInfo, cache: dict[str, Tensor] | None = None
     ) -> Tensor:
         """Attend to `sequence.memory`; with a cache its keys and values are computed once."""
-        q, *gate = self.pieces(self.q(x), *self.of_x)
+        q, *gate = self.pieces(self.q(self.team.enter(x)), *self.of_x)
         q = self.of_heads(q, self.q_norm)  # (B, H, T, D)
         if cache:
             k, v = cache["keys"], cache["values"]

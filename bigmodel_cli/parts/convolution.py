@@ -13,6 +13,7 @@ from bigmodel_cli.parts.mixing import BandCall
 from bigmodel_cli.parts.recurrence import ShortConvolution
 from bigmodel_cli.parts.recurrent import Kernel, RecurrentCache, RecurrentMixer, RecurrentOptions
 from bigmodel_cli.roles import Role, fused
+from bigmodel_cli.shares import WHOLE, Run, Shares, Team, by_inputs, by_outputs, own_of
 
 
 class ConvolutionOptions(RecurrentOptions):
@@ -39,17 +40,26 @@ class Convolution(RecurrentMixer):
         """The two gates and the value are separate matrices."""
         return {"input.weight": fused(*[self.out.in_features] * 3, names=("b", "c", "x"))}
 
+    def shares(self) -> Shares:
+        """By channels."""
+        units = Run("channels", self.out.in_features)
+        every = {f"input.{w}": by_outputs(units, units, units) for w in ("weight", "bias")}
+        every |= {f"conv.{w}": by_outputs(units) for w in ("weight", "bias")}
+        return own_of(self, {**every, "out.weight": by_inputs(units), "out.bias": WHOLE})
+
+    def narrow(self, team: Team) -> None:
+        self.team = team
+
     def states(self) -> States:
         return {"conv": (self.conv.kernel - 1, self.out.in_features)}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
-        before, after, value = self.input(x).chunk(3, -1)
+        before, after, value = self.input(self.team.enter(x)).chunk(3, -1)
         past = cache.past
         y, cache.past = self.conv(before * value, sequence, past)
         if self.mixing_watcher is not None:
             y = self.shown(before, value, y, sequence, past)
-        out: Tensor = self.out(after * y)
-        return out
+        return self.team.leave(self.out, after * y)
 
     def shown(
         self, gate: Tensor, value: Tensor, y: Tensor, sequence: SequenceInfo, past: Tensor | None

@@ -15,6 +15,7 @@ from bigmodel_cli.parts.contract import AnyMixerOptions
 from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.position import NoPositionOptions, RotaryOptions
 from bigmodel_cli.roles import Role, fused
+from bigmodel_cli.shares import PARTIAL, Run, Shares, Team, by_inputs, by_outputs
 
 
 class DifferentialOptions(AnyMixerOptions):
@@ -79,6 +80,18 @@ class Differential(AttentionPart):
         """Queries, keys and values are separate matrices."""
         return {"qkv.weight": fused(*[2 * self.heads * self.width] * 3, names=("q", "k", "v"))}
 
+    def shares(self) -> Shares:
+        """By heads, of two maps each; all read the factors."""
+        heads = Run("heads", self.heads, 2 * self.width)
+        return {
+            "qkv.weight": by_outputs(heads, heads, heads),
+            "factors": PARTIAL,
+            "out.weight": by_inputs(heads),
+        }
+
+    def narrow(self, team: Team) -> None:
+        self.heads, self.team = self.heads // team.size, team
+
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache for generation."""
         keys, values = (2 * self.heads, self.width), (self.heads, 2 * self.width)
@@ -102,7 +115,7 @@ class Differential(AttentionPart):
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, -1)
+            for part in self.qkv(self.team.enter(x)).chunk(3, -1)
         )
         # (B, 2H, T, D): first maps, then second
         q, k = (torch.cat(t.chunk(2, -1), 1) for t in (q, k))

@@ -7,28 +7,44 @@ from typing import Any
 
 from bigmodel_cli.draw import kept_by_row
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
+from bigmodel_cli.shares import ALONE, Team
 
 STEPS = 1 << 16
 """On a CPU probabilities are multiples of 1 / STEPS."""
 
 
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+def dropout(x: Tensor, p: float, training: bool, team: Team = ALONE) -> Tensor:
     """(...) -> (...)   dropout (Srivastava et al. 2014); identity unless `training`.
 
     PyTorch draws a number for every element, on one core: a third of the time of a small
     Transformer's training step. Here a number serves four, each compared with 16 bits of it; what
     is kept is divided by the probability that those bits give. In training it is drawn by the rows'
     keys (draw.py), so that micro-batches, neighbours and padding change nothing; but for compiled
-    networks, whose draws are those of torch's generator.
+    networks, whose draws are those of torch's generator. A `team` has equal shares of the last
+    axis.
     """
     if not training or p == 0:
         return x
+    if team.size > 1:
+        return _of_share(x, p, team)
     if torch.compiler.is_compiling():
         return F.dropout(x, p, True)
     found = drawn(x.shape, p, x.device)
     if found is None:
         return F.dropout(x, p, True)
     dropped: Tensor = _dropping().apply(x, *found)
+    return dropped
+
+
+def _of_share(x: Tensor, p: float, team: Team) -> Tensor:
+    """(..., n) -> (..., n)   dropout of one's share of (..., n * size), drawn for all of it: all
+    processes draw the same, and drop what one process by itself would.
+    """
+    shape = torch.Size((*x.shape[:-1], x.shape[-1] * team.size))
+    found = drawn(shape, p, x.device) or drawn(shape, p, torch.device("cpu"))
+    assert found is not None
+    own = found[0].narrow(-1, team.rank * x.shape[-1], x.shape[-1]).to(x.device)
+    dropped: Tensor = _dropping().apply(x, own, found[1])
     return dropped
 
 

@@ -13,6 +13,16 @@ from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceIn
 from bigmodel_cli.parts.contract import AnyFFNOptions
 from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.recomputed import recomputed
+from bigmodel_cli.shares import (
+    ALONE,
+    WHOLE,
+    Run,
+    Shares,
+    Team,
+    by_inputs,
+    by_outputs,
+    own_of,
+)
 
 
 class ClampOptions(Options):
@@ -127,6 +137,8 @@ class FeedForward(Module):
     Vaswani et al. 2017, section 3.3; Shazeer 2020.
     """
 
+    team: Team = ALONE
+
     def __init__(
         self,
         dim: int,
@@ -142,16 +154,27 @@ class FeedForward(Module):
         self.down = nn.Linear(hidden, dim, bias=bias)
         self.dropout, self.activation = dropout, ACTIVATIONS[activation]
 
+    def shares(self) -> Shares:
+        """By hidden units."""
+        units = Run("hidden units", self.up.out_features)
+        every: Shares = {
+            f"{n}.{w}": by_outputs(units) for n in ("gate", "up") for w in ("weight", "bias")
+        }
+        return own_of(self, {**every, "down.weight": by_inputs(units), "down.bias": WHOLE})
+
+    def narrow(self, team: Team) -> None:
+        self.team = team
+
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
         """The hidden layer of a gated network."""
         return self.activation(gate) * up
 
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Each position by itself."""
+        x = self.team.enter(x)
         x = (
             self.activation(self.up(x))
             if self.gate is None
             else recomputed(self.gated, self.gate(x), self.up(x))
         )
-        y: Tensor = self.down(dropout(x, self.dropout, self.training))
-        return y
+        return self.team.leave(self.down, dropout(x, self.dropout, self.training, self.team))

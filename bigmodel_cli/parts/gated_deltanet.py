@@ -23,6 +23,7 @@ from bigmodel_cli.parts.recurrent import (
     decay_parameters,
 )
 from bigmodel_cli.roles import Role, fused
+from bigmodel_cli.shares import PARTIAL, Run, Shares, Team, by_inputs, by_outputs
 
 
 class GatedDeltaNetOptions(RecurrentOptions):
@@ -97,11 +98,33 @@ class GatedDeltaNet(RecurrentMixer):
             "rates.weight": fused(self.heads, self.heads, names=("beta", "decay")),
         }
 
+    def shares(self) -> Shares:
+        """By heads of values, with the heads of keys that theirs read; all read the norm."""
+        one, values = Run("heads", self.heads), Run("heads", self.heads, self.value_dim)
+        keys = Run("heads of keys", self.key_heads, self.key_dim, repeated=True)
+        return {
+            "qkv.weight": by_outputs(keys, keys, values),
+            "gate.weight": by_outputs(values),
+            "rates.weight": by_outputs(one, one),
+            "conv.weight": by_outputs(keys, keys, values),
+            "dt_bias": by_outputs(one),
+            "log_a": by_outputs(one),
+            "norm.weight": PARTIAL,
+            "out.weight": by_inputs(values),
+        }
+
+    def narrow(self, team: Team) -> None:
+        keys = Run("heads of keys", self.key_heads, repeated=True).share(team.rank, team.size)
+        self.heads, self.key_heads, self.team = self.heads // team.size, len(keys), team
+        rows = self.key_heads * self.key_dim
+        self.sizes = [rows, rows, self.heads * self.value_dim]
+
     def states(self) -> States:
         width = self.conv.kernel - 1, sum(self.sizes)
         return {"conv": width, "recurrent": (self.heads, self.key_dim, self.value_dim)}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
+        x = self.team.enter(x)
         qkv, cache.past = self.conv(self.qkv(x), sequence, cache.past)
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = F.silu(qkv).to(kind).split(self.sizes, -1)
@@ -116,8 +139,7 @@ class GatedDeltaNet(RecurrentMixer):
             lambda: RecurrentCall(y, sequence, before is not None, q, k, v, decay, beta), y
         )
         gate = self.gate(x).unflatten(-1, (self.heads, -1))
-        out: Tensor = self.out(self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
-        return out
+        return self.team.leave(self.out, self.norm(y.transpose(1, 2), gate).flatten(2).to(x.dtype))
 
     def unit(self, x: Tensor) -> Tensor:
         """(B, T, heads * N) -> (B, H, T, N), each of unit length."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -11,6 +12,16 @@ from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.attending import AttentionPart
 from bigmodel_cli.parts.context import LayerContext
 from bigmodel_cli.parts.norm import RMSNorm
+from bigmodel_cli.shares import (
+    PARTIAL,
+    WHOLE,
+    Run,
+    Shares,
+    Team,
+    by_inputs,
+    by_outputs,
+    own_of,
+)
 
 Projection = Literal["q", "k", "v", "o", "g"]
 PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o", "g")
@@ -164,6 +175,48 @@ class HeadsPart(AttentionPart):
         norm = self.options.normalised()
         self.q_norm = norm.build(self.heads, self.head_dim) if norm is not None else None
         self.k_norm = norm.build(self.groups, self.head_dim) if norm is not None else None
+
+    def runs(self, *names: Projection) -> list[Run]:
+        """What stays together of these projections: heads, or key/value heads."""
+        found = []
+        for name in names:
+            few = name in ("k", "v")
+            units = self.groups if few else self.heads
+            what = "key/value heads" if few else "heads"
+            found.append(Run(what, units, self.rows[name] // units, repeated=few))
+        return found
+
+    def shares_of(self, layers: Mapping[str, tuple[Projection, ...]]) -> Shares:
+        """By heads, with the projections in each of the layers.
+
+        A norm of each head is read by all; one of all heads goes with them.
+        """
+        self.check_undropped()
+        every: Shares = {f"{name}_bias": by_outputs(*self.runs(name)) for name in self.rows}
+        for layer, names in layers.items():
+            every |= {f"{layer}.{w}": by_outputs(*self.runs(*names)) for w in ("weight", "bias")}
+        of_all = self.norms_all()
+        every["q_norm.weight"] = by_outputs(*self.runs("q")) if of_all else PARTIAL
+        every["k_norm.weight"] = by_outputs(*self.runs("k")) if of_all else PARTIAL
+        every |= {"sinks": by_outputs(Run("heads", self.heads))}
+        every |= {"out.weight": by_inputs(*self.runs("q")), "out.bias": WHOLE}
+        return own_of(self, every)
+
+    def norms_all(self) -> bool:
+        """Whether queries and keys are normalised over all heads together."""
+        norm = self.options.normalised()
+        return norm is not None and norm.over == "full"
+
+    def narrow(self, team: Team) -> None:
+        """Go on with this process's heads."""
+        if self.norms_all():
+            for part in (self.q_norm, self.k_norm):
+                if part is not None:
+                    part.team = team
+        runs = dict(zip(self.rows, self.runs(*self.rows), strict=True))
+        own = {name: len(run.share(team.rank, team.size)) for name, run in runs.items()}
+        self.rows = {name: own[name] * run.width for name, run in runs.items()}
+        self.heads, self.groups, self.team = own["q"], own["k"], team
 
     def pieces(self, y: Tensor, *names: Projection) -> list[Tensor]:
         """(B, T, rows) -> the (B, T, ...) of each projection, out of what the layer gives."""

@@ -16,6 +16,7 @@ from bigmodel_cli.parts.kernels import AttentionSpec
 from bigmodel_cli.parts.norm import RMSNorm
 from bigmodel_cli.parts.position import RotaryOptions
 from bigmodel_cli.roles import Role, fused
+from bigmodel_cli.shares import WHOLE, Run, Shares, Team, by_inputs, by_outputs, own_of
 
 
 class LatentAttentionOptions(AnyMixerOptions):
@@ -98,6 +99,22 @@ class LatentAttention(AttentionPart):
             "kv_up.weight": list(kv.split([self.width, self.value], 1)),
         }
 
+    def shares(self) -> Shares:
+        """By heads; what all of them read, the latent vectors, every process computes."""
+        self.check_undropped()
+        queries = Run("heads", self.heads, self.width + self.rotary_dim)
+        every: Shares = {
+            **dict.fromkeys(("q_down.weight", "q_norm.weight"), WHOLE),
+            **dict.fromkeys(("kv_down.weight", "kv_norm.weight"), WHOLE),
+            "q_up.weight": by_outputs(queries),
+            "kv_up.weight": by_outputs(Run("heads", self.heads, self.width + self.value)),
+            "out.weight": by_inputs(Run("heads", self.heads, self.value)),
+        }
+        return own_of(self, every)
+
+    def narrow(self, team: Team) -> None:
+        self.heads, self.team = self.heads // team.size, team
+
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache of one head: keys are [c, rotary part], values their first `kv_rank`."""
         return KVCache.of(
@@ -120,12 +137,15 @@ class LatentAttention(AttentionPart):
     ) -> Tensor:
         """Mix the positions; with a cache, x holds the positions that follow those in it."""
         low = x if self.q_down is None or self.q_norm is None else self.q_norm(self.q_down(x))
-        q = self.q_up(low).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D + R)
+        q = (
+            self.q_up(self.team.enter(low)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        )  # (B, H, T, D + R)
         plain, turned = q.split([self.width, self.rotary_dim], -1)
         q = torch.cat((plain, self.rotary(turned, sequence).to(plain.dtype)), -1)
         c, shared = self.kv_down(x).split([self.rank, self.rotary_dim], -1)
         shared = self.rotary(shared[:, None], sequence)  # (B, 1, T, R)
         latent = torch.cat((self.kv_norm(c)[:, None], shared), -1)  # (B, 1, T, rank + R)
+        latent = self.team.enter(latent)
         if cache is not None:
             latent = cache.append(latent.to(cache.keys.dtype), latent[..., :0])[0]
         y = (

@@ -23,6 +23,7 @@ from bigmodel_cli.parts.recurrent import (
     decay_parameters,
 )
 from bigmodel_cli.roles import Role, fused
+from bigmodel_cli.shares import Run, Shares, Team, by_inputs, by_outputs
 
 
 class Mamba2Options(RecurrentOptions):
@@ -57,7 +58,7 @@ class Mamba2(RecurrentMixer):
 
     def __init__(self, options: Mamba2Options, dim: int, inner: int) -> None:
         super().__init__()
-        self.options, self.inner = options, inner
+        self.options, self.inner, self.groups = options, inner, options.groups
         self.heads = heads = inner // options.head_dim
         self.mixed = inner + 2 * options.groups * options.state
         self.input = nn.Linear(dim, inner + self.mixed + heads, bias=False)
@@ -69,9 +70,32 @@ class Mamba2(RecurrentMixer):
 
     def weight_roles(self) -> dict[str, Role]:
         """The gate, x, B, C and the step sizes are separate matrices."""
-        shared = self.options.groups * self.options.state
+        shared = self.groups * self.options.state
         rows = self.inner, self.inner, shared, shared, self.heads
         return {"input.weight": fused(*rows, names=("gate", "x", "B", "C", "dt"))}
+
+    def shares(self) -> Shares:
+        """By heads, with the groups that theirs read."""
+        one, heads = Run("heads", self.heads), Run("heads", self.heads, self.options.head_dim)
+        groups = Run("groups", self.groups, self.options.state, repeated=True)
+        return {
+            "input.weight": by_outputs(heads, heads, groups, groups, one),
+            "conv.weight": by_outputs(heads, groups, groups),
+            "conv.bias": by_outputs(heads, groups, groups),
+            "dt_bias": by_outputs(one),
+            "log_a": by_outputs(one),
+            "d": by_outputs(one),
+            "norm.weight": by_outputs(heads),
+            "out.weight": by_inputs(heads),
+        }
+
+    def narrow(self, team: Team) -> None:
+        groups = Run("groups", self.groups, repeated=True)
+        self.groups = len(groups.share(team.rank, team.size))
+        self.heads, self.inner = self.heads // team.size, self.inner // team.size
+        self.mixed = self.inner + 2 * self.groups * self.options.state
+        self.norm.groups, self.team = self.groups, team
+        self.norm.team = team.neighbours(groups.copies(team.size))
 
     def states(self) -> States:
         width = self.options.kernel - 1, self.mixed
@@ -79,10 +103,11 @@ class Mamba2(RecurrentMixer):
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
         options = self.options
+        x = self.team.enter(x)
         gate, mixed, dt = self.input(x).split([self.inner, self.mixed, self.heads], -1)
         mixed, cache.past = self.conv(mixed, sequence, cache.past)
         mixed = F.silu(mixed)
-        shared = options.groups * options.state
+        shared = self.groups * options.state
         v, k, q = mixed.split([self.inner, shared, shared], -1)
         kind = torch.promote_types(x.dtype, torch.float32)
         dt = F.softplus(dt.to(kind) + self.dt_bias).transpose(1, 2)  # (B, H, T)
@@ -99,10 +124,10 @@ class Mamba2(RecurrentMixer):
             ),
             y,
         )
-        out: Tensor = self.out(self.norm(y.transpose(1, 2).flatten(2), gate).to(x.dtype))
-        return out
+        y = self.norm(y.transpose(1, 2).flatten(2), gate).to(x.dtype)
+        return self.team.leave(self.out, y)
 
     def per_head(self, x: Tensor) -> Tensor:
         """(B, T, groups * N) -> (B, H, T, N)"""
-        x = x.unflatten(-1, (self.options.groups, -1)).transpose(1, 2)
-        return x.repeat_interleave(self.heads // self.options.groups, dim=1)
+        x = x.unflatten(-1, (self.groups, -1)).transpose(1, 2)
+        return x.repeat_interleave(self.heads // self.groups, dim=1)

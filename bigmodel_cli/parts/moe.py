@@ -8,15 +8,15 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, Natural, NonNegative, Positive
 from bigmodel_cli.draw import drawing
-from bigmodel_cli.lazy import F, Tensor, nn, torch
-from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo, recorded
+from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceInfo
 from bigmodel_cli.parts.contract import AnyFFNOptions
+from bigmodel_cli.parts.experts import Experts
 from bigmodel_cli.parts.ffn import ClampOptions, FeedForward
-from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.precise import in_full_precision
-from bigmodel_cli.parts.recomputed import recomputed
 from bigmodel_cli.parts.watched import RoutingCall, RoutingWatcher
 from bigmodel_cli.roles import EXPERTS, OUTER, Role
+from bigmodel_cli.shares import WHOLE, Shares, own_of
 
 MOST_EXPERTS = 1 << 16
 """Each is initialised by itself, so a huge number, surely a typing error, would take minutes."""
@@ -97,7 +97,7 @@ class MoEOptions(AnyFFNOptions):
         return MixtureOfExperts(self, layer.dim)
 
 
-class MixtureOfExperts(OwnMatrices):
+class MixtureOfExperts(Experts):
     """(B, T, C) -> (B, T, C)   sum over the top k of score_e(x) * expert_e(x), plus shared experts.
 
     An expert is down(silu(gate(x)) * up(x)) (Shazeer 2020), or with `clamp` as `ClampOptions` says.
@@ -120,6 +120,8 @@ class MixtureOfExperts(OwnMatrices):
     def __init__(self, options: MoEOptions, dim: int) -> None:
         super().__init__()
         self.options = options
+        self.first, self.count, self.top_k = 0, options.experts, options.top_k
+        self.clamp = options.clamp
         hidden = options.width(dim)
         self.router = nn.Linear(dim, options.experts, bias=options.bias)
         self.shared_gate = nn.Linear(dim, 1, bias=False) if options.shared_gate else None
@@ -148,6 +150,11 @@ class MixtureOfExperts(OwnMatrices):
         roles = {"router.weight": OUTER, "gate": EXPERTS, "up": EXPERTS, "down": EXPERTS}
         return {**roles, "shared_gate.weight": OUTER} if self.options.shared_gate else roles
 
+    def shares(self) -> Shares:
+        """By experts, or by their hidden units; every process routes, and counts the loads."""
+        names = "router.weight", "router.bias", "shared_gate.weight", "bias", "load"
+        return own_of(self, {**dict.fromkeys(names, WHOLE), **self.shares_of_experts()})
+
     def forward(self, x: Tensor, sequence: SequenceInfo = SINGLE_DOCUMENT) -> Tensor:
         """Route each position."""
         tokens, real = x.flatten(0, -2), sequence.real  # (N, C)
@@ -157,8 +164,9 @@ class MixtureOfExperts(OwnMatrices):
             own = self.options
             other = self.routing_watcher(RoutingCall(a, b, own.experts, own.shared, real=real))
             scores = scores if other is None else other.view_as(scores)
+        entered, shares = self.team.enter(tokens), self.team.enter(scores.to(x.dtype))
         with drawing(None):  # experts take tokens, not rows
-            y: Tensor = self.compute(tokens, scores.to(x.dtype), chosen).view_as(x)
+            y = self.team.summed(self.compute(entered, shares, chosen)).view_as(x)
         if self.shared is None:
             return y
         shared: Tensor = self.shared(x)
@@ -204,70 +212,6 @@ class MixtureOfExperts(OwnMatrices):
         best = grouped.topk(2, -1).values.sum(-1).topk(options.top_groups, -1).indices
         taken = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(-1, best, True)
         return grouped.masked_fill(~taken[..., None], -torch.inf).flatten(-2)
-
-    def activated(self, gate: Tensor, up: Tensor) -> Tensor:
-        """The hidden layer from its two projections."""
-        clamp = self.options.clamp
-        if clamp is None:
-            return F.silu(gate) * up
-        gate, up = gate.clamp(max=clamp.limit), up.clamp(-clamp.limit, clamp.limit)
-        return (up + 1) * (gate * (clamp.alpha * gate).sigmoid())
-
-    def compute(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
-        """(N, C): each token's experts, weighted.
-
-        Tokens are sorted by expert, so that each expert is one matrix product.
-        """
-        if recorded():
-            return self.all_of_them(tokens, scores, chosen)
-        order = chosen.flatten().argsort(stable=True)  # (N * k): into `chosen`, expert by expert
-        rows = tokens[order // self.options.top_k]
-        if tokens.is_meta:  # only shapes and FLOPs, the same for any expert
-            counts = torch.tensor([len(rows)] + [0] * (self.options.experts - 1), device="cpu")
-        else:
-            counts = torch.bincount(chosen.flatten(), minlength=self.options.experts)
-        y = self.grouped(rows, counts) if tokens.is_cuda else self.one_by_one(rows, counts)
-        y = y * scores.flatten()[order, None].to(y.dtype)
-        return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.options.top_k, y)
-
-    def all_of_them(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
-        """(N, C): every expert for every token, those not chosen times 0: for recorded graphs."""
-        share = scores.new_zeros(scores.shape[0], self.options.experts).scatter(1, chosen, scores)
-        y = self.experts(tokens.expand(self.options.experts, -1, -1))
-        return (y * share.T[..., None]).sum(0)
-
-    def experts(self, rows: Tensor) -> Tensor:
-        """(E, R, C) -> (E, R, C): each expert on its rows, as one batched product."""
-
-        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            y = torch.bmm(x, weight.transpose(1, 2))
-            return y if bias is None else y + bias[:, None].to(y.dtype)
-
-        gate = linear(rows, self.gate, self.gate_bias)
-        hidden = recomputed(self.activated, gate, linear(rows, self.up, self.up_bias))
-        return linear(hidden, self.down, self.down_bias)
-
-    def one_by_one(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """(N * k, C): expert after expert; best where one product fills the machine."""
-
-        def linear(x: Tensor, weight: Tensor, bias: Tensor | None, e: int) -> Tensor:
-            return F.linear(x, weight[e], None if bias is None else bias[e])
-
-        parts = []
-        gate, up, down = self.gate, self.up, self.down  # once: an adapted weight is computed
-        for e, part in enumerate(rows.split(counts.tolist())):
-            opened = linear(part, gate, self.gate_bias, e)
-            hidden = recomputed(self.activated, opened, linear(part, up, self.up_bias, e))
-            parts.append(linear(hidden, down, self.down_bias, e))
-        return torch.cat(parts)
-
-    def grouped(self, rows: Tensor, counts: Tensor) -> Tensor:
-        """The same as one batched product: each expert's rows are padded to the longest."""
-        expert = torch.repeat_interleave(torch.arange(len(counts), device=rows.device), counts)
-        within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[expert]
-        padded = rows.new_zeros(len(counts), int(counts.max()), rows.shape[1])
-        padded[expert, within] = rows
-        return self.experts(padded)[expert, within]
 
     def after_step(self) -> None:
         """Update the bias (where balancing is by bias) and reset the load."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from bigmodel_cli.config import Positive
 from bigmodel_cli.lazy import F, Module, Tensor, nn, torch
 from bigmodel_cli.parts.contract import AnyNormOptions
+from bigmodel_cli.shares import ALONE, Team
 
 
 class NoNormOptions(AnyNormOptions):
@@ -48,8 +49,10 @@ class RMSNorm(Module):
     """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) * weight, in fp32.
 
     With `offset` it is multiplied by 1 + weight, and 1 is added in fp32: a weight in bf16 near 0
-    has digits that 1 + weight in bf16 has not.
+    has digits that 1 + weight in bf16 has not. A `team` that shares the channels shares the mean.
     """
+
+    team: Team = ALONE
 
     def __init__(self, dim: int, eps: float = 1e-6, offset: bool = False) -> None:
         super().__init__()
@@ -61,11 +64,29 @@ class RMSNorm(Module):
         weight: Tensor = self.weight
         if self.offset:
             weight = 1 + weight.to(torch.promote_types(weight.dtype, torch.float32))
+        if self.team.size > 1:
+            return (together(x, 1, self.eps, self.team) * weight).to(x.dtype)
         return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, self.eps).to(x.dtype)
 
 
+def together(x: Tensor, groups: int, eps: float, team: Team) -> Tensor:
+    """(..., C) -> (..., C)   x / sqrt(mean(x^2) + eps) in groups of channels, in fp32 at least.
+
+    The team has the other channels of the same groups, each as often as any other.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (groups, -1))
+    squares = team.pooled(x.square().sum(-1, keepdim=True))
+    mean = squares / (x.shape[-1] * team.size)
+    return (x * torch.rsqrt(mean + eps)).flatten(-2)
+
+
 class GatedRMSNorm(Module):
-    """y, gate (..., C) -> (..., C)   RMSNorm of y * silu(gate) in groups of channels (Mamba-2)."""
+    """y, gate (..., C) -> (..., C)   RMSNorm of y * silu(gate) in groups of channels (Mamba-2).
+
+    A `team` may share the channels of one group.
+    """
+
+    team: Team = ALONE
 
     def __init__(self, dim: int, groups: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -74,7 +95,10 @@ class GatedRMSNorm(Module):
 
     def forward(self, y: Tensor, gate: Tensor) -> Tensor:
         """Gate, then normalise each group."""
-        gated = (y * F.silu(gate.to(y.dtype))).unflatten(-1, (self.groups, -1))
+        gated = y * F.silu(gate.to(y.dtype))
+        if self.team.size > 1:
+            return together(gated, self.groups, self.eps, self.team) * self.weight
+        gated = gated.unflatten(-1, (self.groups, -1))
         return F.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2) * self.weight
 
 

@@ -16,6 +16,7 @@ from bigmodel_cli.parts.context import SINGLE_DOCUMENT, LayerContext, SequenceIn
 from bigmodel_cli.parts.contract import AnyMixerOptions, States
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.mixing import MixingCall, MixingWatcher
+from bigmodel_cli.shares import ALONE, Team
 
 Kernel = Annotated[int, Field(gt=1, le=10**9)]
 """Positions that a convolution spans, its own one included."""
@@ -55,6 +56,7 @@ class RecurrentMixer(OwnMatrices):
 
     needs_max_len = False
     mixing_watcher: MixingWatcher | None = None
+    team: Team = ALONE
 
     def watched(self, call: Callable[[], MixingCall], output: Tensor) -> Tensor:
         """`output`, or what the watcher of `call`, which is of it, puts in its place."""

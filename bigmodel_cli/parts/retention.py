@@ -17,6 +17,7 @@ from bigmodel_cli.parts.recurrence import scan
 from bigmodel_cli.parts.recurrent import Chunk, RecurrentCache, RecurrentMixer, RecurrentOptions
 from bigmodel_cli.parts.rotary import Rotary
 from bigmodel_cli.roles import Role, fused
+from bigmodel_cli.shares import Run, Shares, Team, by_inputs, by_outputs
 
 EPS = 1e-6
 """Added to a head's mean square (torchscale's default)."""
@@ -74,11 +75,26 @@ class Retention(RecurrentMixer):
         """Queries, keys and values are separate matrices."""
         return {"qkv.weight": fused(*self.sizes, names=("q", "k", "v"))}
 
+    def shares(self) -> Shares:
+        """By heads."""
+        queries, _, values = (Run("heads", self.heads, n // self.heads) for n in self.sizes)
+        return {
+            "qkv.weight": by_outputs(queries, queries, values),
+            "gate.weight": by_outputs(values),
+            "log_gamma": by_outputs(Run("heads", self.heads)),
+            "out.weight": by_inputs(values),
+        }
+
+    def narrow(self, team: Team) -> None:
+        self.sizes = [size // team.size for size in self.sizes]
+        self.heads, self.team = self.heads // team.size, team
+
     def states(self) -> States:
         queries, _, values = (size // self.heads for size in self.sizes)
         return {"recurrent": (self.heads, queries, values)}
 
     def mix(self, x: Tensor, sequence: SequenceInfo, cache: RecurrentCache) -> Tensor:
+        x = self.team.enter(x)
         kind = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -91,5 +107,4 @@ class Retention(RecurrentMixer):
             y, cache.state = scan(q, k, v, decay, before, sequence, self.chunk)
         y = self.watched(lambda: RecurrentCall(y, sequence, before is not None, q, k, v, decay), y)
         y = F.rms_norm(y.transpose(1, 2), y.shape[-1:], eps=EPS).flatten(2)  # (B, T, H * P)
-        out: Tensor = self.out((y * F.silu(self.gate(x).to(kind))).to(x.dtype))
-        return out
+        return self.team.leave(self.out, (y * F.silu(self.gate(x).to(kind))).to(x.dtype))

@@ -7,14 +7,24 @@ import math
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.kernels import distances
 from bigmodel_cli.roles import GAIN, Role
+from bigmodel_cli.shares import ALONE, Cut, Run, Shares, Team
 
 
 class Alibi(Module):
     """(H, T, S)   -slope_h * |i - j|, slopes 2^(-8/H), 2^(-16/H), ... (Press et al. 2022)."""
 
+    team: Team = ALONE
+
     def __init__(self, heads: int) -> None:
         super().__init__()
         self.register_buffer("slopes", torch.tensor(alibi_slopes(heads)), persistent=False)
+
+    def shares(self) -> Shares:
+        """By heads."""
+        return {"slopes": Cut(0, (Run("heads", len(self.get_buffer("slopes"))),))}
+
+    def narrow(self, team: Team) -> None:
+        self.team = team
 
     def forward(self, queries: int, keys: int) -> Tensor:
         """The bias of the scores; the last query is aligned with the last key."""
@@ -39,6 +49,8 @@ class T5Bias(Module):
     Half of the buckets are exact, the rest logarithmic.
     """
 
+    team: Team = ALONE
+
     def __init__(self, buckets: int, max_distance: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.buckets, self.max_distance, self.causal = buckets, max_distance, causal
@@ -47,6 +59,13 @@ class T5Bias(Module):
     def weight_roles(self) -> dict[str, Role]:
         """The scores count as biases."""
         return {"table.weight": GAIN}
+
+    def shares(self) -> Shares:
+        """By heads."""
+        return {"table.weight": Cut(1, (Run("heads", self.table.embedding_dim),))}
+
+    def narrow(self, team: Team) -> None:
+        self.team = team
 
     def forward(self, queries: int, keys: int) -> Tensor:
         """The bias of the scores; the last query is aligned with the last key."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from bigmodel_cli.assemble import outline
 from bigmodel_cli.config import DatasetInfo
-from bigmodel_cli.console import quantity, say
+from bigmodel_cli.console import listed, quantity, say
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import total_memory
-from bigmodel_cli.distributed import neighbours, world
+from bigmodel_cli.distributed import neighbours, share_samples, world
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
+from bigmodel_cli.models import Model
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.sharding import Mesh
+from bigmodel_cli.shares import says_so
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.train.plan import memory_of
 
@@ -33,13 +35,17 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
             f"about {quantity(memory.peak, 'B')} of weights, gradients, optimizer state and"
             f" activations {'fit' if fits else 'do not fit'} the {quantity(room, 'B')} of a process"
         )
-    mesh = Mesh(*found, options.reshard)
+    mesh = Mesh(*found, options.reshard, options.tensor)
     if mesh.sharded:
         _check(spec)
+    if mesh.tensor > 1:
+        _check_tensor(spec, mesh)
+    share_samples(mesh.tensor)
     if count > 1:
         copies = f"{mesh.replicate} {'copies' if mesh.replicate > 1 else 'copy'} of the weights"
         each = "each " if mesh.replicate > 1 else ""
-        part = f", {each}divided among {mesh.shard} processes" if mesh.sharded else ""
+        among = mesh.shard * mesh.tensor
+        part = f", {each}divided among {among} processes" if mesh.sharded else ""
         say(f"parallel: {copies}{part} ({why})")
     return mesh
 
@@ -59,6 +65,34 @@ def _check(spec: Spec) -> None:
                 f"{name} is not for weights that are divided among processes; leave it out, or set"
                 f" train.parallel.replicate={world().size}"
             )
+
+
+def _check_tensor(spec: Spec, mesh: Mesh) -> None:
+    """Raise `SpecError` for what is not done where parts are divided."""
+    what = {
+        "train.parallel.shard": mesh.shard > 1,
+        "adapter": spec.adapter is not None,
+        "distill": spec.distill is not None,
+    }
+    for name, asked in what.items():
+        if asked:
+            raise SpecError(
+                f"{name} does not go with train.parallel.tensor, which divides heads and hidden"
+                " units; leave it out, or set train.parallel.tensor=1"
+            )
+
+
+def say_whole(model: Model) -> None:
+    """Say which parts do not say how they are divided. Raises `SpecError` where none does."""
+    parts = model.parts()
+    kept = [name for name, part in parts.items() if not any(map(says_so, part.modules()))]
+    if len(kept) == len(parts):
+        raise SpecError(
+            "train.parallel.tensor: no part of this network says how its weights are divided;"
+            " set it to 1, or take train.parallel.shard"
+        )
+    if kept:
+        say(f"parallel: {listed(kept, 3)} not divided: each process computes all of it")
 
 
 def unmeasured(options: TrainOptions, device: torch.device) -> TrainOptions:

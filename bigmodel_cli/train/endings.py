@@ -7,6 +7,7 @@ from pathlib import Path
 from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.device import autocast
 from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.sharding import shown
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.signals import Interrupted
 from bigmodel_cli.train.statistics import BATCHES, recomputed_statistics
@@ -64,8 +65,10 @@ def average_as_last(run: Run) -> Path:
         if run.validation is not None:
             run.tell(metrics, averaged=len(newest))
         path = run.directory.checkpoints / "average"
+        with shown([*contents.model.values(), *contents.train.values()]):
+            if distributed.world().first:
+                checkpoints.save(run.directory.checkpoints, contents, "average")
         if distributed.world().first:
-            checkpoints.save(run.directory.checkpoints, contents, "average")
             checkpoints.mark(run.directory.checkpoints, "last", path)
     return path
 

@@ -11,6 +11,7 @@ from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.sharding import Sharding
+from bigmodel_cli.tensor_parallel import TensorParallel
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,12 @@ class Kept:
     """The weights of a model, of which processes may keep parts."""
 
     model: Module
-    sharding: Sharding | None = None
+    sharding: Sharding | TensorParallel | None = None
+
+    @property
+    def passes_alone(self) -> bool:
+        """Whether this process can let the model pass without the others, within `gathered`."""
+        return self.sharding is None or self.sharding.passes_alone
 
     def named(self) -> dict[str, Tensor]:
         """What this process keeps of each weight, by name."""
@@ -72,7 +78,7 @@ class Kept:
         if self.sharding is None:
             return 0
         self.sharding.begin()
-        return most(passes) - passes
+        return most(passes) - passes if self.sharding.sums_itself else 0
 
     def agreed(self, power: float) -> float:
         """The most of all processes' numbers, where gradients are summed in the passes."""

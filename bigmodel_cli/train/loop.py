@@ -76,7 +76,7 @@ def fit(run: Run) -> Path:
                 run.observers.write(record)
         path = _train(run)
         run.loader.close()
-        if distributed.world().first:
+        if distributed.world().first or run.state.sharding is not None:
             show_result(run)
     finally:
         run.loader.close()

@@ -13,6 +13,7 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
 from bigmodel_cli.parts.contract import counting_ahead, counting_steps
 from bigmodel_cli.sharding import Sharding
+from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.kept import Kept
 from bigmodel_cli.train.recorded import ANOTHER, Recorded, check_fits
 from bigmodel_cli.train.smaller import Division
@@ -93,7 +94,7 @@ class TrainState:
     recent: list[float] = field(default_factory=list)  # losses of the last steps, to detect spikes
     rewinds: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
-    sharding: Sharding | None = None  # where processes keep parts of the weights
+    sharding: Sharding | TensorParallel | None = None  # where processes keep parts of the weights
     compared: bool = False  # what passes change was looked at; see train/together.py
 
     def __post_init__(self) -> None:

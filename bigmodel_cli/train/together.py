@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from bigmodel_cli.console import say
-from bigmodel_cli.distributed import World, gathered, most, sum_, world
+from bigmodel_cli.distributed import World, gathered, most, samples, sum_, world
 from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import OutOfMemory, SpecError, forget_frames, is_out_of_memory
 from bigmodel_cli.lazy import Tensor, torch
@@ -78,9 +78,8 @@ def check_division(options: TrainOptions, among: World) -> None:
 
 def begin_step(state: TrainState, options: TrainOptions) -> None:
     """Let what is drawn from torch's generator, if anything, be other draws in each process."""
-    now = world()
-    if not now.alone:
-        torch.manual_seed(int(key_of(options.seed, state.batch, now.rank)) >> 1)
+    if not world().alone:
+        torch.manual_seed(int(key_of(options.seed, state.batch, samples().rank)) >> 1)
 
 
 def passes_together(
@@ -111,7 +110,7 @@ def passes_together(
             state, objective, options, micro_batches, device, whole, norms, mark, idle
         )
     every = torch.cat(gathered(own))  # (micro-batches or processes, 4)
-    if state.sharding is None:
+    if state.sharding is None or not state.sharding.sums_itself:
         sum_(gradients, as_tree if options.deterministic else None)
     totals = [part.counts() for part in parts]
     sum_(totals)
@@ -142,7 +141,7 @@ def _own(
     gradients, times the loss scale. A row is of a micro-batch where sums are a tree, else of all.
     """
     scale, unit, tree = state.loss_scale, 1.0, Tree() if options.deterministic else None
-    count = options.accumulate if tree is not None else world().size * len(micro_batches)
+    count = options.accumulate if tree is not None else samples().size * len(micro_batches)
     rows = list[Tensor]()
     norms.begin()
     for batch in micro_batches:

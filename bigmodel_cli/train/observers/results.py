@@ -29,7 +29,7 @@ class SampleText(Observer):
 
     def on_end(self, run: Run) -> None:
         spec, wanted = run.loaded.spec, run.loaded.spec.task.sample()
-        if wanted is None:
+        if wanted is None or not _can_pass(run):
             return
         if _split(run).answered:
             run.say(solved_problem(run))
@@ -69,7 +69,7 @@ class SamplePictures(Observer):
 
     def on_end(self, run: Run) -> None:
         wanted = run.loaded.spec.task.pictures()
-        if wanted is None:
+        if wanted is None or not _can_pass(run):
             return
         picture = run.directory.path / f"{wanted.file}.png"
         if drawn(picture, lambda: draw_pictures(run, wanted, picture), run.say):
@@ -83,6 +83,17 @@ def draw_pictures(run: Run, wanted: Pictures, path: Path) -> None:
         rows = wanted.rows(run.loaded.model, batch)
     pixels = {name: denormalise(images, run.loaded.info).cpu() for name, images in rows.items()}
     draw_rows(pixels, f"{run.directory.path.absolute().name}: {wanted.title}", path)
+
+
+def _can_pass(run: Run) -> bool:
+    """Whether this process can let the model pass by itself; where not, that is said."""
+    able = run.state.kept.passes_alone
+    if not able:
+        run.say(
+            "no sample is shown: train.parallel.tensor divides the model among processes; see"
+            " bigmodel predict"
+        )
+    return able
 
 
 def _split(run: Run) -> Split:
