@@ -219,10 +219,10 @@ def test_only_the_assembler_builds_models() -> None:
     assert found == {"building.py", "converted.py"}
 
 
-def test_two_files_may_import_torch_distributed() -> None:
+def test_two_places_may_import_torch_distributed() -> None:
     for path in files():
         text = path.read_text(encoding="utf-8")
-        allowed = path.name in ("distributed.py", "sharding.py")
+        allowed = path.parent.name == "distributed" or path.name == "sharding.py"
         assert allowed or "torch.distributed" not in text, path
 
 
