@@ -195,12 +195,20 @@ def _dropping(
         q, k, v = _with_sink(q, k, v, sinks, scale)
         if mask is not None:
             mask = F.pad(mask, (1, 0), value=True if mask.dtype == torch.bool else 0.0)
-    elif q.device.type == "cpu" and q.dtype == torch.bfloat16 and not learned:
+        if causal:  # the sink comes before all keys
+            square = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
+            mask, causal = square.tril(1), False
+    if q.device.type == "cpu" and q.dtype in _kinds_in_blocks() and not learned:
         return _in_blocks(q, k, v, spec, mask, causal, scale)
     if causal:
-        square = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
-        mask = square.tril(0 if sinks is None else 1)  # the sink comes before all keys
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
     return _cpu_bf16(q, k, v, spec, mask, scale)
+
+
+def _kinds_in_blocks() -> tuple[torch.dtype, ...]:
+    """What is multiplied in blocks as it is: under autocast fp32 is not."""
+    bf16, fp32 = torch.bfloat16, torch.float32
+    return (bf16,) if torch.is_autocast_enabled("cpu") else (bf16, fp32)
 
 
 def _dropped(shape: torch.Size, p: float, device: torch.device) -> tuple[Tensor | None, float]:

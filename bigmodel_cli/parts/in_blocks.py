@@ -1,4 +1,5 @@
-"""Attention on a CPU in bf16 with gradients, in blocks of queries: twice PyTorch's kernel's speed.
+"""Attention on a CPU with gradients, in blocks of queries: in bf16 twice PyTorch's kernel's speed,
+and in fp32 with dropout that is drawn by row.
 
 Without matrix units PyTorch's fused kernel multiplies bf16 many times slower than oneDNN's batched
 products do. These give bf16, so that scores would be rounded before the softmax; what the rounding
@@ -14,7 +15,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.parts.dropout import applied
 
 ROWS = 128
 """Queries of a block."""
@@ -30,11 +30,12 @@ def attention_in_blocks(
     kept: Tensor | None = None,
     factor: float = 1.0,
 ) -> Tensor:
-    """q (B, H, T, D), k (B, H, S, D), v (B, H, S, E) in bf16 -> (B, H, T, E).
+    """q (B, H, T, D), k (B, H, S, D), v (B, H, S, E) in bf16 or fp32 -> (B, H, T, E).
 
     `mask` broadcasts to (B, H, T, S): bool, or what is added to the scores, without a gradient.
     Where `causal` there is none, and T is S. `kept` (B, H, T, S) and `factor` are of dropout. For
-    the backward pass the inputs are kept; the weights are computed again.
+    the backward pass the inputs are kept, and in bf16 the weights are computed again; in fp32 they
+    are kept, as PyTorch keeps them where there is dropout.
     """
     found: Tensor = _class().apply(q, k, v, scale, causal, mask, kept, factor)
     return found
@@ -55,9 +56,11 @@ def _product(a: Tensor, b: Tensor, factor: float, less: Tensor | None = None) ->
 
 
 def _scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """(N, t, D), (N, s, D) -> (N, t, s) fp32   the rounded product and the rest of it."""
+    """(N, t, D), (N, s, D) -> (N, t, s) fp32   the product; of bf16 the rounded and the rest."""
     keys = k.transpose(1, 2)
     rounded = _product(q, keys, scale)
+    if q.dtype == torch.float32:
+        return rounded
     return rounded.float().add_(_product(q, keys, scale, less=rounded).float())
 
 
@@ -88,9 +91,11 @@ def finite(mask: Tensor) -> Tensor:
     return mask.clamp(min=torch.finfo(mask.dtype).min)
 
 
-def _dropped(w: Tensor, kept: Tensor | None, factor: float) -> Tensor:
-    """Weights or their gradient (N, t, s), of which dropout keeps (B, H, t, s)."""
-    return w if kept is None else applied(w, kept.flatten(0, 1), factor)
+def _dropped(w: Tensor, kept: Tensor | None) -> Tensor:
+    """Weights or their gradient (N, t, s), of which dropout keeps (B, H, t, s); the factor is left
+    to the products, where it costs nothing.
+    """
+    return w if kept is None else w * kept.flatten(0, 1).view(torch.uint8)
 
 
 @functools.cache
@@ -115,14 +120,16 @@ def _class() -> Any:
             """The weighted sums."""
             shape, heads = q.shape, q.shape[1]
             q, k, v = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
-            context.save_for_backward(q, k, v, mask, kept)
             context.options = scale, causal, heads, factor
-            found = []
+            found, weights = [], list[Tensor]()
             for rows, columns in _blocks(q.shape[1], k.shape[1], causal):
                 own = None if mask is None else _part(mask, rows, columns)
                 w = _weights(q[:, rows], k[:, columns], scale, causal, own, heads)
                 chosen = None if kept is None else kept[..., rows, columns]
-                found.append(torch.bmm(_dropped(w, chosen, factor).to(v.dtype), v[:, columns]))
+                found.append(_product(_dropped(w, chosen).to(v.dtype), v[:, columns], factor))
+                if q.dtype == torch.float32:
+                    weights.append(w)
+            context.save_for_backward(q, k, v, mask, kept, *weights)
             y = found[0] if len(found) == 1 else torch.cat(found, 1)
             return y.view(*shape[:3], v.shape[-1])
 
@@ -130,23 +137,24 @@ def _class() -> Any:
         @torch.autograd.function.once_differentiable
         def backward(context: Any, gradient: Tensor) -> Any:
             """Of queries, keys and values."""
-            q, k, v, mask, kept = context.saved_tensors
+            q, k, v, mask, kept, *weights = context.saved_tensors
             scale, causal, heads, factor = context.options
             g = gradient.reshape(-1, *gradient.shape[2:]).to(q.dtype)
             of_q: list[Tensor] = []
             of_k, of_v = _Sum(k), _Sum(v)
-            for rows, columns in _blocks(q.shape[1], k.shape[1], causal):
+            for i, (rows, columns) in enumerate(_blocks(q.shape[1], k.shape[1], causal)):
                 own = None if mask is None else _part(mask, rows, columns)
                 chosen = None if kept is None else kept[..., rows, columns]
                 queries, keys = q[:, rows], k[:, columns]
-                w = _weights(queries, keys, scale, causal, own, heads)
-                of_w = torch.bmm(g[:, rows], v[:, columns].transpose(1, 2)).float()
-                of_w = _dropped(of_w, chosen, factor)
-                of_scores = torch._softmax_backward_data(of_w, w, -1, w.dtype).to(q.dtype)
-                w = _dropped(w, chosen, factor).to(q.dtype)
+                w = weights[i] if weights else _weights(queries, keys, scale, causal, own, heads)
+                of_w = _product(g[:, rows], v[:, columns].transpose(1, 2), factor).float()
+                of_scores = torch._softmax_backward_data(_dropped(of_w, chosen), w, -1, w.dtype).to(
+                    q.dtype
+                )
+                w = _dropped(w, chosen).to(q.dtype)
                 of_q.append(_product(of_scores, keys, scale))
                 of_k.add(_product(of_scores.transpose(1, 2), queries, scale), columns)
-                of_v.add(torch.bmm(w.transpose(1, 2), g[:, rows]), columns)
+                of_v.add(_product(w.transpose(1, 2), g[:, rows], factor), columns)
             whole = of_q[0] if len(of_q) == 1 else torch.cat(of_q, 1)
             gradients = (whole, of_k.found(), of_v.found())
             return *(x.unflatten(0, (-1, heads)) for x in gradients), None, None, None, None, None

@@ -17,6 +17,7 @@ from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import Before, TrainState
 
 REMEDY = "set a smaller train.micro_batch_size, or a smaller train.batch_size"
+ROWS, GENERATOR = "rows", "generator"
 Mark = Callable[[str], None]
 """Called with the name of each part of a step as it ends: "forward", "backward", "update"."""
 
@@ -43,14 +44,19 @@ def forward(
 def row_keys(
     batch: dict[str, Tensor], options: TrainOptions, device: torch.device
 ) -> Tensor | None:
-    """(B,)   what layers draw by; None where torch's generator draws: in a compiled network, and,
-    where nobody compares with other processes, on a GPU, whose own kernels are faster.
+    """(B,)   what layers draw by; None where torch's generator draws."""
+    return batch.get(KEY) if drawn_by(options, device) == ROWS else None
+
+
+def drawn_by(options: TrainOptions, device: torch.device) -> str:
+    """What layers draw by: `ROWS`, or torch's `GENERATOR` in a compiled network, and, where nobody
+    compares with other processes, on a GPU, whose own kernels are faster.
     """
     if options.compile == "on":
-        return None
+        return GENERATOR
     if device.type != "cpu" and world().alone and not options.deterministic:
-        return None
-    return batch.get(KEY)
+        return GENERATOR
+    return ROWS
 
 
 def counted(

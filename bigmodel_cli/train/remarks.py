@@ -13,6 +13,7 @@ from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import Spec
+from bigmodel_cli.train.passes import GENERATOR, ROWS
 from bigmodel_cli.train.state import TrainState
 from bigmodel_cli.train.unreached import idle_teacher, unreached
 
@@ -56,6 +57,17 @@ def say_length(spec: Spec, total: int | None, per_epoch: Fraction | None) -> Non
 def foreseen(options: TrainOptions, total: int | None, state: TrainState) -> int:
     """The steps of the whole run; by the clock, at its present rate."""
     return total if total is not None else state.steps_in(options.minutes or 0.0)
+
+
+def say_draws(before: str, now: str) -> None:
+    """Report that a resumed run's layers draw in another way than they did."""
+    if before != now:
+        ways = {ROWS: "by the samples' keys", GENERATOR: "by PyTorch's generator"}
+        say(
+            f"dropout and stochastic depth are drawn {ways[now]}, before this resume in another way"
+            " (by an earlier version, or on another device): a network that has them goes on with"
+            " other draws than without the stop"
+        )
 
 
 def say_bend(options: TrainOptions, before: int, total: int, step: int) -> None:

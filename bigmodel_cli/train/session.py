@@ -37,9 +37,9 @@ from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import Observers, observers
 from bigmodel_cli.train.once import taught_once
-from bigmodel_cli.train.passes import REMEDY
+from bigmodel_cli.train.passes import GENERATOR, REMEDY, drawn_by
 from bigmodel_cli.train.plan import Plan, plan, without_collection
-from bigmodel_cli.train.remarks import foreseen, say_bend, say_length, say_start
+from bigmodel_cli.train.remarks import foreseen, say_bend, say_draws, say_length, say_start
 from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
 from bigmodel_cli.train.resume import (
     check_fingerprint,
@@ -194,7 +194,9 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         loader=loader,
         validation=data.split("val") if "val" in data.splits else None,
         directory=directory,
-        origin=_origin(data, saved, changed) | based_on(opened, saved, state, directory),
+        origin=_origin(data, saved, changed)
+        | based_on(opened, saved, state, directory)
+        | {"draws": drawn_by(spec.train, device)},
         signals=signals,
         total=foreseen(spec.train, total, state),
         resume_command=resume_command(request, directory),
@@ -257,6 +259,8 @@ def _go_on(
         before, now = previous.spec.train, loader.options
         steps = foreseen(before, before.total_steps(loader.batches.per_epoch), state)
         say_bend(now, steps, foreseen(now, total, state), state.step)
+        drawn = previous.contents.state.get("draws", GENERATOR)  # not in those of earlier versions
+        say_draws(drawn, drawn_by(now, loader.device))
     state.division.read(directory.path)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bigmodel_cli.draw import drawing, kept_by_row
 from bigmodel_cli.parts.dropout import drawn
 from bigmodel_cli.parts.kernels import AttentionSpec, attend
 
@@ -113,6 +114,52 @@ def test_gradients_are_not_less_exact_than_of_the_kernel(length: int) -> None:
         if x.grad is not None and y.grad is not None
     ]
     assert sum(ours[1:]) <= sum(kernel)
+
+
+@pytest.mark.parametrize("mask", [None, "keys", "bias", "learned", "sinks"])
+@pytest.mark.parametrize(("queries", "keys"), [(131, 131), (1, 9), (140, 3)])
+def test_dropout_by_row_in_fp32(queries: int, keys: int, mask: str | None) -> None:
+    """Of all ways that scores are changed, with the very weights dropped that rows' keys say."""
+    torch.manual_seed(queries)
+    spec = AttentionSpec(causal=mask in (None, "sinks") and queries == keys, dropout=0.3)
+    inputs = [torch.randn(2, 4, queries, 8), torch.randn(2, 2, keys, 8), torch.randn(2, 2, keys, 6)]
+    given: dict[str, Tensor] = {}
+    if mask == "keys":
+        given["key_mask"] = torch.rand(2, keys) < 0.6
+        given["key_mask"][:, 0] = True
+    elif mask == "sinks":
+        given["sinks"] = torch.randn(4)
+    elif mask is not None:
+        given["bias"] = torch.randn(4, queries, keys).requires_grad_(mask == "learned")
+    rows = torch.tensor([7, -(1 << 40)])
+    columns = keys + ("sinks" in given)
+    with drawing(rows):
+        drops = kept_by_row((2, 4, queries, columns), round(0.3 * 65_536), torch.device("cpu"))
+    assert drops is not None
+    kept = drops.double() * 65_536 / (65_536 - round(0.3 * 65_536))
+    q, k, v = (x.requires_grad_() for x in inputs)
+    with drawing(rows):
+        y = attend(q, k, v, spec, **given)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    q2, k2, v2 = (x.repeat_interleave(4 // x.shape[1], 1) for x in exact)
+    seen = torch.ones(queries, keys, dtype=torch.bool).tril() if spec.causal else None
+    bias = given["bias"].detach().double() if "bias" in given else None
+    if "key_mask" in given:
+        seen = given["key_mask"][:, None, None, :].expand(2, 1, queries, keys)
+    if "sinks" in given:  # a key before all others, of which the bias is the score
+        k2, v2 = (torch.nn.functional.pad(x, (0, 0, 1, 0)) for x in (k2, v2))
+        bias = torch.zeros(4, queries, columns, dtype=torch.double)
+        bias[..., 0] = given["sinks"][:, None].double()
+        seen = None if seen is None else torch.nn.functional.pad(seen, (1, 0), value=True)
+    right = formula(q2, k2, v2, seen, bias, kept)
+    g = torch.randn_like(y)
+    y.backward(g)
+    right.backward(g.double())
+    assert error(y.detach(), right.detach()) < 1e-6
+    for ours, theirs in zip(inputs, exact, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert float((ours.grad.double() - theirs.grad).norm()) < 2e-6 * float(g.norm())
 
 
 @pytest.mark.parametrize(("queries", "gradient"), [(20, True), (3, False)])

@@ -70,7 +70,7 @@ class TokenRows(InShards):
         """(B,) -> (B, T + 1) int64."""
         numbers = np.searchsorted(self.ends, samples, "right")
         width = self.form.context + 1
-        rows = np.full((len(samples), width), PADDING, np.int64)
+        rows, filled = np.full((len(samples), width), PADDING, np.int64), np.zeros_like(samples)
         before = np.concatenate((np.zeros(1, np.int64), self.ends))[numbers]
         firsts = (samples - before) * self.form.context
         for number in np.unique(numbers).tolist():
@@ -78,14 +78,17 @@ class TokenRows(InShards):
             most = shard.flat.count
             ranges = [(first, min(first + width, most)) for first in firsts[own].tolist()]
             for at, found in zip(own.tolist(), shard.take(self.cache, ranges), strict=True):
-                rows[at, : len(found)] = found
+                rows[at, : len(found)], filled[at] = found, len(found)
             self.prefetch.used(number)
-        self.check(rows, numbers)
+        self.check(rows, filled, numbers)
         return rows
 
-    def check(self, rows: Any, numbers: Ints) -> None:
-        """Raise `DataError` for a token that the vocabulary does not have."""
-        outside = (rows >= self.form.vocab_size) | (rows < PADDING)
+    def check(self, rows: Any, filled: Ints, numbers: Ints) -> None:
+        """Raise `DataError` for a token that the vocabulary does not have; what padding is written
+        as is none, so it is looked for in the `filled` places alone.
+        """
+        outside = (rows >= self.form.vocab_size) | (rows < 0)
+        outside &= np.arange(rows.shape[1]) < filled[:, None]
         if outside.any():
             at = int(np.flatnonzero(outside.any(1))[0])
             raise DataError(

@@ -298,6 +298,10 @@ def test_tokens_beyond_the_vocabulary_and_unknown_ones_are_refused(tmp_path: Pat
     with pytest.raises(DataError, match=r"the token 300, and the vocabulary has 256"):
         list(batches(data, 1))
     assert len(list(batches(opened(train=[str(tmp_path / "x.idx")], vocab_size=301), 1))) == 1
+    # -1 stands for padding in a batch; in a file it is a token that there is not
+    write_megatron(tmp_path / "x", [[1, 2, 3, -1] * 30], 4, "<i4")
+    with pytest.raises(DataError, match=r"the token -1, and the vocabulary has 256"):
+        list(batches(opened(train=[str(tmp_path / "x.idx")], vocab_size=256), 1))
 
 
 def _hammer(folder: str, number: int) -> None:
