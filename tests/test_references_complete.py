@@ -129,7 +129,7 @@ the test for that.
 """
 TORCHS = {"torch's own of CNN", "torch's own of ConvFrontend"}
 """Who leaves their weights as torch's layers draw them."""
-NOISE = {"models/block.py Block.slot"}
+NOISE = {"parts/dropout.py drop_path"}
 """What draws while a model runs."""
 COMPARISONS = {"approx", "close", "assert_close", "equal", "allclose", "agrees", "table_is"}
 DISTRIBUTIONS = {"normal", "even", "glorot"}
