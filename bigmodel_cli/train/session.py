@@ -31,7 +31,7 @@ from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
-from bigmodel_cli.train.meeting import open_directory, settled, together
+from bigmodel_cli.train.meeting import note_number, open_directory, settled, together
 from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import Observers, observers
@@ -184,6 +184,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
             "metric": task.described(),
             "parameters": parameters,
         }
+        note_number(directory)
         directory.begin(spec.to_yaml(), state.step)
     assets = {**opened.carried, **data.assets(), **trained_on}
     run = Run(
