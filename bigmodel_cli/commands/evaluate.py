@@ -24,6 +24,7 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
     from bigmodel_cli.evaluation.report import Report
+    from bigmodel_cli.overrides import Change
 
 Split = Annotated[
     str | None,
@@ -128,15 +129,30 @@ def evaluate(
     else:
         refuse("an evaluation without --tasks", of_tasks)
         refuse("an evaluation without --rescore", {"--metric": metric})
-        from bigmodel_cli.distributed import announced
-        from bigmodel_cli.evaluation.report import evaluate_checkpoint
-        from bigmodel_cli.evaluation.several import several
-
-        path = resolve_checkpoint(str(checkpoint))
-        files = (predictions, confusion) if announced().first else (None, None)
-        with several(device) as own:
-            report = evaluate_checkpoint(path, overrides, split, own, files[0], compare, files[1])
+        report = _measured(
+            str(checkpoint), overrides, split, device, predictions, compare, confusion
+        )
     print_result(report.to_json() if json else report.to_text())
+
+
+def _measured(
+    checkpoint: str,
+    overrides: list[Change],
+    split: str | None,
+    device: str,
+    predictions: Path | None,
+    compare: Path | None,
+    confusion: Path | None,
+) -> Report:
+    """The metrics over a split, of which each process has a share; the first writes the files."""
+    from bigmodel_cli.distributed import announced
+    from bigmodel_cli.evaluation.report import evaluate_checkpoint
+    from bigmodel_cli.evaluation.several import several
+
+    path = resolve_checkpoint(checkpoint)
+    files = (predictions, confusion) if announced().first else (None, None)
+    with several(device) as own:
+        return evaluate_checkpoint(path, overrides, split, own, files[0], compare, files[1])
 
 
 def _rescored(predictions: Path, metrics: list[str]) -> Report:

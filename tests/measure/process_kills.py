@@ -3,12 +3,13 @@ bit, as the run that nobody disturbed.
 
     python tests/measure/process_kills.py [--count 200] [--seed 0] [--processes 2] [--folder DIR]
 
-Each run loses one process: a random one, at a random moment; in every third run inside a save, as
-soon as the checkpoint's draft is seen. Half of the runs are those of `--processes N --restarts 3`,
-half torchrun's with `--max-restarts 3`. Compared are the last checkpoint's weights, optimizer and
-state, and the recorded loss of every step. With `--folder` a storm that was stopped goes on after
-its last run. Printed are the runs, the kills that found a save under way, and the goodput: the
-undisturbed run's time over the disturbed ones'. The status is 1 where a run differs.
+Each run loses one process: a random one, at a random step, or before the first; in every third run
+inside a save, as soon as the checkpoint's draft is seen. Half of the runs are those of `--processes
+N --restarts 3`, half torchrun's with `--max-restarts 3`. Compared are the last checkpoint's
+weights, optimizer and state, and the recorded loss of every step. With `--folder` a storm that was
+stopped goes on after its last run. Printed are the runs, the kills that found a save under way, and
+the goodput: the undisturbed run's time over the disturbed ones'. The status is 1 where a
+run differs.
 """
 
 from __future__ import annotations
@@ -96,14 +97,22 @@ class Run:
         return code, time.monotonic() - self.began
 
 
-def saving(folder: Path, name: str, until: float) -> bool:
-    """Wait until a checkpoint is being written; whether one was before that moment."""
-    place = folder / name / "checkpoints"
-    while time.monotonic() < until:
+def reached(run: Run, folder: Path, name: str, step: int) -> None:
+    """Wait until the run has recorded that step, or has ended."""
+    record = folder / name / "metrics.jsonl"
+    while run.process.poll() is None:
         with contextlib.suppress(OSError):
-            if any(
-                not entry.name.startswith(("step-", "last", "best")) for entry in place.iterdir()
-            ):
+            if f'"step": {step},' in record.read_text():
+                return
+        time.sleep(0.002)
+
+
+def saving(run: Run, folder: Path, name: str) -> bool:
+    """Wait until a checkpoint is being written, or the run has ended; whether one is."""
+    place = folder / name / "checkpoints"
+    while run.process.poll() is None:
+        with contextlib.suppress(OSError):
+            if any(entry.name.startswith(".draft-") for entry in place.iterdir()):
                 return True
         time.sleep(0.0005)
     return False
@@ -118,12 +127,17 @@ def disturbed(
     shutil.rmtree(folder / name, ignore_errors=True)
     run = Run(folder, name, options.processes, torchrun)
     inside = number % 3 == 0
-    if inside:
-        time.sleep(chance.uniform(0, whole / 2))
-        inside = saving(folder, name, run.began + whole)
+    step = chance.randrange(-STEPS // 5, STEPS - 15)
+    ranks = [run.rank(r) for r in range(options.processes)]
+    while None in ranks and run.process.poll() is None:
+        ranks = [run.rank(r) for r in range(options.processes)]
+    if step > 0 or inside:
+        reached(run, folder, name, max(1, step))
     else:
-        time.sleep(chance.uniform(0, whole))
-    pid = run.rank(rank)
+        time.sleep(chance.uniform(0, whole / 3))  # before the first step, mostly
+    if inside:
+        inside = saving(run, folder, name)
+    pid = ranks[rank] if run.process.poll() is None else None
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
