@@ -25,7 +25,9 @@ def main() -> NoReturn:
     several = "RANK" in os.environ
     if several:
         from bigmodel_cli.commands.processes import one_voice, refuse_several, say_alone
+        from bigmodel_cli.distributed.launch import stop_with_launcher
 
+        stop_with_launcher()
         one_voice()
     try:
         if several:

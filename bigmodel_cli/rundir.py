@@ -20,7 +20,7 @@ from bigmodel_cli.failpoints import failpoint
 
 MOST_TRIED = 10_000
 LOCK, SPEC, STATUS, METRICS = "run.lock", "spec.yaml", "status.json", "metrics.jsonl"
-ABOUT = ("total_steps", "metric", "parameters", "launch")
+ABOUT = ("total_steps", "metric", "parameters", "launch", "processes")
 """What status.json says about a run as a whole, for listings; see `RunDirectory.about`."""
 _STEP = re.compile(r"step-[0-9]+\Z")
 _DRAFT = re.compile(rf"\.({SPEC}|{STATUS}|{METRICS})\.[0-9]+\Z")

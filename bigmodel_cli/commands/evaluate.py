@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bigmodel_cli.commands.processes import Shares, check_processes, start_processes
 from bigmodel_cli.commands.shared import (
     A_CHECKPOINT,
     Device,
@@ -23,6 +24,7 @@ from bigmodel_cli.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
     from bigmodel_cli.evaluation.report import Report
+    from bigmodel_cli.overrides import Change
 
 Split = Annotated[
     str | None,
@@ -90,6 +92,7 @@ def evaluate(
     limit: Limit = None,
     device: Device = "auto",
     precision: Precision = None,
+    processes: Shares = None,
     json: Json = False,
 ) -> None:
     """Measure the task's metrics on a whole split, each with its count and 95 % interval.
@@ -109,6 +112,9 @@ def evaluate(
     of_models = {"--set": set_, "--precision": precision}
     of_tasks = {"--include": include, "--limit": limit}
     overrides = collect_overrides(set_, precision)
+    check_processes(processes, 0, {"--rescore": rescore, "--tasks": tasks})
+    if processes is not None and processes > 1:
+        start_processes(processes, 0)
     if rescore is not None:
         what = "a file of predictions (--rescore)"
         refuse(what, {**of_splits, **of_models, **of_tasks, "--tasks": tasks})
@@ -123,13 +129,30 @@ def evaluate(
     else:
         refuse("an evaluation without --tasks", of_tasks)
         refuse("an evaluation without --rescore", {"--metric": metric})
-        from bigmodel_cli.evaluation.report import evaluate_checkpoint
-
-        path = resolve_checkpoint(str(checkpoint))
-        report = evaluate_checkpoint(
-            path, overrides, split, device, predictions, compare, confusion
+        report = _measured(
+            str(checkpoint), overrides, split, device, predictions, compare, confusion
         )
     print_result(report.to_json() if json else report.to_text())
+
+
+def _measured(
+    checkpoint: str,
+    overrides: list[Change],
+    split: str | None,
+    device: str,
+    predictions: Path | None,
+    compare: Path | None,
+    confusion: Path | None,
+) -> Report:
+    """The metrics over a split, of which each process has a share; the first writes the files."""
+    from bigmodel_cli.distributed import announced
+    from bigmodel_cli.evaluation.report import evaluate_checkpoint
+    from bigmodel_cli.evaluation.several import several
+
+    path = resolve_checkpoint(checkpoint)
+    files = (predictions, confusion) if announced().first else (None, None)
+    with several(device) as own:
+        return evaluate_checkpoint(path, overrides, split, own, files[0], compare, files[1])
 
 
 def _rescored(predictions: Path, metrics: list[str]) -> Report:

@@ -27,6 +27,15 @@ Processes = Annotated[
         ),
     ),
 ]
+Shares = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        help="Share the items among N processes of this machine; the same figures.",
+    ),
+]
 Restarts = Annotated[
     int,
     typer.Option(
@@ -72,7 +81,7 @@ def refuse_several(arguments: list[str]) -> None:
     except BigmodelError as error:
         say(f"bigmodel: {error}")
         raise SystemExit(error.status) from None
-    if several and command not in ("pretrain", "finetune"):
+    if several and command not in ("pretrain", "finetune", "eval"):
         say(f"bigmodel: {command or 'this'} is for one process; start it without torchrun")
         raise SystemExit(SpecError.status)
 

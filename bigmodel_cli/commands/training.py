@@ -273,7 +273,8 @@ def _train(
     if options.processes is not None and options.processes > 1:
         start_processes(options.processes, options.restarts, source)
     with Signals() as signals:
-        from bigmodel_cli.train.session import dry_run, train
+        from bigmodel_cli.train.rehearsal import dry_run
+        from bigmodel_cli.train.session import train
 
         if options.dry_run and spec is not None:
             say_taken(options.out)

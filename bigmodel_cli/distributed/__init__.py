@@ -62,6 +62,8 @@ MEETING = 300.0
 """Seconds in which all processes must have come."""
 LISTENING = "BIGMODEL_LISTENING"
 """The descriptor of the socket at MASTER_PORT, for the first process that `--processes` starts."""
+MET = "BIGMODEL_MET"
+"""The descriptor into which that one writes when it has found the others."""
 
 
 def meet(seconds: float) -> Peers | None:
@@ -86,7 +88,17 @@ def meet(seconds: float) -> Peers | None:
         except RuntimeError as error:
             raise _not_met(error) from None
         _peers.append(Peers(found.rank, found.size, lines, seconds))
+        _say_met()
     return _peers[0]
+
+
+def _say_met() -> None:
+    """Tell the launcher that from here on each process knows of the others' end."""
+    descriptor = os.environ.pop(MET, None)
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.write(int(descriptor), b"1")
+        os.close(int(descriptor))
 
 
 def device_of(wanted: str) -> str:

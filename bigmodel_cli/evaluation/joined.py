@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from bigmodel_cli.distributed import gathered_bytes, samples
+from bigmodel_cli.distributed import gathered_bytes, samples, wait_for_all
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.tasks import Answers, Scores
 
@@ -27,6 +27,7 @@ def joined(scores: Scores, answers: Answers, rows: int) -> tuple[Scores, Answers
     """
     if samples().alone:
         return scores, answers, rows
+    wait_for_all()  # one may be slower by more than an exchange of tensors would wait
     arrays = {name: [x.numpy() for x in pair] for name, pair in scores.items()}
     kinds = {name: [[x.dtype.str, len(x)] for x in pair] for name, pair in arrays.items()}
     head = json.dumps({"rows": rows, "kinds": kinds, "answers": answers}).encode()

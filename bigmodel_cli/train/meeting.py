@@ -22,6 +22,8 @@ from bigmodel_cli.train.resume import begun_runs, latest_directory
 from bigmodel_cli.train.signals import Interrupted, Signals
 
 RUNS = Path("runs")
+NUMBER = "processes"
+"""The name in status.json of how many there are, where it is more than one."""
 
 
 class Joined(RunDirectory):
@@ -137,8 +139,20 @@ def open_directory(request: Request) -> tuple[RunDirectory, Request]:
     request = _started_again(request)
     directory = _opened(request)
     directory.about["launch"] = launch()
+    if not directory.begun:  # a restart knows its run by it, whenever this process is killed
+        directory.write_status("running", 0, "")
     distributed.told([str(directory.path), request.resume, launch()])
     return directory, request
+
+
+def note_number(directory: RunDirectory) -> None:
+    """Record how many processes train, and say where a run that goes on had another number."""
+    before, now = directory.previous.get(NUMBER, 1), distributed.world().size
+    if directory.begun and before != now:
+        say(f"processes: {now}, and {before} before; the order of the samples is the same")
+    directory.about.pop(NUMBER, None)
+    if now > 1:
+        directory.about[NUMBER] = now
 
 
 def _opened(request: Request) -> RunDirectory:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import distributed
-from bigmodel_cli.assemble import assemble, check_memory, reference_of
+from bigmodel_cli.assemble import assemble, reference_of
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
@@ -29,16 +28,14 @@ from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.divided import mesh_of
-from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
-from bigmodel_cli.train.meeting import open_directory, settled, together
+from bigmodel_cli.train.meeting import note_number, open_directory, settled, together
 from bigmodel_cli.train.normalised import batch_norms
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import Observers, observers
 from bigmodel_cli.train.once import taught_once
 from bigmodel_cli.train.passes import GENERATOR, REMEDY, drawn_by
-from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import foreseen, say_bend, say_draws, say_length, say_start
 from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
 from bigmodel_cli.train.resume import (
@@ -50,8 +47,6 @@ from bigmodel_cli.train.resume import (
 from bigmodel_cli.train.resumed_spec import Previous, resumed_spec
 from bigmodel_cli.train.room import (
     check_enough,
-    check_fits,
-    check_listed,
     check_readable,
     check_step,
 )
@@ -111,31 +106,6 @@ def train(spec: Spec | None, request: Request, signals: Signals) -> Path:
     return path
 
 
-def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan: None) -> Plan:
-    """What `train` would do, without training or writing; shown even if it does not fit the
-    device.
-    """
-    load_torch()
-    chosen = pick_device(device, say)
-    opened = open_run(spec, expect=True)
-    spec, data, split = opened.spec, opened.data, opened.data.split("train")
-    for tracker in spec.train.trackers:
-        tracker.check()
-    task = open_task(spec, data, first=True)
-    check_weights(opened, task, Path("runs"))
-    if len(split):
-        check_enough(spec, split)
-    with without_collection(), batch_norm_explained():
-        outlined = check_memory(spec, data.info, chosen)
-        found = plan(spec, data.info, split, outlined)
-    per_epoch = micro_batches(split, spec.train).per_epoch if len(split) else None
-    say_length(spec, found.steps, per_epoch)
-    show(found)
-    check_fits(spec, chosen, found.memory, max(split.longest_rows(), default=1))
-    check_listed(spec, outlined)
-    return found
-
-
 def _resolved(
     given: Spec | None, request: Request, directory: RunDirectory
 ) -> tuple[Spec, Previous | None]:
@@ -185,6 +155,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
             "metric": task.described(),
             "parameters": parameters,
         }
+        note_number(directory)
         directory.begin(spec.to_yaml(), state.step)
     assets = {**opened.carried, **data.assets(), **trained_on}
     run = Run(

@@ -18,7 +18,7 @@ from bigmodel_cli.bench.worker import Asked, Process
 from bigmodel_cli.console import rate, seconds_of, short_names
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.spec import load
-from bigmodel_cli.train.session import dry_run
+from bigmodel_cli.train.rehearsal import dry_run
 
 Cli = Callable[..., Result]
 NAMES = [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import digests
+from conftest import digests, losses
 
 SPEC = """\
 model:
@@ -151,3 +151,80 @@ def test_a_fault_of_a_spec_is_said_once(folder: Path) -> None:
     with started(folder, "pretrain", "missing.yaml", "--processes", "2") as run:
         code, out, err = run.end()
     assert (code, out, err.count("missing.yaml")) == (2, "", 1)
+
+
+def test_processes_do_not_outlive_their_launcher(folder: Path) -> None:
+    """They save and stop, as at a SIGTERM."""
+    words = ["pretrain", "spec.yaml", "--out", "orphans", "--processes", "2", *LONG]
+    with started(folder, *words) as run:
+        run.reach("orphans", 3)
+        pids = [run.rank(0), run.rank(1)]
+        run.process.kill()
+        _, err = run.process.communicate(timeout=90)  # they hold stderr until they end
+    assert not any(_lives(pid) for pid in pids)
+    assert err.count("stopped at step") == 1
+    assert (status(folder, "orphans")["state"], status(folder, "orphans")["code"]) == (
+        "stopped",
+        143,
+    )
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_lost_before_they_meet_is_said_at_once(rank: int, folder: Path) -> None:
+    name = f"early{rank}"
+    with started(folder, "pretrain", "spec.yaml", "--out", name, "--processes", "2") as run:
+        for _ in range(6000):
+            with contextlib.suppress(AssertionError, OSError):
+                os.kill(run.rank(rank), signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        code, out, err = run.end()
+    assert (code, out) == (7, ""), err
+    assert err.count(f"process {rank} of 2 was killed") == 1, err
+    assert not (folder / name).exists()
+
+
+def test_an_evaluation_is_shared_to_the_bit(folder: Path) -> None:
+    """The predictions are written once."""
+    words = ["pretrain", "spec.yaml", "--out", "scored", "--set", "train.steps=5"]
+    with started(folder, *words) as run:
+        assert run.end()[0] == 0
+    found = []
+    for more in ([], ["--processes", "2"]):
+        name = f"predictions{len(more)}.jsonl"
+        with started(folder, "eval", "scored", "--json", "--predictions", name, *more) as run:
+            code, out, err = run.end()
+        assert code == 0, err
+        found.append((out, (folder / name).read_bytes()))
+        assert err.count("device: ") == 1
+    assert found[0] == found[1]
+
+
+def test_a_run_goes_on_in_another_number_of_processes(folder: Path) -> None:
+    """Two, one and three of them, as one that nobody disturbed; each change is said (row 54)."""
+    constant = ["--set", "train.schedule={type: constant}"]
+    words = ["pretrain", "spec.yaml", "--out", "one", "--set", "train.steps=30", *constant]
+    with started(folder, *words) as run:
+        assert run.end()[0] == 0
+    said = []
+    for steps, count in ((10, 2), (20, 1), (30, 3)):
+        more = ["--resume"] if said else ["spec.yaml", *constant]
+        more += ["--processes", str(count)] if count > 1 else []
+        words = ["pretrain", "--out", "elastic", "--set", f"train.steps={steps}", *more]
+        with started(folder, *words) as run:
+            code, _, err = run.end()
+        assert code == 0, err
+        said.append([line for line in err.splitlines() if line.startswith("processes: ")])
+    assert [len(lines) for lines in said] == [0, 1, 1]
+    assert "1, and 2 before" in said[1][0]
+    assert "3, and 1 before" in said[2][0]
+    expected, found = losses(folder / "one"), losses(folder / "elastic")
+    assert sorted(found) == sorted(expected) == list(range(1, 31))
+    assert all(abs(found[step] - expected[step]) <= 1e-6 for step in expected)

@@ -18,7 +18,7 @@ from conftest import Result, digests
 
 from bigmodel_cli.spec import load
 from bigmodel_cli.train import loop
-from bigmodel_cli.train.session import dry_run
+from bigmodel_cli.train.rehearsal import dry_run
 
 Cli = Callable[..., Result]
 CLOCK = (

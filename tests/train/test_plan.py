@@ -20,7 +20,7 @@ from bigmodel_cli.models.sizing import Oversize, watched
 from bigmodel_cli.roles import named_weights
 from bigmodel_cli.spec import load
 from bigmodel_cli.train import room
-from bigmodel_cli.train.session import dry_run
+from bigmodel_cli.train.rehearsal import dry_run
 
 Cli = Callable[..., Result]
 IMAGES = DatasetInfo(image_shape=(1, 8, 8), mean=(0.5,), std=(0.5,), classes=tuple("0123456789"))

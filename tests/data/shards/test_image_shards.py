@@ -16,7 +16,7 @@ from bigmodel_cli.data import SOURCES, open_data
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.errors import DataError
 from tests.data.shards.serving import serving
-from tests.data.shards.test_formats import MADE
+from tests.data.shards.test_shard_formats import MADE
 
 
 @pytest.fixture(autouse=True)

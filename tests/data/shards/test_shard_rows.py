@@ -289,7 +289,7 @@ def test_tokens_beyond_the_vocabulary_and_unknown_ones_are_refused(tmp_path: Pat
     folder = packed(tmp_path, 1, 4096)
     for file in (folder / "train").glob("*.safetensors"):
         (tmp_path / "x.bin").write_bytes(file.read_bytes()[-8192:])
-    from tests.data.shards.test_formats import write_megatron
+    from tests.data.shards.test_shard_formats import write_megatron
 
     write_megatron(tmp_path / "x", [[1, 2, 3, 300] * 30])
     with pytest.raises(SpecError, match="not known of which tokenizer"):
