@@ -147,10 +147,9 @@ def _class() -> Any:
                 chosen = None if kept is None else kept[..., rows, columns]
                 queries, keys = q[:, rows], k[:, columns]
                 w = weights[i] if weights else _weights(queries, keys, scale, causal, own, heads)
-                of_w = _product(g[:, rows], v[:, columns].transpose(1, 2), factor).float()
-                of_scores = torch._softmax_backward_data(_dropped(of_w, chosen), w, -1, w.dtype).to(
-                    q.dtype
-                )
+                of_w = _product(g[:, rows], v[:, columns].transpose(1, 2), factor)
+                of_w = _dropped(of_w.float(), chosen)
+                of_scores = torch._softmax_backward_data(of_w, w, -1, w.dtype).to(q.dtype)
                 w = _dropped(w, chosen).to(q.dtype)
                 of_q.append(_product(of_scores, keys, scale))
                 of_k.add(_product(of_scores.transpose(1, 2), queries, scale), columns)
