@@ -76,9 +76,11 @@ def meet(seconds: float) -> Peers | None:
     if found == ALONE:
         return None
     if not _peers:
+        from torch._C._distributed_c10d import PrefixStore
+
         _store[:] = [_found_store(found)]
         try:
-            lines = connected(
+            lines, meeting = connected(
                 found.rank,
                 found.size,
                 _store[0].set,
@@ -87,6 +89,8 @@ def meet(seconds: float) -> Peers | None:
             )
         except RuntimeError as error:
             raise _not_met(error) from None
+        # torchrun keeps its store over a restart, with what is no longer true
+        _store[:] = [PrefixStore(f"tensors {meeting}", _store[0])]
         _peers.append(Peers(found.rank, found.size, lines, seconds))
         _say_met()
     return _peers[0]
@@ -191,7 +195,6 @@ def begin(device: torch.device, seconds: float) -> World:
     found = announced()
     if found != ALONE and world() == ALONE:
         import torch.distributed as dist
-        from torch._C._distributed_c10d import PrefixStore
 
         lines = meet(seconds)
         assert lines is not None
@@ -199,7 +202,7 @@ def begin(device: torch.device, seconds: float) -> World:
         dist.init_process_group(
             # numbers of the host are told over gloo, so that nobody waits for a GPU
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=PrefixStore("tensors", _store[0]),
+            store=_store[0],
             rank=found.rank,
             world_size=found.size,
             timeout=datetime.timedelta(seconds=seconds),

@@ -16,7 +16,9 @@ from bigmodel_cli.errors import ProcessError
 MOST_BYTES = 1 << 28
 """Of one message."""
 GREETING = 5.0
-"""Seconds in which a process that connects must say who it is."""
+"""Seconds in which a process that connects must say who it is, and is answered."""
+AGAIN = 0.1
+"""Seconds before a process looks again for the first."""
 
 Message = dict[str, Any]
 
@@ -60,25 +62,46 @@ def connected(
     put: Callable[[str, str], None],
     get: Callable[[str], str],
     seconds: float,
-) -> dict[int, Line]:
-    """The lines of this process by rank: to all others in the first, else to the first.
+) -> tuple[dict[int, Line], str]:
+    """The lines of this process by rank: to all others in the first, else to the first; and a text
+    that is this meeting's own.
 
-    `put` and `get` share text by name between all of them. Raises `ProcessError` where one does not
-    come in time.
+    `put` and `get` share text by name between all of them. What an earlier meeting left there,
+    before a restart, is tried until the first process has written anew. Raises `ProcessError` where
+    one does not come in time.
     """
     if rank:
-        host, port, token = json.loads(get("address"))
-        try:
-            connection = socket.create_connection((host, port), seconds)
-        except OSError as error:
-            raise ProcessError(f"the first process, at {host}:{port}: {error}") from None
-        line = _ready(connection, seconds)
-        line.send({"token": token, "rank": rank})
-        return {0: line}
+        end = time.monotonic() + seconds
+        while True:
+            host, port, token = json.loads(get("address"))
+            if (line := _greeted(host, port, token, rank)) is not None:
+                line.connection.settimeout(seconds)
+                return {0: line}, token
+            if time.monotonic() > end:
+                raise ProcessError(
+                    f"the first process, at {host}:{port}, did not answer within {seconds:g} s"
+                )
+            time.sleep(AGAIN)
     host, token = _own_address(), secrets.token_hex(16)
     with socket.create_server((host if host.startswith("127.") else "", 0), backlog=size) as server:
         put("address", json.dumps([host, server.getsockname()[1], token]))
-        return _accepted(server, size, token, seconds)
+        return _accepted(server, size, token, seconds), token
+
+
+def _greeted(host: str, port: int, token: str, rank: int) -> Line | None:
+    """A line to the first process, which has answered; None where another or none is there."""
+    with contextlib.suppress(OSError):
+        connection = socket.create_connection((host, port), GREETING)
+        line = _ready(connection, GREETING)
+        line.send({"token": token, "rank": rank})
+        answer = b""
+        with contextlib.suppress(OSError):
+            while len(answer) < len(token) and (byte := connection.recv(1)):
+                answer += byte  # and none of what comes after
+        if answer == token.encode():
+            return line
+        line.close()
+    return None
 
 
 def _accepted(server: socket.socket, size: int, token: str, seconds: float) -> dict[int, Line]:
@@ -103,6 +126,8 @@ def _accepted(server: socket.socket, size: int, token: str, seconds: float) -> d
             line.close()
             continue
         connection.settimeout(seconds)
+        with contextlib.suppress(OSError):
+            connection.sendall(token.encode())
         lines[who] = line
     return dict(sorted(lines.items()))
 
