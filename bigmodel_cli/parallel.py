@@ -11,7 +11,7 @@ from bigmodel_cli.config import Count, Options
 from bigmodel_cli.errors import SpecError
 
 
-class ParallelOptions(Options):
+class SharingOptions(Options):
     """How the processes share the weights; replicate x shard x tensor is their number.
 
     With both `auto` each has all weights where these fit its device, and else a part.

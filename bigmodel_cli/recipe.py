@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from bigmodel_cli.config import Count, Options, Positive, Probability, Seed, Steps
 from bigmodel_cli.distill_options import DistillOptions as DistillOptions
 from bigmodel_cli.optim import AdamWOptions, OptimizerOptions
-from bigmodel_cli.parallel import ParallelOptions
+from bigmodel_cli.parallel import SharingOptions
 from bigmodel_cli.schedules import SCHEDULES, ConstantOptions, ScheduleOptions
 from bigmodel_cli.trackers import TrackerOptions
 
@@ -169,8 +169,8 @@ class TrainOptions(Options):
             " that led there; {} for the usual bounds, null for never"
         ),
     )
-    parallel: ParallelOptions = Field(
-        ParallelOptions(), description="how several processes share the weights"
+    parallel: SharingOptions = Field(
+        SharingOptions(), description="how several processes share the weights"
     )
     trackers: list[TrackerOptions] = Field(
         [], description="services and files that get the records of metrics.jsonl too"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bigmodel_cli import draw
 from bigmodel_cli.draw import again, doubled, drawing, kept_by_row
-from bigmodel_cli.parts.dropout import Dropout, drawn_by_row, drop_path, dropout
+from bigmodel_cli.parts.dropout import drawn_by_row, drop_path, dropout, dropout_module
 
 CPU = torch.device("cpu")
 WORD = 1 << 64
@@ -115,7 +115,7 @@ def test_modules_of_others_draw_by_row() -> None:
 
     own = torch.nn.Dropout(0.5)
     drawn_by_row(own)
-    assert type(own) is Dropout
+    assert type(own) is type(dropout_module(0.1))
     assert own.p == 0.5
     path = torchvision.ops.StochasticDepth(0.5, "row")
     drawn_by_row(path)

@@ -23,7 +23,7 @@ from bigmodel_cli.models.layer_shapes import (
     shown,
 )
 from bigmodel_cli.models.whitening import Whitening
-from bigmodel_cli.parts.dropout import Dropout
+from bigmodel_cli.parts.dropout import dropout_module
 from bigmodel_cli.parts.one_place import at_one_place
 
 
@@ -184,7 +184,7 @@ class DropoutOptions(Options):
 
     def build(self, shape: Shape, classes: int) -> Module:
         """The layer for an input of `shape`."""
-        return Dropout(self.p)
+        return dropout_module(self.p)
 
 
 class ResidualOptions(Options):

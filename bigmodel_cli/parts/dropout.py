@@ -75,18 +75,30 @@ def drop_path(y: Tensor, p: float) -> Tensor:
     return y * (found[0].to(torch.float32) * found[1]).to(y.dtype)
 
 
-class Dropout(nn.Dropout):
+def dropout_module(p: float) -> Module:
     """`dropout` as a module."""
+    found: Module = _module_class()(p)
+    return found
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(...) -> (...)"""
-        return dropout(x, self.p, self.training)
+
+@functools.cache
+def _module_class() -> Any:
+    """The class; torch is imported by now."""
+
+    class Dropout(nn.Dropout):
+        """`dropout` as a module."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            """(...) -> (...)"""
+            return dropout(x, self.p, self.training)
+
+    return Dropout
 
 
 def drawn_by_row(module: Module) -> None:
     """Let PyTorch's or torchvision's own dropout and stochastic depth draw as these do."""
     if type(module) is nn.Dropout:
-        module.__class__ = Dropout
+        module.__class__ = _module_class()
     elif type(module).__name__ == "StochasticDepth" and module.mode == "row":
         module.__class__ = _path_class(type(module))  # type: ignore[arg-type]
 

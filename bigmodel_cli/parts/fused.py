@@ -52,7 +52,7 @@ def fused(
     With `asked`, the kernel's log-sums too, where one is used.
     """
     scale = spec.scale or 1 / math.sqrt(q.shape[-1])
-    if spec.dropout and not torch.compiler.is_compiling() and draws_by_row(len(q)):
+    if spec.dropout and not torch.compiler.is_compiling() and (q.is_meta or draws_by_row(len(q))):
         return Attended(_dropping(q, k, v, spec, mask, is_causal, sinks, scale))
     if _few_queries(q, k) and sinks is None and not is_causal:
         with full_precision(q.device):
@@ -198,7 +198,8 @@ def _dropping(
         if causal:  # the sink comes before all keys
             square = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
             mask, causal = square.tril(1), False
-    if q.device.type == "cpu" and q.dtype in _kinds_in_blocks() and not learned:
+    # a plan, on the meta device, is to count what a CPU's formula keeps
+    if q.device.type in ("cpu", "meta") and q.dtype in _kinds_in_blocks() and not learned:
         return _in_blocks(q, k, v, spec, mask, causal, scale)
     if causal:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
@@ -215,6 +216,8 @@ def _dropped(shape: torch.Size, p: float, device: torch.device) -> tuple[Tensor 
     """Which weights are kept, None for all, and what they are multiplied by."""
     if not p:
         return None, 1.0
+    if device.type == "meta":  # a plan
+        return torch.empty(shape, dtype=torch.bool, device=device), 1.0
     found = drawn(shape, p, device)
     assert found is not None, "the caller saw that there are rows"
     return found

@@ -76,7 +76,7 @@ def _weights(
     scores = _scores(q, k, scale)
     if causal:
         last = scores[..., -q.shape[1] :]
-        last += torch.full(last.shape[1:], -math.inf).triu_(1)
+        last += torch.full(last.shape[1:], -math.inf, device=last.device).triu_(1)
     if mask is not None:
         by_row = scores.unflatten(0, (-1, heads))  # (B, H, t, s)
         if mask.dtype == torch.bool:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from bigmodel_cli import checkpoints
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.parallel import ParallelOptions
+from bigmodel_cli.parallel import SharingOptions
 
 Case = dict[str, Any]
 Found = dict[str, dict[str, Any]]
@@ -203,12 +203,12 @@ def test_what_cannot_be_divided_is_refused(results: dict[tuple[int, int], Found]
 
 
 def test_one_given_number_leaves_the_other() -> None:
-    assert ParallelOptions(shard=2).division(6) == (3, 2)
-    assert ParallelOptions(replicate=3).division(6) == (3, 2)
-    assert ParallelOptions().division(6) is None
-    assert ParallelOptions().division(1) == (1, 1)
+    assert SharingOptions(shard=2).division(6) == (3, 2)
+    assert SharingOptions(replicate=3).division(6) == (3, 2)
+    assert SharingOptions().division(6) is None
+    assert SharingOptions().division(1) == (1, 1)
     with pytest.raises(SpecError, match=r"train\.parallel\.shard: 4 does not divide 6"):
-        ParallelOptions(shard=4).division(6)
+        SharingOptions(shard=4).division(6)
 
 
 @pytest.mark.slow

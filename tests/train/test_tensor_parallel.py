@@ -16,7 +16,7 @@ from parallel_cases import text
 from safetensors.torch import load_file
 
 from bigmodel_cli.errors import SpecError
-from bigmodel_cli.parallel import ParallelOptions
+from bigmodel_cli.parallel import SharingOptions
 
 Results = dict[str, dict[str, Any]]
 SMALL = {"dropout": 0.1, "norm": {"type": "rmsnorm"}}
@@ -151,9 +151,9 @@ def test_what_is_not_done_is_refused(results: dict[str, Results], name: str, mes
 
 
 def test_numbers_of_processes() -> None:
-    assert ParallelOptions(tensor=2).division(6) == (3, 1)
-    assert ParallelOptions(tensor=4).division(4) == (1, 1)
+    assert SharingOptions(tensor=2).division(6) == (3, 1)
+    assert SharingOptions(tensor=4).division(4) == (1, 1)
     with pytest.raises(SpecError, match=r"train\.parallel\.tensor: 4 does not divide 6"):
-        ParallelOptions(tensor=4).division(6)
+        SharingOptions(tensor=4).division(6)
     with pytest.raises(SpecError, match="is 4, and 3 train"):
-        ParallelOptions(tensor=2, replicate=4, shard=1).division(6)
+        SharingOptions(tensor=2, replicate=4, shard=1).division(6)

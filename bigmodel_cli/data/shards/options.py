@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Options, Positive
 from bigmodel_cli.console import counted, quantity
@@ -47,6 +47,12 @@ class ShardsOptions(AnyDataOptions):
 
     test_data: ClassVar[str] = "data.test=[FILE]"
     paths = ("train", "val", "test")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"type": "shards", "train": ["packed/train"], "context": 256}]
+        }
+    )
+
     type: Literal["shards"] = "shards"
     train: list[str] = Field([], description="paths, globs, folders or URLs")
     mix: list[SourceOptions] = Field([], description="sources with weights, instead of train")
