@@ -98,7 +98,7 @@ def _text(value: Any) -> str:
 def _least(tree: Tree, name: str) -> Values:
     """The minimal mapping of the class."""
     if whole := tree.classes[name].get("examples"):  # where one of several options is needed
-        return whole[0]
+        return dict(whole[0])
     needed = tree.classes[name].get("required", ())
     kind = {"type": tree.types(name)[0]} if tree.types(name) else {}
     return kind | {option: _value(tree, tree.properties(name)[option]) for option in needed}
