@@ -15,38 +15,22 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
+from bigmodel_cli.data.shards import elsewhere
+from bigmodel_cli.data.shards.remote import PIECE, Again, Changed, Remote, add, same
 from bigmodel_cli.errors import DataError, MissingData
-from bigmodel_cli.packages import need
 
 TRIES = 8
 """Times in a row that a request may fail, without a byte gained, before that is said."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 10.0  # seconds
 TIMEOUT = 30.0  # seconds without a byte
-PIECE = 1 << 18  # bytes
 MOST_SMALL = 1 << 28
 """Most bytes of an index."""
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 """Statuses of http after which the same request may succeed."""
 HASHES = {"sha256", "sha1", "md5"}
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A file at a URL: its size, and `version`, which changes with its content (None: unknown)."""
-
-    url: str
-    size: int | None = None
-    version: str | None = None
-    hashes: tuple[tuple[str, str], ...] = ()
-    """(algorithm, hexadecimal digits) that an index gives."""
-
-
-class _Again(Exception):
-    """A fault that may pass."""
 
 
 def is_url(text: str) -> bool:
@@ -61,15 +45,20 @@ def look(url: str) -> Remote:
     Raises `MissingData` where there is none, `DataError` where it cannot be asked for.
     """
     if not _is_http(url):
-        return _tried(url, lambda: _look_elsewhere(url))
+        return _tried(url, lambda: elsewhere.look(url))
 
     def ask() -> Remote:
         with _opened(urllib.request.Request(url, method="HEAD")) as answer:
             length = answer.headers.get("Content-Length", "")
-            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-            return Remote(url, int(length) if length.isdigit() else None, version)
+            size = int(length) if length.isdigit() else None
+            return Remote(url, size, _version(answer.headers))
 
     return _tried(url, ask)
+
+
+def _version(headers: Mapping[str, str]) -> str | None:
+    """What an answer says of its content, and changes with it."""
+    return headers.get("ETag") or headers.get("Last-Modified")
 
 
 def read(url: str) -> bytes:
@@ -91,8 +80,11 @@ def fetch(remote: Remote, file: IO[bytes], most: int | None = None) -> int:
     for attempt in range(3):
         file.seek(0)
         file.truncate()
-        got = _filled(remote, file, limit)
-        fault = _fault(remote, file, got)
+        try:
+            got = _filled(remote, file, limit)
+            fault = _fault(remote, file, got)
+        except Changed:
+            fault = "it changed while it was fetched"
         if not fault:
             return got
         if attempt < 2:
@@ -106,14 +98,15 @@ def fetch(remote: Remote, file: IO[bytes], most: int | None = None) -> int:
 def _filled(remote: Remote, file: IO[bytes], limit: int | None) -> int:
     """Fetch until the end, going on after each cut; how many bytes there are."""
     got = failed = 0
+    versions: set[str] = set()  # of what came so far
     while True:
         try:
-            whole = _append(remote.url, file, got, limit)
+            whole = _append(remote.url, file, got, limit, versions)
             got = file.tell()
             if whole:
                 return got
-            fault: Exception = _Again("the answer was cut")
-        except _Again as error:
+            fault: Exception = Again("the answer was cut")
+        except Again as error:
             fault = error
         more = file.tell() > got
         got = file.tell()
@@ -140,15 +133,16 @@ def _fault(remote: Remote, file: IO[bytes], got: int) -> str:
     return ""
 
 
-def _append(url: str, file: IO[bytes], start: int, limit: int | None) -> bool:
+def _append(url: str, file: IO[bytes], start: int, limit: int | None, versions: set[str]) -> bool:
     """Append what follows the first `start` bytes; whether that is all of it."""
     if not _is_http(url):
-        return _append_elsewhere(url, file, start, limit)
+        return elsewhere.append(url, file, start, limit, versions)
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
         with _opened(request) as answer:
+            same(_version(answer.headers), versions)
             skip = start if start and answer.status != 206 else 0  # a server without ranges
             length = answer.headers.get("Content-Length", "")
             expected = int(length) if length.isdigit() else None
@@ -156,7 +150,7 @@ def _append(url: str, file: IO[bytes], start: int, limit: int | None) -> bool:
             while piece := answer.read(PIECE):
                 came += len(piece)
                 new = piece[max(0, skip - (came - len(piece))) :] if skip else piece
-                _add(url, file, new, limit)
+                add(url, file, new, limit)
             return expected is None or came >= expected
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # nothing is left: the size is not known otherwise
@@ -164,18 +158,10 @@ def _append(url: str, file: IO[bytes], start: int, limit: int | None) -> bool:
         raise
     except http.client.IncompleteRead as error:
         if not (start and error.partial and request.get_header("Range") is None):
-            _add(url, file, error.partial if not start else b"", limit)
+            add(url, file, error.partial if not start else b"", limit)
         return False
     except (OSError, http.client.HTTPException) as error:
-        raise _Again(str(error) or type(error).__name__) from None
-
-
-def _add(url: str, file: IO[bytes], piece: bytes, limit: int | None) -> None:
-    file.write(piece)
-    if limit is not None and file.tell() > limit:
-        raise DataError(
-            f"{url}: it has more than the {limit:,} bytes that it may have; write its index anew"
-        )
+        raise Again(str(error) or type(error).__name__) from None
 
 
 @functools.cache
@@ -198,7 +184,7 @@ def _opener() -> urllib.request.OpenerDirector:
 def _opened(request: urllib.request.Request) -> Any:
     """The answer to a request.
 
-    Raises `_Again`, `MissingData` and `DataError`; HTTPError 416 as it is.
+    Raises `Again`, `MissingData` and `DataError`; HTTPError 416 as it is.
     """
     url = request.full_url
     try:
@@ -206,14 +192,14 @@ def _opened(request: urllib.request.Request) -> Any:
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
             if error.code in PASSING:
-                raise _Again(f"status {error.code}") from None
+                raise Again(f"status {error.code}") from None
             if error.code == 416:
                 raise
             if error.code in (404, 410):
                 raise MissingData(f"{url}: there is no such file (status {error.code})") from None
             raise DataError(f"{url}: refused with status {error.code} ({error.reason})") from None
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
-        raise _Again(str(error)) from None
+        raise Again(str(error)) from None
 
 
 def _tried(url: str, ask: Callable[[], Remote]) -> Remote:
@@ -221,7 +207,7 @@ def _tried(url: str, ask: Callable[[], Remote]) -> Remote:
     for attempt in range(TRIES):
         try:
             return ask()
-        except _Again as error:
+        except Again as error:
             fault = error
             _wait(attempt)
     raise DataError(
@@ -236,52 +222,6 @@ def _wait(failed: int) -> None:
 
 def _is_http(url: str) -> bool:
     return url.partition("://")[0].lower() in ("http", "https")
-
-
-def _system(url: str) -> Any:
-    fsspec = need("fsspec", "cloud", f"data from {url.partition('://')[0]}://")
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise DataError(f"{url}: fsspec cannot open it: {error}") from None
-
-
-def _look_elsewhere(url: str) -> Remote:
-    system, path = _system(url)
-    try:
-        info = system.info(path)
-    except FileNotFoundError:
-        raise MissingData(f"{url}: there is no such file") from None
-    except Exception as error:  # whatever a cloud's own library raises
-        raise _Again(f"{type(error).__name__}: {error}") from None
-    size = info.get("size")
-    version = str(info.get("ETag") or info.get("etag") or info.get("mtime") or "") or None
-    return Remote(url, size if type(size) is int else None, version)
-
-
-def _append_elsewhere(url: str, file: IO[bytes], start: int, limit: int | None) -> bool:
-    system, path = _system(url)
-    try:
-        with system.open(path, "rb") as source:
-            source.seek(start)
-            while piece := source.read(PIECE):
-                _add(url, file, piece, limit)
-    except FileNotFoundError:
-        raise MissingData(f"{url}: there is no such file") from None
-    except DataError:
-        raise
-    except Exception as error:  # whatever a cloud's own library raises
-        raise _Again(f"{type(error).__name__}: {error}") from None
-    return True
-
-
-def listed(url: str) -> list[str]:
-    """The URLs of the files in a folder, of places that can be asked for that."""
-    system, path = _system(url)
-    try:
-        return [str(system.unstrip_protocol(name)) for name in sorted(system.find(path))]
-    except Exception as error:
-        raise DataError(f"{url}: its files cannot be listed: {error}") from None
 
 
 def joined(url: str, name: str) -> str:

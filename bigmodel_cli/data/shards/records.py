@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from bigmodel_cli.data.shards.cache import ShardCache
-from bigmodel_cli.data.shards.fetching import Remote, fetch, is_url
+from bigmodel_cli.data.shards.fetching import fetch, is_url
+from bigmodel_cli.data.shards.remote import Remote
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.packages import need
 
@@ -202,6 +203,22 @@ def offsets_at(path: Path, name: str, first: int, header: int = 4) -> tuple[int,
             f"{name}: the offsets of its samples do not fit it; fetch or write it again"
         )
     return count, offsets, size
+
+
+class OffsetRecords(Records):
+    """Samples of a shard that begins with its count and their offsets, as MDS and litdata write."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.count, self.offsets, _ = offsets_at(path, name, 0)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def content(self, number: int) -> tuple[bytes, str]:
+        """The bytes of a sample, and where it is, for people."""
+        start, end = int(self.offsets[number]), int(self.offsets[number + 1])
+        return read_range(self.path, self.name, start, end), f"{self.name}: sample {number}"
 
 
 class Fields:

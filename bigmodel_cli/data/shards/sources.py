@@ -12,7 +12,8 @@ from typing import Any
 
 from bigmodel_cli.data.files import expand, find_files, read_file
 from bigmodel_cli.data.hashes import content_hashes
-from bigmodel_cli.data.shards.fetching import is_url, joined, listed, look, read
+from bigmodel_cli.data.shards.elsewhere import listed
+from bigmodel_cli.data.shards.fetching import is_url, joined, look, read
 from bigmodel_cli.data.shards.litdata import LitData, names_of
 from bigmodel_cli.data.shards.mds import MDS
 from bigmodel_cli.data.shards.records import Form, Shard

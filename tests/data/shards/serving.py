@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.server
 import random
 import threading
@@ -51,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             start = int(given.removeprefix("bytes=").rstrip("-"))
         self.send_response(206 if given else 200)
         self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", f'"{len(content)}"')
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.end_headers()
         if not body:
             return

@@ -251,6 +251,27 @@ def test_a_file_that_is_not_what_its_index_says_is_refused(tmp_path: Path) -> No
             list(batches(data, 40))
 
 
+@pytest.mark.parametrize("size", [1003, 3_000_017])
+def test_a_file_that_changes_while_it_is_fetched_is_fetched_anew(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first half of one content and the second of another are no file, nor is it refused."""
+    draws = np.random.default_rng(7)
+    old, new = (draws.integers(0, 256, size, np.uint8).tobytes() for _ in range(2))
+    path = tmp_path / "part"
+    path.write_bytes(old)
+    with serving(tmp_path, cuts=1.0) as server:
+
+        def change(failed: int) -> None:
+            path.write_bytes(new)
+            server.cuts = 0.0
+
+        monkeypatch.setattr(fetching, "_wait", change)
+        with open(tmp_path / "fetched", "w+b") as file:
+            assert fetching.fetch(fetching.look(f"{server.url}/part"), file) == size
+        assert (tmp_path / "fetched").read_bytes() == new
+
+
 def test_what_cannot_be_reached_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = packed(tmp_path, 2, 4096)
     with serving(folder, errors=1.0) as server, pytest.raises(DataError, match="503; 8 tries"):
