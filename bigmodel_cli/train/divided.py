@@ -6,7 +6,7 @@ from bigmodel_cli.assemble import outline
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, quantity, say
 from bigmodel_cli.data import Split
-from bigmodel_cli.device import total_memory
+from bigmodel_cli.device import is_cpu, total_memory
 from bigmodel_cli.distributed import neighbours, share_samples, world
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
@@ -28,7 +28,7 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
     found, why = options.division(count), "train.parallel"
     if found is None:
         memory = memory_of(spec, info, outline(spec, info), split.longest_rows())
-        room = total_memory(device) // (neighbours() if device.type == "cpu" else 1)
+        room = total_memory(device) // (neighbours() if is_cpu(device) else 1)
         fits = memory.peak <= room
         found = (count, 1) if fits else (1, count)
         why = (

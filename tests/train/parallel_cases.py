@@ -122,11 +122,13 @@ def deterministic(name: str) -> dict[str, Any]:
     return {**spec, "train": {**spec["train"], **small, "deterministic": True}}
 
 
-def run(cases: list[dict[str, Any]], out: Path, count: int) -> dict[str, dict[str, Any]]:
+def run(
+    cases: list[dict[str, Any]], out: Path, count: int, program: str = "ranks.py"
+) -> dict[str, dict[str, Any]]:
     """The cases in that many processes of one thread; what came out, by name."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "cases.json").write_text(json.dumps(cases))
-    script = [str(Path(__file__).with_name("ranks.py")), str(out / "cases.json"), str(out)]
+    script = [str(Path(__file__).with_name(program)), str(out / "cases.json"), str(out)]
     many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     ended = subprocess.run(
         [sys.executable, *(many if count > 1 else []), *script],

@@ -9,16 +9,14 @@ of each NAME.json, with the losses and the hashes of each process's weights, and
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from every_case import every_case
 
 from bigmodel_cli import distributed
-from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.spec import from_dict
@@ -104,20 +102,4 @@ def _numbers(tensor: torch.Tensor) -> memoryview:
     return memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
 
 
-def main() -> None:
-    """All cases, one after the other."""
-    cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    torch.set_num_threads(1)
-    world = distributed.begin(CPU, 120)
-    for case in cases:
-        try:
-            found = trained(case, out)
-        except BigmodelError as error:  # the same in all processes, or the others would wait
-            found = {"error": str(error)}
-        if world.first:
-            (out / f"{case['name']}.json").write_text(json.dumps(found))
-        distributed.wait_for_all()
-    distributed.end()
-
-
-main()
+every_case(trained)

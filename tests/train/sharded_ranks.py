@@ -8,18 +8,16 @@ what a process keeps, and NAME.safetensors with all weights, to OUT. Nothing may
 
 from __future__ import annotations
 
-import json
 import pickle
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from every_case import every_case
 from safetensors.torch import save_file
 
 from bigmodel_cli import checkpoints, distributed
-from bigmodel_cli.errors import BigmodelError
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.sharding import shown, whole
@@ -100,21 +98,10 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """All cases, one after the other."""
+    """All cases, in which nothing is unpickled."""
     pickle.load = pickle.loads = torch.load = refused
     pickle.Unpickler = Refusing  # type: ignore[misc]
-    cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    torch.set_num_threads(1)
-    world = distributed.begin(CPU, 120)
-    for case in cases:
-        try:
-            found = trained(case, out)
-        except BigmodelError as error:  # the same in all processes, or the others would wait
-            found = {"error": str(error)}
-        if world.first:
-            (out / f"{case['name']}.json").write_text(json.dumps(found))
-        distributed.wait_for_all()
-    distributed.end()
+    every_case(trained)
 
 
 main()

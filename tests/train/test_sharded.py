@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from parallel_cases import ROUNDED, SPECS, TRAIN, experts, text
+from parallel_cases import run as run_cases
 from safetensors.torch import load_file
 
 from bigmodel_cli import checkpoints
@@ -69,19 +65,8 @@ def divided(spec: Case, replicate: int, shard: int) -> Case:
 
 
 def run(cases: list[Case], out: Path, count: int) -> Found:
-    """The cases in that many processes of one thread; what came out, by name."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "cases.json").write_text(json.dumps(cases))
-    script = [str(Path(__file__).with_name("sharded_ranks.py")), str(out / "cases.json"), str(out)]
-    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    ended = subprocess.run(
-        [sys.executable, *(many if count > 1 else []), *script],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr[:6000]
-    return {case["name"]: json.loads((out / f"{case['name']}.json").read_text()) for case in cases}
+    """The cases in that many processes."""
+    return run_cases(cases, out, count, "sharded_ranks.py")
 
 
 def compare(one: Case, other: Case, folders: tuple[Path, Path], name: str) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from parallel_cases import run as run_cases
 from parallel_cases import text
 from safetensors.torch import load_file
 
@@ -52,18 +48,7 @@ def case(name: str, parallel: dict[str, Any], steps: int = 20, **more: Any) -> d
 
 def run(cases: list[dict[str, Any]], out: Path, count: int) -> Results:
     """What the first of so many processes wrote, by case."""
-    out.mkdir(parents=True)
-    (out / "cases.json").write_text(json.dumps(cases))
-    script = Path(__file__).with_name("sharded_ranks.py")
-    many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    ended = subprocess.run(
-        [sys.executable, *(many if count > 1 else []), str(script), str(out / "cases.json"), out],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    return {c["name"]: json.loads((out / f"{c['name']}.json").read_text()) for c in cases}
+    return run_cases(cases, out, count, "sharded_ranks.py")
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,11 @@ import numpy as np
 from bigmodel_cli.data.shards.records import (
     Fields,
     Form,
+    OffsetRecords,
     Records,
     Value,
     array_of,
     cannot_read,
-    offsets_at,
-    read_range,
     text_of,
 )
 from bigmodel_cli.errors import DataError
@@ -75,18 +74,13 @@ class LitData(Form):
         return _Samples(self, path, name)
 
 
-class _Samples(Records):
+class _Samples(OffsetRecords):
     def __init__(self, form: LitData, path: Path, name: str) -> None:
-        self.form, self.path, self.name = form, path, name
-        self.count, self.offsets, _ = offsets_at(path, name, 0)
-
-    def __len__(self) -> int:
-        return self.count
+        super().__init__(path, name)
+        self.form = form
 
     def sample(self, number: int) -> Mapping[str, Value]:
-        where = f"{self.name}: sample {number}"
-        start, end = int(self.offsets[number]), int(self.offsets[number + 1])
-        data, form = read_range(self.path, self.name, start, end), self.form
+        (data, where), form = self.content(number), self.form
         if len(form.kinds) == 1 and form.kinds[0].startswith("no_header"):
             code = _code(form.kinds[0], where)
             return {form.names[0]: array_of(data, code, None, where)}

@@ -18,12 +18,11 @@ import numpy as np
 from bigmodel_cli.data.shards.records import (
     Fields,
     Form,
+    OffsetRecords,
     Records,
     Value,
     array_of,
     cannot_read,
-    offsets_at,
-    read_range,
     text_of,
 )
 from bigmodel_cli.errors import DataError
@@ -55,19 +54,14 @@ class MDS(Form):
         return _Samples(self, path, name)
 
 
-class _Samples(Records):
+class _Samples(OffsetRecords):
     def __init__(self, form: MDS, path: Path, name: str) -> None:
-        self.form, self.path, self.name = form, path, name
-        self.count, self.offsets, _ = offsets_at(path, name, 0)
-
-    def __len__(self) -> int:
-        return self.count
+        super().__init__(path, name)
+        self.form = form
 
     def sample(self, number: int) -> Mapping[str, Value]:
-        where = f"{self.name}: sample {number}"
-        start, end = int(self.offsets[number]), int(self.offsets[number + 1])
-        fields = Fields(read_range(self.path, self.name, start, end), where)
-        form = self.form
+        (data, where), form = self.content(number), self.form
+        fields = Fields(data, where)
         given = iter(fields.sizes(form.sizes.count(None)))
         sizes = [next(given) if size is None else size for size in form.sizes]
         return {
