@@ -27,6 +27,20 @@ train:
   {steps: 40, batch_size: 8, validate_every: 10, log_every: 1, precision: fp32, timeout: 4,
    optimizer: {type: adamw, lr: 1e-3}}
 """
+UNEVEN = """\
+model:
+  type: encoder
+  dim: 16
+  pool: mean
+  position: {type: learned}
+  blocks: [{mixer: {type: attention, num_heads: 2}, ffn: {type: gelu, hidden: 32}}]
+data: {type: synthetic, problem: parity, form: labels, length: 9, samples: 101, val_samples: 101,
+  test_samples: 101}
+task: {type: classification}
+train:
+  {epochs: 1, batch_size: 8, validate_epochs: 1, log_every: 1, precision: fp32, timeout: 30,
+   optimizer: {type: adamw, lr: 1e-3}, schedule: {type: constant}}
+"""
 LONG = ["--set", "train.steps=100000"]
 
 
@@ -191,20 +205,24 @@ def test_a_process_lost_before_they_meet_is_said_at_once(rank: int, folder: Path
     assert not (folder / name).exists()
 
 
-def test_an_evaluation_is_shared_to_the_bit(folder: Path) -> None:
-    """The predictions are written once."""
-    words = ["pretrain", "spec.yaml", "--out", "scored", "--set", "train.steps=5"]
+def test_what_cannot_be_shared_equally_hangs_nothing(folder: Path) -> None:
+    """101 items of two processes: all are counted, and the figures are those of one (row 53)."""
+    (folder / "uneven.yaml").write_text(UNEVEN)
+    words = ["pretrain", "uneven.yaml", "--out", "uneven", "--processes", "2"]
     with started(folder, *words) as run:
-        assert run.end()[0] == 0
+        code, _, err = run.end()
+    assert code == 0, err
     found = []
     for more in ([], ["--processes", "2"]):
         name = f"predictions{len(more)}.jsonl"
-        with started(folder, "eval", "scored", "--json", "--predictions", name, *more) as run:
+        with started(folder, "eval", "uneven", "--json", "--predictions", name, *more) as run:
             code, out, err = run.end()
         assert code == 0, err
         found.append((out, (folder / name).read_bytes()))
         assert err.count("device: ") == 1
     assert found[0] == found[1]
+    assert json.loads(found[0][0])["metrics"]["accuracy"]["count"] == 101
+    assert found[0][1].count(b"\n") >= 101
 
 
 def test_a_run_goes_on_in_another_number_of_processes(folder: Path) -> None:
