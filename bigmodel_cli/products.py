@@ -1,8 +1,12 @@
-"""Products of linear layers on CPUs for which PyTorch's library has a slow way alone.
+"""Products of linear layers on CPUs for which PyTorch's usual way is a slow one.
 
 On x86 PyTorch multiplies matrices in fp32 by Intel's MKL. On processors of other makers that takes
 code for older ones, at less than half of the speed of oneDNN, which PyTorch has too, and takes one
 thread for a single row. Both compute in fp32 and differ by rounding.
+
+A single row in bf16 is a product of a matrix and a vector, which has to read the matrix and no
+more. oneDNN, made for matrices, reads it at half of the speed of PyTorch's own sums of rows, which
+are in fp32 too and are rounded once.
 """
 
 from __future__ import annotations
@@ -25,13 +29,19 @@ begin.
 @functools.cache
 def applies() -> bool:
     """Whether this machine's MKL is slow, and oneDNN is there."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
+    if not x86():
         return False
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     return maker(CPUINFO) not in ("", "GenuineIntel") and hasattr(
         torch.ops.mkldnn, "_linear_pointwise"
     )
+
+
+@functools.cache
+def x86() -> bool:
+    """Whether that is this machine's processor."""
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def maker(path: Path) -> str:
@@ -47,19 +57,25 @@ def maker(path: Path) -> str:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., N), weight (M, N), bias (M) -> (..., M)   `F.linear` in the fastest way.
 
-    Other ways than PyTorch's own are taken for plain fp32 tensors on a CPU without gradients.
+    Other ways than PyTorch's own are taken for plain tensors on a CPU without gradients.
     """
     work = x.numel() * weight.shape[0]
     if (
-        work < LEAST
-        or torch.is_grad_enabled()
-        or x.dtype is not torch.float32
+        torch.is_grad_enabled()
+        or x.dtype is not weight.dtype
         or type(weight) is not nn.Parameter
-        or weight.dtype is not torch.float32
         or type(x) is not torch.Tensor
         or x.device.type != "cpu"
-        or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
+    ):
+        return F.linear(x, weight, bias)
+    if x.dtype is torch.bfloat16:
+        return _row_of_16_bits(x, weight, bias)
+    if (
+        work < LEAST
+        or x.dtype is not torch.float32
+        or torch.is_autocast_enabled("cpu")
+        or not applies()
     ):
         return F.linear(x, weight, bias)
     if x.numel() == x.shape[-1] and weight.is_contiguous():
@@ -68,6 +84,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
+
+
+def _row_of_16_bits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., N) -> (..., M)   one row by sums of its own; several as PyTorch multiplies them."""
+    if x.numel() != x.shape[-1] or not (bias is None or bias.dtype is x.dtype) or not x86():
+        return F.linear(x, weight, bias)
+    row = x.reshape(-1)
+    y = torch.mv(weight, row) if bias is None else torch.addmv(bias, weight, row)
+    return y.view(*x.shape[:-1], len(weight))
 
 
 def _row(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -88,7 +113,7 @@ def quicken(model: Module) -> None:
 
     Their weights, their names and their class's name stay.
     """
-    if applies():
+    if x86():
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = _linear()

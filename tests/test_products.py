@@ -49,6 +49,22 @@ def test_equal_to_sums(
     torch.testing.assert_close(found.double(), known, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("outputs", "shape"), [(301, (1, 1, 77)), (1, (129,)), (96, (1, 1024))])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_row_of_16_bits(outputs: int, shape: tuple[int, ...], bias: bool, autocast: bool) -> None:
+    """Sums of fp32 that are rounded once: half a unit of the last place of 8 bits away."""
+    layer = torch.nn.Linear(shape[-1], outputs, bias=bias).bfloat16()
+    x = torch.randn(*shape[:-1], shape[-1], 2).bfloat16()[..., 1]
+    known = layer.double()(x.double())
+    layer.bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = products.product(x, layer.weight, layer.bias)
+    assert found.dtype == torch.bfloat16
+    assert found.shape == known.shape
+    torch.testing.assert_close(found.double(), known, rtol=2**-8, atol=1e-5)
+
+
 def test_a_model_keeps_its_layers(forced: None) -> None:
     """Names, weights, copies and gradients are as before; other tensors go PyTorch's way."""
     model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
