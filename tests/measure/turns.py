@@ -92,6 +92,12 @@ class Player:
         self.rates.append(steps / passed)
         self.used.append(used / steps)
 
+    def megabytes(self) -> float:
+        """The most that the process and those it started have held (VmHWM, Linux alone): pages that
+        several of them share count in each.
+        """
+        return sum(_held(pid) for pid in _tree(self.process.pid)) / 1024
+
     def end(self) -> None:
         """Let it end."""
         pipe(self.process.stdin).close()
@@ -104,11 +110,30 @@ def pipe(stream: TextIO | None) -> TextIO:
     return stream
 
 
+def _held(pid: int) -> int:
+    """Kilobytes; 0 of a process that is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def _tree(pid: int) -> list[int]:
+    """A process, and all below it."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        below = [int(n) for task in tasks for n in (task / "children").read_text().split()]
+    except OSError:
+        below = []
+    return [pid, *(each for child in below for each in _tree(child))]
+
+
 def play(
     players: Sequence[Player], ours: str, unit: str, size: int, rounds: int, seconds: float
 ) -> None:
     """So many rounds, forwards and backwards, of about `seconds` each; a JSON line for each turn,
-    and a table of rates in `unit` (`size` a step).
+    and a table of rates in `unit` (`size` a step) and of the most memory that each has held.
     """
     lengths = {}
     for player in players:  # to warm up, and to learn how long a step takes
@@ -128,9 +153,9 @@ def play(
     mine = next(player for player in players if player.name == ours)
     print(
         f"\n| | {unit}/s, median (best) | {ours} is faster: median (each round) | by the"
-        " processor's time | first step |"
+        " processor's time | first step | memory |"
     )
-    print("|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|")
     for player in players:
         ratios = [a / b for a, b in zip(mine.rates, player.rates, strict=True)]
         each = " ".join(f"{ratio:.2f}" for ratio in ratios)
@@ -138,7 +163,7 @@ def play(
         print(
             f"| {player.name} | {middle:,.0f} ({best:,.0f}) | {statistics.median(ratios):.2f}"
             f" ({each}) | {statistics.median(player.used) / statistics.median(mine.used):.2f}"
-            f" | {player.first:.1f} s |"
+            f" | {player.first:.1f} s | {player.megabytes():,.0f} MB |"
         )
         player.end()
 
