@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bigmodel_cli.commands.fields import fields_as_options
+from bigmodel_cli.commands.processes import Sharing, check_processes, start_processes
 from bigmodel_cli.commands.shared import (
     Checkpoint,
     Device,
@@ -20,6 +21,10 @@ from bigmodel_cli.commands.shared import (
     resolve_checkpoint,
     with_a_first,
 )
+from bigmodel_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from bigmodel_cli.generation.text import Decoding
 
 MOST_BEAMS = 1000
 """The same as for `task.beams`."""
@@ -161,6 +166,7 @@ def predict(
     set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
+    processes: Sharing = None,
     json: AsLines = False,
 ) -> None:
     """Classify, tag or transcribe inputs, continue texts, or translate; JSON Lines out, in input
@@ -171,31 +177,66 @@ def predict(
     Example: bigmodel predict runs/mnist_cnn seven.png, or: ls *.png | bigmodel predict
     runs/mnist_cnn
     """
+    from bigmodel_cli.distributed import announced, peers
+    from bigmodel_cli.evaluation.several import several
+    from bigmodel_cli.generation.batches import shared
+    from bigmodel_cli.generation.text import Decoding
+
+    how = Decoding(**vars(decoding))
+    if embed:
+        refuse("--embed", {"--top": top, "--chat": chat, **dict.fromkeys(how.given()[:1], True)})
+    check_processes(processes, 0, {})
+    if processes is not None and processes > 1:
+        if not inputs and sys.stdin.isatty():
+            raise SpecError("--processes: give the inputs as arguments, or in a pipe or a file (<)")
+        start_processes(processes, 0, reads=not inputs)
+    path = resolve_checkpoint(checkpoint, with_inputs=True)
+    word = "input" if inputs else "line"
+    with several(device, tensors=False) as own, shared(peers()):
+        given = (inputs or _lines()) if announced().first else ()
+        if embed:
+            _print_vectors(path, own, set_, given, word)
+        else:
+            _print_answers(path, own, set_, given, how, top, word, chat=chat, json=json)
+
+
+def _lines() -> Iterable[str]:
+    """Those of stdin."""
+    from bigmodel_cli.data import lines_of
+
+    return with_a_first(lines_of(sys.stdin.buffer))
+
+
+def _print_answers(
+    path: Path,
+    device: str,
+    changes: list[str] | None,
+    given: Iterable[str],
+    how: Decoding,
+    top: int | None,
+    word: str,
+    *,
+    chat: bool,
+    json: bool,
+) -> None:
+    """A record for each input; a text that one process continues on a terminal as it is written."""
     from contextlib import closing
 
     from bigmodel_cli.console import has_colour, result_record
-    from bigmodel_cli.data import lines_of
-    from bigmodel_cli.generation.text import Decoding
+    from bigmodel_cli.distributed import announced
     from bigmodel_cli.loaded import load_checkpoint
     from bigmodel_cli.predict import TextPrinter, as_published, continues
     from bigmodel_cli.predict import predict as records_of
 
-    path = resolve_checkpoint(checkpoint, with_inputs=True)
-    given = inputs or with_a_first(lines_of(sys.stdin.buffer))
-    word = "input" if inputs else "line"
-    how = Decoding(**vars(decoding))
-    if embed:
-        refuse("--embed", {"--top": top, "--chat": chat, **dict.fromkeys(how.given()[:1], True)})
-        _print_vectors(path, device, set_, given, word)
-        return
-    loaded = load_checkpoint(path, device, set_ or ())
+    loaded = load_checkpoint(path, device, changes or ())
     how = as_published(loaded, how)
     if json or not sys.stdout.isatty() or not continues(loaded):
         for record in records_of(loaded, given, how, top, word, chat=chat):
             result_record(record)
         return
     with closing(TextPrinter(has_colour(sys.stdout))) as printer:
-        for record in records_of(loaded, given, how, top, word, printer.tell, chat=chat):
+        tell = printer.tell if announced().alone else None
+        for record in records_of(loaded, given, how, top, word, tell, chat=chat):
             printer.record(record)
 
 

@@ -36,6 +36,15 @@ Shares = Annotated[
         help="Share the items among N processes of this machine; the same figures.",
     ),
 ]
+Sharing = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        help="Share the inputs among N processes of this machine; the same records.",
+    ),
+]
 Restarts = Annotated[
     int,
     typer.Option(
@@ -59,16 +68,18 @@ def check_processes(processes: int | None, restarts: int, refused: dict[str, obj
         raise SpecError(f"{given[0]} is not for several processes; leave it or them out")
 
 
-def start_processes(processes: int, restarts: int, source: str | None = None) -> None:
+def start_processes(
+    processes: int, restarts: int, source: str | None = None, *, reads: bool = False
+) -> None:
     """Run this command line in so many processes and leave with their status; `source` is what
-    --from names, where it came on stdin.
+    --from names, where it came on stdin, and `reads` whether the first one reads stdin.
     """
     from bigmodel_cli.distributed.launch import launch, without
 
     words = without(sys.argv[1:], ("--processes", "--restarts"))
     if source is not None:
         words = [*without(words, ("--from",)), "--from", os.fspath(source)]
-    raise SystemExit(launch(words, processes, restarts, say))
+    raise SystemExit(launch(words, processes, restarts, say, reads=reads))
 
 
 def refuse_several(arguments: list[str]) -> None:
@@ -81,7 +92,7 @@ def refuse_several(arguments: list[str]) -> None:
     except BigmodelError as error:
         say(f"bigmodel: {error}")
         raise SystemExit(error.status) from None
-    if several and command not in ("pretrain", "finetune", "eval"):
+    if several and command not in ("pretrain", "finetune", "eval", "predict"):
         say(f"bigmodel: {command or 'this'} is for one process; start it without torchrun")
         raise SystemExit(SpecError.status)
 

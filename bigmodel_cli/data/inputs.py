@@ -68,11 +68,11 @@ class LongReader(Reader, Protocol):
         """
 
 
-def read_items(reader: Reader, inputs: Iterable[str], word: str) -> Iterator[Item]:
+def read_items(reader: Reader, inputs: Iterable[str], word: str, first: int = 0) -> Iterator[Item]:
     """An item for each input, in order, whether it can be read or not; `word` is what an input is
-    called ("line").
+    called ("line"), and `first` the number of the first one.
     """
-    for number, given in enumerate(inputs):
+    for number, given in enumerate(inputs, first):
         try:
             content, truncated = reader.read(given, f"{word} {number + 1}")
             yield Item(number, printable(given), content, truncated)

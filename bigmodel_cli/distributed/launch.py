@@ -74,17 +74,25 @@ def without(words: Sequence[str], names: Sequence[str]) -> list[str]:
     return left
 
 
-def launch(words: Sequence[str], processes: int, restarts: int, say: Callable[[str], None]) -> int:
+def launch(
+    words: Sequence[str],
+    processes: int,
+    restarts: int,
+    say: Callable[[str], None],
+    *,
+    reads: bool = False,
+) -> int:
     """Run `bigmodel WORDS` in so many processes, and return the run's exit status.
 
     Where a process is lost, all are started again, up to `restarts` times; they go on with the run.
-    Raises `SpecError` for a number that is not one.
+    With `reads` the first one has stdin, which is not to be a terminal: only its foreground reads
+    that. Raises `SpecError` for a number that is not one.
     """
     if not 1 <= processes <= MOST_PROCESSES:
         raise SpecError(f"--processes {processes}: from 1 to {MOST_PROCESSES:,}")
     name = secrets.token_hex(8)
     for attempt in range(restarts + 1):
-        group = Group(words, processes, name, attempt, say)
+        group = Group(words, processes, name, attempt, say, reads=reads)
         with group.forwarding():
             status = group.wait()
         if status != ProcessError.status or attempt == restarts or group.signalled:
@@ -103,9 +111,11 @@ class Group:
         name: str,
         attempt: int,
         say: Callable[[str], None],
+        *,
+        reads: bool = False,
     ) -> None:
         self.signalled = 0  # the last signal that came
-        self.say = say
+        self.say, self.reads = say, reads
         self.met, self.meeting = os.pipe()  # the first process writes into it
         os.set_blocking(self.met, False)
         with socket.create_server(("127.0.0.1", 0), backlog=processes) as server:
@@ -135,7 +145,7 @@ class Group:
         return subprocess.Popen(
             [sys.executable, "-m", "bigmodel_cli", *words],
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=None if first and self.reads else subprocess.DEVNULL,
             process_group=0,
             pass_fds=[server.fileno(), self.meeting] if first else [],
         )

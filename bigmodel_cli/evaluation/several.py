@@ -1,4 +1,6 @@
-"""An evaluation in several processes: they meet, each scores its share, all end as one."""
+"""A command on a trained model in several processes: they meet, each has its share of the items,
+all end as one.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ LIMIT = 600.0
 
 
 @contextlib.contextmanager
-def several(device: str) -> Iterator[str]:
-    """Inside, the processes share an evaluation; gives the device of this one.
+def several(device: str, *, tensors: bool = True) -> Iterator[str]:
+    """Inside, the processes share a command's items; gives the device of this one. Without
+    `tensors` they exchange lines alone.
 
     Raises `ProcessError` where another one is lost or fails.
     """
@@ -31,7 +34,8 @@ def several(device: str) -> Iterator[str]:
     peers.on_end = _say_end
     try:
         own = distributed.device_of(device)
-        distributed.begin(pick_device(own, lambda _: None), LIMIT)
+        if tensors:
+            distributed.begin(pick_device(own, lambda _: None), LIMIT)
         yield own
     except BaseException as error:
         # none waits for a step, as a training's do at a signal: the first end ends all
