@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import digests
 from launched import SPEC, started
+
+from bigmodel_cli.commands.processes import check_processes, start_processes
+from bigmodel_cli.distributed import launch as launching
+from bigmodel_cli.errors import SpecError
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +105,18 @@ def test_another_spec_in_one_process_is_refused(folder: Path) -> None:
     said = "process 1 of 2 has another train.optimizer.lr than the first one: 0.0001, and that has"
     assert codes[0][2].count(f"{said} 0.001; start all of them with the same spec") == 1
     assert not (folder / "unlike").exists()
+
+
+def test_a_path_from_stdin_is_given_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(launching, "launch", lambda words, *more: given.append(list(words)) or 0)
+    for words in (["eval", "-", "--json"], ["finetune", "--from=-", "b.yaml"]):
+        monkeypatch.setattr(sys, "argv", ["bigmodel", *words, "--processes", "2"])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            start_processes(2, 0, "runs/a b")
+    assert given == [["eval", "runs/a b", "--json"], ["finetune", "--from=runs/a b", "b.yaml"]]
+
+
+def test_one_process_is_not_started_again() -> None:
+    with pytest.raises(SpecError, match="--restarts has no effect without --processes, 2 or more"):
+        check_processes(1, 3, {})
