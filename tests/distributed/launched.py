@@ -53,7 +53,7 @@ class Started:
 
     def reach(self, run: str, step: int) -> None:
         """Wait for a record of that step."""
-        for _ in range(1200):
+        for _ in range(2400):
             with contextlib.suppress(OSError):
                 if f'"step": {step},' in (self.folder / run / "metrics.jsonl").read_text():
                     return

@@ -6,11 +6,12 @@ import json
 import signal
 import socket
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
-from conftest import digests
+from conftest import ROOT, digests
 from launched import SPEC, started
 
 from bigmodel_cli.commands.processes import check_processes, start_processes
@@ -26,19 +27,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-SLOW = """\
-import os, time
+def changed(folder: Path, code: str) -> dict[str, str]:
+    """The environment in which the second process runs this code before all else."""
+    (folder / "changed").mkdir(exist_ok=True)
+    own = f"import os\nif os.environ.get('RANK') == '1':\n{textwrap.indent(code, '    ')}"
+    (folder / "changed" / "sitecustomize.py").write_text(own)
+    return {"PYTHONPATH": f"{folder / 'changed'}:{ROOT}"}
 
+
+SLOW = """\
+import time
 from bigmodel_cli.train.run import Run
 
 own = Run.validate
 
-
 def slowly(run):
-    if os.environ["RANK"] == "1":
-        time.sleep(2.5)
+    time.sleep(2.5)
     return own(run)
-
 
 Run.validate = slowly
 """
@@ -46,9 +51,8 @@ Run.validate = slowly
 
 def test_a_signal_finds_one_in_a_validation_and_another_before_it(folder: Path) -> None:
     """They stop after it: the first waits there for the other, which had else stopped before."""
-    (folder / "slow.py").write_text(SLOW)
-    words = ["pretrain", "spec.yaml", "--out", "apart", "--processes", "2", "--plugin", "slow.py"]
-    with started(folder, *words) as run:
+    words = ["pretrain", "spec.yaml", "--out", "apart", "--processes", "2"]
+    with started(folder, *words, **changed(folder, SLOW)) as run:
         run.reach("apart", 10)
         time.sleep(1)
         run.process.send_signal(signal.SIGTERM)
@@ -60,32 +64,27 @@ def test_a_signal_finds_one_in_a_validation_and_another_before_it(folder: Path) 
 
 
 ODD = """\
-import os
-
 import bigmodel_cli.train.session as session
 
 own = session.assemble
 
-
 def other(*given, **more):
     model = own(*given, **more)
-    if os.environ.get("RANK") == "1":
-        next(iter(model.parameters())).data += 0.01
+    next(iter(model.parameters())).data += 0.01
     return model
-
 
 session.assemble = other
 """
 
 
+@pytest.mark.slow
 def test_all_begin_with_the_weights_of_the_first(folder: Path) -> None:
-    (folder / "odd.py").write_text(ODD)
-    for name, more in (("even", []), ("odd", ["--plugin", "odd.py"])):
-        words = ["pretrain", "spec.yaml", "--out", name, "--processes", "2", *more]
-        with started(folder, *words, "--set", "train.steps=3") as run:
+    for name, more in (("even", {}), ("odd", changed(folder, ODD))):
+        words = ["pretrain", "spec.yaml", "--out", name, "--processes", "2"]
+        with started(folder, *words, "--set", "train.steps=3", **more) as run:
             code, _, err = run.end()
         assert code == 0, err
-        assert err.count("weights: process 1 of 2 began with others") == len(more) // 2
+        assert err.count("weights: process 1 of 2 began with others") == len(more)
     found = [digests(folder / name / "checkpoints" / "step-00000003") for name in ("even", "odd")]
     assert found[0]["model.safetensors"] == found[1]["model.safetensors"]
 
