@@ -158,6 +158,12 @@ def again() -> Callable[[], contextlib.AbstractContextManager[None]]:
     return repeated
 
 
+def draws_so_far() -> int:
+    """How often layers have drawn for the rows that pass through; 0 where no rows are told."""
+    now = _DRAWING[-1]
+    return 0 if now is None else now.calls
+
+
 def draws_by_row(items: int) -> bool:
     """Whether so many items are those of rows that are told, as many each."""
     now = _DRAWING[-1]

@@ -3,8 +3,8 @@
 Beside distributed.py the one importer of torch.distributed: what is above works with plain tensors,
 the parts that this process keeps, and asks here for the whole of one. A group of weights (a block)
 is gathered for its pass alone, and its gradient is summed into the parts. Of n processes that share
-a weight, each keeps the rows of ceil(rows / n) in order; the last ones fewer, or none. A weight of
-fewer rows than n, such as that of a few experts, is divided along a later axis that n divides.
+a weight, each keeps ceil(rows / n) rows, the last ones fewer, or none; a weight of fewer rows than n
+(of a few experts) is divided along a later axis that n divides.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.distributed import gathered, sum_, told, world
+from bigmodel_cli.fsdp_record import forget_passes
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.roles import Weight
 from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
@@ -149,6 +150,7 @@ class Sharding:
         """Before passes: gradients are of the weights that the optimizer moves."""
         for piece in self.pieces.values():
             piece.parameter.requires_grad_(piece.local.requires_grad)
+        forget_passes(self.modules)
 
     def end(self) -> None:
         """After them: the parts have the gradients, which are sums over all processes."""

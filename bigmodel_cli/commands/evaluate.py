@@ -112,9 +112,11 @@ def evaluate(
     of_models = {"--set": set_, "--precision": precision}
     of_tasks = {"--include": include, "--limit": limit}
     overrides = collect_overrides(set_, precision)
-    check_processes(processes, 0, {"--rescore": rescore, "--tasks": tasks})
+    piped = checkpoint == "-"
+    refused = {"--rescore": rescore, "--tasks": tasks, "-": piped and processes is None}
+    check_processes(processes, 0, refused)
     if processes is not None and processes > 1:
-        start_processes(processes, 0)
+        start_processes(processes, 0, str(resolve_checkpoint("-")) if piped else None)
     if rescore is not None:
         what = "a file of predictions (--rescore)"
         refuse(what, {**of_splits, **of_models, **of_tasks, "--tasks": tasks})

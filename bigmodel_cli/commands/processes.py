@@ -60,8 +60,8 @@ def check_processes(processes: int | None, restarts: int, refused: dict[str, obj
     from bigmodel_cli.distributed import announced
 
     several = not announced().alone
-    if processes is None and restarts:
-        raise SpecError("--restarts has no effect without --processes")
+    if processes in (None, 1) and restarts:
+        raise SpecError("--restarts has no effect without --processes, 2 or more")
     if several and processes is not None:
         raise SpecError("--processes: torchrun has started the processes already; leave it out")
     if (several or processes is not None) and (given := [n for n, v in refused.items() if v]):
@@ -71,14 +71,15 @@ def check_processes(processes: int | None, restarts: int, refused: dict[str, obj
 def start_processes(
     processes: int, restarts: int, source: str | None = None, *, reads: bool = False
 ) -> None:
-    """Run this command line in so many processes and leave with their status; `source` is what
-    --from names, where it came on stdin, and `reads` whether the first one reads stdin.
+    """Run this command line in so many processes and leave with their status; `source` is what '-'
+    stands for, where that was read from stdin, and `reads` whether the first one reads stdin.
     """
     from bigmodel_cli.distributed.launch import launch, without
 
     words = without(sys.argv[1:], ("--processes", "--restarts"))
     if source is not None:
-        words = [*without(words, ("--from",)), "--from", os.fspath(source)]
+        named = {"-": source, "--from=-": f"--from={source}"}
+        words = [named.get(word, word) for word in words]
     raise SystemExit(launch(words, processes, restarts, say, reads=reads))
 
 

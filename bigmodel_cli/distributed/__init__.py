@@ -16,7 +16,7 @@ from typing import Any
 from bigmodel_cli.distributed.lines import connected
 from bigmodel_cli.distributed.neighbours import Neighbours, forget_groups
 from bigmodel_cli.distributed.peers import Peers
-from bigmodel_cli.distributed.tensors import gathered, gathered_bytes, most, sum_
+from bigmodel_cli.distributed.tensors import from_first, gathered, gathered_bytes, most, sum_
 from bigmodel_cli.distributed.who import (
     ALONE,
     World,
@@ -40,6 +40,7 @@ __all__ = [
     "device_of",
     "end",
     "first_alone",
+    "from_first",
     "gathered",
     "gathered_bytes",
     "gathered_values",

@@ -5,10 +5,10 @@ that may wait in an exchange of tensors for a process that is gone. It knows at 
 dies, after `limit` seconds when one hangs, and ends this one where the main thread does not.
 
 **Stopping.** A signal may reach one process, or all, at any moment; and they have to stop at the
-same step, or those that go on wait for ever. Each step begins at a `gate`, of which each process
-counts those that it has passed. Who gets a signal tells the first process; that asks all others how
-many gates they have passed, which holds them where they are; all go on up to the largest number of
-them, and stop before the next.
+same place, or those that go on wait for ever. Each step begins at a `gate`, and so does what comes
+after it (a validation, a save); each process counts the gates that it has passed. Who gets a signal
+tells the first process; that asks all others how many gates they have passed, which holds them
+where they are; all go on up to the largest number of them, and stop before the next.
 """
 
 from __future__ import annotations

@@ -48,6 +48,19 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
+def from_first(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by the first process's."""
+    if world().alone:
+        return
+    import torch.distributed as dist
+
+    with torch.no_grad():
+        for tensor in tensors:
+            sent = tensor.detach().contiguous()
+            dist.broadcast(sent, 0)
+            tensor.copy_(sent)
+
+
 def most(number: int) -> int:
     """The greatest of the numbers that each process gives; nobody waits for a GPU."""
     if world().alone:

@@ -43,6 +43,9 @@ class MicroBatches(Protocol):
     def piece(self, step: int, number: int, count: int, among: World) -> dict[str, Tensor]:
         """One of them; {} where there is no row for it."""
 
+    def whole(self, count: int, among: World) -> bool:
+        """Whether pieces are micro-batches, and no parts of one."""
+
 
 class Shares:
     """The micro-batches that one of several processes takes: `self[step * each + i]`.
@@ -54,6 +57,7 @@ class Shares:
     def __init__(self, micro: MicroBatches, count: int, among: World) -> None:
         self.micro, self.count, self.among = micro, count, among
         self.each = micro.pieces(count, among)
+        self.whole = among.alone or micro.whole(count, among)  # whether no micro-batch is divided
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         step, piece = divmod(number, self.each)
@@ -109,7 +113,7 @@ class BySamples:
 
     def pieces(self, count: int, among: World) -> int:
         """Whole micro-batches where they can be divided so, else rows: as few pieces as can be."""
-        if count % among.size == 0:
+        if self.whole(count, among):
             return count // among.size
         return max(1, -(-len(among.share(count * self.size)) // self.size))
 
@@ -118,6 +122,9 @@ class BySamples:
         place = World(number, self.pieces(count, among)).share(len(own))
         first = step * count * self.size + own.start
         return self.rows(range(first + place.start, first + place.stop)) if place else {}
+
+    def whole(self, count: int, among: World) -> bool:
+        return count % among.size == 0
 
     def block(self, epoch: int, number: int) -> Ints:
         """A block of the epoch's permutation, cached, since a few entries cost as much."""
@@ -158,12 +165,15 @@ class ByTokens:
 
     def pieces(self, count: int, among: World) -> int:
         """Whole micro-batches where there are enough of them, else some rows of each."""
-        return count if count < among.size else len(among.share(count))
+        return len(among.share(count)) if self.whole(count, among) else count
 
     def piece(self, step: int, number: int, count: int, among: World) -> dict[str, Tensor]:
-        if count < among.size:
-            return self.part(step * count + number, among)
-        return self[step * count + among.share(count)[number]]
+        if self.whole(count, among):
+            return self[step * count + among.share(count)[number]]
+        return self.part(step * count + number, among)
+
+    def whole(self, count: int, among: World) -> bool:
+        return count >= among.size
 
     def order(self, epoch: int) -> tuple[Ints, Ints]:
         """(the samples by length, the order of the micro-batches) of an epoch, cached."""

@@ -7,7 +7,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, quantity, say
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import is_cpu, total_memory
-from bigmodel_cli.distributed import neighbours, share_samples, world
+from bigmodel_cli.distributed import most, neighbours, share_samples, told, world
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.models import Model
@@ -29,11 +29,13 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
     if found is None:
         memory = memory_of(spec, info, outline(spec, info), split.longest_rows())
         room = total_memory(device) // (neighbours() if is_cpu(device) else 1)
-        fits = memory.peak <= room
+        fits = not most(int(memory.peak > room))  # machines may differ
         found = (count, 1) if fits else (1, count)
+        least = "" if fits or memory.peak > room else ", or less on another machine"
         why = (
             f"about {quantity(memory.peak, 'B')} of weights, gradients, optimizer state and"
             f" activations {'fit' if fits else 'do not fit'} the {quantity(room, 'B')} of a process"
+            f"{least}"
         )
     mesh = Mesh(*found, options.reshard, options.tensor)
     if mesh.sharded:
@@ -96,7 +98,9 @@ def say_whole(model: Model) -> None:
 
 
 def unmeasured(options: TrainOptions, device: torch.device) -> TrainOptions:
-    """The options without any auto, for a model that no process has in whole to measure with."""
+    """The options without any auto, for a model that no process has in whole to measure with: by
+    the first one's device.
+    """
     half = device.type == "cuda" and torch.cuda.is_bf16_supported()
     chosen = {
         "precision": "bf16" if half else "fp32",
@@ -104,4 +108,5 @@ def unmeasured(options: TrainOptions, device: torch.device) -> TrainOptions:
         "compile": "off",
     }
     values = dict(options)
-    return options.model_copy(update={n: v for n, v in chosen.items() if values[n] == "auto"})
+    chosen = told({n: v for n, v in chosen.items() if values[n] == "auto"})
+    return options.model_copy(update=chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from bigmodel_cli import checkpoints, distributed
@@ -77,7 +78,11 @@ def show_result(run: Run) -> None:
     """Show what the result can do; a signal ends only that."""
     try:
         failpoint("train.showing")
-        with run.state.averaged(), autocast(run.device, run.options.precision):
+        with contextlib.ExitStack() as shown:
+            with run.signals.at_gates():  # weights in parts come together
+                run.signals.gate()
+                shown.enter_context(run.state.averaged())
+            shown.enter_context(autocast(run.device, run.options.precision))
             run.observers.on_end(run)
         run.observers.close()
     except Interrupted:

@@ -87,10 +87,13 @@ def fit(run: Run) -> Path:
 def _train(run: Run) -> Path:
     """Train to the end; a signal saves a checkpoint, unless in the middle of a step."""
     try:
-        return _steps(run)
+        with run.signals.at_gates():
+            return _steps(run)
     except Interrupted as stop:
         if run.compiling:  # nothing new to save, and the state is in the middle of a step
             raise
+        if run.state.sharding is not None and run.state.step == run.started:
+            raise  # nor here, and another process may have stopped before it came to its gates
         run.signals.stopping()
         _read(run, Stopwatch())
         first = distributed.world().first
@@ -117,6 +120,7 @@ def _steps(run: Run) -> Path:
                 run.save()  # to go back to while there is no other
     batches = run.batches()
     while True:
+        run.signals.gate()
         if _pauses(run):
             _read(run, watch)
         with watch.paused():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bigmodel_cli.device import is_cuda
+from bigmodel_cli.draw import draws_so_far
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import F, Module, Tensor, torch
 from bigmodel_cli.logits import Chunk, is_late, late, summed_in_pieces
@@ -48,11 +49,13 @@ class Consistency(Objective):
     def __init__(self, task: Task, weight: float, chunk: Chunk = "auto") -> None:
         super().__init__(task, chunk)
         self.weight = weight
-        self.drawn = False  # whether two passes have differed
+        self.drawn = False  # whether a layer drew something, or two passes have differed
 
     def __call__(self, model: Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        task = self.task
+        task, before = self.task, draws_so_far()
         passes = [self.outputs(model, batch) for _ in range(2)]
+        # what is drawn may be the same for a few rows, such as those of one process
+        self.drawn = self.drawn or draws_so_far() > before
         p, q = (self.targets(y, batch) for y in passes)
         weights = task.target_weights(batch)
         if is_late(p):

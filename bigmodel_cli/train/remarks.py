@@ -8,6 +8,7 @@ from fractions import Fraction
 from bigmodel_cli.console import counted, say
 from bigmodel_cli.data import Split
 from bigmodel_cli.depths import rated, said
+from bigmodel_cli.distributed import samples
 from bigmodel_cli.models import Model
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.recipe import TrainOptions
@@ -85,3 +86,23 @@ def say_bend(options: TrainOptions, before: int, total: int, step: int) -> None:
             f"the run has {total:,} steps instead of {before:,}: its schedule is bent, and the"
             f" learning rate goes on at {now} of its peak, where it {ended}"
         )
+
+
+def say_norms(options: TrainOptions, whole: bool) -> None:
+    """Report that batch normalisation has other statistics than in one process, where the processes
+    divide a micro-batch: not the `whole` of it passes at once.
+    """
+    if whole:
+        return
+    count, batch = samples().size, options.batch
+    unit = "samples" if options.batch_tokens is None else "tokens"
+    own = (
+        f"set train.micro_batch_size={batch // count}"
+        if batch % count == 0
+        else (f"take a batch of a multiple of {count:,} {unit}, in as many micro-batches")
+    )
+    say(
+        f"batch normalisation: each of the {count:,} processes normalises its part of a micro-batch"
+        f" of {options.micro:,} {unit} by itself, so that the result is not that of one process;"
+        f" for one that is, {own}, in both"
+    )

@@ -26,6 +26,7 @@ from bigmodel_cli.rundir import RunDirectory
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
+from bigmodel_cli.train.alike import check_spec, check_start
 from bigmodel_cli.train.batches import micro_batches
 from bigmodel_cli.train.divided import mesh_of
 from bigmodel_cli.train.loader import BatchLoader, on_device
@@ -36,7 +37,14 @@ from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.observers import Observers, observers
 from bigmodel_cli.train.once import taught_once
 from bigmodel_cli.train.passes import GENERATOR, REMEDY, drawn_by
-from bigmodel_cli.train.remarks import foreseen, say_bend, say_draws, say_length, say_start
+from bigmodel_cli.train.remarks import (
+    foreseen,
+    say_bend,
+    say_draws,
+    say_length,
+    say_norms,
+    say_start,
+)
 from bigmodel_cli.train.request import Request, how_to_go_on, resume_command
 from bigmodel_cli.train.resume import (
     check_fingerprint,
@@ -125,6 +133,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     wanted, previous = _resolved(given, request, directory)
     if not distributed.begin(device, wanted.train.timeout).alone:
         say(distributed.described(device))
+        check_spec(wanted, previous)
     if (result := finished(directory, previous, wanted, wanted.train.steps)) is not None:
         return result
     saved = previous.contents if previous is not None else None
@@ -146,6 +155,7 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
     say_length(spec, total, loader.batches.per_epoch)
     if previous is not None:
         _go_on(previous, state, loader, total, directory)
+    check_start(data.fingerprint, state)
     with signals.deferred():
         if state.division.pieces:
             state.division.write(directory)
@@ -211,7 +221,10 @@ def set_up(
             "batch normalisation: evaluation uses averaged weights with the running statistics of"
             " those in training, which differ a little (train.average_last takes them anew)"
         )
-    return spec, model, state, BatchLoader(micro, spec.train, spec.data.loader_workers(), device)
+    loader = BatchLoader(micro, spec.train, spec.data.loader_workers(), device)
+    if batch_norms(model, state.still):
+        say_norms(spec.train, loader.own.whole)
+    return spec, model, state, loader
 
 
 def _go_on(

@@ -53,6 +53,7 @@ class Signals:
         self.pending: int | None = None
         self.depth = 0
         self.started = self.heeded = self.ended = False
+        self.gated = False  # whether signals take effect at gates alone
         self.raised = False  # the pending signal was, whatever became of the exception
         self.late = 0  # the first signal after the end
         self.before: dict[int, Any] = {}
@@ -119,9 +120,9 @@ class Signals:
             shared.signalled(AT_ONCE)
 
     def gate(self) -> None:
-        """A step begins: several processes stop here, or after it, together; see `Peers`.
+        """Several processes stop here, or at the next gate, together; see `Peers`.
 
-        Called inside `deferred()`, before anything of the step is done.
+        Called inside `at_gates()`, by all of them in turn.
         """
         found = self.shared.gate() if self.shared is not None else None
         if found is None:
@@ -137,8 +138,9 @@ class Signals:
             self.unraisable(swallowed)
 
     def raise_pending(self) -> None:
-        """Raise `Interrupted` for a pending signal, unless inside `deferred()`."""
-        if self.pending is not None and self.depth == 0 and not self.heeded and not self.ended:
+        """Raise `Interrupted` for a pending signal, unless inside `deferred()`, or `at_gates()`."""
+        waits = self.depth or self.gated or self.heeded or self.ended
+        if self.pending is not None and not waits:
             self.raised = True
             raise Interrupted(self.pending)
 
@@ -174,6 +176,17 @@ class Signals:
         finally:
             self.depth = depth
         self.raise_pending()
+
+    @contextlib.contextmanager
+    def at_gates(self) -> Iterator[None]:
+        """Inside, several processes stop at a `gate` alone: anywhere else one might be in an
+        exchange with another that is before it, or after.
+        """
+        before, self.gated = self.gated, self.shared is not None
+        try:
+            yield
+        finally:
+            self.gated = before
 
     @contextlib.contextmanager
     def let(self) -> Iterator[None]:

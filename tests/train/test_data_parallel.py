@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,29 +105,47 @@ def test_a_division_without_the_same_bits_is_refused(results: Results) -> None:
     )
 
 
+Runs = Callable[[int], dict[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def fifty(folder: Path) -> Runs:
+    """Fifty steps of all cases, in so many processes."""
+    return functools.cache(lambda count: run(cases(50), folder / "fifty" / str(count), count))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_fifty_steps(tmp_path: Path, count: int) -> None:
-    found = {n: run(cases(50), tmp_path / str(n), n) for n in (1, count)}
-    for name in SPECS:
-        if name not in ROUNDED:
-            compare(found, tmp_path, name, 1.0)
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in ROUNDED])
+def test_fifty_steps(fifty: Runs, folder: Path, name: str, count: int) -> None:
+    compare({1: fifty(1), count: fifty(count)}, folder / "fifty", name, 1.0)
+
+
+PARTS = ((4, 45), (2, 100), (1, 145), (4, 200))
+"""Processes, and the step that they train to."""
+
+
+@pytest.fixture(scope="module")
+def long(folder: Path) -> dict[str | int, dict[str, dict[str, Any]]]:
+    """Two hundred steps with the same bits, in 1, 2 and 4 processes, and in parts."""
+    out = folder / "long"
+    found: dict[str | int, Any] = {n: run(fixed(200), out / str(n), n) for n in (1, 2, 4)}
+    for i, (count, end) in enumerate(PARTS):
+        own = [{**case, "name": f"{case['name']} {i}", "steps": end} for case in fixed(200)]
+        own = [{**c, "from": f"{c['name'][:-1]}{i - 1}"} if i else c for c in own]
+        found[f"part {i}"] = run(own, out, count)
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FIXED)
-def test_two_hundred_steps_to_the_bit_through_resumes(tmp_path: Path, name: str) -> None:
-    (case,) = fixed(200, (name,))
-    hashes = set()
-    for count in (1, 2, 4):
-        found = run([case], tmp_path / str(count), count)[case["name"]]
-        hashes |= {(*found["hashes"][:1], *map(str, found["metrics"].values()))}
-        assert len(set(found["hashes"])) == 1
-    assert len(hashes) == 1
-    for i, (count, end) in enumerate(((4, 45), (2, 100), (1, 145), (4, 200))):
-        before = {"from": f"part {i - 1}"} if i else {}
-        part = {**case, "name": f"part {i}", "steps": end, **before}
-        last = run([part], tmp_path, count)[part["name"]]["hashes"]
-    assert {h[0] for h in hashes} == set(last)
-    state = torch.load(tmp_path / "part 3.pt", weights_only=True)
-    assert state["values"]["step"] == 200
+@pytest.mark.parametrize("name", [f"fixed {name}" for name in FIXED])
+def test_two_hundred_steps_to_the_bit_through_resumes(
+    long: dict[str | int, dict[str, dict[str, Any]]], folder: Path, name: str
+) -> None:
+    whole = [long[count][name] for count in (1, 2, 4)]
+    last = long[f"part {len(PARTS) - 1}"][f"{name} {len(PARTS) - 1}"]
+    assert {h for found in (*whole, last) for h in found["hashes"]} == {whole[0]["hashes"][0]}
+    assert all(found["metrics"] == whole[0]["metrics"] for found in (*whole, last))
+    assert whole[0]["losses"][PARTS[-2][1] :] == last["losses"]
+    state = torch.load(folder / "long" / f"{name} {len(PARTS) - 1}.pt", weights_only=True)
+    assert state["values"]["step"] == PARTS[-1][1]

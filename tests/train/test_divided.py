@@ -45,6 +45,10 @@ def test_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.replicate, found.shard, found.sharded) == (1, 3, True)
     assert "1 copy of the weights, divided among 3 processes (about" in said[0]
     assert said[0].endswith("do not fit the 10.0 kB of a process)")
+    monkeypatch.setattr(divided, "most", lambda number: 1)
+    found, said = mesh(monkeypatch, 3, 30_000_000, {})
+    assert (found.replicate, found.shard) == (1, 3)
+    assert said[0].endswith("do not fit the 10.0 MB of a process, or less on another machine)")
 
 
 def test_what_is_given_counts(monkeypatch: pytest.MonkeyPatch) -> None:

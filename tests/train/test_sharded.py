@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,29 +197,49 @@ def test_one_given_number_leaves_the_other() -> None:
         SharingOptions(shard=4).division(6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY)
-def test_fifty_steps_in_parts(tmp_path: Path, name: str) -> None:
-    case = {"name": name, "spec": EVERY[name], "steps": 50}
-    one = run([case], tmp_path / "1x1", 1)
-    for replicate, shard in LAYOUTS:
-        own = [{**case, "spec": divided(EVERY[name], replicate, shard)}]
-        out = tmp_path / f"{replicate}x{shard}"
-        found = run(own, out, replicate * shard)
-        if name not in (*ROUNDED, "few, fp16"):
-            compare(one[name], found[name], (tmp_path / "1x1", out), name)
+@pytest.fixture(scope="module")
+def fifty(folder: Path) -> Callable[[int, int], Found]:
+    """Fifty steps of all cases, in so many processes."""
+
+    def found(replicate: int, shard: int) -> Found:
+        many = replicate * shard > 1
+        specs = {n: divided(s, replicate, shard) if many else s for n, s in EVERY.items()}
+        all_cases = [{"name": n, "spec": spec, "steps": 50} for n, spec in specs.items()]
+        return run(all_cases, folder / f"fifty {replicate}x{shard}", replicate * shard)
+
+    return functools.cache(found)
 
 
 @pytest.mark.slow
-def test_saved_by_some_and_gone_on_with_by_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", [n for n in EVERY if n not in (*ROUNDED, "few, fp16")])
+def test_fifty_steps_in_parts(
+    fifty: Callable[[int, int], Found], folder: Path, name: str, layout: tuple[int, int]
+) -> None:
+    folders = folder / "fifty 1x1", folder / f"fifty {layout[0]}x{layout[1]}"
+    compare(fifty(1, 1)[name], fifty(*layout)[name], folders, name)
+
+
+@pytest.fixture(scope="module")
+def saved(folder: Path) -> Found:
+    """A whole training of one process; beside it, the first half was saved by 1, 2, 3 and 4."""
     name = "muon and ema"
-    whole = run([{"name": name, "spec": EVERY[name], "steps": 8}], tmp_path / "whole", 1)[name]
     for before in (1, 2, 3, 4):
         spec = divided(EVERY[name], 1, before)
-        saved = [{"name": "saved", "spec": spec, "steps": 4, "save": f"of {before}"}]
-        run(placed(saved, tmp_path), tmp_path / "saved", before)
-    for before, after in product((1, 2, 3, 4), repeat=2):
-        spec = divided(EVERY[name], 1, after)
-        resumed = [{"name": "resumed", "spec": spec, "steps": 8, "from": f"of {before}"}]
-        found = run(placed(resumed, tmp_path), tmp_path / f"{before} {after}", after)["resumed"]
-        assert found["losses"] == pytest.approx(whole["losses"][4:], abs=1e-6)
+        some = [{"name": "saved", "spec": spec, "steps": 4, "save": f"of {before}"}]
+        run(placed(some, folder), folder / "saved", before)
+    return run([{"name": name, "spec": EVERY[name], "steps": 8}], folder / "whole", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_saved_by_some_and_gone_on_with_by_others(saved: Found, folder: Path, after: int) -> None:
+    name, out = "muon and ema", folder / f"after {after}"
+    spec = divided(EVERY[name], 1, after)
+    befores = {f"by {n}": f"of {n}" for n in (1, 2, 3, 4)}
+    resumed = [{"name": n, "spec": spec, "steps": 8, "from": p} for n, p in befores.items()]
+    ended = load_file(folder / "whole" / f"{name}.safetensors")
+    for case, found in run(placed(resumed, folder), out, after).items():
+        assert found["losses"] == pytest.approx(saved[name]["losses"][4:], abs=1e-6)
+        for key, values in load_file(out / f"{case}.safetensors").items():
+            assert torch.allclose(values, ended[key], rtol=0, atol=1e-5), (case, key)
