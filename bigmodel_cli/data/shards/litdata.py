@@ -8,7 +8,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from bigmodel_cli.data.shards.records import (
     Value,
     array_of,
     cannot_read,
+    is_among,
     text_of,
 )
 from bigmodel_cli.errors import DataError
@@ -69,6 +70,10 @@ class LitData(Form):
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
+    wanted: tuple[str, ...] = ()
+
+    def of_fields(self, names: tuple[str, ...]) -> Form:
+        return replace(self, wanted=names)
 
     def open(self, path: Path, name: str) -> Records:
         return _Samples(self, path, name)
@@ -85,10 +90,10 @@ class _Samples(OffsetRecords):
             code = _code(form.kinds[0], where)
             return {form.names[0]: array_of(data, code, None, where)}
         fields = Fields(data, where)
-        sizes = fields.sizes(len(form.kinds))
+        pieces = [fields.take(size) for size in fields.sizes(len(form.kinds))]
         return {
-            name: decoded(fields.take(size), kind, name, where)
-            for name, kind, size in zip(form.names, form.kinds, sizes, strict=True)
+            name: decoded(piece, kind, name, where) if is_among(name, form.wanted) else None
+            for name, kind, piece in zip(form.names, form.kinds, pieces, strict=True)
         }
 
 

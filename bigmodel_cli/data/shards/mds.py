@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from bigmodel_cli.data.shards.records import (
     Value,
     array_of,
     cannot_read,
+    is_among,
     text_of,
 )
 from bigmodel_cli.errors import DataError
@@ -49,6 +50,10 @@ class MDS(Form):
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     sizes: tuple[int | None, ...]
+    wanted: tuple[str, ...] = ()
+
+    def of_fields(self, names: tuple[str, ...]) -> Form:
+        return replace(self, wanted=names)
 
     def open(self, path: Path, name: str) -> Records:
         return _Samples(self, path, name)
@@ -64,9 +69,10 @@ class _Samples(OffsetRecords):
         fields = Fields(data, where)
         given = iter(fields.sizes(form.sizes.count(None)))
         sizes = [next(given) if size is None else size for size in form.sizes]
+        pieces = [fields.take(size) for size in sizes]
         return {
-            name: decoded(fields.take(size), kind, name, where)
-            for name, kind, size in zip(form.names, form.kinds, sizes, strict=True)
+            name: decoded(piece, kind, name, where) if is_among(name, form.wanted) else None
+            for name, kind, piece in zip(form.names, form.kinds, pieces, strict=True)
         }
 
 
