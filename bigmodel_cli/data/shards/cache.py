@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigmodel_cli.cache_home import cache_directory, unwritable
-from bigmodel_cli.console import quantity
+from bigmodel_cli.console import quantity, say
 from bigmodel_cli.errors import DataError, ResourceError
 from bigmodel_cli.failpoints import failpoint
 
@@ -32,6 +32,8 @@ FRESH = 1.0
 """Seconds for which a use is not noted again."""
 PAUSE = 0.02
 """Seconds between two looks whether there is room."""
+MANY_LOOKS = 1500
+"""So many looks later that it is waited for is said."""
 DRAFT, LOCK = "draft-", "lock"
 Make = Callable[[io.FileIO], object]
 """Fills an empty file. It must not ask the cache for another: two that wait for one another would
@@ -88,17 +90,21 @@ class ShardCache:
         `size` is at least what it, and what `make` keeps beside it, will take. Raises
         `ResourceError` where the limit is too small for it, or the disk cannot be written.
         """
-        name = _name(key)
+        name, looks = _name(key), 0
         with contextlib.ExitStack() as stack:
-            while True:
-                if self._pinned(name, stack):
-                    break
+            while not self._pinned(name, stack):
                 try:
                     if self._made(name, size, make, stack):
                         break
                 except _Elsewhere as other:
                     _wait_for(other.draft)
                 except _Full:
+                    looks += 1
+                    if looks == MANY_LOOKS:
+                        say(
+                            f"{self.folder}: waiting for room: other processes read or fetch as"
+                            f" much as {quantity(self.limit, 'B')} (data.cache_bytes) hold"
+                        )
                     time.sleep(PAUSE)
             yield self.folder / name
 
@@ -113,6 +119,11 @@ class ShardCache:
                 return
             except _Full:
                 time.sleep(PAUSE)
+
+    def keep(self, key: str) -> None:
+        """The file of this key counts as used now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.folder / _name(key))
 
     def put(self, key: str, data: bytes) -> None:
         """Keep these bytes under this key."""

@@ -53,14 +53,7 @@ class ImageRows(InShards):
         counts = self._counts(cache, form.counted and train)
         if not counts.any():
             raise DataError("the shards hold no image; look at data.train")
-        super().__init__(
-            counts,
-            [shard.kept for shard in shards],
-            max(shard.beside for shard in shards),
-            partial(_prepare, shards, cache),
-            cache,
-            form.mixed if train else None,
-        )
+        super().__init__(counts, shards, cache, form.mixed if train else None)
 
     def _counts(self, cache: ShardCache, of_classes: bool) -> Ints:
         """(N,) how many samples each shard has: where no index says it, or those of each class are
@@ -176,7 +169,3 @@ class ImageRows(InShards):
                 raise DataError(
                     f"{shard.place}: fewer samples than its index says; write it anew"
                 ) from None
-
-
-def _prepare(shards: Sequence[Shard], cache: ShardCache, number: int) -> None:
-    shards[number].prepare(cache)

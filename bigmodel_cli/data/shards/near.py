@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.order import Ints, permute_in_blocks
 from bigmodel_cli.data.shards.cache import ShardCache
 from bigmodel_cli.data.shards.prefetch import Prefetch
-from bigmodel_cli.data.shards.shard import Shard
 from bigmodel_cli.errors import ResourceError
 
 AHEAD = 1 << 28
@@ -23,9 +23,41 @@ LOOKS = 8
 MOST_LOOKS = 1 << 12
 
 
+class Kept(Protocol):
+    """A file that the cache keeps, once it was made."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+
+    @property
+    def kept(self) -> int:
+        """The bytes of the cache that it takes; 0 of one that is read in place."""
+
+    @property
+    def beside(self) -> int:
+        """The bytes that it takes besides, while it is made."""
+
+    def prepare(self, cache: ShardCache) -> None:
+        """Have it in the cache, where it needs that."""
+
+
+class Ahead(Prefetch):
+    """Files that are fetched ahead."""
+
+    def __init__(self, shards: Sequence[Kept], cache: ShardCache, room: int) -> None:
+        self.shards, self.cache = shards, cache
+        super().__init__([shard.kept + shard.beside for shard in shards], room)
+
+    def fetch(self, shard: int) -> None:
+        self.shards[shard].prepare(self.cache)
+
+    def keep(self, shard: int) -> None:
+        self.cache.keep(self.shards[shard].key)
+
+
 class InShards(Split):
-    """Samples of shards that have `counts` of them (N,) and take `sizes` bytes of the cache, and
-    while one is made up to `beside` more.
+    """Samples of shards that have `counts` of them (N,).
 
     Those of `mixed` shards at a time are shuffled together; None where they are read in order.
     """
@@ -33,20 +65,17 @@ class InShards(Split):
     near = True
 
     def __init__(
-        self,
-        counts: Ints,
-        sizes: Sequence[int],
-        beside: int,
-        prepare: Callable[[int], object],
-        cache: ShardCache,
-        mixed: int | None,
+        self, counts: Ints, shards: Sequence[Kept], cache: ShardCache, mixed: int | None
     ) -> None:
         self.ends: Ints = np.cumsum(counts)
         self.cache, self.mixed = cache, mixed or 0
         self.block = max(1, int(np.median(counts[counts > 0])))
-        self.needed = sum(sorted(sizes)[-(self.mixed + 1) :]) + beside if any(sizes) else 0
-        self.sizes = sizes
-        self.prefetch = Prefetch(prepare, sizes, 0)
+        self.sizes = [shard.kept for shard in shards]
+        self.needed = 0
+        if any(self.sizes):
+            most = sorted(self.sizes)[-(self.mixed + 1) :]
+            self.needed = sum(most) + max(shard.beside for shard in shards)
+        self.prefetch = Ahead(shards, cache, 0)
         self.looked: tuple[int, int, int, int] | None = None
         self.last = -2
 
@@ -123,20 +152,17 @@ def allot(splits: Sequence[InShards], cache: ShardCache) -> None:
             split.allot((cache.limit - needed) * split.needed // needed)
 
 
-def in_order(shards: Sequence[Shard], cache: ShardCache) -> Callable[[int], None]:
+def in_order(shards: Sequence[Kept], cache: ShardCache) -> Callable[[int], None]:
     """What is to be called with the number of a shard that is read now, where all are read one
     after the other: it has those behind it fetched meanwhile.
     """
-    sizes = [shard.kept + shard.beside for shard in shards]
-    prefetch = Prefetch(
-        lambda number: shards[number].prepare(cache),
-        sizes,
-        min(AHEAD, cache.limit - 2 * max(sizes)) if any(sizes) else 0,
-    )
+    ahead = Ahead(shards, cache, 0)
+    if any(ahead.sizes):
+        ahead.room = min(AHEAD, cache.limit - 2 * max(ahead.sizes))
 
     def reading(number: int) -> None:
-        if number not in prefetch.announced[: len(prefetch.announced) // 2]:
-            prefetch.announce(range(number, min(len(shards), number + MOST_LOOKS)))
-        prefetch.used(number)
+        if ahead.room > 0 and number not in ahead.announced[: len(ahead.announced) // 2]:
+            ahead.announce(range(number, min(len(shards), number + MOST_LOOKS)))
+        ahead.used(number)
 
     return reading

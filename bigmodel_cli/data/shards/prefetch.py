@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 
 from bigmodel_cli.errors import BigmodelError
 
@@ -20,9 +21,17 @@ class Prefetch:
     used those. A fault is not said here: who needs the shard meets it again.
     """
 
-    def __init__(self, fetch: Callable[[int], object], sizes: Sequence[int], room: int) -> None:
-        self.fetch, self.sizes, self.room = fetch, sizes, room
+    def __init__(self, sizes: Sequence[int], room: int) -> None:
+        self.sizes, self.room = sizes, room
         self.begin()
+
+    @abstractmethod
+    def fetch(self, shard: int) -> None:
+        """Fetch a shard, unless it is there."""
+
+    @abstractmethod
+    def keep(self, shard: int) -> None:
+        """A shard that was fetched and not used yet counts as used now: another makes room."""
 
     def begin(self) -> None:
         """Forget everything: threads and locks do not live on in a process that is forked."""
@@ -34,7 +43,8 @@ class Prefetch:
         self.threads: list[threading.Thread] = []
 
     def __getstate__(self) -> dict[str, object]:
-        return {"fetch": self.fetch, "sizes": self.sizes, "room": self.room}
+        own = ("process", "turns", "announced", "used_up", "begun", "changed", "threads")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -82,7 +92,10 @@ class Prefetch:
             with self.changed:
                 while (shard := self._next()) is None:
                     self.changed.wait()
+                ahead = self.announced[self.used_up : self.begun]
                 self.begun += 1
+            for other in reversed(ahead):
+                self.keep(other)
             try:
                 self.fetch(shard)
             except (BigmodelError, OSError):

@@ -167,6 +167,10 @@ class Fields:
         self.place += size
         return found
 
+    def rest(self) -> bytes:
+        """All bytes that are left."""
+        return self.take(len(self.data) - self.place)
+
     def sizes(self, count: int) -> list[int]:
         """The next numbers, uint32."""
         return [int(n) for n in np.frombuffer(self.take(4 * count), "<u4")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,14 +48,7 @@ class TokenRows(InShards):
                 f"the {name} split: no shard has more than {form.context} tokens, which"
                 " data.context needs for one row; make it smaller, or the shards larger"
             )
-        super().__init__(
-            rows,
-            [shard.size for shard in shards],
-            max(shard.beside for shard in shards),
-            partial(_prepare, shards, cache),
-            cache,
-            form.mixed if name == "train" else None,
-        )
+        super().__init__(rows, shards, cache, form.mixed if name == "train" else None)
 
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, each read alone."""
@@ -95,7 +87,3 @@ class TokenRows(InShards):
                 f" {self.form.vocab_size:,}; give the tokenizer that it was made with"
                 " (data.tokenizer), or data.vocab_size"
             )
-
-
-def _prepare(shards: Sequence[Tokens], cache: ShardCache, number: int) -> None:
-    shards[number].prepare(cache)

@@ -102,9 +102,11 @@ class Tokens:
             return self.flat.take(path, self.shard.place, ranges)
 
     @property
-    def size(self) -> int:
+    def kept(self) -> int:
         """The bytes that it takes in the cache."""
-        return self.shard.kept if self.reading is None else self._bytes
+        if self.reading is None:
+            return self.shard.kept
+        return self.flat.count * np.dtype(self.flat.dtype).itemsize
 
     @property
     def beside(self) -> int:
@@ -112,8 +114,9 @@ class Tokens:
         return self.shard.beside + (0 if self.reading is None else self.shard.kept)
 
     @property
-    def _bytes(self) -> int:
-        return self.flat.count * np.dtype(self.flat.dtype).itemsize
+    def key(self) -> str:
+        """Its name in the cache."""
+        return self.shard.key if self.reading is None else key_of(self.shard, self.reading)
 
     @contextlib.contextmanager
     def held(self, cache: ShardCache) -> Iterator[Path]:
@@ -122,8 +125,8 @@ class Tokens:
             with self.shard.held(cache) as path:
                 yield path
             return
-        key = key_of(self.shard, self.reading)
-        with cache.held(key, self.size + self.beside, partial(self._make, cache)) as path:
+        make = partial(self._make, cache)
+        with cache.held(self.key, self.kept + self.beside, make) as path:
             yield path
 
     def prepare(self, cache: ShardCache) -> None:
@@ -131,8 +134,7 @@ class Tokens:
         if self.reading is None:
             self.shard.prepare(cache)
         else:
-            key = key_of(self.shard, self.reading)
-            cache.prepare(key, self.size + self.beside, partial(self._make, cache))
+            cache.prepare(self.key, self.kept + self.beside, partial(self._make, cache))
 
     def _make(self, cache: ShardCache, file: io.FileIO) -> None:
         """Write the tokens of its texts. Raises `DataError` where they are not those of before."""

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
+from email.message import Message
 from typing import IO, Any
 
 from bigmodel_cli.data.shards.remote import PIECE, Again, Remote, add, same
@@ -70,13 +71,13 @@ def look(url: str) -> Remote:
         raise _refused(url, error) from None
 
 
-def _described(url: str, status: int, headers: Mapping[str, str]) -> Remote:
+def _described(url: str, status: int, headers: Message) -> Remote:
     place = _place(headers) if status == 206 else None
     size = place[1] if place is not None else _length(headers)
     return Remote(url, None if _packing(url, headers) else size, _version(headers))
 
 
-def _version(headers: Mapping[str, str]) -> str | None:
+def _version(headers: Message) -> str | None:
     """What an answer says of its content, and changes with it: a weak tag only where there is
     nothing better.
     """
@@ -89,12 +90,12 @@ def is_exact(version: str | None) -> bool:
     return version is not None and not version.startswith("W/")
 
 
-def _length(headers: Mapping[str, str]) -> int | None:
+def _length(headers: Message) -> int | None:
     text = headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _place(headers: Mapping[str, str]) -> tuple[int, int | None] | None:
+def _place(headers: Message) -> tuple[int, int | None] | None:
     """(first byte, size of the whole file) of a part of a file."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     if match is None:
@@ -102,7 +103,7 @@ def _place(headers: Mapping[str, str]) -> tuple[int, int | None] | None:
     return int(match[1]), int(match[2]) if match[2] != "*" else None
 
 
-def _packing(url: str, headers: Mapping[str, str]) -> str:
+def _packing(url: str, headers: Message) -> str:
     """What a server packed an answer with, though asked not to. That a file which is packed itself
     is called so is a habit of some, and is left.
     """
@@ -227,7 +228,7 @@ def _refused(url: str, error: urllib.error.HTTPError) -> DataError:
     return DataError(f"{url}: refused with status {error.code} ({error.reason})")
 
 
-def _seconds(headers: Mapping[str, str]) -> float | None:
+def _seconds(headers: Message) -> float | None:
     """How long a server asks to be left alone: a number of seconds, or a time."""
     text = (headers.get("Retry-After") or "").strip()
     if text.isascii() and text.isdigit():

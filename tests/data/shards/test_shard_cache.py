@@ -57,15 +57,25 @@ def taken(folder: Path) -> tuple[int, int, int]:
     return reserved, there, drafts
 
 
+class Ahead(Prefetch):
+    """Has files of `content` made."""
+
+    def __init__(self, cache: ShardCache) -> None:
+        self.cache = cache
+        super().__init__([len(content(n)) for n in range(25)], LIMIT // 2)
+
+    def fetch(self, shard: int) -> None:
+        self.cache.prepare(str(shard), len(content(shard)), maker(shard))
+
+    def keep(self, shard: int) -> None:
+        self.cache.keep(str(shard))
+
+
 def _run(folder: str, seed: int) -> None:
     """A run: two threads that read, and others that fetch ahead."""
     cache, draws = ShardCache(LIMIT, Path(folder)), random.Random(seed)
     order = [draws.randrange(25) for _ in range(45)]
-    ahead = Prefetch(
-        lambda n: cache.prepare(str(n), len(content(n)), maker(n)),
-        [len(content(n)) for n in range(25)],
-        LIMIT // 2,
-    )
+    ahead = Ahead(cache)
     ahead.announce(list(dict.fromkeys(order)))
     faults = []
 
@@ -131,7 +141,7 @@ def test_a_file_that_is_read_is_not_removed_and_room_is_waited_for(tmp_path: Pat
 def test_a_file_larger_than_the_cache_or_than_was_said_is_refused(tmp_path: Path) -> None:
     cache = ShardCache(1_000, tmp_path)
     with (
-        pytest.raises(ResourceError, match=r"data\.cache_bytes: 1 kB .* one shard of 1\.001 kB"),
+        pytest.raises(ResourceError, match=r"data\.cache_bytes: 1\.0 kB do not hold one shard of"),
         cache.held("a", 1_001, lambda file: None),
     ):
         pass
@@ -221,23 +231,54 @@ def _descriptors(process: int | None) -> list[str]:
     return os.listdir(f"/proc/{process}/fd")
 
 
-def test_what_is_ahead_is_counted_in_bytes_from_the_place_of_use() -> None:
-    begun: list[int] = []
-    sizes = [10, 10, 30, 10, 10, 10, 50]
-    ahead = Prefetch(begun.append, sizes, 40)
-    ahead.announce([4, 2, 0, 1, 3, 6, 5])
+class Noted(Prefetch):
+    """Notes what is fetched, and what is kept for the while."""
 
-    def wait(numbers: set[int]) -> None:
+    def __init__(self, sizes: list[int], room: int) -> None:
+        self.got: list[int] = []
+        self.kept: list[int] = []
+        super().__init__(sizes, room)
+
+    def fetch(self, shard: int) -> None:
+        self.got.append(shard)
+
+    def keep(self, shard: int) -> None:
+        self.kept.append(shard)
+
+    def wait(self, numbers: set[int]) -> None:
         end = time.monotonic() + 10
-        while set(begun) != numbers and time.monotonic() < end:
+        while set(self.got) != numbers and time.monotonic() < end:
             time.sleep(0.002)
         time.sleep(0.02)
-        assert set(begun) == numbers
+        assert set(self.got) == numbers
 
-    wait({4, 2})  # 10 and 30; 10 more would be too much
+
+def test_what_is_ahead_is_counted_in_bytes_from_the_place_of_use() -> None:
+    ahead = Noted([10, 10, 30, 10, 10, 10, 50], 40)
+    ahead.announce([4, 2, 0, 1, 3, 6, 5])
+    ahead.wait({4, 2})  # 10 and 30; 10 more would be too much
     ahead.used(4)
-    wait({4, 2, 0})
+    ahead.wait({4, 2, 0})
     ahead.used(1)  # some other process used 2 and 0
-    wait({4, 2, 0, 3})  # 6 alone is more than there is room for
+    ahead.wait({4, 2, 0, 3})  # 6 alone is more than there is room for
     ahead.used(6)
-    wait({4, 2, 0, 3, 5})
+    ahead.wait({4, 2, 0, 3, 5})
+
+
+def test_what_is_fetched_and_not_used_yet_is_not_what_makes_room(tmp_path: Path) -> None:
+    """Else the next group of shards would go for the one after it, since it is older than what was
+    used just now.
+    """
+    cache = ShardCache(40, tmp_path)
+    for number, key in enumerate("nu"):  # what comes next is older than what was used up
+        cache.put(key, key.encode() * 20)
+        os.utime(cache.folder / cache_module._name(key), (number, number))
+    ahead = Noted([20, 20], 40)
+    ahead.keep = lambda shard: cache.keep("n")  # type: ignore[method-assign, assignment]
+    ahead.fetch = lambda shard: cache.put("c", b"c" * 20) if shard else None  # type: ignore[method-assign]
+    ahead.announce([0, 1])
+    end = time.monotonic() + 10
+    while not (tmp_path / cache_module._name("c")).exists() and time.monotonic() < end:
+        time.sleep(0.002)
+    left = {key for key in "nuc" if (tmp_path / cache_module._name(key)).exists()}
+    assert left == {"n", "c"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import email.utils
 import multiprocessing
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,15 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks(
     monkeypatch.setattr(fetching.time, "sleep", slept.append)
     with serving(tmp_path, odd={"busy"}) as server:
         assert fetching.read(f"{server.url}/a.txt") == CONTENT
-    assert slept == [1.0]
+    assert [seconds for seconds in slept if seconds] == [1.0]  # the server's own are 0
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
-    seconds = web._seconds({"Retry-After": email.utils.format_datetime(soon)})
+    headers = Message()
+    headers["retry-after"] = email.utils.format_datetime(soon)
+    seconds = web._seconds(headers)
     assert seconds is not None
     assert 80 < seconds <= 90
-    assert web._seconds({"Retry-After": "soon"}) is None
+    headers.replace_header("retry-after", "soon")
+    assert web._seconds(headers) is None
 
 
 def test_names_with_spaces_percents_and_other_letters(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import SOURCES, open_data, with_replay
 from bigmodel_cli.data.base import DataSet
 from bigmodel_cli.data.shards import fetching
+from bigmodel_cli.data.shards.remote import Remote
 from bigmodel_cli.data.text.parts import Windows
 from bigmodel_cli.errors import DataError, MissingData, ResourceError, SpecError
 from bigmodel_cli.recipe import TrainOptions
@@ -290,7 +291,7 @@ def test_a_file_that_changes_while_it_is_fetched_is_fetched_anew(
 
         monkeypatch.setattr(fetching, "_wait", change)
         with open(tmp_path / "fetched", "w+b") as file:
-            assert fetching.fetch(fetching.look(f"{server.url}/part"), file) == size
+            assert fetching.fetch(Remote(f"{server.url}/part", size), file) == size
         assert (tmp_path / "fetched").read_bytes() == new
 
 
