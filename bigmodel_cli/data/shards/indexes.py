@@ -71,26 +71,40 @@ def _of_mds(folder: str, entry: Any, identity: str) -> Shard:
     place, size = _beside(folder, str(stored["basename"]), _whole(stored["bytes"]))
     hashes = tuple((str(k), str(v)) for k, v in (stored.get("hashes") or {}).items())
     known = next((f"{k} {v}" for k, v in hashes), f"{identity} {size}")
-    by = {"zstd": "zstd", "gz": "gz", "bz2": "bz2"}.get(str(packing or "").split(":")[0])
     return Shard(
         *(place, size, form, known, _whole(entry["samples"]), hashes),
-        packed_by=by if by is not None else str(packing or ""),
+        packed_by=str(packing or "").split(":")[0],
         unpacked=_whole(raw["bytes"]) if packing else 0,
     )
 
 
 def _of_litdata(folder: str, index: dict[str, Any], sha: str, name: str) -> list[Shard]:
     config = index["config"]
-    for option in ("compression", "encryption"):
-        if config.get(option):
-            raise DataError(f"{name}: {option} of litdata is not read; write the chunks without it")
+    packing = str(config.get("compression") or "").split(":")[0]
+    inside = packing and config.get("compression_level") in ("batch", "sample")
+    for option, is_given in (
+        ("encryption", config.get("encryption")),
+        ("compression inside of the chunks", inside or config.get("ipc_compression")),
+    ):
+        if is_given:
+            raise DataError(
+                f"{name}: {option} of litdata is not read; write them without it"
+                " (compression_level='chunk' is read)"
+            )
     kinds = tuple(map(str, config["data_format"]))
-    form = LitData(names_of(config["data_spec"], len(kinds), name), kinds)
+    loader = config.get("item_loader")  # older releases do not name it
+    bare = len(kinds) == 1 and kinds[0].startswith("no_header")
+    bare &= loader == "TokensLoader" if loader else _list(index, "chunks")[0].get("dim") is not None
+    form = LitData(names_of(config["data_spec"], len(kinds), name), kinds, bare)
     shards = []
     for number, entry in enumerate(_list(index, "chunks")):
         place, size = _beside(folder, str(entry["filename"]), None)
+        count = _whole(entry["chunk_size"])
+        # older releases count the samples alone, and not the head before them
+        most = _whole(entry["chunk_bytes"]) + 4 * (count + 2) if packing else 0
+        known = f"{sha} {number} {size}"
         shards.append(
-            Shard(place, size, form, f"{sha} {number} {size}", _whole(entry["chunk_size"]))
+            Shard(place, size, form, known, count, packed_by=packing, unpacked=most, exact=False)
         )
     return shards
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 Value = Any
 """A field of a sample: str, bytes, int, float, a list, an object of JSON, or an array."""
 PIECE = 1 << 20  # bytes
-MOST_SAMPLES = 1 << 31
-"""Most samples of one shard."""
+STREAMS = {"zstd": "zstd", "br": "brotli"}
+"""Compressions that pyarrow reads, and what it calls them."""
 
 
 class Records:
@@ -63,8 +64,8 @@ class Form:
         """
 
 
-def opened(path: Path, packed_by: str, name: str) -> Any:
-    """A file for reading, unpacked.
+def opened(path: Path, packed_by: str, name: str, unpacked: int = 0) -> Any:
+    """A file for reading, unpacked: `unpacked` bytes at most, where the packing needs to know it.
 
     Raises `DataError` where it cannot be opened, or the compression is not known.
     """
@@ -72,14 +73,19 @@ def opened(path: Path, packed_by: str, name: str) -> Any:
         if packed_by in ("", "gz", "bz2"):
             openers: dict[str, Any] = {"": open, "gz": gzip.open, "bz2": bz2.open}
             return openers[packed_by](path, "rb")
-        if packed_by == "zstd":
-            pyarrow = need("pyarrow", "parquet", f"{name}, packed by zstd,")
-            return pyarrow.input_stream(str(path), compression="zstd")
+        if packed_by in STREAMS or packed_by == "snappy":
+            pyarrow = need("pyarrow", "parquet", f"{name}, packed by {packed_by},")
+            if packed_by in STREAMS:
+                return pyarrow.input_stream(str(path), compression=STREAMS[packed_by])
+            found = pyarrow.decompress(path.read_bytes(), unpacked, "snappy", asbytes=True)
+            return io.BytesIO(found)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
-    raise DataError(f"{name}: packed by {packed_by}, and read are zstd, gz and bz2; write it so")
+    raise DataError(
+        f"{name}: packed by {packed_by}, and read are zstd, gz, bz2, br and snappy; write it so"
+    )
 
 
 def read_piece(file: Any, name: str, size: int = PIECE) -> bytes:

@@ -34,6 +34,8 @@ class Shard:
     hashes: tuple[tuple[str, str], ...] = ()
     packed_by: str = ""
     unpacked: int = 0
+    exact: bool = True
+    """Whether it has just as many bytes unpacked; else that many at most."""
     made_by: str = ""
     """The SHA-256 of the tokenizer beside packed shards."""
     version: str | None = None
@@ -117,11 +119,11 @@ class Shard:
 
     def _unpack(self, source: Path, file: io.FileIO) -> None:
         size = 0
-        with opened(source, self.packed_by, self.place) as unpacked:
+        with opened(source, self.packed_by, self.place, self.unpacked) as unpacked:
             while size <= self.unpacked and (piece := read_piece(unpacked, self.place)):
                 size += len(piece)
                 write(file, piece[: max(0, self.unpacked - size + len(piece))])
-        if size != self.unpacked:
+        if size > self.unpacked or (self.exact and size < self.unpacked):
             raise DataError(
                 f"{self.place}: unpacked it has not the {self.unpacked:,} bytes that its index"
                 " says; write the shards anew"

@@ -183,10 +183,10 @@ def _add(
     place: tuple[int, int],
     name: str,
 ) -> None:
-    """Add a file to its sample; hidden ones, and those without an ending, are passed over."""
+    """Add a file to its sample; those without an ending, or a name before it, are passed over."""
     folder, slash, file = member.rpartition("/")
     stem, dot, ending = file.partition(".")
-    if not dot or not stem or stem.startswith("__"):
+    if not dot or not stem:
         return
     key = f"{folder}{slash}{stem}"
     if not samples or samples[-1][0] != key:
