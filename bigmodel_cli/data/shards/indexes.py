@@ -118,7 +118,7 @@ def _whole(value: Any) -> int:
 def _beside(folder: str, file: str, size: int | None) -> tuple[str, int]:
     """(place, size) of a file that an index names; never outside the index's folder."""
     parts = PurePosixPath(file).parts
-    if not parts or ".." in parts or parts[0] == "/" or re.search(r"[\\\0:?#]", file):
+    if not parts or ".." in parts or parts[0] == "/" or re.search(r"[\\\0?#]", file):
         raise ValueError(f"the file {file!r} is not one beside it")
     if is_url(folder):
         place = joined(folder, file)

@@ -201,6 +201,11 @@ def test_who_comes_second_waits_for_the_first_who_may_fail(tmp_path: Path) -> No
     assert made == [1]
 
 
+def _linger(is_up: Any) -> None:
+    is_up.set()
+    time.sleep(60)
+
+
 def test_a_process_that_is_forked_holds_nothing_back(tmp_path: Path) -> None:
     """Loader workers begin while threads fetch: a lock that they inherit would last as they do."""
     cache, begun, go = ShardCache(LIMIT, tmp_path), threading.Event(), threading.Event()
@@ -213,9 +218,11 @@ def test_a_process_that_is_forked_holds_nothing_back(tmp_path: Path) -> None:
     thread = threading.Thread(target=cache.prepare, args=("a", 60_000, make))
     thread.start()
     assert begun.wait(10)
-    child = FORK.Process(target=time.sleep, args=(60,))
+    is_up = FORK.Event()
+    child = FORK.Process(target=_linger, args=(is_up,))
     child.start()
     try:
+        assert is_up.wait(30)
         go.set()
         thread.join(10)
         held = [os.readlink(f"/proc/{child.pid}/fd/{n}") for n in _descriptors(child.pid)]

@@ -11,11 +11,13 @@ import shutil
 import struct
 import tarfile
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bigmodel_cli.data.reading import lookup
 from bigmodel_cli.data.shards.cache import ShardCache
@@ -63,6 +65,52 @@ def test_litdata(tmp_path: Path) -> None:
         assert (row["n"], row["deep.x"], row["deep.flag"]) == (i - 3, i / 2, i % 2 == 0)
         assert row["tokens"].tolist() == EXPECTED["tokens"][i]
         assert row["img"].hex() == EXPECTED["png"][i]
+
+
+def ramp(i: int) -> Any:
+    """(5, 4, 3) the pixels that the fixtures' script counts up from `i`."""
+    return (np.arange(60, dtype=np.uint8) * 4 + i).reshape(5, 4, 3)
+
+
+def pixels(encoded: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(encoded)))
+
+
+def test_mds_of_all_kinds(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    jpegs = [bytes.fromhex(text) for text in json.loads((MADE / "jpegs.json").read_text())]
+    rows = samples(MADE / "mds_all", tmp_path)
+    assert len(rows) == 3
+    for i, row in enumerate(rows):
+        mode = ("RGB", "L", "RGBA")[i]
+        assert np.array_equal(
+            pixels(row["pil"]), np.asarray(Image.fromarray(ramp(i)).convert(mode))
+        )
+        assert np.array_equal(pixels(row["png"]), ramp(i))
+        grey = np.asarray(Image.fromarray(ramp(i)).convert("L"))
+        assert len(row["pils"]) == i
+        assert all(np.array_equal(pixels(image), grey) for image in row["pils"])
+        assert [pixels(image).tolist() for image in row["pngs"]] == [ramp(i).tolist()]
+        assert row["array"] == [jpegs[i]] * (i + 1)
+        assert row["jpegs"] == [row["jpeg"]] * 2  # encoded once more by its writer
+        assert abs(pixels(row["jpeg"]).astype(int) - pixels(jpegs[i])).max() < 20
+        assert (row["decimal"], row["float"]) == (Decimal("1.10") * i, i / 7)
+        numbers = [row[f"{kind}{bits}"] for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+        assert numbers == [i] * 8
+        assert [row[f"float{bits}"] for bits in (16, 32, 64)] == [float(i)] * 3
+
+
+def test_litdata_that_is_packed_or_has_one_leaf(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    for i, row in enumerate(samples(MADE / "lit_zstd", tmp_path)):
+        assert np.array_equal(pixels(row["pil"]), ramp(i))
+        assert row["one"].dtype == np.uint32
+        assert row["one"].tolist() == list(range(i + 2))
+        assert np.array_equal(row["two"], np.arange(6.0).reshape(2, 3) + i)
+        assert row["t"].tolist() == [[i / 2]] * 2
+    for name in ("lit_tokens", "lit_one"):
+        rows = samples(MADE / name, tmp_path)
+        assert [next(iter(row.values())).tolist() for row in rows] == EXPECTED["tokens"]
 
 
 def test_webdataset(tmp_path: Path) -> None:
@@ -216,7 +264,12 @@ INDEXES: dict[str, tuple[str, Callable[[Any], object], str]] = {
     ),
     "lit outside": ("lit", lambda x: x["chunks"][0].update(filename="../x"), "not one beside"),
     "lit spec": ("lit", lambda x: x["config"].update(data_spec="[1, []]"), "does not describe"),
-    "lit packed": ("lit", lambda x: x["config"].update(compression="zstd"), "is not read"),
+    "lit packed": (
+        "lit_zstd",
+        lambda x: x["config"].update(compression_level="batch"),
+        "inside of the chunks of litdata is not read",
+    ),
+    "lit bomb": ("lit_zstd", lambda x: x["chunks"][0].update(chunk_bytes=9), "unpacked"),
 }
 
 
