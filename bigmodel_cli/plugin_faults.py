@@ -44,6 +44,8 @@ def plugin_faults() -> Iterator[None]:
             if line := line_of(path, error):
                 what = f"{text}{line}: {type(error).__name__}: {error}".removesuffix(": ")
                 raise SpecError(f"{what} (in a plugin; --debug shows the traceback)") from error
+        if isinstance(error, SystemExit):  # the end of a command that has one of its objects
+            raise
         for text, path in files():
             if user := _user(path, error):
                 raise SpecError(

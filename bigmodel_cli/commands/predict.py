@@ -185,11 +185,13 @@ def predict(
     how = Decoding(**vars(decoding))
     if embed:
         refuse("--embed", {"--top": top, "--chat": chat, **dict.fromkeys(how.given()[:1], True)})
-    check_processes(processes, 0, {})
+    piped = checkpoint == "-"
+    check_processes(processes, 0, {"-": piped and processes is None})
     if processes is not None and processes > 1:
         if not inputs and sys.stdin.isatty():
             raise SpecError("--processes: give the inputs as arguments, or in a pipe or a file (<)")
-        start_processes(processes, 0, reads=not inputs)
+        source = str(resolve_checkpoint("-", with_inputs=True)) if piped else None
+        start_processes(processes, 0, source, reads=not inputs)
     path = resolve_checkpoint(checkpoint, with_inputs=True)
     word = "input" if inputs else "line"
     with several(device, tensors=False) as own, shared(peers()):

@@ -73,7 +73,7 @@ class AnyDataOptions(Options):
     test_data: ClassVar[str]
     """How test data is named on the command line, for messages."""
     paths: ClassVar[tuple[str, ...]] = ()
-    """The options that name files: the same content may be elsewhere when a run is resumed."""
+    """The options that name files (*: any name): their content may be elsewhere on a resume."""
     carried: ClassVar[tuple[str, ...]] = TOKENIZERS
     """What a finetuning takes from data of this type of its checkpoint, where its own leaves it
     out: those of `TOKENIZERS` whatever the type.
@@ -145,6 +145,8 @@ class Split:
     lengths: Ints | None = None
     answered: ClassVar[bool] = False
     """Whether each sample is a problem; its answers are where "loss_mask" is true."""
+    near: bool = False
+    """Whether the order keeps neighbours together: another would read all of them for a batch."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -152,6 +154,11 @@ class Split:
     def order(self, places: Ints, epoch: int, seed: int) -> Ints:
         """(B,) -> (B,)   the samples in these places of an epoch's order: a permutation of all."""
         return permute(places, len(self), (seed, epoch))
+
+    def coming(self, place: int, epoch: int, seed: int) -> None:
+        """What stands from this place of an epoch's order on is asked for next: a split may have it
+        fetched; a no-op for others.
+        """
 
     def to(self, device: torch.device) -> None:
         """Move the tensors of a resident split to the device; a no-op for others."""

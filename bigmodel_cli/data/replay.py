@@ -41,13 +41,15 @@ class Replay(Split):
     """All samples of a split, and after them as many of another as make up `share` of both.
 
     Where all samples are of one size each epoch takes others, else the same ones, since batches of
-    similar lengths need the lengths of all samples.
+    similar lengths need the lengths of all samples. Where either keeps together what lies together
+    (shards), both keep their own orders, and the items of the data before stand evenly among the
+    others.
     """
 
     def __init__(self, new: Split, before: Split, share: float) -> None:
         self.new, self.before = new, before
         self.more = max(1, round(len(new) * share / (1 - share)))
-        self.resident = new.resident and before.resident
+        self.resident, self.near = new.resident and before.resident, new.near or before.near
         self.lengths = None
         if new.lengths is not None and before.lengths is not None:
             added = before.lengths[self.taken(np.arange(self.more), 0)]
@@ -55,6 +57,28 @@ class Replay(Split):
 
     def __len__(self) -> int:
         return len(self.new) + self.more
+
+    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
+        if not self.near:
+            return super().order(places, epoch, seed)
+        earlier = self._earlier(places)
+        is_new = self._earlier(places + 1) == earlier
+        samples = len(self.new) + earlier
+        samples[is_new] = self.new.order((places - earlier)[is_new], epoch, seed)
+        return samples
+
+    def _earlier(self, places: Ints) -> Ints:
+        """(B,) -> (B,)   how many items of the data before stand before each place."""
+        total = len(self)  # products of 64 bits could overflow
+        return np.array([place * self.more // total for place in places.tolist()], np.int64)
+
+    def coming(self, place: int, epoch: int, seed: int) -> None:
+        if not self.near:
+            return
+        earlier = place * self.more // len(self)
+        self.new.coming(place - earlier, epoch, seed)
+        own, within = divmod(epoch * self.more + earlier, len(self.before))
+        self.before.coming(within, own, seed)
 
     def to(self, device: torch.device) -> None:
         self.new.to(device)
@@ -69,6 +93,17 @@ class Replay(Split):
         first = 0 if self.before.lengths is not None else epoch * self.more
         return permute((first + places) % len(self.before), len(self.before), ORDER)
 
+    def rows_before(self, places: Ints, epoch: int, seed: int) -> list[tuple[int, Ints, Ints]]:
+        """(its own epoch, which of the places, the samples there) of the data before."""
+        if not self.before.near:
+            return [(epoch, np.arange(len(places)), self.taken(places, epoch))]
+        epochs, within = np.divmod(epoch * self.more + places, len(self.before))
+        found = []
+        for own in np.unique(epochs).tolist():
+            chosen = np.flatnonzero(epochs == own)
+            found.append((own, chosen, self.before.order(within[chosen], own, seed)))
+        return found
+
     def redrawn(self) -> str | None:
         if self.before.lengths is None:
             return "data.replay takes other items in each epoch"
@@ -77,16 +112,19 @@ class Replay(Split):
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows of both, in the order asked for."""
         is_new = samples < len(self.new)
-        taken = self.taken(samples[~is_new] - len(self.new), epoch)
-        parts = [
-            split.tensors(chosen, epoch, seed, augment)
-            for split, chosen in ((self.new, samples[is_new]), (self.before, taken))
-            if len(chosen)
-        ]
+        parts, places = [], []
+        if is_new.any():
+            parts.append(self.new.tensors(samples[is_new], epoch, seed, augment))
+            places.append(np.flatnonzero(is_new))
+        others = np.flatnonzero(~is_new)
+        for own, chosen, rows in self.rows_before(samples[others] - len(self.new), epoch, seed):
+            if len(rows):
+                parts.append(self.before.tensors(rows, own, seed, augment))
+                places.append(others[chosen])
         _complete(parts)
-        order = np.argsort(np.concatenate((np.flatnonzero(is_new), np.flatnonzero(~is_new))))
-        rows = torch.from_numpy(order)
-        return {name: tensor[sent(rows, tensor.device)] for name, tensor in join(parts).items()}
+        order = np.argsort(np.concatenate(places))
+        back = torch.from_numpy(order)
+        return {name: tensor[sent(back, tensor.device)] for name, tensor in join(parts).items()}
 
 
 def _complete(parts: list[dict[str, Tensor]]) -> None:

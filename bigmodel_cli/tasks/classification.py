@@ -223,7 +223,7 @@ def class_weights(options: ClassificationOptions, info: DatasetInfo) -> tuple[fl
     if len(info.class_counts) != len(info.classes):
         raise SpecError(
             "task.class_weights: the training items of each class are not known; give {name:"
-            " weight}"
+            " weight}, or with data.type: image_shards set data.count_classes: true"
         )
     there = sum(count > 0 for count in info.class_counts)
     return tuple(sum(info.class_counts) / (there * max(1, count)) for count in info.class_counts)

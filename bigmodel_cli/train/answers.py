@@ -106,13 +106,16 @@ class Answered(Split):
 
     def __init__(self, own: Split, answers: Answers) -> None:
         self.own, self.answers = own, answers
-        self.resident, self.lengths = own.resident, own.lengths
+        self.resident, self.lengths, self.near = own.resident, own.lengths, own.near
 
     def __len__(self) -> int:
         return len(self.own)
 
     def order(self, places: Ints, epoch: int, seed: int) -> Ints:
         return self.own.order(places, epoch, seed)
+
+    def coming(self, place: int, epoch: int, seed: int) -> None:
+        self.own.coming(place, epoch, seed)
 
     def to(self, device: torch.device) -> None:
         self.own.to(device)

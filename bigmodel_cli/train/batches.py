@@ -22,7 +22,9 @@ from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.recipe import TrainOptions
 
 BLOCK = 1 << 14
-"""Entries of a permutation that are computed at once."""
+"""Entries of a permutation that are computed at once, since a few cost as much as many."""
+SEEK = 1 << 8
+"""The same for the first ones after a jump, which are waited for."""
 
 
 class MicroBatches(Protocol):
@@ -92,7 +94,7 @@ class BySamples:
     def __init__(self, split: Split, size: int, seed: int) -> None:
         self.split, self.size, self.seed = split, size, seed
         self.per_epoch = Fraction(len(split), size)
-        self.kept: tuple[tuple[int, int], Ints] = ((-1, -1), np.zeros(0, np.int64))
+        self.kept: tuple[int, int, Ints] = (-1, 0, np.zeros(0, np.int64))
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:
         return self.rows(range(k * self.size, (k + 1) * self.size))
@@ -103,10 +105,9 @@ class BySamples:
         pieces = []
         while first < numbers.stop:
             epoch, offset = divmod(first, n)
-            count = min(numbers.stop - first, n - offset, BLOCK - offset % BLOCK)
-            within = offset % BLOCK
-            samples = self.block(epoch, offset // BLOCK)[within : within + count]
-            pieces.append((samples, epoch))
+            self.split.coming(offset, epoch, self.seed)
+            count = min(numbers.stop - first, n - offset)
+            pieces.append((self.entries(epoch, offset, count), epoch))
             first += count
         batches = [self.split.batch(samples, epoch, self.seed, True) for samples, epoch in pieces]
         return batches[0] if len(batches) == 1 else join(batches)
@@ -126,13 +127,15 @@ class BySamples:
     def whole(self, count: int, among: World) -> bool:
         return count % among.size == 0
 
-    def block(self, epoch: int, number: int) -> Ints:
-        """A block of the epoch's permutation, cached, since a few entries cost as much."""
-        if self.kept[0] != (epoch, number):
-            n = len(self.split)
-            entries = np.arange(number * BLOCK, min(n, (number + 1) * BLOCK))
-            self.kept = ((epoch, number), self.split.order(entries, epoch, self.seed))
-        return self.kept[1]
+    def entries(self, epoch: int, first: int, count: int) -> Ints:
+        """(count,) the samples in the places from `first` on of an epoch's order."""
+        known, start, found = self.kept
+        if known != epoch or not start <= first <= first + count <= start + len(found):
+            is_near = known == epoch and start <= first < start + 2 * BLOCK
+            end = min(len(self.split), first + max(count, BLOCK if is_near else SEEK))
+            start, found = first, self.split.order(np.arange(first, end), epoch, self.seed)
+            self.kept = (epoch, start, found)
+        return found[first - start : first - start + count]
 
 
 class ByTokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ MAY_CHANGE = {
 """Options that a resumed run may change: they do not change what a step computes, except that a
 longer run stretches its schedule.
 """
+MICRO = "train.micro_batch_size"
+MICRO_CHANGES = "the batches are the same; results differ by batch normalisation alone"
 EXCLUSIVE = (
     *(("steps", "epochs"), ("steps", "minutes"), ("epochs", "minutes")),
     *(("validate_every", "validate_epochs"), ("average_last", "patience")),
@@ -90,9 +93,10 @@ def resumed_spec(
         for p in sorted(before.keys() | after.keys())
         if before.get(p) != after.get(p) and not _may_change(p)
     ]
-    moved = [
-        p for p in changed if any(f"{p}.".startswith(f"data.{name}.") for name in new.data.paths)
-    ]
+    if MICRO in changed and new.train.batch_tokens is None and not new.train.deterministic:
+        changed.remove(MICRO)
+        say(f"{MICRO}: {_side(before, MICRO)} -> {_side(after, MICRO)}: {MICRO_CHANGES}")
+    moved = [p for p in changed if any(fnmatchcase(f"{p}.", f"data.{n}.*") for n in new.data.paths)]
     changed = [p for p in changed if p not in moved]
     if changed:
         raise SpecError(_refusal(directory.path, changed, before, after, command))

@@ -8,6 +8,9 @@ from bigmodel_cli.data.shards.remote import PIECE, Again, Remote, add, same
 from bigmodel_cli.errors import DataError, MissingData
 from bigmodel_cli.packages import need
 
+VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified")
+"""What systems call a value that changes with the content, the better ones first."""
+
 
 def _system(url: str) -> Any:
     fsspec = need("fsspec", "cloud", f"data from {url.partition('://')[0]}://")
@@ -27,7 +30,7 @@ def look(url: str) -> Remote:
     except Exception as error:  # whatever a cloud's own library raises
         raise Again(f"{type(error).__name__}: {error}") from None
     size = info.get("size")
-    version = str(info.get("ETag") or info.get("etag") or info.get("mtime") or "") or None
+    version = next((str(info[name]) for name in VERSIONS if info.get(name)), None)
     return Remote(url, size if type(size) is int else None, version)
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.data.shards.raw_images import as_png
 from bigmodel_cli.data.shards.records import (
     Fields,
     Form,
@@ -22,6 +22,7 @@ from bigmodel_cli.data.shards.records import (
     Value,
     array_of,
     cannot_read,
+    is_among,
     text_of,
 )
 from bigmodel_cli.errors import DataError
@@ -29,6 +30,9 @@ from bigmodel_cli.errors import DataError
 TORCH = {0: "<f4", 1: "<f4", 2: "<f8", 3: "<f8", 8: "<f2", 9: "<f2", 11: "u1", 12: "i1"}
 TORCH |= {13: "<i2", 14: "<i2", 15: "<i4", 16: "<i4", 17: "<i8", 18: "<i8", 19: "?", 20: "<u2"}
 """Types of a tensor's numbers by litdata's numbers for them."""
+NUMPY = {0: "i1", 1: "<i2", 2: "<i4", 3: "<i8", 4: "u1", 5: "<u2", 6: "<u4", 7: "<u8"}
+NUMPY |= {8: "<f2", 9: "<f4", 10: "<f8"}
+"""The same of an array; what further numbers stand for depends on the release that wrote them."""
 IMAGES = {"jpeg", "bytes", "file", "image"}
 SCALARS = {"int": "<i8", "float": "<f8", "integer": "<i8"}
 MOST_AXES = 32
@@ -69,6 +73,12 @@ class LitData(Form):
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
+    bare: bool = False
+    """Whether samples are numbers alone, without their sizes before them."""
+    wanted: tuple[str, ...] = ()
+
+    def of_fields(self, names: tuple[str, ...]) -> Form:
+        return replace(self, wanted=names)
 
     def open(self, path: Path, name: str) -> Records:
         return _Samples(self, path, name)
@@ -81,20 +91,21 @@ class _Samples(OffsetRecords):
 
     def sample(self, number: int) -> Mapping[str, Value]:
         (data, where), form = self.content(number), self.form
-        if len(form.kinds) == 1 and form.kinds[0].startswith("no_header"):
+        if form.bare:
             code = _code(form.kinds[0], where)
             return {form.names[0]: array_of(data, code, None, where)}
         fields = Fields(data, where)
-        sizes = fields.sizes(len(form.kinds))
+        pieces = [fields.take(size) for size in fields.sizes(len(form.kinds))]
         return {
-            name: decoded(fields.take(size), kind, name, where)
-            for name, kind, size in zip(form.names, form.kinds, sizes, strict=True)
+            name: decoded(piece, kind, name, where) if is_among(name, form.wanted) else None
+            for name, kind, piece in zip(form.names, form.kinds, pieces, strict=True)
         }
 
 
 def _code(kind: str, where: str) -> str:
     number = kind.partition(":")[2]
-    code = TORCH.get(int(number)) if number.isdigit() and "tensor" in kind else None
+    table = TORCH if "tensor" in kind else NUMPY if "numpy" in kind else {}
+    code = table.get(int(number)) if number.isdigit() and len(number) < 4 else None
     if code is None:
         raise DataError(f"{where}: numbers of an unknown type ({kind}); write it anew")
     return code
@@ -111,14 +122,23 @@ def decoded(data: bytes, kind: str, field: str, where: str) -> Value:
         return bool(data[0])
     if plain in SCALARS:
         return array_of(data, SCALARS[plain], (1,), where)[0].item()
-    if plain == "no_header_tensor":
+    if plain == "pil":
+        return as_png(data, where)
+    if plain in ("no_header_tensor", "no_header_numpy"):
         return array_of(data, _code(kind, where), None, where)
     if plain == "tensor":
-        fields = Fields(data, where)
-        number, axes = struct.unpack(">II", fields.take(8))
-        if number not in TORCH or axes > MOST_AXES:
-            raise DataError(f"{where}: field {field!r} is not a tensor; write it anew")
-        shape = tuple(int(n) for n in np.frombuffer(fields.take(4 * axes), ">u4"))
-        size = math.prod(shape) * np.dtype(TORCH[number]).itemsize
-        return array_of(fields.take(size), TORCH[number], shape, where)
+        return _shaped(data, ">u4", TORCH, field, where)
+    if plain == "numpy":
+        return _shaped(data, "<u4", NUMPY, field, where)
     raise cannot_read(where, field, kind)
+
+
+def _shaped(data: bytes, head: str, table: Mapping[int, str], field: str, where: str) -> Value:
+    """An array behind its type, how many axes it has, and their lengths."""
+    fields = Fields(data, where)
+    number, axes = (int(n) for n in np.frombuffer(fields.take(8), head))
+    if number not in table or axes > MOST_AXES:
+        raise DataError(f"{where}: field {field!r} is not an array of known numbers; write it anew")
+    shape = tuple(int(n) for n in np.frombuffer(fields.take(4 * axes), head))
+    size = math.prod(shape) * np.dtype(table[number]).itemsize
+    return array_of(fields.take(size), table[number], shape, where)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bigmodel_cli.data.shards.raw_images import as_png
 from bigmodel_cli.data.shards.records import (
     Fields,
     Form,
@@ -23,6 +25,7 @@ from bigmodel_cli.data.shards.records import (
     Value,
     array_of,
     cannot_read,
+    is_among,
     text_of,
 )
 from bigmodel_cli.errors import DataError
@@ -40,6 +43,14 @@ KINDS = {8: "u1", 9: "i1", 16: "<u2", 17: "<i2", 18: "<f2", 32: "<u4", 33: "<i4"
 KINDS |= {64: "<u8", 65: "<i8", 66: "<f8"}
 """The types of an array's numbers by the byte that names them."""
 IMAGES = {"jpeg", "png", "webp", "bytes"}
+TEXTS: dict[str, Callable[[str], Any]] = {
+    "str_int": int,
+    "str_float": float,
+    "str_decimal": Decimal,
+}
+MOST_DIGITS = 400
+LISTS = {"jpeg_array": 0, "jpegarray": 0, "list[jpeg]": 4, "list[png]": 4, "list[pil]": 4}
+"""Kinds of lists of images, and the bytes before their count that mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,10 @@ class MDS(Form):
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     sizes: tuple[int | None, ...]
+    wanted: tuple[str, ...] = ()
+
+    def of_fields(self, names: tuple[str, ...]) -> Form:
+        return replace(self, wanted=names)
 
     def open(self, path: Path, name: str) -> Records:
         return _Samples(self, path, name)
@@ -64,9 +79,10 @@ class _Samples(OffsetRecords):
         fields = Fields(data, where)
         given = iter(fields.sizes(form.sizes.count(None)))
         sizes = [next(given) if size is None else size for size in form.sizes]
+        pieces = [fields.take(size) for size in sizes]
         return {
-            name: decoded(fields.take(size), kind, name, where)
-            for name, kind, size in zip(form.names, form.kinds, sizes, strict=True)
+            name: decoded(piece, kind, name, where) if is_among(name, form.wanted) else None
+            for name, kind, piece in zip(form.names, form.kinds, pieces, strict=True)
         }
 
 
@@ -80,14 +96,22 @@ def decoded(data: bytes, kind: str, field: str, where: str) -> Value:
         if kind in SCALARS:
             (value,) = np.frombuffer(data, SCALARS[kind])
             return value.item()
-        if kind in ("str_int", "str_float"):
-            return (int if kind == "str_int" else float)(text_of(data[:400], where))
+        if kind in TEXTS:
+            return TEXTS[kind](text_of(data[:MOST_DIGITS], where))
         if kind == "json":
             return json.loads(text_of(data, where))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise DataError(f"{where}: field {field!r} is not {kind}: {error}") from None
     if kind.split(":")[0] == "ndarray":
         return _array(data, kind, where)
+    if kind == "pil":
+        return as_png(data, where)
+    if kind in LISTS:
+        fields = Fields(data[LISTS[kind] :], where)
+        (count,) = fields.sizes(1)
+        inner = kind.removeprefix("list[").removesuffix("]")
+        pieces = [fields.take(size) for size in fields.sizes(count)]
+        return [as_png(piece, where) if inner == "pil" else piece for piece in pieces]
     raise cannot_read(where, field, kind)
 
 

@@ -7,21 +7,23 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
-from bigmodel_cli.config import Count, DatasetInfo, Options, Positive
+from bigmodel_cli.config import Count, DatasetInfo
 from bigmodel_cli.console import counted, quantity
-from bigmodel_cli.data.base import AnyDataOptions, Assets, DataSet, Say, Split
+from bigmodel_cli.data.base import Assets, DataSet, Say, Split
 from bigmodel_cli.data.expected import Expected
 from bigmodel_cli.data.holdout import needed
-from bigmodel_cli.data.shards.cache import DEFAULT, ShardCache
-from bigmodel_cli.data.shards.mixture import Pattern
+from bigmodel_cli.data.shards.cache import ShardCache
+from bigmodel_cli.data.shards.mixture import Mixture, Pattern
+from bigmodel_cli.data.shards.near import allot
 from bigmodel_cli.data.shards.packing import Job, Packable
-from bigmodel_cli.data.shards.records import Shard
+from bigmodel_cli.data.shards.places import InShardsOptions
+from bigmodel_cli.data.shards.shard import Shard
 from bigmodel_cli.data.shards.sources import find_shards, tokenizer_of
-from bigmodel_cli.data.shards.split import Form, Mixture, TokenRows
+from bigmodel_cli.data.shards.split import Form, TokenRows
 from bigmodel_cli.data.shards.texts import Reading, Tokens, tokens_of
 from bigmodel_cli.data.text.own_tokenizers import ByteTokenizer
 from bigmodel_cli.data.text.tokenizer import Tokenizer
@@ -30,23 +32,12 @@ from bigmodel_cli.data.text.tokenizer_fit import BytesOptions, Corpora, FileOpti
 from bigmodel_cli.data.trained_on import Hashes, as_hashes, hash_of
 from bigmodel_cli.errors import DataError, SpecError
 
-Places = Annotated[list[str], Field(min_length=1)]
 
-
-class SourceOptions(Options):
-    """A source of a mixture."""
-
-    files: Places = Field(description="paths, globs, folders or URLs")
-    weight: Positive = Field(description="how often it is taken, beside the others' weights")
-
-
-class ShardsOptions(AnyDataOptions):
+class ShardsOptions(InShardsOptions):
     """Shards of text or tokens, in folders or at URLs, read in place: MDS, litdata, WebDataset
     (.tar), Parquet, .jsonl (.gz, .zst), Megatron's .bin/.idx, and those of `bigmodel pack`.
     """
 
-    test_data: ClassVar[str] = "data.test=[FILE]"
-    paths = ("train", "val", "test")
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"type": "shards", "train": ["packed/train"], "context": 256}]
@@ -54,10 +45,6 @@ class ShardsOptions(AnyDataOptions):
     )
 
     type: Literal["shards"] = "shards"
-    train: list[str] = Field([], description="paths, globs, folders or URLs")
-    mix: list[SourceOptions] = Field([], description="sources with weights, instead of train")
-    val: list[str] = Field([], description="those of the validation split")
-    test: list[str] = Field([], description="those of the test split")
     field: str = Field("text", description="the field of the text, or of tokens; a.b for b in a")
     context: Count = Field(description="tokens that the model sees at once (T)")
     tokenizer: Annotated[BytesOptions | FileOptions, Field(discriminator="type")] | None = Field(
@@ -70,34 +57,6 @@ class ShardsOptions(AnyDataOptions):
     isolate: bool = Field(
         False, description="a token sees only its own document, where several stand in a row"
     )
-    mixed_shards: Count = Field(
-        8, description="shards whose rows are shuffled together; all of these must be at hand"
-    )
-    cache_bytes: Annotated[int, Field(gt=0, le=1 << 60)] = Field(
-        DEFAULT, description="most bytes of fetched or tokenized shards that are kept on the disk"
-    )
-    workers: Annotated[int, Field(ge=0, le=256)] = Field(0, description="processes that load")
-
-    @model_validator(mode="after")
-    def _one_training(self) -> ShardsOptions:
-        if bool(self.train) == bool(self.mix):
-            raise ValueError("give either train or mix")
-        return self
-
-    def splits(self, base: Path) -> tuple[str, ...]:
-        return ("train", *(name for name in ("val", "test") if self.sources()[name]))
-
-    def sources(self) -> dict[str, list[tuple[list[str], str]]]:
-        """(names, option) of each source of each split."""
-        mixed = [(s.files, f"data.mix.{i}.files") for i, s in enumerate(self.mix)]
-        return {
-            "train": mixed or [(self.train, "data.train")],
-            "val": [(self.val, "data.val")] if self.val else [],
-            "test": [(self.test, "data.test")] if self.test else [],
-        }
-
-    def loader_workers(self) -> int:
-        return self.workers
 
     def longest(self) -> int:
         return self.context
@@ -139,8 +98,7 @@ class ShardsOptions(AnyDataOptions):
             )
             for name, lists in found.items()
         }
-        weights = [source.weight for source in self.mix]
-        identity = [own, self.context, weights, self.mixed_shards]
+        identity = [own, self.context, self.weights(), self.mixed_shards]
         identity += [
             [n, [[s.identity for s in own] for own in lists]] for n, lists in found.items()
         ]
@@ -214,19 +172,18 @@ class ShardsOptions(AnyDataOptions):
     ) -> Split:
         """The split; what it holds and leaves out is said."""
         rows = [TokenRows(tokens, form, cache, name) for tokens in sources]
-        pattern = Pattern([s.weight for s in self.mix]) if len(rows) > 1 else None
+        allot(rows, cache)
+        pattern = Pattern(self.weights()) if len(rows) > 1 else None
         for index, (own, tokens) in enumerate(zip(rows, sources, strict=True)):
             total = sum(t.flat.count for t in tokens)
             left = f"; {own.left_out:,} tokens at the ends of shards are left out"
             share = "" if pattern is None else f", {pattern.fractions()[index]:.2%} of all rows"
-            what = (
-                name if pattern is None else f"{name}, source {index} ({self.mix[index].files[0]})"
-            )
             say(
-                f"{what}: {counted(len(tokens), 'shard')}, {total:,} tokens, {len(own):,} rows"
+                f"{self.called(name, index, len(rows))}: {counted(len(tokens), 'shard')},"
+                f" {total:,} tokens, {len(own):,} rows"
                 f"{share}{left if own.left_out and name == 'train' else ''}"
             )
-        if name == "train" and rows[0].prefetch.ahead:
+        if name == "train" and any(own.needed for own in rows):
             say(f"shards are kept in {cache.folder}, at most {quantity(cache.limit, 'B')}")
         return rows[0] if pattern is None else Mixture(rows, pattern)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bigmodel_cli.data.shards.sources import INDEX, PACKED
+from bigmodel_cli.data.shards.indexes import INDEX, PACKED
 from bigmodel_cli.data.shards.tokens import packed_head
 from bigmodel_cli.data.text.tokenizer_files import ASSET
 from bigmodel_cli.disk import replace_text, sync

@@ -1,23 +1,18 @@
-"""Shards and the samples in them, whatever the format."""
+"""The samples of shards, whatever the format."""
 
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
+import io
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigmodel_cli.data.shards.cache import ShardCache
-from bigmodel_cli.data.shards.fetching import fetch, is_url
-from bigmodel_cli.data.shards.remote import Remote
 from bigmodel_cli.errors import DataError
 from bigmodel_cli.packages import need
 
@@ -27,8 +22,8 @@ if TYPE_CHECKING:
 Value = Any
 """A field of a sample: str, bytes, int, float, a list, an object of JSON, or an array."""
 PIECE = 1 << 20  # bytes
-MOST_SAMPLES = 1 << 31
-"""Most samples of one shard."""
+STREAMS = {"zstd": "zstd", "br": "brotli"}
+"""Compressions that pyarrow reads, and what it calls them."""
 
 
 class Records:
@@ -56,7 +51,9 @@ class Form:
         return None
 
     def of_fields(self, names: tuple[str, ...]) -> Form:
-        """The same, of which only these fields are read, where that is less work."""
+        """The same, of which only these fields are read, where that is less work; others are there,
+        as None.
+        """
         return self
 
     @abstractmethod
@@ -67,72 +64,8 @@ class Form:
         """
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A file of samples: a path or URL, its bytes there, and what an index says of it.
-
-    `packed_by` is the compression of the whole file, whose `unpacked` bytes are then read.
-    """
-
-    place: str
-    size: int
-    form: Form
-    identity: str
-    """What it holds, as a hash or, where no index gives one, as its size and version."""
-    count: int | None = None
-    hashes: tuple[tuple[str, str], ...] = ()
-    packed_by: str = ""
-    unpacked: int = 0
-    made_by: str = ""
-    """The SHA-256 of the tokenizer beside packed shards."""
-
-    @property
-    def needs_cache(self) -> bool:
-        """Whether it must be fetched or unpacked before it can be read."""
-        return bool(self.packed_by) or is_url(self.place)
-
-    @property
-    def bytes_read(self) -> int:
-        """What it takes where it is read."""
-        return self.unpacked if self.packed_by else self.size
-
-    def path(self, cache: ShardCache) -> Path:
-        """Where it can be read: in place, or in the cache, to which it is fetched first."""
-        if not self.packed_by:
-            return self._stored(cache)
-        key = f"{self.place} {self.identity} unpacked"
-        while True:
-            found = cache.found(key)
-            if found is not None:
-                return found
-            source = self._stored(cache)
-            with contextlib.suppress(FileNotFoundError):  # removed from the cache meanwhile
-                return cache.get(key, self.unpacked, partial(self._unpack, source))
-
-    def _stored(self, cache: ShardCache) -> Path:
-        """The file as it is stored."""
-        if not is_url(self.place):
-            return Path(self.place)
-        return cache.get(f"{self.place} {self.identity}", self.size, self._fetch)
-
-    def _fetch(self, file: IO[bytes]) -> None:
-        fetch(Remote(self.place, self.size, None, self.hashes), file)
-
-    def _unpack(self, source: Path, file: IO[bytes]) -> None:
-        size = 0
-        with opened(source, self.packed_by, self.place) as unpacked:
-            while size <= self.unpacked and (piece := read_piece(unpacked, self.place)):
-                size += len(piece)
-                file.write(piece[: max(0, self.unpacked - size + len(piece))])
-        if size != self.unpacked:
-            raise DataError(
-                f"{self.place}: unpacked it has not the {self.unpacked:,} bytes that its index"
-                " says; write the shards anew"
-            )
-
-
-def opened(path: Path, packed_by: str, name: str) -> Any:
-    """A file for reading, unpacked.
+def opened(path: Path, packed_by: str, name: str, unpacked: int = 0) -> Any:
+    """A file for reading, unpacked: `unpacked` bytes at most, where the packing needs to know it.
 
     Raises `DataError` where it cannot be opened, or the compression is not known.
     """
@@ -140,14 +73,19 @@ def opened(path: Path, packed_by: str, name: str) -> Any:
         if packed_by in ("", "gz", "bz2"):
             openers: dict[str, Any] = {"": open, "gz": gzip.open, "bz2": bz2.open}
             return openers[packed_by](path, "rb")
-        if packed_by == "zstd":
-            pyarrow = need("pyarrow", "parquet", f"{name}, packed by zstd,")
-            return pyarrow.input_stream(str(path), compression="zstd")
+        if packed_by in STREAMS or packed_by == "snappy":
+            pyarrow = need("pyarrow", "parquet", f"{name}, packed by {packed_by},")
+            if packed_by in STREAMS:
+                return pyarrow.input_stream(str(path), compression=STREAMS[packed_by])
+            found = pyarrow.decompress(path.read_bytes(), unpacked, "snappy", asbytes=True)
+            return io.BytesIO(found)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
-    raise DataError(f"{name}: packed by {packed_by}, and read are zstd, gz and bz2; write it so")
+    raise DataError(
+        f"{name}: packed by {packed_by}, and read are zstd, gz, bz2, br and snappy; write it so"
+    )
 
 
 def read_piece(file: Any, name: str, size: int = PIECE) -> bytes:
@@ -235,9 +173,22 @@ class Fields:
         self.place += size
         return found
 
+    def rest(self) -> bytes:
+        """All bytes that are left."""
+        return self.take(len(self.data) - self.place)
+
     def sizes(self, count: int) -> list[int]:
         """The next numbers, uint32."""
         return [int(n) for n in np.frombuffer(self.take(4 * count), "<u4")]
+
+
+def is_among(name: str, wanted: tuple[str, ...]) -> bool:
+    """Whether a field is one of those that are asked for (() are all), or holds or is a part of
+    one.
+    """
+    return not wanted or any(
+        f"{w}.".startswith(f"{name}.") or f"{name}.".startswith(f"{w}.") for w in wanted
+    )
 
 
 def text_of(data: bytes, where: str) -> str:

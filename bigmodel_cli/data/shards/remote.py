@@ -22,11 +22,17 @@ class Remote:
 
 
 class Again(Exception):
-    """A fault that may pass."""
+    """A fault that may pass, `after` so many seconds where the server says it; `slow` where bytes
+    came, and too few of them.
+    """
+
+    def __init__(self, fault: str, after: float | None = None, slow: bool = False) -> None:
+        super().__init__(fault)
+        self.after, self.slow = after, slow
 
 
 class Changed(Exception):
-    """What follows is not of the file whose beginning came."""
+    """What comes is not of the file whose beginning came, or that was looked at before."""
 
 
 def same(version: str | None, versions: set[str]) -> None:
@@ -38,9 +44,13 @@ def same(version: str | None, versions: set[str]) -> None:
 
 
 def add(url: str, file: IO[bytes], piece: bytes, limit: int | None) -> None:
-    """Write a piece. Raises `DataError` where the file is longer than it may be."""
-    file.write(piece)
-    if limit is not None and file.tell() > limit:
+    """Write a piece. Raises `DataError`, and writes nothing, where the file would be longer than it
+    may be.
+    """
+    if limit is not None and file.tell() + len(piece) > limit:
         raise DataError(
             f"{url}: it has more than the {limit:,} bytes that it may have; write its index anew"
         )
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[file.write(rest) :]

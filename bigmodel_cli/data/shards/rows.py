@@ -121,18 +121,20 @@ class _Rows(Records):
     """Rows, one group of them in memory at a time."""
 
     def __init__(self, columns: tuple[str, ...], path: Path, name: str) -> None:
-        self.columns, self.path, self.name = columns, path, name
+        self.path, self.name = path, name
         with self.file() as file:
             meta = file.metadata
             self.starts, self.count = [], 0
             for group in range(meta.num_row_groups):
                 self.starts.append(self.count)
                 self.count += meta.row_group(group).num_rows
-            lacking = [c for c in columns if c.split(".")[0] not in file.schema_arrow.names]
+            names = file.schema_arrow.names
+            self.read = [c if c in names else c.split(".")[0] for c in columns]
+            lacking = [c for c, own in zip(columns, self.read, strict=True) if own not in names]
         if lacking:
             raise DataError(
                 f"{name}: it has no column {lacking[0]!r}; it has"
-                f" {', '.join(file.schema_arrow.names)}: name one (data.field, data.image,"
+                f" {', '.join(names)}: name one (data.field, data.image,"
                 " data.label)"
             )
         self.kept: tuple[int, list[dict[str, Any]]] = (-1, [])
@@ -164,10 +166,9 @@ class _Rows(Records):
         """The rows of a group."""
         if self.kept[0] != number:
             pyarrow = need("pyarrow", "parquet", "Parquet")
-            columns = [c.split(".")[0] for c in self.columns] or None
             with self.file() as file:
                 try:
-                    table = heeding(partial(file.read_row_group, number, columns=columns))
+                    table = heeding(partial(file.read_row_group, number, columns=self.read or None))
                     self.kept = (number, table.to_pylist())
                 except (pyarrow.ArrowException, OSError) as error:
                     raise DataError(

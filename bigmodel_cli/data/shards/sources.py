@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 
+from bigmodel_cli.console import say
+from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.files import expand, find_files, read_file
 from bigmodel_cli.data.hashes import content_hashes
 from bigmodel_cli.data.shards.elsewhere import listed
-from bigmodel_cli.data.shards.fetching import is_url, joined, look, read
-from bigmodel_cli.data.shards.litdata import LitData, names_of
-from bigmodel_cli.data.shards.mds import MDS
-from bigmodel_cli.data.shards.records import Form, Shard
+from bigmodel_cli.data.shards.fetching import is_url, joined, look, measured, read
+from bigmodel_cli.data.shards.indexes import INDEX, indexed
+from bigmodel_cli.data.shards.records import Form, read_range
+from bigmodel_cli.data.shards.remote import Remote
 from bigmodel_cli.data.shards.rows import JSONLines, Parquet, PlainText
+from bigmodel_cli.data.shards.shard import Shard, size_of
 from bigmodel_cli.data.shards.tar import Tar
-from bigmodel_cli.data.shards.tokens import megatron, packed
+from bigmodel_cli.data.shards.tokens import megatron
+from bigmodel_cli.data.shards.web import is_exact
 from bigmodel_cli.data.text.tokenizer import Tokenizer
 from bigmodel_cli.data.text.tokenizer_files import ASSET, read_tokenizer
 from bigmodel_cli.errors import DataError, MissingData
 
-INDEX = "index.json"
-PACKED = "bigmodel-shards"
 FORMS: dict[str, Form] = {
     ".jsonl": JSONLines(),
     ".jsonl.gz": JSONLines("gz"),
@@ -57,20 +59,17 @@ def _of_path(name: str, base: Path, option: str) -> list[Shard]:
     if path.name == INDEX:
         path = path.parent
     if (path / INDEX).is_file():
-        return _indexed(str(path), read_file(path / INDEX))
+        return indexed(str(path), read_file(path / INDEX))
     if path.name.endswith(".bin"):
         name = name.removesuffix(".bin") + ".idx"
     files = find_files([name], base, option, ENDINGS)
     own = [str(file) for file in files if not file.name.endswith(".idx")]
     hashes = content_hashes([Path(file) for file in own])
     shards = {
-        file: _plain(file, os.path.getsize(file), sha)
+        file: _plain(Remote(file, os.path.getsize(file)), sha)
         for file, sha in zip(own, hashes, strict=True)
     }
-    return [
-        shards[str(file)] if str(file) in shards else _megatron(str(file), read_file(file))
-        for file in files
-    ]
+    return [shards[str(file)] if str(file) in shards else _megatron_file(file) for file in files]
 
 
 def _of_url(name: str, option: str) -> list[Shard]:
@@ -79,8 +78,7 @@ def _of_url(name: str, option: str) -> list[Shard]:
     shards: list[Shard] = []
     for url in _expanded(name, option):
         if url.endswith((".idx", ".bin")):
-            index = url.removesuffix(".bin").removesuffix(".idx") + ".idx"
-            shards.append(_megatron(index, read(index)))
+            shards.append(_megatron_url(url.removesuffix(".bin").removesuffix(".idx")))
         elif _form(url) is not None:
             shards.append(_remote(url))
         else:
@@ -90,7 +88,7 @@ def _of_url(name: str, option: str) -> list[Shard]:
 
 def _of_folder(url: str, option: str) -> list[Shard]:
     try:
-        return _indexed(url, read(joined(url, INDEX)))
+        return indexed(url, read(joined(url, INDEX)))
     except MissingData:
         if url.startswith(("http:", "https:")):
             raise MissingData(
@@ -127,109 +125,57 @@ def _form(name: str) -> Form | None:
     return FORMS[max(fitting, key=len)] if fitting else None
 
 
-def _plain(place: str, size: int, identity: str) -> Shard:
-    form = _form(place)
+def _plain(seen: Remote, identity: str) -> Shard:
+    form = _form(seen.url)
     if form is None:
-        raise DataError(f"{place}: its name does not end in one of {', '.join(ENDINGS)}")
-    return Shard(place, size, form, identity)
+        raise DataError(f"{seen.url}: its name does not end in one of {', '.join(ENDINGS)}")
+    size = seen.size or 0
+    return Shard(seen.url, size, form, identity, hashes=seen.hashes, version=seen.version)
 
 
 def _remote(url: str) -> Shard:
+    seen = _looked(url)
+    known = seen.hashes[0][1] if seen.hashes else f"{url} {seen.size} {seen.version}"
+    return _plain(seen, known)
+
+
+def _looked(url: str) -> Remote:
+    """A file with its size, and what tells its content: its version, or where its server does not
+    say both of them, its hash, for which it is read through.
+    """
     seen = look(url)
-    if seen.size is None:
-        raise DataError(f"{url}: its server does not say its size; name another place")
-    return _plain(url, seen.size, f"{seen.size} {seen.version}")
+    if seen.size is not None and is_exact(seen.version):
+        return seen
+    _tell_reading(url[: url.index("/", url.index("://") + 3)])
+    if is_exact(seen.version):
+        size, sha = cached_json("shard-sizes", [url, seen.version], lambda: measured(url))
+    else:
+        size, sha = measured(url)
+    return Remote(url, size, seen.version, (("sha256", sha),))
 
 
-def _megatron(index: str, content: bytes) -> Shard:
-    place = index.removesuffix(".idx") + ".bin"
-    size = look(place).size if is_url(place) else _size(place)
-    if size is None:
-        raise DataError(f"{place}: its server does not say its size; name another place")
-    sha = hashlib.sha256(content).hexdigest()
-    return Shard(place, size, megatron(content, size, index), f"{sha} {size}")
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError as error:
-        raise MissingData(f"{path}: {error.strerror}; its index names it") from None
-
-
-def _indexed(folder: str, content: bytes) -> list[Shard]:
-    """The shards that an index.json lists."""
-    name = joined(folder, INDEX) if is_url(folder) else str(Path(folder) / INDEX)
-    try:
-        index = json.loads(content)
-        if not isinstance(index, dict):
-            raise ValueError("not an object")
-        sha = hashlib.sha256(content).hexdigest()
-        if index.get("format") == PACKED:
-            made_by = str(index["tokenizer"])
-            return [_of_packed(folder, e, made_by, name) for e in _list(index, "shards")]
-        if "shards" in index:
-            return [_of_mds(folder, e, f"{sha} {i}") for i, e in enumerate(_list(index, "shards"))]
-        if "chunks" in index:
-            return _of_litdata(folder, index, sha, name)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{name}: not an index of MDS, litdata or packed shards, or damaged ({error})"
-        ) from None
-    raise DataError(f"{name}: not an index of MDS, litdata or packed shards")
-
-
-def _list(index: dict[str, Any], key: str) -> Sequence[Any]:
-    found = index[key]
-    if not isinstance(found, list) or not found:
-        raise ValueError(f"{key} is not a list of some")
-    return found
-
-
-def _of_packed(folder: str, entry: Any, made_by: str, name: str) -> Shard:
-    form = packed(entry, name)
-    sha = str(entry["sha256"])
-    place, size = _beside(folder, str(entry["file"]), int(entry["bytes"]))
-    identity, hashes = f"sha256 {sha}", (("sha256", sha),)
-    return Shard(place, size, form, identity, hashes=hashes, made_by=made_by)
-
-
-def _of_mds(folder: str, entry: Any, identity: str) -> Shard:
-    if entry["format"] != "mds" or entry["version"] != 2:
-        raise ValueError(f"a shard of format {entry['format']!r}, version {entry['version']!r}")
-    columns = [tuple(entry[f"column_{part}"]) for part in ("names", "encodings", "sizes")]
-    if len({len(column) for column in columns}) != 1 or not columns[0]:
-        raise ValueError("columns that do not fit one another")
-    if any(s is not None and (type(s) is not int or s < 0) for s in columns[2]):
-        raise ValueError("sizes that are not numbers")
-    form = MDS(tuple(map(str, columns[0])), tuple(map(str, columns[1])), columns[2])
-    raw, packing = entry["raw_data"], entry.get("compression")
-    stored = entry["zip_data"] if packing else raw
-    place, size = _beside(folder, str(stored["basename"]), _whole(stored["bytes"]))
-    hashes = tuple((str(k), str(v)) for k, v in (stored.get("hashes") or {}).items())
-    known = next((f"{k} {v}" for k, v in hashes), f"{identity} {size}")
-    by = {"zstd": "zstd", "gz": "gz", "bz2": "bz2"}.get(str(packing or "").split(":")[0])
-    return Shard(
-        *(place, size, form, known, _whole(entry["samples"]), hashes),
-        packed_by=by if by is not None else str(packing or ""),
-        unpacked=_whole(raw["bytes"]) if packing else 0,
+@functools.cache
+def _tell_reading(host: str) -> None:
+    say(
+        f"{host} does not say how large its files are, or what changes with them: each is read"
+        " once, to know that"
     )
 
 
-def _of_litdata(folder: str, index: dict[str, Any], sha: str, name: str) -> list[Shard]:
-    config = index["config"]
-    for option in ("compression", "encryption"):
-        if config.get(option):
-            raise DataError(f"{name}: {option} of litdata is not read; write the chunks without it")
-    kinds = tuple(map(str, config["data_format"]))
-    form = LitData(names_of(config["data_spec"], len(kinds), name), kinds)
-    shards = []
-    for number, entry in enumerate(_list(index, "chunks")):
-        place, size = _beside(folder, str(entry["filename"]), None)
-        shards.append(
-            Shard(place, size, form, f"{sha} {number} {size}", _whole(entry["chunk_size"]))
-        )
-    return shards
+def _megatron_file(index: Path) -> Shard:
+    place = str(index).removesuffix(".idx") + ".bin"
+    size, (sha,) = size_of(place), content_hashes([index])
+    read_part = partial(read_range, index, str(index))
+    form = megatron(read_part, index.stat().st_size, size, str(index))
+    return Shard(place, size, form, f"{sha} {size}")
+
+
+def _megatron_url(stem: str) -> Shard:
+    place, index = f"{stem}.bin", f"{stem}.idx"
+    content, seen = read(index), _looked(place)
+    size, sha = seen.size or 0, hashlib.sha256(content).hexdigest()
+    form = megatron(lambda first, end: content[first:end], len(content), size, index)
+    return Shard(place, size, form, f"{sha} {size}", hashes=seen.hashes, version=seen.version)
 
 
 def tokenizer_of(shards: Iterable[Shard]) -> Tokenizer | None:
@@ -249,29 +195,3 @@ def tokenizer_of(shards: Iterable[Shard]) -> Tokenizer | None:
         first, other = list(found.values())[:2]
         raise DataError(f"{other}: not the tokenizer of {first}; pack both with one")
     return next((read_tokenizer(content, name) for content, name in found.items()), None)
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r} is not a size")
-    return value
-
-
-def _beside(folder: str, file: str, size: int | None) -> tuple[str, int]:
-    """(place, size) of a file that an index names; never outside the index's folder."""
-    parts = PurePosixPath(file).parts
-    if not parts or ".." in parts or parts[0] == "/" or re.search(r"[\\\0:?#]", file):
-        raise ValueError(f"the file {file!r} is not one beside it")
-    if is_url(folder):
-        place = joined(folder, file)
-        found = size if size is not None else look(place).size
-        if found is None:
-            raise DataError(f"{place}: its server does not say its size; name another place")
-        return place, found
-    place = str(Path(folder, *parts))
-    there = _size(place)
-    if size is not None and there != size:
-        raise DataError(
-            f"{place}: {there:,} bytes, and its index says {size:,}; fetch or write it again"
-        )
-    return place, there

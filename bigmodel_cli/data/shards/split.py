@@ -1,19 +1,16 @@
-"""Rows of tokens from shards, and mixtures of several sources of them."""
+"""Rows of tokens from shards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bigmodel_cli.config import PADDING
-from bigmodel_cli.data.base import Split
 from bigmodel_cli.data.order import Ints
 from bigmodel_cli.data.shards.cache import ShardCache
-from bigmodel_cli.data.shards.mixture import Pattern
 from bigmodel_cli.data.shards.near import InShards
 from bigmodel_cli.data.shards.texts import Tokens
 from bigmodel_cli.errors import DataError
@@ -51,13 +48,7 @@ class TokenRows(InShards):
                 f"the {name} split: no shard has more than {form.context} tokens, which"
                 " data.context needs for one row; make it smaller, or the shards larger"
             )
-        super().__init__(
-            rows,
-            [shard.size for shard in shards],
-            partial(_fetch, shards, cache),
-            cache,
-            form.mixed if name == "train" else None,
-        )
+        super().__init__(rows, shards, cache, form.mixed if name == "train" else None)
 
     def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
         """The rows, each read alone."""
@@ -68,11 +59,10 @@ class TokenRows(InShards):
 
     def take(self, samples: Ints) -> Any:
         """(B,) -> (B, T + 1) int64."""
-        numbers = np.searchsorted(self.ends, samples, "right")
+        numbers, within = self.shards_of(samples)
         width = self.form.context + 1
         rows, filled = np.full((len(samples), width), PADDING, np.int64), np.zeros_like(samples)
-        before = np.concatenate((np.zeros(1, np.int64), self.ends))[numbers]
-        firsts = (samples - before) * self.form.context
+        firsts = within * self.form.context
         for number in np.unique(numbers).tolist():
             shard, own = self.shards[number], np.flatnonzero(numbers == number)
             most = shard.flat.count
@@ -97,54 +87,3 @@ class TokenRows(InShards):
                 f" {self.form.vocab_size:,}; give the tokenizer that it was made with"
                 " (data.tokenizer), or data.vocab_size"
             )
-
-
-def _fetch(shards: Sequence[Tokens], cache: ShardCache, number: int) -> object:
-    return shards[number].path(cache)
-
-
-class Mixture(Split):
-    """Rows of several sources, each as often as its weight says, each in its own epochs.
-
-    Sample n of epoch e is place e * len + n of an endless stream: `Pattern` says of which source it
-    is and how many of that source came before it, and the source's own order which row that is.
-    """
-
-    def __init__(self, sources: Sequence[InShards], pattern: Pattern) -> None:
-        self.sources, self.pattern = sources, pattern
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def redrawn(self) -> str | None:
-        return "a mixture (data.mix) has other rows in each epoch"
-
-    def order(self, places: Ints, epoch: int, seed: int) -> Ints:
-        """As they are: each source has its own order."""
-        for number, _, samples in self.found(places, epoch, seed):
-            self.sources[number].foresee(samples)
-        return places
-
-    def found(self, places: Ints, epoch: int, seed: int) -> list[tuple[int, Ints, Ints]]:
-        """(source, which of the places are its, its rows there) of each source that has some."""
-        numbers, counts = self.pattern.at(epoch * len(self) + places)
-        pieces = []
-        for number in np.unique(numbers).tolist():
-            own, source = np.flatnonzero(numbers == number), self.sources[number]
-            epochs, within = np.divmod(counts[own], len(source))
-            samples = np.empty(len(own), np.int64)
-            for e in np.unique(epochs).tolist():
-                inside = epochs == e
-                samples[inside] = source.ordered(within[inside], int(e), seed)
-            pieces.append((number, own, samples))
-        return pieces
-
-    def tensors(self, samples: Ints, epoch: int, seed: int, augment: bool) -> dict[str, Tensor]:
-        """The rows in these places of the epoch."""
-        batch: dict[str, Tensor] = {}
-        for number, own, rows in self.found(samples, epoch, seed):
-            for name, values in self.sources[number].tensors(rows, epoch, seed, augment).items():
-                if name not in batch:
-                    batch[name] = values.new_empty((len(samples), *values.shape[1:]))
-                batch[name][torch.from_numpy(own)] = values
-        return batch

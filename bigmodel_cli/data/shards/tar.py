@@ -12,8 +12,16 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from bigmodel_cli.data.shards.records import Form, Records, Value, read_range, text_of
+from bigmodel_cli.data.shards.records import (
+    Form,
+    Records,
+    Value,
+    is_among,
+    read_ranges,
+    text_of,
+)
 from bigmodel_cli.errors import DataError
 
 TEXTS = {"txt", "text", "transcript"}
@@ -23,23 +31,35 @@ PICKLED = {"pyd", "pickle", "pkl", "pth", "ten", "tb", "mp", "msg", "npy", "npz"
 """Endings whose files may run code when they are read, or are of no kind that is used here."""
 BLOCK = 512
 KIND = slice(156, 157)
-NAMES = {tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE}
-"""Kinds of headers that give the next file's name."""
+NAMES = {tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE}
+"""Kinds of headers that say something of the next file that is used here."""
+ABOUT = NAMES | {tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE}
+"""Kinds of headers that are not files."""
+WITHOUT = {
+    *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
+    *(tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE),
+}
+"""Kinds behind whose headers nothing follows, whatever size they say."""
 MOST_NAME = 1 << 20
 """Most bytes of a long name or of extended headers."""
 
 
 @dataclass(frozen=True)
 class Tar(Form):
-    """The fields are the files' endings."""
+    """The fields are the files' endings; `wanted` are those that are used, () for all."""
+
+    wanted: tuple[str, ...] = ()
+
+    def of_fields(self, names: tuple[str, ...]) -> Tar:
+        return Tar(names)
 
     def open(self, path: Path, name: str) -> Records:
-        return _Samples(path, name)
+        return _Samples(self.wanted, path, name)
 
 
 class _Samples(Records):
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
+    def __init__(self, wanted: tuple[str, ...], path: Path, name: str) -> None:
+        self.wanted, self.path, self.name = wanted, path, name
         self.found = _members(path, name)
 
     def __len__(self) -> int:
@@ -48,11 +68,13 @@ class _Samples(Records):
     def sample(self, number: int) -> Mapping[str, Value]:
         key, files = self.found[number]
         where = f"{self.name}: {key}"
-        return {
-            ending: _decoded(read_range(self.path, self.name, start, end), ending, where)
-            for ending, (start, end) in files.items()
-            if ending.rpartition(".")[2] not in PICKLED
-        }
+        known = {e: place for e, place in files.items() if e.rpartition(".")[2] not in PICKLED}
+        wanted = [ending for ending in known if is_among(ending, self.wanted)]
+        found = read_ranges(self.path, self.name, [known[ending] for ending in wanted])
+        row: dict[str, Value] = dict.fromkeys(known)
+        for ending, data in zip(wanted, found, strict=True):
+            row[ending] = _decoded(data, ending, where)
+        return row
 
 
 def _decoded(data: bytes, ending: str, where: str) -> Value:
@@ -73,52 +95,86 @@ def _decoded(data: bytes, ending: str, where: str) -> Value:
 def _members(path: Path, name: str) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     """(name, the bytes of each file by its ending) of each sample.
 
-    Raises `DataError` for what is not a tar file, or is cut.
+    Raises `DataError` for what is not a tar file, is cut, or has files with holes left out.
     """
     samples: list[tuple[str, dict[str, tuple[int, int]]]] = []
     size, place = path.stat().st_size, 0
-    long_name: str | None = None
+    said: dict[str, str] = {}  # of the next file, by the headers before it
     with open(path, "rb") as file:
-        while place + BLOCK <= size:
+        while place < size:
             file.seek(place)
             head = file.read(BLOCK)
             if not head.strip(b"\0"):
                 break
-            try:
-                info = tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-            except tarfile.HeaderError as error:
-                raise DataError(
-                    f"{name}: not a plain tar file, or damaged, at byte {place:,} ({error});"
-                    " unpack a .tar.gz to .tar, or write it again"
-                ) from None
+            info = _header(head, name, place)
+            own = said if head[KIND] not in ABOUT else {}
+            length = _length(own, info, name)
             start = place + BLOCK
-            if info.size < 0 or start + info.size > size:
+            if start + length > size:
                 raise DataError(
-                    f"{name}: {info.name}: it ends before this file does; fetch it again"
+                    f"{name}: {own.get('path', info.name)}: it ends before this file does; fetch it"
+                    " again"
                 )
-            place = start + -(-info.size // BLOCK) * BLOCK
-            if head[KIND] in NAMES:
-                if info.size > MOST_NAME:
-                    raise DataError(f"{name}: a name of {info.size:,} bytes; write it anew")
-                long_name = _long_name(file.read(info.size), head[KIND]) or long_name
+            place = start + -(-length // BLOCK) * BLOCK
+            if head[KIND] in ABOUT:
+                if head[KIND] in NAMES:
+                    said |= _said(file, length, head[KIND], name)
                 continue
+            if head[KIND] == tarfile.GNUTYPE_SPARSE or any(
+                k.startswith("GNU.sparse") for k in said
+            ):
+                raise DataError(
+                    f"{name}: {own.get('path', info.name)}: a sparse file, whose holes are left"
+                    " out; write it without --sparse"
+                )
             if info.isreg():
-                _add(samples, long_name or info.name, (start, start + info.size), name)
-            long_name = None
+                _add(samples, own.get("path", info.name), (start, start + length), name)
+            said = {}
     if not samples:
         raise DataError(f"{name}: no sample in it; its files are named SAMPLE.ENDING")
     return samples
 
 
-def _long_name(data: bytes, kind: bytes) -> str | None:
-    """A name that a header has no room for: GNU's, or "path" of extended headers."""
+def _header(head: bytes, name: str, place: int) -> tarfile.TarInfo:
+    try:
+        return tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise DataError(
+            f"{name}: not a plain tar file, or damaged, at byte {place:,} ({error});"
+            " unpack a .tar.gz to .tar, or write it again"
+        ) from None
+
+
+def _length(said: Mapping[str, str], info: tarfile.TarInfo, name: str) -> int:
+    """The bytes of a file, which extended headers may say instead of its own."""
+    if info.type in WITHOUT:
+        return 0
+    text = said.get("size", "")
+    length = int(text) if text.isascii() and text.isdigit() else info.size
+    if (text and not text.isdigit()) or length < 0:
+        raise DataError(f"{name}: {info.name}: its size is {text or length}; write it again")
+    return length
+
+
+def _said(file: IO[bytes], size: int, kind: bytes, name: str) -> dict[str, str]:
+    """What a header says of the next file: GNU's long name, or the records of an extended one,
+    each its length in bytes, a key and a value.
+    """
+    if size > MOST_NAME:
+        raise DataError(f"{name}: a name of {size:,} bytes; write it anew")
+    data = file.read(size)
     if kind == tarfile.GNUTYPE_LONGNAME:
-        return data.rstrip(b"\0").decode("utf-8", "surrogateescape")
-    for line in data.split(b"\n"):
-        key, _, value = line.partition(b" ")[2].partition(b"=")
-        if key == b"path":
-            return value.decode("utf-8", "surrogateescape")
-    return None
+        return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
+    found = {}
+    while data.strip(b"\0"):
+        digits, _, _ = data.partition(b" ")
+        length = int(digits) if digits.isdigit() and len(digits) < 10 else 0
+        record, data = data[len(digits) + 1 : length], data[length:]
+        key, equals, value = record.partition(b"=")
+        if not equals or not value.endswith(b"\n"):
+            raise DataError(f"{name}: an extended header that is damaged; write it anew")
+        found[key.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "surrogateescape")
+    return found
 
 
 def _add(
@@ -127,10 +183,10 @@ def _add(
     place: tuple[int, int],
     name: str,
 ) -> None:
-    """Add a file to its sample; hidden ones, and those without an ending, are passed over."""
+    """Add a file to its sample; those without an ending, or a name before it, are passed over."""
     folder, slash, file = member.rpartition("/")
     stem, dot, ending = file.partition(".")
-    if not dot or not stem or stem.startswith("__"):
+    if not dot or not stem:
         return
     key = f"{folder}{slash}{stem}"
     if not samples or samples[-1][0] != key:

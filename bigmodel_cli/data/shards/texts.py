@@ -4,8 +4,11 @@ and kept in the cache of shards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import numpy as np
 
 from bigmodel_cli.data.cache import cached_json
 from bigmodel_cli.data.reading import checked_text, dotted, lookup
-from bigmodel_cli.data.shards.cache import ShardCache
-from bigmodel_cli.data.shards.records import Shard
+from bigmodel_cli.data.shards.cache import ShardCache, write
+from bigmodel_cli.data.shards.near import in_order
+from bigmodel_cli.data.shards.shard import Shard
 from bigmodel_cli.data.shards.tokens import Flat
 from bigmodel_cli.data.text.parts import token_dtype
 from bigmodel_cli.data.text.tokenizer import Tokenizer
@@ -54,7 +58,8 @@ class Reading:
         """The tokens of a shard, in pieces, whatever its form."""
         flat = shard.form.flat()
         if flat is None:
-            yield from self.documents(shard, shard.path(cache))
+            with shard.held(cache) as path:
+                yield from self.documents(shard, path)
             return
         tokens = Tokens(shard, flat)
         for first in range(0, flat.count, PIECE):
@@ -93,53 +98,64 @@ class Tokens:
 
     def take(self, cache: ShardCache, ranges: Sequence[tuple[int, int]]) -> list[Any]:
         """(last - first,) the tokens `first` to `last` of each range."""
-        while True:
-            try:
-                return self.flat.take(self.path(cache), self.shard.place, ranges)
-            except FileNotFoundError:  # removed from the cache meanwhile
-                if not self.shard.needs_cache and self.reading is None:
-                    raise DataError(f"{self.shard.place}: it was removed; put it back") from None
+        with self.held(cache) as path:
+            return self.flat.take(path, self.shard.place, ranges)
 
     @property
-    def size(self) -> int:
-        """The bytes that it takes in the cache, without what it is made from."""
-        cached = self.reading is not None or self.shard.needs_cache
-        return self.flat.count * np.dtype(self.flat.dtype).itemsize if cached else 0
-
-    def path(self, cache: ShardCache) -> Path:
-        """Where they are, made or fetched first."""
+    def kept(self) -> int:
+        """The bytes that it takes in the cache."""
         if self.reading is None:
-            return self.shard.path(cache)
-        key = _key(self.shard, self.reading)
-        while True:
-            found = cache.found(key)
-            if found is not None:
-                return found
-            source = self.shard.path(cache)
-            try:
-                return cache.get_content(key, lambda path=source: self._content(path))  # type: ignore[misc]
-            except FileNotFoundError:
-                if not self.shard.needs_cache:
-                    raise DataError(f"{self.shard.place}: it was removed; put it back") from None
+            return self.shard.kept
+        return self.flat.count * np.dtype(self.flat.dtype).itemsize
 
-    def _content(self, path: Path) -> bytes:
-        """The tokens of its texts. Raises `DataError` where they are not those of before."""
+    @property
+    def beside(self) -> int:
+        """The bytes that it takes besides, while it is made."""
+        return self.shard.beside + (0 if self.reading is None else self.shard.kept)
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+        return self.shard.key if self.reading is None else key_of(self.shard, self.reading)
+
+    @contextlib.contextmanager
+    def held(self, cache: ShardCache) -> Iterator[Path]:
+        """Where they are, meanwhile, made or fetched first."""
+        if self.reading is None:
+            with self.shard.held(cache) as path:
+                yield path
+            return
+        make = partial(self._make, cache)
+        with cache.held(self.key, self.kept + self.beside, make) as path:
+            yield path
+
+    def prepare(self, cache: ShardCache) -> None:
+        """Have them in the cache, where they need that."""
+        if self.reading is None:
+            self.shard.prepare(cache)
+        else:
+            cache.prepare(self.key, self.kept + self.beside, partial(self._make, cache))
+
+    def _make(self, cache: ShardCache, file: io.FileIO) -> None:
+        """Write the tokens of its texts. Raises `DataError` where they are not those of before."""
         assert self.reading is not None
-        data = tokenized(self.shard, self.reading, path, self.flat.dtype)[0]
-        if len(data) != self.flat.count * np.dtype(self.flat.dtype).itemsize:
+        count = 0
+        with self.shard.beside_another(cache) as path:
+            for tokens in tokenized(self.shard, self.reading, path, self.flat.dtype):
+                count += len(tokens)
+                if count <= self.flat.count:
+                    write(file, tokens.tobytes())
+        if count != self.flat.count:
             raise DataError(f"{self.shard.place}: it was changed; start again")
-        return data
 
 
-def tokenized(shard: Shard, reading: Reading, path: Path, dtype: str) -> tuple[bytes, int]:
-    """(the tokens, how many documents) of a shard of texts."""
-    most, pieces, count = np.iinfo(dtype).max, [], 0
-    for tokens in reading.documents(shard, path):
+def tokenized(shard: Shard, reading: Reading, path: Path, dtype: str) -> Iterator[Any]:
+    """The tokens of each document of a shard of texts."""
+    most = np.iinfo(dtype).max
+    for number, tokens in enumerate(reading.documents(shard, path)):
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) <= most:
-            raise DataError(f"{shard.place}: sample {count}: tokens below 0 or above {most:,}")
-        pieces.append(tokens.astype(dtype))
-        count += 1
-    return b"".join(piece.tobytes() for piece in pieces), count
+            raise DataError(f"{shard.place}: sample {number}: tokens below 0 or above {most:,}")
+        yield tokens.astype(dtype)
 
 
 def tokens_of(
@@ -151,32 +167,32 @@ def tokens_of(
         dtype = np.dtype(token_dtype(reading.tokenizer)).newbyteorder("<").str
     size = sum(shard.size for shard in shards if shard.form.flat() is None)
     found = []
+    coming = in_order(shards, cache)
     with progress("tokenizing shards", size, "B") as shown:
-        for shard in shards:
+        for number, shard in enumerate(shards):
             flat = shard.form.flat()
             if flat is not None:
                 found.append(Tokens(shard, flat))
                 continue
-            found.append(_counted(shard, reading, cache, dtype))
+            found.append(_counted(shard, reading, cache, dtype, partial(coming, number)))
             shown.add(shard.size)
     return found
 
 
-def _counted(shard: Shard, reading: Reading, cache: ShardCache, dtype: str) -> Tokens:
+def _counted(
+    shard: Shard, reading: Reading, cache: ShardCache, dtype: str, coming: Callable[[], None]
+) -> Tokens:
     def count() -> list[int]:
-        while True:
-            try:
-                data, documents = tokenized(shard, reading, shard.path(cache), dtype)
-                break
-            except FileNotFoundError:
-                if not shard.needs_cache:
-                    raise DataError(f"{shard.place}: it was removed; put it back") from None
-        cache.get_content(_key(shard, reading), lambda: data)
-        return [len(data) // np.dtype(dtype).itemsize, documents]
+        coming()
+        with shard.held(cache) as path:
+            pieces = list(tokenized(shard, reading, path, dtype))
+        cache.put(key_of(shard, reading), b"".join(piece.tobytes() for piece in pieces))
+        return [sum(map(len, pieces)), len(pieces)]
 
-    tokens, documents = cached_json("shard-texts", [_key(shard, reading), dtype], count)
+    tokens, documents = cached_json("shard-texts", [key_of(shard, reading), dtype], count)
     return Tokens(shard, replace(Flat(dtype, 0, 0), count=tokens), reading, documents)
 
 
-def _key(shard: Shard, reading: Reading) -> str:
+def key_of(shard: Shard, reading: Reading) -> str:
+    """The name of a shard's tokens in the cache."""
     return f"tokens {FORMAT} {shard.identity} {reading.key}"

@@ -14,7 +14,8 @@ from PIL import Image
 
 from bigmodel_cli.data import SOURCES, open_data
 from bigmodel_cli.data.base import DataSet
-from bigmodel_cli.errors import DataError
+from bigmodel_cli.errors import DataError, SpecError
+from bigmodel_cli.tasks.classification import ClassificationOptions, class_weights
 from tests.data.shards.serving import serving
 from tests.data.shards.test_shard_formats import MADE
 
@@ -41,10 +42,10 @@ def write_tar(path: Path, first: int, count: int) -> list[Any]:
     return found
 
 
-def opened(**options: Any) -> DataSet:
+def opened(said: list[str] | None = None, **options: Any) -> DataSet:
     values = {"type": "image_shards", "image": "png", "classes": 3, "size": 7, **options}
     checked = SOURCES["image_shards"].model_validate(values)
-    return open_data(checked, base=Path(), say=lambda _: None)
+    return open_data(checked, base=Path(), say=[].append if said is None else said.append)
 
 
 def test_the_pixels_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
@@ -80,6 +81,37 @@ def test_images_of_mds() -> None:
         opened(train=[folder], image="img", label="n", classes=9)
     with pytest.raises(DataError, match=r"'meta\.a' is not a number"):
         opened(train=[folder], image="img", label="meta.a", classes=9)
+
+
+def test_a_mixture_of_images_and_its_class_counts(tmp_path: Path) -> None:
+    """Each source in its own epochs, augmented anew in each; classes as often as they come."""
+    write_tar(tmp_path / "a/0.tar", 0, 9)  # three of each class
+    write_tar(tmp_path / "b/0.tar", 2, 1)  # class 2
+    mix = [{"files": [str(tmp_path / n)], "weight": w} for n, w in (("a", 2), ("b", 1))]
+    said: list[str] = []
+    data = opened(mix=mix, count_classes=True, said=said)
+    assert any("source 1" in line and "33.33% of all rows" in line for line in said)
+    assert data.info.class_counts == (2, 2, 6)  # of 10, two thirds from a
+    assert opened(mix=mix).info.class_counts == ()
+    split = data.split("train")
+    labels = [split.batch(np.arange(10), e, 3, False)["label"] for e in range(8)]
+    counts = np.bincount(torch.cat(labels), minlength=3)
+    assert counts.sum() == 80
+    assert abs(counts / 80 - np.array([2, 2, 5]) / 9).max() < 0.03
+    erasing = [{"type": "RandomErasing", "p": 1.0}]
+    augmented = opened(mix=mix, augment=erasing, normalize="none").split("train")
+    batch = augmented.batch(np.arange(10), 0, 3, True)
+    alone = batch["image"][batch["label"] == 2]
+    assert len(alone.flatten(1).unique(dim=0)) == len(alone)
+
+
+def test_balanced_classes_need_their_counts(tmp_path: Path) -> None:
+    write_tar(tmp_path / "in/0.tar", 0, 4)
+    options = ClassificationOptions.model_validate({"class_weights": "balanced"})
+    found = opened(train=[str(tmp_path / "in")], count_classes=True).info
+    assert class_weights(options, found) == pytest.approx((4 / 6, 4 / 3, 4 / 3))
+    with pytest.raises(SpecError, match=r"not known; .*data\.count_classes: true"):
+        class_weights(options, opened(train=[str(tmp_path / "in")]).info)
 
 
 @pytest.mark.parametrize(
