@@ -190,6 +190,10 @@ def predict(
     if processes is not None and processes > 1:
         if not inputs and sys.stdin.isatty():
             raise SpecError("--processes: give the inputs as arguments, or in a pipe or a file (<)")
+        if not inputs and piped:
+            raise SpecError(
+                "--processes: '-' and the inputs cannot both come on stdin; name the checkpoint"
+            )
         source = str(resolve_checkpoint("-", with_inputs=True)) if piped else None
         start_processes(processes, 0, source, reads=not inputs)
     path = resolve_checkpoint(checkpoint, with_inputs=True)
