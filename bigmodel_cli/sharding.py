@@ -3,8 +3,8 @@
 Beside distributed.py the one importer of torch.distributed: what is above works with plain tensors,
 the parts that this process keeps, and asks here for the whole of one. A group of weights (a block)
 is gathered for its pass alone, and its gradient is summed into the parts. Of n processes that share
-a weight, each keeps ceil(rows / n) rows, the last ones fewer, or none; a weight of fewer rows than n
-(of a few experts) is divided along a later axis that n divides.
+a weight, each keeps ceil(rows / n) rows, the last ones fewer, or none; of a weight of fewer rows
+(a few experts), a part of a later axis that n divides.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _part(like: Any, tensor: Tensor) -> Tensor:
     return tensor.narrow(axis, first, min(each, size - first))
 
 
-def put(target: Tensor, tensor: Tensor) -> None:
+def put(target: Any, tensor: Any) -> None:
     """Copy a tensor into a target of which this process may keep but a part."""
     if not is_part(target):
         target.copy_(tensor)
@@ -247,10 +247,7 @@ def put(target: Tensor, tensor: Tensor) -> None:
     if is_placed(target):
         put_share(target, tensor)
         return
-    own: Any = target
-    part: Any = tensor
-    given = part.to_local() if is_part(tensor) else _part(own, tensor)
-    own.to_local().copy_(given)
+    target.to_local().copy_(tensor.to_local() if is_part(tensor) else _part(target, tensor))
 
 
 def key(tensor: Tensor) -> tuple[Any, ...]:

@@ -248,7 +248,8 @@ def prepare(
             say_whole(model)
             sharding = TensorParallel(model, mesh.tensor, device)
         else:
-            sharding = Sharding(model, model.groups(), mesh, device)
+            # torchvision's ResNets have a number of that name
+            sharding = Sharding(model, type(model).groups(model), mesh, device)
         weights = sharding.weights(weights)
         sharding.spare = {name: tensor[:SPARE] for name, tensor in first().items()}
     state = TrainState(

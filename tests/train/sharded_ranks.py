@@ -62,12 +62,18 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
     objective = objective_of(spec, task, opened.data.info, {}, model, CPU)
     if saved is not None:
         state.restore(saved.model, saved.train, saved.state)
+    loaded = Loaded(out, spec, opened.data.info, task, model, CPU, opened.data.assets())
+    scores: list[dict[str, float]] = []
     found, options, most = [], spec.train, 0
     for micro_batches in loader.steps(state.batch, case["steps"]):
         lr = options.optimizer.lr * options.schedule.factor(state.step, 200)
         found.append(train_step(state, objective, options, micro_batches, CPU, lr))
         state.step += 1
         state.after_step()
+        if case.get("evaluate") and state.step in (2, case["steps"]):
+            with state.averaged():
+                judged = evaluate_split(loaded, opened.data.split("val"), None, None)
+            scores.append(values_of(task, judged.measures))
     loader.close()
     kept = [*state.kept.named().values(), *state.optimizer.state_dict().values()]
     most = stored([*kept, *state.ema.values()])
@@ -83,17 +89,11 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
     every = {name: whole(t).detach().clone().contiguous() for name, t in weights.items()}
     if distributed.world().first:
         save_file(every, out / f"{case['name']}.safetensors")
-    scores: dict[str, Any] = {}
-    if case.get("evaluate"):
-        loaded = Loaded(out, spec, opened.data.info, task, model, CPU, opened.data.assets())
-        with state.averaged():
-            judged = evaluate_split(loaded, opened.data.split("val"), None, None)
-        scores = {"metrics": values_of(task, judged.measures)}
     return {
         "losses": [r.loss for r in found],
         "norms": [r.norm for r in found],
         "bytes": [int(x) for x in distributed.gathered(torch.tensor(most))],
-        **scores,
+        "metrics": {f"{name} {i}": x for i, one in enumerate(scores) for name, x in one.items()},
     }
 
 

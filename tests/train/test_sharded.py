@@ -76,8 +76,7 @@ def compare(one: Case, other: Case, folders: tuple[Path, Path], name: str) -> No
     bound = 5000.0 if name in (*ROUNDED, "few, fp16") else 1.0
     assert other["losses"] == pytest.approx(one["losses"], abs=1e-6 * bound)
     assert other["norms"] == pytest.approx(one["norms"], rel=1e-5 * bound, abs=1e-6)
-    if "metrics" in one:
-        assert other["metrics"] == pytest.approx(one["metrics"], rel=1e-5 * bound)
+    assert other["metrics"] == pytest.approx(one["metrics"], rel=1e-5 * bound)
     own, weights = (load_file(folder / f"{name}.safetensors") for folder in folders)
     assert own.keys() == weights.keys()
     for key, values in weights.items():
