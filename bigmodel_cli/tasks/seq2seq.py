@@ -102,7 +102,12 @@ class Seq2SeqTask(TokenTask):
         return y
 
     def remedy(self, missing: list[str]) -> str:
-        """Recordings have labels, or units, where no tokenizer is given."""
+        """What makes recordings, or texts, pairs."""
+        if "source" in missing:
+            return (
+                "; pairs of texts are data.type: pairs or pair_table, of files in folders: shards"
+                " hold running text or images alone"
+            )
         return "; of recordings, give data.tokenizer, which makes tokens of their transcripts"
 
     def measures(self, answers: Answers, texts: Sequence[str] = ()) -> dict[str, Measure]:

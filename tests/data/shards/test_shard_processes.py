@@ -73,7 +73,7 @@ TRAIN = {
     "seed": 4,
     "validate_every": 1000,
     "checkpoint_every": EACH,
-    "timeout": 60,
+    "timeout": 300,
 }
 
 
