@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from bigmodel_cli.checkpoints.manifest import shard_of
 from bigmodel_cli.checkpoints.reading import read
 from bigmodel_cli.checkpoints.replacing import replace
 from bigmodel_cli.checkpoints.shards import Shard, shards, writers
+from bigmodel_cli.checkpoints.writing import entry_of, write_file
 from bigmodel_cli.console import quantity
 from bigmodel_cli.disk import draft_of, held, remove, remove_drafts, sync
 from bigmodel_cli.distributed import ALONE, told, world
@@ -152,34 +152,34 @@ class Save:
         if self._is_there(exchange):  # the same step again, after a resume
             return self.target
         try:
-            self._all_well(exchange(self._tried(self._begin)))
-            with held(self.draft) if self.among.first else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                self._all_well(exchange(self._tried(lambda: self._begin(stack))))
                 entries: dict[str, Any] = {}
                 failure = self._tried(lambda: entries.update(self._write_own()))
                 found = exchange({"failure": failure, "entries": entries})
                 self._all_well([one["failure"] for one in found])
                 every = {name: e for one in found for name, e in one["entries"].items()}
-                failure = self._tried(lambda: self._commit(every))
-            self._all_well(exchange(failure))
+                self._all_well(exchange(self._tried(lambda: self._commit(every))))
         except BaseException:  # also where the user will not wait
             if self.among.first:
                 remove(self.draft, ignore_errors=True)
             raise
         return self.target
 
-    def _begin(self) -> None:
+    def _begin(self, stack: contextlib.ExitStack) -> None:
         if self.among.first:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if self.name is not None:
                 remove_drafts(self.target)
             remove(self.draft, ignore_errors=True)
             self.draft.mkdir()
+            stack.enter_context(held(self.draft))
 
     def _write_own(self) -> dict[str, Any]:
         """Write this process's files; their manifest entries."""
-        entries = self._passed(lambda shard: _write(self.draft / shard.name, shard))
-        entries |= {name: _write(self.draft / name, [x]) for name, x in self.small.items()}
-        if not self.among.first:
+        entries = self._passed(lambda shard: write_file(self.draft / shard.name, shard))
+        entries |= {name: write_file(self.draft / name, [x]) for name, x in self.small.items()}
+        if entries and not self.among.first:
             sync(self.draft)
         return entries
 
@@ -198,7 +198,7 @@ class Save:
 
     def _commit(self, entries: dict[str, Any]) -> None:
         if self.among.first:
-            _write(self.draft / MANIFEST, [self._manifest(entries)])
+            write_file(self.draft / MANIFEST, [self._manifest(entries)])
             sync(self.draft)
             failpoint("checkpoint.rename")
             replace(self.draft, self.target, sync)
@@ -254,7 +254,7 @@ class Save:
         """Whether this very checkpoint is there already, byte for byte."""
         if not any(exchange(self.among.first and self._is_like_it())):
             return False
-        own = self._passed(lambda shard: _entry(shard, lambda _: None))
+        own = self._passed(lambda shard: entry_of(shard, lambda _: None))
         every = {name: entry for one in exchange(own) for name, entry in one.items()}
         return any(exchange(self.among.first and self._is_it(every)))
 
@@ -271,38 +271,9 @@ class Save:
     def _is_it(self, entries: dict[str, Any]) -> bool:
         """Whether the files are those of these entries."""
         with contextlib.suppress(OSError, BigmodelError):
-            small = {name: _entry([x], lambda _: None) for name, x in self.small.items()}
+            small = {name: entry_of([x], lambda _: None) for name, x in self.small.items()}
             manifest = self._manifest({**entries, **small})
             if read_file(self.target / MANIFEST, len(manifest), len(manifest)) == manifest:
                 read(self.target, train_state=True).verify()
                 return True
         return False
-
-
-def _entry(
-    content: Iterable[bytes | memoryview], write: Callable[[bytes | memoryview], object]
-) -> dict[str, Any]:
-    """Size and SHA-256 of a file's content, passing each piece to `write`."""
-    size, digest = 0, hashlib.sha256()
-    for piece in content:
-        write(piece)
-        digest.update(piece)
-        size += len(piece)
-    return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _write(path: Path, content: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a file, and return its manifest entry."""
-    failpoint("checkpoint.write")
-
-    def write(piece: bytes | memoryview) -> None:
-        failpoint("checkpoint.writing")
-        file.write(piece)
-
-    with open(path, "wb") as file:
-        entry = _entry(content, write)
-        file.flush()
-        failpoint("checkpoint.wrote")
-        os.fsync(file.fileno())
-    failpoint("checkpoint.synced")
-    return entry

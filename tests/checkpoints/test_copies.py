@@ -119,8 +119,9 @@ def test_several_files_have_an_index_that_is_no_asset(monkeypatch: pytest.Monkey
     place = Path("checkpoints")
     given = {name: torch.full((10, 10), float(n)) for n, name in enumerate("abcd")}
     given["tied"] = given["b"]
-    monkeypatch.setattr(shards, "SHARD_SIZE", 1000)
-    path = checkpoints.save(place, Contents(3, given, {}, {"step": 3}, state, info))
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "SHARD_SIZE", 1000)
+        path = checkpoints.save(place, Contents(3, given, {}, {"step": 3}, state, info))
     index = json.loads((path / "model.safetensors.index.json").read_text())
     assert index["metadata"] == {"total_size": 1600}
     assert index["weight_map"].keys() == set("abcd")
@@ -129,7 +130,6 @@ def test_several_files_have_an_index_that_is_no_asset(monkeypatch: pytest.Monkey
             assert torch.equal(stored.get_tensor(name), given[name])
     read = checkpoints.read(path, train_state=True)
     assert not read.assets
-    monkeypatch.undo()
     again = checkpoints.save(
         place, Contents(4, read.model.load(), {}, {"step": 4}, state, info, read.assets)
     )

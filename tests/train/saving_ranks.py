@@ -76,6 +76,7 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
         found["writers"][way] = dict(zip(save.sizes, save.writers, strict=True))
     saver = saved(place / "aside", "on", 0)
     kept = [*state.kept.named().values(), *state.optimizer.state_dict().values()]
+    kept += state.ema.values()
     torch._foreach_add_([tensor.detach() for tensor in kept], 1)  # as the next step does
     saver.wait()
     folder, nodes = place / "again", []

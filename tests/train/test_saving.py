@@ -56,7 +56,7 @@ def test_training_goes_on_and_nothing_is_said_to_be_there_before_it_is(
     """
     whole = cli("pretrain", decoder_spec, "--out", "whole", *sets("train.save_async=off"))
     goes_on, seen = threading.Event(), list[tuple[set[str], Any]]()
-    write, after = saving._write, TrainState.after_step
+    write, after = saving.write_file, TrainState.after_step
 
     def held_up(path: Path, content: Iterable[bytes]) -> dict[str, Any]:
         assert goes_on.wait(60), "training waits for the save"
@@ -69,7 +69,7 @@ def test_training_goes_on_and_nothing_is_said_to_be_there_before_it_is(
             seen.append((names, status(Path("run"))["last_checkpoint"]))
             goes_on.set()
 
-    monkeypatch.setattr(saving, "_write", held_up)
+    monkeypatch.setattr(saving, "write_file", held_up)
     monkeypatch.setattr(TrainState, "after_step", after_step)
     result = cli("pretrain", decoder_spec, "--out", "run", *ON)
     assert (result.status, seen) == (0, [(set(), None)]), result.err
@@ -136,8 +136,10 @@ def test_going_back_waits_for_the_checkpoint(
 @pytest.mark.parametrize(
     "point",
     [
-        *("write:9", "writing:40", "wrote:12", "synced:16"),
-        *("rename:2", "renamed:2", "marked:3", "prune:1"),
+        "writing:140",
+        "rename:2",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("write:9", "wrote:12", "synced:16")),
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("renamed:2", "marked:3", "prune:1")),
     ],
 )
 def test_killed_in_a_save_while_training_goes_on(
@@ -157,7 +159,9 @@ def test_killed_in_a_save_while_training_goes_on(
     assert listing(Path("run")) == listing(Path("whole"))
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_a_save_ends_with_two_checkpoints(
     name: str, code: int, decoder_spec: Path, cli: Cli, zygote: Zygote
 ) -> None:
@@ -177,7 +181,7 @@ def test_a_signal_in_a_save_ends_with_two_checkpoints(
     assert losses(Path("run")) == losses(Path("whole"))
 
 
-@pytest.mark.parametrize("point", ["wrote:EIO:9", "writing:ENOSPC:30", "rename:ENOSPC:2"])
+@pytest.mark.parametrize("point", ["wrote:EIO:9", "writing:ENOSPC:140"])
 def test_a_disk_that_fails_meanwhile_ends_the_run(
     point: str, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +229,7 @@ def test_another_error_waits_for_the_checkpoint_that_it_names(
     assert status(Path("run"))["last_checkpoint"] == "checkpoints/step-00000005"
 
 
-@pytest.mark.parametrize(("free", "waits"), [(1000, True), (1 << 40, False), (None, False)])
+@pytest.mark.parametrize(("free", "waits"), [(1000, True), (1 << 40, False)])
 def test_auto_looks_for_room_and_says_what_it_does(
     free: int | None, waits: bool, decoder_spec: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
