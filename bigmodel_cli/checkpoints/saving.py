@@ -101,8 +101,8 @@ class Save:
         plan = [(shard.name, list(shard.tensors), shard.tied) for shard in self.files]
         own = {n: contents.train[n].cpu().tolist() for n in sorted(contents.own)}
         draft, plan, own = told([str(self.draft), plan, own])
-        tensors = {MODEL: contents.model, TRAIN: dict(contents.train)}
-        tensors[TRAIN] |= {n: contents.train[n].cpu().new_tensor(v) for n, v in own.items()}
+        own = {n: contents.train[n].cpu().new_tensor(v) for n, v in own.items()}
+        tensors = {MODEL: contents.model, TRAIN: {**contents.train, **own}}
         self.draft = Path(draft)
         self.files = [
             Shard(name, {n: tensors[shard_of(name)[0]][n] for n in names}, tied)

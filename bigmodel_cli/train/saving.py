@@ -86,17 +86,15 @@ class Saver:
         are the same at every save. Raises `ResourceError`.
         """
         world, size = distributed.world(), contents.size()
-        divided = not world.alone and size >= DIVIDED and self._all_see()
         tensors = (*contents.model.values(), *contents.train.values())
-        together = divided or any(is_part(tensor) for tensor in tensors)
-        if world.first or together:
-            save = Save(self.folder, contents, name, together=together, divided=divided)
-        else:
-            save = None
-        goes_on = not now and self._may_go_on(size) and self._has_room(save, size)
-        if save is None:
-            return goes_on
-        if goes_on:
+        goes_on = not now and (self.option == "on" or (self.option == "auto" and size >= LARGE))
+        divided = not world.alone and size >= DIVIDED and self._all_see()
+        # so that every process knows when it is over
+        together = not world.alone and (divided or goes_on or any(map(is_part, tensors)))
+        if not (world.first or together):
+            return False
+        save = Save(self.folder, contents, name, together=together, divided=divided)
+        if goes_on and self._has_room(save, size):
             save.copy(self.copies, unchanging)
             found = self.saving = Saving(contents.step)
             found.thread = threading.Thread(
@@ -127,18 +125,14 @@ class Saver:
         thread = None if self.saving is None else self.saving.thread
         return thread is not None and not thread.is_alive()
 
-    def _may_go_on(self, size: int) -> bool:
-        """Whether training is to go on during a save of that many bytes."""
-        return self.option == "on" or (self.option == "auto" and size >= LARGE)
-
-    def _has_room(self, save: Save | None, size: int) -> bool:
+    def _has_room(self, save: Save, size: int) -> bool:
         """Whether every process has memory for the copy of what it writes; that is said."""
         has = True
-        if save is not None and self.option == "auto":
-            count = 1 if save.among.alone else distributed.neighbours()
+        if self.option == "auto":
+            count = distributed.neighbours() if len(set(save.writers)) > 1 else 1
             free = free_memory()
             has = free is None or count * self.copies.lacks(save.own) <= SHARE * free
-        has = all(distributed.gathered_values(has))
+        has = all(exchanged(save, has))
         how = (
             "written while training goes on"
             if has
