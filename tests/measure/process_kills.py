@@ -42,10 +42,10 @@ model:
   dim: 256
   blocks:
     - {{repeat: 2, mixer: {{type: attention, num_heads: 2}}, ffn: {{type: gelu, dropout: 0.1}}}}
-data: {{type: text, files: [text.txt], context: 32, tokenizer: {{type: characters}}}}
+data: {{type: text, files: [text.txt], context: 16, tokenizer: {{type: characters}}}}
 task: {{type: causal_lm}}
 train:
-  {{steps: {STEPS}, batch_size: 8, validate_every: 10, log_every: 1, precision: fp32, timeout: 10,
+  {{steps: {STEPS}, batch_size: 4, validate_every: 10, log_every: 1, precision: fp32, timeout: 60,
    save_async: on, optimizer: {{type: adamw, lr: 1e-3}}}}
 """
 LAST = f"checkpoints/step-{STEPS:08}"

@@ -5,7 +5,8 @@
 A decoder with AdamW in fp32, whose checkpoint has three numbers a weight, is trained on one thread
 and saved by turns in both ways, to a folder that should be on a disk. Printed are the bytes, the
 medians of how long each save held up the training (the first copy apart, for which memory is
-taken), their ratio, and a step's time with nothing else and while a save goes on.
+taken), in seconds and in those of a processor, the ratio, and a step's time with nothing else and
+while a save goes on.
 """
 
 from __future__ import annotations
@@ -76,11 +77,11 @@ class Training:
         return checkpoints.Contents(*head, self.spec.recorded(), self.info.to_json())
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
-    started = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds, and those of a processor, which other processes change less."""
+    started, busy = time.perf_counter(), time.thread_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.thread_time() - busy
 
 
 def main() -> None:
@@ -116,15 +117,16 @@ def main() -> None:
             savers["on"].wait()
             written.append(time.perf_counter() - started)
             training.step()
-    sync, stall = statistics.median(waiting), statistics.median(stalls[1:])
     print(f"{weights / 1e6:.0f} M weights, {size / 1e9:.2f} GB, {options.saves} saves of each kind")
-    print(f"training waits: {sync:.2f} s ({min(waiting):.2f} to {max(waiting):.2f})")
-    print(
-        f"training goes on: it stands still for {stall:.3f} s ({min(stalls[1:]):.3f} to"
-        f" {max(stalls[1:]):.3f}; the first {stalls[0]:.3f}), and the save takes"
-        f" {statistics.median(written):.2f} s beside it"
-    )
-    print(f"ratio {stall / sync:.1%}; of the first {stalls[0] / sync:.1%}")
+    for what, n in (("seconds", 0), ("seconds of processor time", 1)):
+        held, stood = [x[n] for x in waiting], [x[n] for x in stalls]
+        sync, stall = statistics.median(held), statistics.median(stood[1:])
+        print(
+            f"{what}: training waits {sync:.2f} ({min(held):.2f} to {max(held):.2f}); going on, it"
+            f" stands still for {stall:.3f} ({min(stood[1:]):.3f} to {max(stood[1:]):.3f}; first"
+            f" {stood[0]:.3f}): {stall / sync:.1%}"
+        )
+    print(f"a save beside the training takes {statistics.median(written):.2f} s")
     print(
         f"a step: {statistics.median(alone):.3f} s, and {statistics.median(beside):.3f} s while a"
         f" save goes on ({len(beside)} steps)"
