@@ -154,6 +154,13 @@ class TrainOptions(Options):
     checkpoint_every: Steps | None = Field(
         None, description="steps between checkpoints; as the validations when left out"
     )
+    save_async: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description=(
+            "write checkpoints while training goes on, from a copy in the host's memory; auto:"
+            " those of 64 MB and more, where there is room for the copy"
+        ),
+    )
     keep_last: Count = Field(2, description="newest checkpoints that are kept")
     keep_best: Count = Field(1, description="best checkpoints that are kept, by the task's metric")
     average_last: Count | None = Field(

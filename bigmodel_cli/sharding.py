@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bigmodel_cli.distributed import gathered, sum_, told, world
+from bigmodel_cli.distributed import gathered, gathered_by, sum_, world
 from bigmodel_cli.fsdp_record import forget_passes
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.roles import Weight
@@ -259,40 +259,37 @@ def key(tensor: Tensor) -> tuple[Any, ...]:
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
 
 
-_shown: list[dict[int, int]] = []  # the number of each tensor that the others wait to give
-
-
-@contextlib.contextmanager
-def shown(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Inside, the first process may ask for the `whole` of any of these tensors, in any order.
-
-    The others give it their parts, and come out when it is done.
-    """
-    parts = [tensor for tensor in tensors if is_part(tensor)]
-    if not parts:
-        yield
-        return
-    if not world().first:
-        while (number := told(None)) is not None:
-            whole(parts[number])
-        yield
-        return
-    _shown.append({id(tensor): number for number, tensor in enumerate(parts)})
-    try:
-        yield
-    finally:
-        _shown.pop()
-        told(None)
-
-
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, of which this process may have but a part; then all call it."""
     if not is_part(tensor):
         return tensor
-    if _shown:
-        told(_shown[-1][id(tensor)])
     if is_placed(tensor):
         return whole_of(tensor)
     part: Any = tensor
     found: Tensor = part.full_tensor()
     return found
+
+
+def whole_at(tensor: Tensor, rank: int) -> Tensor | None:
+    """All of a divided tensor in the process of that rank, None in others; all of them call it."""
+    found = None
+    part: Any = tensor
+    axes = () if is_placed(tensor) else part.placements
+    divided = [n for n, placement in enumerate(axes) if not placement.is_replicate()]
+    if not tensor.numel() or len(divided) != 1 or not _is_plain(axes[divided[0]]):
+        found = whole(tensor)  # all of them get it
+        return found if world().rank == rank else None
+    axis, among = axes[divided[0]].dim, part.device_mesh.get_group(divided[0])
+    each = math.ceil(tensor.shape[axis] / part.device_mesh.size(divided[0]))
+    local = part.to_local().detach()
+    padded = local.new_zeros([each if n == axis else size for n, size in enumerate(tensor.shape)])
+    padded.narrow(axis, 0, local.shape[axis]).copy_(local)
+    every = gathered_by(rank, padded, among)
+    return None if every is None else torch.cat(every, axis).narrow(axis, 0, tensor.shape[axis])
+
+
+def _is_plain(placement: Any) -> bool:
+    """Whether it divides an axis in order; one of an axis that is divided twice does not."""
+    from torch.distributed.tensor import Shard
+
+    return type(placement) is Shard

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from bigmodel_cli.bench.own_memory import free_memory
 from bigmodel_cli.bench.worker import Asked, Process, Subject
 from bigmodel_cli.console import say
+from bigmodel_cli.device import free_memory
 from bigmodel_cli.errors import DataError, ResourceError, SpecError, Unfit
 from bigmodel_cli.progress import progress
 

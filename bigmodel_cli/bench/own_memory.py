@@ -51,37 +51,6 @@ def _highest() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def free_memory(proc: Path = Path("/proc"), group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that a process can still take: what the machine has available, within the limits of its
-    control group and of `ulimit -d`; None where the system does not tell.
-    """
-    found = [_available(proc), _in_group(group)]
-    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    if soft != resource.RLIM_INFINITY:
-        found.append(soft)
-    known = [n for n in found if n is not None]
-    return min(known, default=None)
-
-
-def _available(proc: Path) -> int | None:
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", (proc / "meminfo").read_text(), re.M)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
-
-
-def _in_group(group: Path) -> int | None:
-    """What is left of the control group's limit, caches that can be dropped not counted."""
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        kept = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.M)
-    except (OSError, ValueError):  # no limit is "max"
-        return None
-    return max(0, limit - used + (int(kept[1]) if kept else 0))
-
-
 def limit_memory(room: int) -> None:
     """Let allocations fail beyond so many bytes more, rather than the system kill a process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)

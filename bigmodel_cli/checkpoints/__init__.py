@@ -2,14 +2,16 @@
 
 A checkpoint is a folder ``step-00002000`` with model.safetensors, train_state.safetensors (or
 numbered files, such as model-00001-of-00004.safetensors, where the tensors of a kind take more than
-2 GB), state.json, facts.json, spec.yaml, the assets of the data (tokenizer.json), trained_on.bin
+0.5 GB), state.json, facts.json, spec.yaml, the assets of the data (tokenizer.json), trained_on.bin
 (hashes of the items), and manifest.json, which names every file with its size and SHA-256 and every
 tensor with its shape and dtype. Tensors are written and read one after the other. It holds no
 absolute path, and reading it never runs code.
 """
 
 from bigmodel_cli.checkpoints.contents import Contents, step_name
+from bigmodel_cli.checkpoints.copies import Copies
 from bigmodel_cli.checkpoints.layers import Taken, TakenLayers
+from bigmodel_cli.checkpoints.marks import drop_after, mark, prune
 from bigmodel_cli.checkpoints.reading import (
     Checkpoint,
     find,
@@ -21,7 +23,7 @@ from bigmodel_cli.checkpoints.reading import (
 )
 from bigmodel_cli.checkpoints.replacing import tidy
 from bigmodel_cli.checkpoints.safe import can_list
-from bigmodel_cli.checkpoints.saving import drop_after, mark, prune, save
+from bigmodel_cli.checkpoints.saving import Save, save
 from bigmodel_cli.checkpoints.stored import (
     ChangedTensors,
     StoredTensors,
@@ -41,7 +43,9 @@ __all__ = [
     "ChangedTensors",
     "Checkpoint",
     "Contents",
+    "Copies",
     "LoadReport",
+    "Save",
     "StoredTensors",
     "Taken",
     "TakenLayers",

@@ -22,6 +22,8 @@ MODEL, TRAIN, STATE, FACTS, SPEC = (
     "spec.yaml",
 )
 MANIFEST = "manifest.json"
+INDEX = "model.safetensors.index.json"
+"""Which of several files a tensor is in, as Hugging Face writes it; we read the manifest."""
 KINDS = (MODEL, TRAIN)
 """Files of tensors: one of this name, or several numbered ones."""
 TIED = "tied_to"
@@ -38,7 +40,8 @@ def step_name(step: int) -> str:
 class Contents:
     """What a checkpoint is to hold.
 
-    `train` and `state` are what a resume needs beside the weights.
+    `train` and `state` are what a resume needs beside the weights. Tensors of `own` names are
+    others in each process that trains: the first one's are saved.
     """
 
     step: int
@@ -48,3 +51,8 @@ class Contents:
     spec: dict[str, Any]
     info: dict[str, Any]
     assets: dict[str, bytes] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
+
+    def size(self) -> int:
+        """Bytes of the tensors, about: those that are tied count each time."""
+        return sum(t.nbytes for kind in (self.model, self.train) for t in kind.values())

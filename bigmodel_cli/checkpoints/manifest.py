@@ -11,6 +11,7 @@ from typing import Any
 from bigmodel_cli.checkpoints.contents import (
     FACTS,
     FORMATS,
+    INDEX,
     KINDS,
     MANIFEST,
     MODEL,
@@ -34,7 +35,8 @@ MOST_FILES = 1000
 MOST_NAME = 100
 """Most bytes of a file's name."""
 MOST_SIZE = 2**53
-SIZES = {MODEL: MOST_SIZE, TRAIN: MOST_SIZE, STATE: MOST_JSON, FACTS: MOST_JSON, SPEC: MAX_RESOLVED}
+SIZES = {MODEL: MOST_SIZE, TRAIN: MOST_SIZE, STATE: MOST_JSON, FACTS: MOST_JSON, INDEX: MOST_JSON}
+SIZES[SPEC] = MAX_RESOLVED
 MOST_ASSET = 100_000_000
 """Most bytes of any other file, such as tokenizer.json (35 million for 256,000 tokens)."""
 MOST_ASSETS = 2 * MOST_ASSET

@@ -16,7 +16,14 @@ from typing import Any
 from bigmodel_cli.distributed.lines import connected
 from bigmodel_cli.distributed.neighbours import Neighbours, forget_groups
 from bigmodel_cli.distributed.peers import Peers
-from bigmodel_cli.distributed.tensors import from_first, gathered, gathered_bytes, most, sum_
+from bigmodel_cli.distributed.tensors import (
+    from_first,
+    gathered,
+    gathered_by,
+    gathered_bytes,
+    most,
+    sum_,
+)
 from bigmodel_cli.distributed.who import (
     ALONE,
     World,
@@ -42,6 +49,7 @@ __all__ = [
     "first_alone",
     "from_first",
     "gathered",
+    "gathered_by",
     "gathered_bytes",
     "gathered_values",
     "meet",
@@ -237,10 +245,13 @@ def told(value: Any) -> Any:
     return value if found is None else found.told(value)
 
 
-def gathered_values(value: Any) -> list[Any]:
-    """The value of each process, which JSON can hold, by rank, in all of them."""
+def gathered_values(value: Any, *, aside: bool = False) -> list[Any]:
+    """The value of each process, which JSON can hold, by rank, in all of them.
+
+    With `aside` the exchange is one of other threads, of which each process has one.
+    """
     found = peers()
-    return [value] if found is None else found.gathered(value)
+    return [value] if found is None else found.gathered(value, aside=aside)
 
 
 def wait_for_all() -> None:

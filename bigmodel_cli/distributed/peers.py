@@ -28,9 +28,12 @@ __all__ = ["AT_ONCE", "Fault", "Peers"]
 class Peers(Watching):
     """This process among the others: what its main thread says and asks."""
 
-    def gathered(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank, in each of them; a value is what JSON can hold."""
-        number = self._begin()
+    def gathered(self, value: Any, *, aside: bool = False) -> list[Any]:
+        """The values of all processes, by rank, in each of them; a value is what JSON can hold.
+
+        Exchanges `aside`, of a second thread of each process, have numbers of their own.
+        """
+        number = self._begin(aside)
         if not self.first:
             self._post(0, {"kind": "value", "number": number, "value": value})
             return list(self._answer(number))
@@ -119,7 +122,10 @@ class Peers(Watching):
         os.close(self.woken)
         os.close(self.waker)
 
-    def _begin(self) -> int:
+    def _begin(self, aside: bool = False) -> int:
+        if aside:
+            self.exchanges_aside -= 1
+            return self.exchanges_aside
         self.exchanges += 1
         return self.exchanges
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from bigmodel_cli.distributed.who import samples, samples_group, world
 from bigmodel_cli.lazy import Tensor, torch
@@ -94,3 +95,18 @@ def gathered(tensor: Tensor) -> list[Tensor]:
     found = [torch.empty_like(tensor) for _ in range(samples().size)]
     dist.all_gather(found, tensor.contiguous(), group=samples_group())
     return found
+
+
+def gathered_by(rank: int, tensor: Tensor, group: Any) -> list[Tensor] | None:
+    """In the process of that rank the tensor of each of its group, in order; None in others, of
+    which those of other groups exchange nothing. It is of one shape and dtype everywhere.
+    """
+    import torch.distributed as dist
+
+    ranks = dist.get_process_group_ranks(group)
+    if rank not in ranks:
+        return None
+    content = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not know all dtypes
+    found = [torch.empty_like(content) for _ in ranks] if world().rank == rank else None
+    dist.gather(content, found, rank, group)
+    return None if found is None else [x.view(tensor.dtype).view(tensor.shape) for x in found]

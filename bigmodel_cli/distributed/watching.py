@@ -47,6 +47,7 @@ class Watching:
         self.woken, self.waker = os.pipe()
         os.set_blocking(self.waker, False)
         self.exchanges = 0  # that the main thread began
+        self.exchanges_aside = 0  # minus those of a second thread
         self.values: dict[int, dict[int, Any]] = {}  # of each exchange, by rank; -1: the answer
         self.passed = 0  # gates
         self.at: dict[int, int] = {}  # those that each process had passed

@@ -72,6 +72,7 @@ _TARGETS = {
         "save_steps save_interval save_every checkpoint_interval save_freq checkpoint_freq"
         " ckpt_every save_interval_updates"
     ),
+    "train.save_async": "async_save async_checkpoint async_mode checkpoint_async",
     "train.keep_last": (
         "save_total_limit keep_checkpoints max_checkpoints keep_last_n keep_last_epochs"
     ),

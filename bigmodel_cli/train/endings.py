@@ -8,7 +8,6 @@ from pathlib import Path
 from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.device import autocast
 from bigmodel_cli.failpoints import failpoint
-from bigmodel_cli.sharding import shown
 from bigmodel_cli.train.run import Run
 from bigmodel_cli.train.signals import Interrupted
 from bigmodel_cli.train.statistics import BATCHES, recomputed_statistics
@@ -25,6 +24,8 @@ def impatient(run: Run) -> bool:
 
 def final_checkpoint(run: Run) -> Path:
     """The run's result: the last checkpoint, or that of train.patience or train.average_last."""
+    with run.signals.deferred():
+        run.all_saved()
     if run.options.patience is not None and run.validation is not None:
         if run.state.best is not None:
             best = checkpoints.find(run.directory.checkpoints / "best")
@@ -65,13 +66,11 @@ def average_as_last(run: Run) -> Path:
     with run.signals.deferred():
         if run.validation is not None:
             run.tell(metrics, averaged=len(newest))
-        path = run.directory.checkpoints / "average"
-        with shown([*contents.model.values(), *contents.train.values()]):
-            if distributed.world().first:
-                checkpoints.save(run.directory.checkpoints, contents, "average")
-        if distributed.world().first:
-            checkpoints.mark(run.directory.checkpoints, "last", path)
-    return path
+        folder = run.directory.checkpoints
+        run.saver.save(
+            contents, lambda path: checkpoints.mark(folder, "last", path), "average", now=True
+        )
+    return folder / "average"
 
 
 def show_result(run: Run) -> None:

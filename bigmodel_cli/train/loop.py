@@ -80,6 +80,8 @@ def fit(run: Run) -> Path:
             show_result(run)
     finally:
         run.loader.close()
+        with run.signals.deferred():
+            run.end_saving()
         run.observers.close()
     return path
 
@@ -96,10 +98,8 @@ def _train(run: Run) -> Path:
             raise  # nor here, and another process may have stopped before it came to its gates
         run.signals.stopping()
         _read(run, Stopwatch())
-        first = distributed.world().first
-        if first or run.state.sharding is not None:
-            run.save(waiting=False)
-        if not first:
+        run.save(waiting=False, now=True)
+        if not distributed.world().first:
             raise Stopped("stopped", stop.number) from None
         path = checkpoints.find(run.directory.path)
         message = f"stopped at {run.reached}; checkpoint {path}; to go on: {run.resume_command}"
@@ -162,11 +162,12 @@ def _between_steps(run: Run) -> bool:
     validating = bool(done) and run.validation is not None and due and str(done) not in state.scores
     metrics = run.validate() if validating else None
     with run.signals.deferred():
+        run.look_at_save()
         better = metrics is not None and run.note(metrics)
         over = impatient(run) or done >= run.total
         reached = over or (saving is not None and done % saving == 0)
         if better or (reached if done > run.started else validating):
-            run.save(better)
+            run.save(better, now=over)
     if not over:
         run.observers.between_steps(run)
     return over

@@ -19,6 +19,7 @@ def numerics_message(run: Run, result: StepResult) -> str:
     what = (
         f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
     )
+    run.saved()  # or the last checkpoint may not be there yet
     saved = any(run.directory.checkpoints.glob("step-*"))
     kept = (
         f"the last checkpoint is {checkpoints.find(run.directory.path)}"

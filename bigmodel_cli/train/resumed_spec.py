@@ -27,6 +27,7 @@ MAY_CHANGE = {
     "train.validate_epochs",
     "train.validation_batch",
     "train.checkpoint_every",
+    "train.save_async",
     "train.keep_last",
     "train.keep_best",
     "train.average_last",

@@ -45,6 +45,7 @@ def go_back(options: RewindOptions, run: Run, result: StepResult) -> None:
     Raises `NumericsError` where the run has no rewinds left.
     """
     state, folder = run.state, run.directory.checkpoints
+    run.all_saved()
     usual, step, batch = usual_loss(options, state), state.step + 1, state.batch
     what = f"step {step}: the loss is {result.loss:.4g}"
     if math.isfinite(result.loss):

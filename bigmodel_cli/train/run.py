@@ -6,24 +6,26 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.data import Split
+from bigmodel_cli.errors import ProcessError
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.rundir import RunDirectory
-from bigmodel_cli.sharding import shown
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.keeping import Keeping
 from bigmodel_cli.train.loader import BatchLoader
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.observers import Observer
+from bigmodel_cli.train.saving import Saver
 from bigmodel_cli.train.signals import Signals
-from bigmodel_cli.train.state import UNKNOWN, TrainState
+from bigmodel_cli.train.state import CPU, CUDA, UNKNOWN, TrainState
 from bigmodel_cli.train.step import queued_step
 
 
@@ -111,35 +113,78 @@ class Run:
             spec=self.loaded.spec.recorded(),
             info=self.loaded.info.to_json(),
             assets=self.loaded.assets,
+            own=frozenset(tensors) & {CPU, CUDA},
         )
 
-    def save(self, better: bool = False, *, waiting: bool = True) -> None:
-        """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec
-        does not keep.
+    @property
+    def _unchanging(self) -> frozenset[str]:
+        """Weights that the whole run leaves as they are, by name."""
+        if self.state.ema or self.options.unfreeze_every is not None:
+            return frozenset()
+        return frozenset(n for n, p in self.state.kept.named().items() if not p.requires_grad)
 
-        The first process does, and with `waiting` the others wait for it.
+    @cached_property
+    def saver(self) -> Saver:
+        """What saves the checkpoints."""
+        return Saver(self.options.save_async, self.directory.checkpoints, self.say)
+
+    def save(self, better: bool = False, *, waiting: bool = True, now: bool = False) -> None:
+        """Commit a checkpoint of this step, move `last` (and `best`), and prune those that the spec
+        does not keep; perhaps while training goes on, but for `now` (train.save_async).
+
+        Where it does not, the other processes wait for the first one, with `waiting`.
         """
-        state, folder = self.state, self.directory.checkpoints
+        self.saved()
+        state, folder, keeping = self.state, self.directory.checkpoints, self.keeping
         self.observers.on_checkpoint(state.step)
-        first = distributed.world().first
-        if first or state.sharding is not None:
-            contents = self.contents()
-            with shown([*contents.model.values(), *contents.train.values()]):
-                if first:
-                    checkpoints.save(folder, contents)
-        if not first:
-            self.directory.write_status("running", 0, "", state.step)
-            if waiting:
-                distributed.wait_for_all()
+        scores = dict(state.scores)
+
+        def commit(path: Path) -> None:
+            checkpoints.mark(folder, "last", path)
+            if better:
+                checkpoints.mark(folder, "best", path)
+            keeping.prune(folder, scores)
+
+        if self.saver.save(self.contents(), commit, now=now, unchanging=self._unchanging):
             return
-        path = folder / checkpoints.step_name(state.step)
-        checkpoints.mark(folder, "last", path)
-        if better:
-            checkpoints.mark(folder, "best", path)
-        self.keeping.prune(folder, state.scores)
-        self.directory.write_status("running", 0, "", state.step, path)
+        first = distributed.world().first
+        self._record(state.step, folder / checkpoints.step_name(state.step) if first else None)
         if waiting:
             distributed.wait_for_all()
+
+    def saved(self) -> None:
+        """Wait for a checkpoint that is being written. Raises `ResourceError` where it fails.
+
+        The others may come back before the first process has committed it: see `all_saved`.
+        """
+        if (found := self.saver.wait()) is not None:
+            self._record(found.step, found.path)
+
+    def all_saved(self) -> None:
+        """The same in all processes: from here on all find the same checkpoints."""
+        self.saved()
+        distributed.wait_for_all()
+
+    def look_at_save(self) -> None:
+        """Record a checkpoint that was written meanwhile. Raises `ResourceError` where that failed:
+        in the first process, as it does for all.
+        """
+        if distributed.world().first and self.saver.is_over:
+            self.saved()
+
+    def end_saving(self) -> None:
+        """Wait for a checkpoint that is being written, however the run ended: it has its error."""
+        try:
+            self.saved()
+        except ProcessError:
+            pass  # of which the run ends
+        except Exception as error:
+            self.say(f"warning: {error}")
+        self.saver.copies = checkpoints.Copies()
+
+    def _record(self, step: int, path: Path | None) -> None:
+        """Say in status.json that a checkpoint is there, in the process that committed it."""
+        self.directory.write_status("running", 0, "", step, path)
 
     def validate(self) -> dict[str, float]:
         """Metrics over the whole validation split, with averaged weights, if any."""

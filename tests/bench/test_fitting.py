@@ -13,10 +13,11 @@ import pytest
 
 from bigmodel_cli.bench import Request, bench, fitting
 from bigmodel_cli.bench.fitting import largest, search
-from bigmodel_cli.bench.own_memory import OwnMemory, free_memory
+from bigmodel_cli.bench.own_memory import OwnMemory
 from bigmodel_cli.bench.result import Block, Facts, Work
 from bigmodel_cli.bench.variants import split, variants
 from bigmodel_cli.bench.worker import Asked, Peaks
+from bigmodel_cli.device import free_memory
 from bigmodel_cli.errors import DataError, OutOfMemory, ResourceError, SpecError, Unfit
 from bigmodel_cli.overrides import Override
 

@@ -39,8 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_process_speaks_and_a_lost_one_is_replaced_to_the_bit(folder: Path) -> None:
-    """Each line once, one path on stdout; killed in a save and started again, the same weights."""
-    with started(folder, "pretrain", "spec.yaml", "--out", "whole", "--processes", "2") as run:
+    """Each line once, one path on stdout; killed in a save beside the training and started again,
+    the same weights.
+    """
+    aside = ["--set", "train.save_async=on"]
+    words = ["pretrain", "spec.yaml", "--out", "whole", "--processes", "2", *aside]
+    with started(folder, *words) as run:
         code, out, err = run.end()
     assert (code, out) == (0, "whole/checkpoints/step-00000040\n")
     lines = err.splitlines()
@@ -49,6 +53,7 @@ def test_one_process_speaks_and_a_lost_one_is_replaced_to_the_bit(folder: Path) 
     assert "model: " in (folder / "whole" / "rank-00001.log").read_text()
     assert status(folder, "whole")["state"] == "done"
     words = ["pretrain", "spec.yaml", "--out", "again", "--processes", "2", "--restarts", "4"]
+    words += aside
     with started(folder, *words, BIGMODEL_FAILPOINT="checkpoint.synced:kill:12") as run:
         code, out, err = run.end()
     assert code == 0, err

@@ -4,12 +4,13 @@ bit, as the run that nobody disturbed.
     python tests/measure/process_kills.py [--count 200] [--seed 0] [--processes 2] [--folder DIR]
 
 Each run loses one process: a random one, at a random step, or before the first; in every third run
-inside a save, as soon as the checkpoint's draft is seen. Half of the runs are those of `--processes
+inside a save, as soon as the checkpoint's draft is seen. The processes divide each checkpoint's
+files, and write them while training goes on. Half of the runs are those of `--processes
 N --restarts 3`, half torchrun's with `--max-restarts 3`. Compared are the last checkpoint's
 weights, optimizer and state, and the recorded loss of every step. With `--folder` a storm that was
-stopped goes on after its last run. Printed are the runs, the kills that found a save under way, and
-the goodput: the undisturbed run's time over the disturbed ones'. The status is 1 where a
-run differs.
+stopped goes on after its last run. Printed are the runs, the kills that left a save half done, and
+the goodput: the undisturbed run's time over the disturbed ones'. The status is 1 where a run
+differs.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ STEPS = 120
 SPEC = f"""\
 model:
   type: decoder
-  dim: 32
-  blocks: [{{mixer: {{type: attention, num_heads: 2}}, ffn: {{type: gelu, dropout: 0.1}}}}]
-data: {{type: text, files: [text.txt], context: 32, tokenizer: {{type: characters}}}}
+  dim: 256
+  blocks:
+    - {{repeat: 2, mixer: {{type: attention, num_heads: 2}}, ffn: {{type: gelu, dropout: 0.1}}}}
+data: {{type: text, files: [text.txt], context: 16, tokenizer: {{type: characters}}}}
 task: {{type: causal_lm}}
 train:
-  {{steps: {STEPS}, batch_size: 8, validate_every: 10, log_every: 1, precision: fp32, timeout: 10,
-   optimizer: {{type: adamw, lr: 1e-3}}}}
+  {{steps: {STEPS}, batch_size: 4, validate_every: 10, log_every: 1, precision: fp32, timeout: 60,
+   save_async: on, optimizer: {{type: adamw, lr: 1e-3}}}}
 """
 LAST = f"checkpoints/step-{STEPS:08}"
 MARK = "BIGMODEL_STORM"
@@ -107,15 +109,18 @@ def reached(run: Run, folder: Path, name: str, step: int) -> None:
         time.sleep(0.002)
 
 
-def saving(run: Run, folder: Path, name: str) -> bool:
-    """Wait until a checkpoint is being written, or the run has ended; whether one is."""
-    place = folder / name / "checkpoints"
-    while run.process.poll() is None:
-        with contextlib.suppress(OSError):
-            if any(entry.name.startswith(".draft-") for entry in place.iterdir()):
-                return True
-        time.sleep(0.0005)
+def half_done(folder: Path, name: str) -> bool:
+    """Whether a checkpoint is being written, or was."""
+    with contextlib.suppress(OSError):
+        names = os.listdir(folder / name / "checkpoints")
+        return any(entry.startswith(".draft-step-") for entry in names)
     return False
+
+
+def saving(run: Run, folder: Path, name: str) -> None:
+    """Wait until a checkpoint is being written, or the run has ended."""
+    while run.process.poll() is None and not half_done(folder, name):
+        time.sleep(0.0005)
 
 
 def disturbed(
@@ -136,11 +141,12 @@ def disturbed(
     else:
         time.sleep(chance.uniform(0, whole / 3))  # before the first step, mostly
     if inside:
-        inside = saving(run, folder, name)
+        saving(run, folder, name)
     pid = ranks[rank] if run.process.poll() is None else None
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    left = half_done(folder, name)
     code, seconds = run.end()
     same = code == 0
     if same:
@@ -155,7 +161,7 @@ def disturbed(
         "torchrun": torchrun,
         "rank": rank,
         "killed": pid is not None,
-        "inside": inside and pid is not None,
+        "inside": left and pid is not None,
         "code": code,
         "seconds": seconds,
         "same": same,

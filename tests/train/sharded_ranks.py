@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.sharding import shown, whole
+from bigmodel_cli.sharding import whole
 from bigmodel_cli.spec import from_dict
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.session import set_up
@@ -82,10 +82,9 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
         contents = checkpoints.Contents(
             state.step, weights, train, values, spec.recorded(), opened.data.info.to_json()
         )
-        with shown([*weights.values(), *train.values()]):
-            if distributed.world().first:
-                checkpoints.save(Path(case["save"]), contents)
-        distributed.wait_for_all()
+        together = not distributed.world().alone
+        save = checkpoints.Save(Path(case["save"]), contents, together=together, divided=together)
+        save.write(distributed.gathered_values)
     every = {name: whole(t).detach().clone().contiguous() for name, t in weights.items()}
     if distributed.world().first:
         save_file(every, out / f"{case['name']}.safetensors")
