@@ -16,7 +16,7 @@ from typing import Any
 from bigmodel_cli.distributed.lines import connected
 from bigmodel_cli.distributed.neighbours import Neighbours, forget_groups
 from bigmodel_cli.distributed.peers import Peers
-from bigmodel_cli.distributed.tensors import gathered, gathered_bytes, most, sum_
+from bigmodel_cli.distributed.tensors import gathered, gathered_bytes, in_buckets, most, sum_
 from bigmodel_cli.distributed.who import (
     ALONE,
     World,
@@ -43,6 +43,7 @@ __all__ = [
     "gathered",
     "gathered_bytes",
     "gathered_values",
+    "in_buckets",
     "meet",
     "most",
     "neighbours",
