@@ -54,7 +54,7 @@ class Paper:
     begins, up to its middle, and after it, gradients included; `most` is each kind's own. Beside
     all that stays, sums of whole gradients hold `summing` and the update `update`. `traffic` is
     what one process of several sends. With `ahead`, parts count a whole step before its passes, in
-    forward passes of their own.
+    forward passes of their own. `largest` are bytes of the largest weight that is in parts.
     """
 
     parts: dict[str, Counter[Call]] = field(default_factory=dict)
@@ -67,6 +67,7 @@ class Paper:
     summing: float = 0.0
     traffic: Traffic = field(default_factory=Traffic)
     ahead: bool = False
+    largest: float = 0.0
 
     @property
     def peaks(self) -> tuple[float, float, float]:
@@ -100,6 +101,7 @@ class Paper:
             max(self.summing, other.summing),
             self.traffic.plus(other.traffic, times),
             self.ahead,
+            max(self.largest, other.largest),
         )
 
 
@@ -225,6 +227,7 @@ def _step(
     found.update = max(updating.course, default=0)
     with rank.traffic.within("update"):
         found.summing = rank.sum_over_samples()
+    found.largest = rank.largest()
     return found
 
 

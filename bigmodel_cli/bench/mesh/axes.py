@@ -103,8 +103,11 @@ def axes_of(text: str) -> Axes:
 
 def divided_by(spec: Spec, axes: Axes) -> Spec:
     """The spec with these axes in `train.parallel`. Raises `SpecError` for one that training does
-    not have.
+    not have, and for another one that the spec has.
     """
+    for name, value in dict(spec.train.parallel).items():
+        if name not in NAMES and type(value) is int and value > 1:
+            raise SpecError(f"train.parallel.{name}: it is not planned on paper; set it to 1")
     given = {name: axes.size(name) for name in NAMES}
     if given["context"] == 1 and "context" not in SharingOptions.model_fields:
         del given["context"]

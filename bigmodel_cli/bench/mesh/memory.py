@@ -14,8 +14,9 @@ FULL = 0.95
 """The part of a device's memory that can be had."""
 MOMENTS = ("as the backward pass begins", "in the backward pass", "late in the backward pass")
 SUMMING, UPDATE = "in the sum of gradients", "in the update"
-BESIDE = "beside the update"
-"""The kind of what the update and the sum before it hold for themselves."""
+SAVING = "as a checkpoint is saved"
+BESIDE = "temporary"
+"""The kind of what these hold for themselves; a checkpoint, one weight at a time in whole."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def memory_of(paper: Paper, axes: Axes, passes: int, trees: int, room: float) ->
         moments[name] = {**still, GRADIENTS: own if passes == 1 else stays[GRADIENTS], **grown}
     moments[SUMMING] = {**stays, BESIDE: paper.summing}
     moments[UPDATE] = {**stays, BESIDE: paper.update}
+    moments[SAVING] = {**still, BESIDE: paper.largest}
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     most = {**stays, **{k: size for k, size in paper.most.items() if k != SUMS}}
-    most[BESIDE] = max(paper.summing, paper.update)
+    most[BESIDE] = max(paper.summing, paper.update, paper.largest)
     validation = 0.0
     if axes.shard > 1:
         validation = sum(still.values()) + axes.parts * stays[WEIGHTS]

@@ -117,3 +117,8 @@ class Rank:
             sent = ring_gather(count * size, count) if one_by_one else ring_sum(size, count)
             self.traffic.note(GRADIENTS, "replicate", sent)
         return max(sizes, default=0) * (1 + count * one_by_one)
+
+    def largest(self) -> int:
+        """Bytes of the largest weight of which this process keeps a part."""
+        parts = [w for w in self.weights if w.parts is not None]
+        return max((bytes_of(w.whole(w.tensor)) for w in parts), default=0)
