@@ -179,9 +179,12 @@ def _timer(device: torch.device) -> Any:
 
 
 def _is_composite(function: Any) -> bool:
-    """Whether it is made of other operations, whatever the device."""
-    composite = torch._C.DispatchKey.CompositeImplicitAutograd
-    return bool(function.has_kernel_for_dispatch_key(composite))
+    """Whether it is made of other operations, whatever the device: none has a kernel of its own, as
+    they have for the gradient of SiLU.
+    """
+    keys = torch._C.DispatchKey
+    own = any(function.has_kernel_for_dispatch_key(key) for key in (keys.CPU, keys.CUDA))
+    return not own and bool(function.has_kernel_for_dispatch_key(keys.CompositeImplicitAutograd))
 
 
 def _is_view(function: Any) -> bool:

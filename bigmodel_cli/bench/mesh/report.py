@@ -25,10 +25,9 @@ def of_process(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     memory = plan.memory
-    names = dict.fromkeys([*memory.most, *(n for n, size in memory.at_peak.items() if size)])
     rows = [
         [name, *(quantity(kind.get(name, 0.0), "B") for kind in (memory.most, memory.at_peak))]
-        for name in names
+        for name in memory.most
     ]
     rows.append([f"in all, {memory.moment}", "-", quantity(memory.peak, "B")])
     rows.append(["there is", "-", quantity(memory.room, "B")])
@@ -55,9 +54,8 @@ def write_csv(plan: Plan, path: Path) -> None:
     text, memory = io.StringIO(newline=""), plan.memory
     rows = csv.writer(text)
     rows.writerow(COLUMNS)
-    for name in dict.fromkeys([*memory.most, *memory.at_peak]):
-        peak = memory.at_peak.get(name, 0.0)
-        rows.writerow(["memory", name, "", memory.most.get(name, 0.0), peak, "", ""])
+    for name, most in memory.most.items():
+        rows.writerow(["memory", name, "", most, memory.at_peak.get(name, 0.0), "", ""])
     for e in plan.exchanges:
         rows.writerow(["exchange", e.kind, e.axis, e.bytes, "", e.calls, e.seconds])
     for name, seconds in plan.parts.items():

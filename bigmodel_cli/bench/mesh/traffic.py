@@ -120,7 +120,7 @@ class Exchange:
 
 
 def exchanges(traffic: Traffic, passes: int, ahead: bool = False) -> list[Exchange]:
-    """Of a step of so many micro-batches, the largest first; with `ahead` all pass once more before."""
+    """Of a step of so many micro-batches, the largest first; `ahead`: these pass twice forward."""
     found: dict[tuple[str, str], Exchange] = {}
     for way, size in traffic.bytes.items():
         if not way.part:  # of an update that only makes the optimizer's state
