@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigmodel_cli.assemble import kept_parts, outline
-from bigmodel_cli.bench.even import Even
+from bigmodel_cli.assemble import Outline, kept_parts, outline
+from bigmodel_cli.bench.even import Even, Untimed
 from bigmodel_cli.bench.mesh.axes import ALONE, Axes
 from bigmodel_cli.bench.mesh.rank import Rank
 from bigmodel_cli.bench.mesh.traffic import Traffic
@@ -118,14 +118,15 @@ def on_paper(
     rows: int,
     kind: str = CPU,
     axes: Axes = ALONE,
+    outlined: Outline | None = None,
 ) -> Paper:
     """A step of a spec on micro-batches of so many rows, for a `kind` of device; that of one
-    process of a mesh with these axes.
+    process of a mesh with these axes. The outline, where it is there, is used up.
 
     Raises `Unfit` for a network whose operations depend on its numbers in other ways, and
     `SpecError` for one that cannot be built, or divided so.
     """
-    outlined = outline(spec, info)
+    outlined = outlined or outline(spec, info)
     with pieces_as_on(kind):
         papers = [
             _of(spec, info, m, precision, memory_format, rows, axes) for m in outlined.measured
@@ -201,7 +202,7 @@ def _step(
     with following(kept) as alive:
         rank.begin(alive)
         with _noted(found, "forward", even):
-            with autocast(device, precision):
+            with autocast(device, precision, rank.holds_rounded):
                 loss, count = Objective(task, spec.train.loss_chunk)(model, batch)
             total, counting = loss, counting_steps(model, frozenset())
             found.ahead = bool(counting_ahead(counting))
@@ -250,7 +251,7 @@ def _moments(found: Paper, alive: Any, start: int) -> None:
 @contextlib.contextmanager
 def _noted(found: Paper, part: str, even: Even) -> Iterator[None]:
     """Inside, operations belong to this part, and so does what is sent."""
-    watching = watch(_Nothing, even.answers(), even.changes())
+    watching = watch(Untimed, even.answers(), even.changes(), even.really)
     with watching, found.traffic.within(part, found.traffic.kind):
         yield
     found.parts[part] = Counter(watching.done())
@@ -277,17 +278,6 @@ def _filled(model: Model) -> Model:
                 if tensor is not None:
                     tensors[name] = filled(tensor)
     return model
-
-
-class _Nothing:
-    """Takes no time."""
-
-    def end(self) -> None:
-        """Nothing was begun."""
-
-    def seconds(self) -> float:
-        """None."""
-        return 0.0
 
 
 def calls_of(paper: Paper, accumulate: int, parts: Sequence[str] = PARTS) -> Counter[Call]:

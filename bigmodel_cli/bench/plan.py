@@ -235,7 +235,14 @@ def _divided(name: str, found: Opened, cluster: Cluster, speeds: Speeds, axes: A
     samples = spec.train.rows(info.context) * spec.train.accumulate
     useful = flops_per_sample(training_flops, spec, info, outlined) * samples
     paper = on_paper(
-        spec, info, speeds.precision, speeds.memory_format, share.rows, speeds.kind, axes
+        spec,
+        info,
+        speeds.precision,
+        speeds.memory_format,
+        share.rows,
+        speeds.kind,
+        axes,
+        outlined,
     )
     trees = int(math.log2(share.passes)) if spec.train.deterministic else 0
     parts = speeds.parts(paper, share.passes)

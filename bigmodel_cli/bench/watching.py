@@ -86,12 +86,13 @@ def watch(
     timer: Callable[[], Any],
     answers: Mapping[str, Callable[..., Any]] | None = None,
     changes: Mapping[str, Callable[..., Sequence[Any]]] | None = None,
+    aside: Callable[..., Any] | None = None,
 ) -> Any:
     """A context which notes each operation, with a new `timer`; views and what allocates alone are
     only counted.
 
     `answers`, by operations' names, are called in the place of these operations, and `changes` make
-    other arguments of theirs.
+    other arguments of theirs. `aside` is asked for an operation first; NotImplemented is no answer.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -108,6 +109,8 @@ def watch(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             name = function._overloadpacket.__name__
+            if aside and (known := aside(function, args, kwargs)) is not NotImplemented:
+                return known
             if name in instead:
                 return instead[name](*args, **(kwargs or {}))
             if name in changed:

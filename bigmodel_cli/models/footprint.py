@@ -103,10 +103,14 @@ def following(known: list[Tensor], device: str | None = None) -> Any:
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            if function.namespace == "prim":  # what a tensor is asked, not computed
+                return function(*args, **(kwargs or {}))
             self.peak = self.now
             result = function(*args, **(kwargs or {}))
             for leaf in tree_leaves(result):
-                if isinstance(leaf, torch.Tensor) and device in (None, leaf.device.type):
+                if isinstance(leaf, torch.Tensor) and (
+                    device is None or leaf.device.type == device
+                ):
                     self.note(leaf)
             self.write(self.peak)
             return result

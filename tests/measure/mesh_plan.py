@@ -2,7 +2,7 @@
 
     python tests/measure/mesh_plan.py [--spec decoder ...] [--mesh shard=2 ...]
 
-Trains each of four small networks (tests/train/byte_cases.py) for three steps in one, two and four
+Trains each of four small networks (tests/train/byte_cases.py) for two steps in one, two and four
 processes over gloo, divided in each way, and prints of the last step what the plan says, what was
 measured, and the ratio. Weights, gradients, optimizer state and averages are the storages of this
 process's tensors; what is added at the peak, all storages that live after any operation; what is
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 
-from byte_cases import DIVISIONS, SPECS, compared
+from byte_cases import MESHES, SPECS, compared, divides
 
 BOUND = 0.10
 
@@ -28,14 +28,12 @@ BOUND = 0.10
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spec", nargs="+", default=list(SPECS), choices=list(SPECS))
-    parser.add_argument("--mesh", nargs="+", default=list(DIVISIONS), choices=list(DIVISIONS))
+    parser.add_argument("--mesh", nargs="+", default=list(MESHES), choices=list(MESHES))
     options = parser.parse_args()
+    every = [(name, mesh) for mesh in options.mesh for name in options.spec if divides(name, mesh)]
     ratios = []
-    for mesh in options.mesh:
-        names = [n for n in options.spec if not (n == "cnn" and "tensor" in mesh)]
-        with tempfile.TemporaryDirectory() as folder:
-            found = compared(names, DIVISIONS[mesh], Path(folder))
-        for name, rows in found.items():
+    with tempfile.TemporaryDirectory() as folder:
+        for (name, mesh), rows in compared(every, Path(folder)):
             for row in rows:
                 ratios.append(row.ratio)
                 print(

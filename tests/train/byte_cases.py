@@ -4,6 +4,7 @@ more, so that 10 % of something is not the rest of a small tensor.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from bigmodel_cli.spec import from_dict
 from bigmodel_cli.train.setup import open_run
 
 TRAIN = {
-    "batch_size": 16,
+    "batch_size": 8,
     "precision": "fp32",
     "memory_format": "contiguous",
     "compile": "off",
@@ -43,7 +44,7 @@ def text(model: dict[str, Any], **train: Any) -> dict[str, Any]:
 
 SPECS: dict[str, dict[str, Any]] = {
     "decoder": text(
-        {"dim": 256, "blocks": [{"repeat": 6, "mixer": MIXER, "ffn": "swiglu"}]},
+        {"dim": 256, "blocks": [{"repeat": 4, "mixer": MIXER, "ffn": "swiglu"}]},
         ema=0.99,
     ),
     "experts": text(
@@ -58,8 +59,8 @@ SPECS: dict[str, dict[str, Any]] = {
                 }
             ],
         },
-        batch_size=32,
-        micro_batch_size=4,
+        batch_size=16,
+        micro_batch_size=2,
     ),
     "encoder": {
         "model": {
@@ -86,10 +87,10 @@ SPECS: dict[str, dict[str, Any]] = {
         },
         "data": {"type": "digits"},
         "task": {"type": "classification"},
-        "train": {**TRAIN, "batch_size": 64, "optimizer": {"type": "sgd", "lr": 0.05}},
+        "train": {**TRAIN, "batch_size": 32, "optimizer": {"type": "sgd", "lr": 0.05}},
     },
 }
-DIVISIONS = {
+MESHES = {
     "one process": Axes(),
     "replicate=2": Axes(replicate=2),
     "shard=2": Axes(shard=2),
@@ -135,17 +136,31 @@ def foreseen(spec: dict[str, Any], axes: Axes) -> tuple[Memory, dict[str, float]
     return memory, sent
 
 
-def case(name: str, axes: Axes) -> dict[str, Any]:
+def divides(name: str, mesh: str) -> bool:
+    """Whether the network can be divided so: a CNN has no parts that say how."""
+    return not (name == "cnn" and MESHES[mesh].tensor > 1)
+
+
+def case(name: str, mesh: str) -> dict[str, Any]:
     """A training for `byte_ranks.py`."""
+    axes, spec = MESHES[mesh], SPECS[name]
     parallel = {"replicate": axes.replicate, "shard": axes.shard, "tensor": axes.tensor}
-    spec = SPECS[name]
-    return {"name": name, "spec": {**spec, "train": {**spec["train"], "parallel": parallel}}}
+    train = {**spec["train"], "parallel": parallel}
+    return {"name": f"{name} {mesh}", "spec": {**spec, "train": train}}
 
 
-def compared(names: list[str], axes: Axes, out: Path) -> dict[str, list[Row]]:
-    """Of each training what is foreseen and what a process has: the most of all processes."""
-    found = run([case(name, axes) for name in names], out, axes.count, "byte_ranks.py")
-    return {name: rows_of(SPECS[name], axes, found[name]) for name in names}
+def compared(
+    wanted: list[tuple[str, str]], out: Path
+) -> Iterator[tuple[tuple[str, str], list[Row]]]:
+    """Of each training and mesh what is foreseen, and what was measured in as many processes: the
+    most of all of them.
+    """
+    for count in sorted({MESHES[mesh].count for _, mesh in wanted}):
+        these = [(name, mesh) for name, mesh in wanted if MESHES[mesh].count == count]
+        cases = [case(name, mesh) for name, mesh in these]
+        measured = run(cases, out / str(count), count, "byte_ranks.py")
+        for (name, mesh), own in zip(these, cases, strict=True):
+            yield (name, mesh), rows_of(SPECS[name], MESHES[mesh], measured[own["name"]])
 
 
 def rows_of(spec: dict[str, Any], axes: Axes, measured: dict[str, Any]) -> list[Row]:

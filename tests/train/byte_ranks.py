@@ -28,7 +28,7 @@ from bigmodel_cli.train.setup import open_run, open_task
 from bigmodel_cli.train.step import train_step
 
 CPU = torch.device("cpu")
-STEPS = 3
+STEPS = 2
 sent: Counter[str] = Counter()
 inside = [False]
 
@@ -64,7 +64,7 @@ class Living(TorchDispatchMode):
 
     def now(self) -> int:
         """Bytes: storages may have been emptied, or filled again, since they were seen."""
-        alive = (ref() for ref in self.seen.values())
+        alive = [ref() for ref in self.seen.values()]
         return sum(storage.nbytes() for storage in alive if storage is not None)
 
     def __torch_dispatch__(
@@ -74,8 +74,9 @@ class Living(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 storage = local(leaf).untyped_storage()
-                if storage._cdata not in self.known:
-                    self.seen[storage._cdata] = weakref.ref(storage)
+                key = storage._cdata
+                if key not in self.known and key not in self.seen:
+                    self.seen[key] = weakref.ref(storage, lambda _, k=key: self.seen.pop(k, None))
         self.peak = max(self.peak, self.now())
         return result
 

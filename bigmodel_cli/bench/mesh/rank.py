@@ -23,6 +23,7 @@ from bigmodel_cli.models.footprint import ACTIVATIONS
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.roles import Weight, named_weights
 from bigmodel_cli.shares import Cut, Division, divide
+from bigmodel_cli.train.passes import holds_rounded
 
 LOSS = "logits and loss"
 """What is made after the model's forward pass, and before the backward pass."""
@@ -63,6 +64,11 @@ class Rank:
                 piece = PaperPiece(shape, share.axis, length, team.size, "tensor", self.traffic)
             found.append(replace(weight, tensor=tensor, parts=piece))
         return found
+
+    @property
+    def holds_rounded(self) -> bool:
+        """Whether its passes hold all weights once more, rounded."""
+        return holds_rounded(self.options, self.axes.shard > 1 or self.axes.tensor > 1)
 
     @property
     def tensors(self) -> list[Tensor]:
