@@ -14,7 +14,7 @@ from parallel_cases import run
 from bigmodel_cli.bench.clusters import CARDS
 from bigmodel_cli.bench.mesh.axes import Axes, divided_by
 from bigmodel_cli.bench.mesh.memory import Memory, memory_of
-from bigmodel_cli.bench.mesh.traffic import GRADIENTS, WEIGHTS, exchanges
+from bigmodel_cli.bench.mesh.traffic import GRADIENTS, UPDATES, WEIGHTS, exchanges
 from bigmodel_cli.bench.paper import on_paper
 from bigmodel_cli.bench.plan import Share
 from bigmodel_cli.lazy import load_torch
@@ -99,7 +99,12 @@ MESHES = {
     "replicate=2,shard=2": Axes(replicate=2, shard=2),
 }
 STAYING = ("weights", "gradients", "optimizer state", "averages")
-SENT = {"gathered": "weights gathered", "scattered": "gradients in parts", "summed": "sums"}
+SENT = {
+    "gathered": "weights gathered",
+    "scattered": "gradients in parts",
+    "summed": "sums",
+    "others": "others",
+}
 LEAST = 0.01
 """A part of all that a process keeps below which a difference is one of small tensors."""
 
@@ -129,8 +134,9 @@ def foreseen(spec: dict[str, Any], axes: Axes) -> tuple[Memory, dict[str, float]
     ahead = paper.ahead and max(share.passes, axes.count) > 1
     for exchange in exchanges(paper.traffic, share.passes, ahead):
         parts = exchange.axis == "shard"
-        scattered = "scattered" if parts and exchange.kind == GRADIENTS else "summed"
-        sent["gathered" if parts and exchange.kind == WEIGHTS else scattered] += exchange.bytes
+        kinds = {WEIGHTS: "gathered", GRADIENTS: "scattered", UPDATES: "gathered"}
+        others = {UPDATES: "others"}
+        sent[(kinds if parts else others).get(exchange.kind, "summed")] += exchange.bytes
     memory = memory_of(paper, axes, share.passes, 0, CARDS["h100"].memory)
     assert not options.deterministic
     return memory, sent

@@ -71,6 +71,8 @@ class Living(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
+        if function is torch.ops._c10d_functional.all_gather_into_tensor.default:  # a DTensor's
+            sent["gathered"] += (args[1] - 1) * size(args[0])
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 storage = local(leaf).untyped_storage()

@@ -39,7 +39,7 @@ class Axes:
 
     def size(self, axis: str) -> int:
         """Processes along an axis."""
-        return dict(asdict(self))[axis]
+        return int(asdict(self)[axis])
 
     @property
     def parts(self) -> int:

@@ -267,13 +267,13 @@ class Gathering:
         self.summed = sum(s.gathered for s in trained)
         self.alive.hold(WAITING, self.summed)
         for shard in trained:
-            shard.parameter.grad = None
+            shard.local.grad = torch.empty_like(shard.local)
+            self.alive.move(shard.local.grad, SUMS)
         self.alive.write(self.alive.now)
+        for shard in trained:  # which lived until the sums were there
+            shard.parameter.grad = None
         self.traffic.note(GRADIENTS, "shard", ring_gather(self.summed, self.axes.parts))
         if self.axes.copies > 1:
             own = self.summed / self.axes.parts
             self.traffic.note(GRADIENTS, "replicate", ring_sum(own, self.axes.copies))
-        for shard in trained:
-            shard.local.grad = torch.empty_like(shard.local)
-            self.alive.move(shard.local.grad, SUMS)
         group.passed = True

@@ -90,11 +90,11 @@ def memory_of(paper: Paper, axes: Axes, passes: int, trees: int, room: float) ->
     moments[SUMMING] = {**stays, BESIDE: paper.summing}
     moments[UPDATE] = {**stays, BESIDE: paper.update}
     moments[SAVING] = {**still, BESIDE: paper.largest}
-    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    at = max(moments, key=lambda name: sum(moments[name].values()))
     most = {**stays, **{k: size for k, size in paper.most.items() if k != SUMS}}
     most[BESIDE] = max(paper.summing, paper.update, paper.largest)
     validation = 0.0
     if axes.shard > 1:
         validation = sum(still.values()) + axes.parts * stays[WEIGHTS]
     found = {name: size for name, size in most.items() if size}
-    return Memory(stays, found, moments[moment], moment, room, validation)
+    return Memory(stays, found, moments[at], at, room, validation)

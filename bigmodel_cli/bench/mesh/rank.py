@@ -122,7 +122,8 @@ class Rank:
         for size in sizes:
             sent = ring_gather(count * size, count) if one_by_one else ring_sum(size, count)
             self.traffic.note(GRADIENTS, "replicate", sent)
-        return max(sizes, default=0) * (1 + count * one_by_one)
+        both = [a + b for a, b in zip(sizes, [*sizes[1:], 0], strict=True)]  # one is freed late
+        return max(both, default=0) * (1 + count * one_by_one)
 
     def largest(self) -> int:
         """Bytes of the largest weight of which this process keeps a part."""
