@@ -223,11 +223,16 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[An
     return torch.autocast(device.type, enabled=False)
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """A context in which products are computed in `precision`, with weights kept in fp32."""
+def autocast(
+    device: torch.device, precision: str, cached: bool = True
+) -> contextlib.AbstractContextManager[Any]:
+    """A context in which products are computed in `precision`, with weights kept in fp32.
+
+    Each weight is rounded once where it is `cached`: all of them are held twice until the end.
+    """
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype_of(precision))
+    return torch.autocast(device.type, dtype=dtype_of(precision), cache_enabled=cached)
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:

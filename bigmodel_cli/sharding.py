@@ -104,13 +104,10 @@ class Sharding:
             "ignored_params": set(self.alone.values()),
             "shard_placement_fn": lambda p: _axis(p, mesh.shard),
         }
-        shared = _shared(model, groups)
         self.modules: list[Any] = []  # inner ones first
-        for module in groups:
-            own = list(module.parameters())
-            if own and not shared & {id(p) for p in own}:
-                fully_shard(module, reshard_after_forward=mesh.reshard, **made)
-                self.modules.append(module)
+        for module in gathered_apart(model, groups):
+            fully_shard(module, reshard_after_forward=mesh.reshard, **made)
+            self.modules.append(module)
         # the outer weights (embeddings, a tied head, norms) stay whole until the backward pass is
         # over: losses read them after the forward pass
         fully_shard(model, reshard_after_forward=False, **made)
@@ -193,6 +190,15 @@ def _device_mesh(mesh: Mesh, device: torch.device) -> Any:
     return init_device_mesh(device.type, sizes, mesh_dim_names=("dp_replicate", "dp_shard"))
 
 
+def gathered_apart(model: Module, groups: Sequence[Module]) -> list[Module]:
+    """Those of the groups whose weights are gathered for their own pass; what is left, weights that
+    are shared among it, is gathered with the outermost.
+    """
+    shared = _shared(model, groups)
+    every = ((module, [id(p) for p in module.parameters()]) for module in groups)
+    return [module for module, own in every if own and not shared & set(own)]
+
+
 def _shared(model: Module, groups: Sequence[Module]) -> set[int]:
     """The weights that are in more than one of the groups, or in one of them and outside."""
     inside = {module: group for group in groups for module in group.modules()}
@@ -224,8 +230,13 @@ def _axis(tensor: Tensor, count: int) -> Any:
     """How FSDP2 is to divide a weight."""
     from torch.distributed.tensor import Shard
 
-    even = (axis for axis, size in enumerate(tensor.shape) if axis and size % count == 0)
-    return Shard(next(even, 0) if tensor.shape[0] < count else 0)
+    return Shard(axis_of(tensor.shape, count))
+
+
+def axis_of(shape: Sequence[int], count: int) -> int:
+    """The axis along which so many processes divide a weight."""
+    even = (axis for axis, size in enumerate(shape) if axis and size % count == 0)
+    return next(even, 0) if shape[0] < count else 0
 
 
 def _part(like: Any, tensor: Tensor) -> Tensor:

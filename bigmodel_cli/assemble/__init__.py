@@ -6,7 +6,7 @@ Its size is computed without allocating it, on the meta device.
 
 from bigmodel_cli.assemble.building import build_for, build_model, build_on_meta
 from bigmodel_cli.assemble.outlines import Outline, check_memory, outline
-from bigmodel_cli.assemble.sizes import kept_bytes
+from bigmodel_cli.assemble.sizes import kept_bytes, kept_parts
 from bigmodel_cli.assemble.starting import (
     assemble,
     check_start,
@@ -24,6 +24,7 @@ __all__ = [
     "check_memory",
     "check_start",
     "kept_bytes",
+    "kept_parts",
     "outline",
     "reference_of",
     "reference_source",

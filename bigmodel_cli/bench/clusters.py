@@ -106,11 +106,21 @@ class Cluster:
         """Bytes/s that each sends in a ring of all: within nodes and, by all of a node at once,
         between them.
         """
+        return self.along(self.count, 1)
+
+    def along(self, size: int, stride: int) -> float:
+        """Bytes/s that each of `size` devices, whose numbers lie so far apart, sends in their ring;
+        rings of their neighbours go on at the same time.
+
+        Devices of a node have neighbouring numbers. Where a ring leaves the node it has its part of
+        the node's network, which the rings that begin there share.
+        """
         card = self.card
         if card is None:
             return LINKS * ETHERNET
-        across = card.network * card.node
-        return LINKS * (card.link if self.count <= card.node else min(card.link, across))
+        across = card.network * card.node / min(stride, card.node)
+        inside = size * stride <= card.node
+        return LINKS * (card.link if inside else min(card.link, across))
 
 
 def cluster(text: str) -> Cluster:
@@ -121,7 +131,13 @@ def cluster(text: str) -> Cluster:
     count, name = int(found[1]), found[2]
     if not 1 <= count <= MOST:
         raise SpecError(f"--plan {text}: 1 to {MOST:,} devices")
+    return Cluster(count, checked_name(name, f"--plan {text}:"))
+
+
+def checked_name(name: str, option: str) -> str:
+    """The name of a device. Raises `SpecError`, which begins with the option."""
+    name = name.strip().lower()
     if name not in (THIS, *CARDS):
         hint = did_you_mean(name, (THIS, *CARDS))
-        raise SpecError(f"--plan {text}: {name} is not one of {', '.join((THIS, *CARDS))}{hint}")
-    return Cluster(count, name)
+        raise SpecError(f"{option} {name} is not one of {', '.join((THIS, *CARDS))}{hint}")
+    return name

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigmodel_cli.assemble import outline
+from bigmodel_cli.assemble import Outline, kept_parts, outline
+from bigmodel_cli.bench.even import Even, Untimed
+from bigmodel_cli.bench.mesh.axes import ALONE, Axes
+from bigmodel_cli.bench.mesh.rank import Rank
+from bigmodel_cli.bench.mesh.traffic import Traffic
 from bigmodel_cli.bench.watching import Call, watch
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.data import random_batch
@@ -24,8 +28,7 @@ from bigmodel_cli.logits.elsewhere import pieces_as_on
 from bigmodel_cli.models import Model
 from bigmodel_cli.models.footprint import following
 from bigmodel_cli.optim import total_norm
-from bigmodel_cli.parts.contract import counting_steps
-from bigmodel_cli.roles import named_weights
+from bigmodel_cli.parts.contract import counting_ahead, counting_steps
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
 from bigmodel_cli.train.autotune import in_format
@@ -35,6 +38,9 @@ CPU = "cpu"
 BEGUN = 16
 """The backward pass has begun in this part of it: the loss and the head are through."""
 PARTS = ("forward", "backward", "update")
+WEIGHTS, GRADIENTS, OPTIMIZER, AVERAGES = "weights", "gradients", "optimizer state", "averages"
+Bytes = dict[str, float]
+"""By kind."""
 
 
 @dataclass
@@ -43,14 +49,31 @@ class Paper:
     and of the update. Calls have no time.
 
     `dispatched` are all calls of PyTorch's operations, views among them; `weights` how
-    many tensors are trained. `peaks` are bytes that a micro-batch's passes hold beside the weights:
-    where the backward pass begins, up to its middle, and after it, gradients included.
+    many tensors are trained. `kept` are bytes that stay. `moments` are bytes by kind that a
+    micro-batch's passes hold beside the weights at their most: up to where the backward pass
+    begins, up to its middle, and after it, gradients included; `most` is each kind's own. Beside
+    all that stays, sums of whole gradients hold `summing` and the update `update`. `traffic` is
+    what one process of several sends. With `ahead`, parts count a whole step before its passes, in
+    forward passes of their own. `largest` are bytes of the largest weight that is in parts.
     """
 
     parts: dict[str, Counter[Call]] = field(default_factory=dict)
     dispatched: dict[str, float] = field(default_factory=dict)
-    peaks: tuple[float, float, float] = (0.0, 0.0, 0.0)
     weights: float = 0.0
+    kept: Bytes = field(default_factory=dict)
+    moments: tuple[Bytes, Bytes, Bytes] = field(default_factory=lambda: ({}, {}, {}))
+    most: Bytes = field(default_factory=dict)
+    update: float = 0.0
+    summing: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+    ahead: bool = False
+    largest: float = 0.0
+
+    @property
+    def peaks(self) -> tuple[float, float, float]:
+        """Bytes of the moments."""
+        begun, middle, last = (sum(moment.values()) for moment in self.moments)
+        return begun, middle, last
 
     def calls(self, accumulate: int) -> float:
         """Those of a step of so many micro-batches."""
@@ -65,9 +88,26 @@ class Paper:
             for call, count in other.parts[part].items():
                 found[part][call] += times * count  # type: ignore[assignment]
         counts = {p: self.dispatched[p] + times * other.dispatched[p] for p in PARTS}
-        first, middle, last = (a + times * b for a, b in zip(self.peaks, other.peaks, strict=True))
-        weights = self.weights + times * other.weights
-        return Paper(found, counts, (first, middle, last), weights)
+        pairs = zip(self.moments, other.moments, strict=True)
+        begun, middle, last = (_plus(own, theirs, times) for own, theirs in pairs)
+        return Paper(
+            found,
+            counts,
+            self.weights + times * other.weights,
+            _plus(self.kept, other.kept, times),
+            (begun, middle, last),
+            _plus(self.most, other.most, times),
+            self.update + times * other.update,
+            max(self.summing, other.summing),
+            self.traffic.plus(other.traffic, times),
+            self.ahead,
+            max(self.largest, other.largest),
+        )
+
+
+def _plus(own: Bytes, theirs: Bytes, times: float) -> Bytes:
+    names = dict.fromkeys([*own, *theirs])
+    return {name: own.get(name, 0.0) + times * theirs.get(name, 0.0) for name in names}
 
 
 def on_paper(
@@ -77,25 +117,37 @@ def on_paper(
     memory_format: str,
     rows: int,
     kind: str = CPU,
+    axes: Axes = ALONE,
+    outlined: Outline | None = None,
 ) -> Paper:
-    """A step of a spec on micro-batches of so many rows, for a `kind` of device.
+    """A step of a spec on micro-batches of so many rows, for a `kind` of device; that of one
+    process of a mesh with these axes. The outline, where it is there, is used up.
 
     Raises `Unfit` for a network whose operations depend on its numbers in other ways, and
-    `SpecError` for one that cannot be built.
+    `SpecError` for one that cannot be built, or divided so.
     """
-    outlined = outline(spec, info)
+    outlined = outlined or outline(spec, info)
     with pieces_as_on(kind):
-        papers = [_of(spec, info, m, precision, memory_format, rows) for m in outlined.measured]
+        papers = [
+            _of(spec, info, m, precision, memory_format, rows, axes) for m in outlined.measured
+        ]
     whole, *more = papers
     found = whole
     for stack, longer in zip([s for s in outlined.stacks if s.count > s.kept], more, strict=True):
         times = stack.count - stack.kept
         found = found.plus(longer, times).plus(whole, -times)
+    found.kept[WEIGHTS] -= outlined.saved
     return found
 
 
 def _of(
-    spec: Spec, info: DatasetInfo, model: Model, precision: str, memory_format: str, rows: int
+    spec: Spec,
+    info: DatasetInfo,
+    model: Model,
+    precision: str,
+    memory_format: str,
+    rows: int,
+    axes: Axes,
 ) -> Paper:
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
@@ -109,14 +161,15 @@ def _of(
         DynamicOutputShapeException,
         UnsupportedFakeTensorException,
     )
-    even = _Even()
+    even = Even()
     with FakeTensorMode() as mode:
         even.mode = mode
         try:
-            return _step(spec, info, _filled(model), precision, memory_format, rows, even)
+            rank = Rank(_filled(model), axes, spec.train)
+            return _step(spec, info, rank, precision, memory_format, rows, even)
         except depends as error:
             raise Unfit(
-                f"--plan: what this network computes depends on its numbers ({error}), which are"
+                f"on paper: what this network computes depends on its numbers ({error}), which are"
                 " not there on paper; time it with bigmodel bench"
             ) from None
 
@@ -124,14 +177,14 @@ def _of(
 def _step(
     spec: Spec,
     info: DatasetInfo,
-    model: Model,
+    rank: Rank,
     precision: str,
     memory_format: str,
     rows: int,
-    even: _Even,
+    even: Even,
 ) -> Paper:
     """A step, in fake mode."""
-    device, task = torch.device(CPU), build_task(spec.task, info)
+    device, task, model = torch.device(CPU), build_task(spec.task, info), rank.model
     if task.needs_reference:
         task.reference = model
     batch = in_format(random_batch(info, task.reads, rows, device), memory_format)
@@ -141,41 +194,65 @@ def _step(
     model.train()
     if spec.train.checkpointing == "blocks":
         model.recompute()
-    optimizer = spec.train.optimizer.build(named_weights(model))
-    found = Paper(weights=sum(p.requires_grad for p in model.parameters()))
-    kept = [*model.parameters(), *model.buffers(), *batch.values()]
+    optimizer = spec.train.optimizer.build(rank.weights)
+    found = Paper(weights=sum(t.requires_grad for t in rank.tensors), traffic=rank.traffic)
+    names = WEIGHTS, GRADIENTS, OPTIMIZER, AVERAGES
+    found.kept = dict(zip(names, map(float, kept_parts(spec, rank.weights)), strict=True))
+    kept = [*model.parameters(), *rank.tensors, *model.buffers(), *batch.values()]
     with following(kept) as alive:
+        rank.begin(alive)
         with _noted(found, "forward", even):
-            with autocast(device, precision):
+            with autocast(device, precision, rank.holds_rounded):
                 loss, count = Objective(task, spec.train.loss_chunk)(model, batch)
-            total = loss
-            for part in counting_steps(model, frozenset()):
+            total, counting = loss, counting_steps(model, frozenset())
+            found.ahead = bool(counting_ahead(counting))
+            for part in counting:
                 if part.auxiliary is not None:
                     total = total + part.auxiliary * count
         start = len(alive.course)
+        rank.turn(alive)
         with _noted(found, "backward", even):
             total.backward()
+            rank.end()
             total_norm(optimizer.gradients())
-    rest = len(alive.course) - start
-    begun, middle = start + rest // BEGUN, start + rest // 2
-    course = [*alive.course, 0.0]
-    found.peaks = (max(course[: begun + 1]), max(course[: middle + 1]), max(course[middle:]))
+    _moments(found, alive, start)
     optimizer.step(0.0, 1.0)  # whose state is made in the first step
-    with _noted(found, "update", even):
+    averages = [torch.empty_like(t) for t in rank.tensors if spec.train.ema is not None]
+    kept += [*optimizer.gradients(), *optimizer.state_dict().values(), *averages]
+    with following(kept) as updating, _noted(found, "update", even):
         for buffer in model.buffers():  # as they are kept until a step is known to be finite
             buffer.clone()
         optimizer.step(0.0, 1.0)
-        if spec.train.ema is not None:
-            weights: list[Tensor] = list(model.parameters())
-            torch._foreach_lerp_([torch.empty_like(p) for p in weights], weights, 0.1)
+        if averages:
+            torch._foreach_lerp_(averages, rank.tensors, 0.1)
+    found.update = max(updating.course, default=0)
+    with rank.traffic.within("update"):
+        found.summing = rank.sum_over_samples()
+    found.largest = rank.largest()
     return found
 
 
+def _moments(found: Paper, alive: Any, start: int) -> None:
+    """The most that passes hold, of which the backward one begins at `start`."""
+    rest = len(alive.course) - start
+    begun, middle = start + rest // BEGUN, start + rest // 2
+
+    def most(first: int, end: int) -> Bytes:
+        places = range(first, min(end, len(alive.course)))
+        place = max(places, key=alive.course.__getitem__, default=None)
+        return {} if place is None else dict(alive.kinds[place])
+
+    found.moments = most(0, begun + 1), most(0, middle + 1), most(middle, len(alive.course))
+    for kinds in alive.kinds:
+        for name, size in kinds.items():
+            found.most[name] = max(size, found.most.get(name, 0.0))
+
+
 @contextlib.contextmanager
-def _noted(found: Paper, part: str, even: _Even) -> Iterator[None]:
-    """Inside, operations belong to this part."""
-    watching = watch(_Nothing, even.answers(), even.changes())
-    with watching:
+def _noted(found: Paper, part: str, even: Even) -> Iterator[None]:
+    """Inside, operations belong to this part, and so does what is sent."""
+    watching = watch(Untimed, even.answers(), even.changes(), even.really)
+    with watching, found.traffic.within(part, found.traffic.kind):
         yield
     found.parts[part] = Counter(watching.done())
     found.dispatched[part] = watching.dispatched
@@ -201,70 +278,6 @@ def _filled(model: Model) -> Model:
                 if tensor is not None:
                     tensors[name] = filled(tensor)
     return model
-
-
-class _Nothing:
-    """Takes no time."""
-
-    def end(self) -> None:
-        """Nothing was begun."""
-
-    def seconds(self) -> float:
-        """None."""
-        return 0.0
-
-
-class _Even:
-    """Answers to what a network asks of its numbers."""
-
-    mode: Any = None
-
-    def answers(self) -> Mapping[str, Any]:
-        """By the operations' names."""
-        return {
-            "bincount": self.counts,
-            "nonzero": self.places,
-            "_local_scalar_dense": self.number,
-            "equal": self.differ,
-        }
-
-    def places(self, mask: Tensor) -> Tensor:
-        """Every one."""
-        return torch.empty(mask.numel(), mask.dim(), dtype=torch.long, device=mask.device)
-
-    def changes(self) -> Mapping[str, Any]:
-        """Other arguments, by the operations' names."""
-        return {"index": self.every}
-
-    def every(self, x: Tensor, chosen: Sequence[Tensor | None]) -> Sequence[Any]:
-        """The same with every place of a mask."""
-        found: list[Tensor | None] = []
-        for mask in chosen:
-            if mask is None or mask.dtype != torch.bool:
-                found.append(mask)
-                continue
-            place = torch.empty(mask.numel(), dtype=torch.long, device=mask.device)
-            found += [place] * mask.dim()
-        return x, found
-
-    def counts(self, chosen: Tensor, weights: object = None, minlength: int = 0) -> Tensor:
-        """As many rows for each expert, as real numbers."""
-        each, more = divmod(chosen.numel(), minlength)
-        with self._real():
-            return torch.tensor([each + (n < more) for n in range(minlength)])
-
-    def number(self, tensor: Tensor) -> float | bool:
-        """True, or 1."""
-        return True if tensor.dtype == torch.bool else 1
-
-    def differ(self, *tensors: Tensor) -> bool:
-        """Drawn numbers differ."""
-        return False
-
-    def _real(self) -> contextlib.AbstractContextManager[object]:
-        from torch._subclasses.fake_tensor import unset_fake_temporarily
-
-        return unset_fake_temporarily()
 
 
 def calls_of(paper: Paper, accumulate: int, parts: Sequence[str] = PARTS) -> Counter[Call]:

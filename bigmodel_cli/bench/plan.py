@@ -1,28 +1,29 @@
-"""`bench --plan 8xh100`: the step of a spec on devices that need not be there, on paper.
+"""`--plan 8xh100`, `--mesh shard=64,tensor=8`: a step on devices that need not be there, on paper.
 
-Each device has its part of a batch. Where all that training keeps fits one device, each keeps it
-whole and gradients are summed over all (data parallel); where not, it is split among them (fully
-sharded data parallel): weights are gathered for the forward and again for the backward pass, and
-gradients summed and scattered.
+The devices are divided as a mesh says, or the spec (train.parallel). Where neither does, each keeps
+all where that fits it, and gradients are summed over all (data parallel); where not, it is split
+among them (fully sharded data parallel): weights are gathered for the forward and again for the
+backward pass, and gradients summed and scattered.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bigmodel_cli.assemble import Outline, kept_bytes, outline
+from bigmodel_cli.assemble import outline
 from bigmodel_cli.bench.calibrating import rates
 from bigmodel_cli.bench.clusters import LATENCY, OVERLAP, Cluster
 from bigmodel_cli.bench.doing import Opened
-from bigmodel_cli.bench.paper import Paper, on_paper
-from bigmodel_cli.bench.roof import forget
-from bigmodel_cli.bench.speeds import Learnt, Published, Speeds
+from bigmodel_cli.bench.mesh.axes import NAMES, Axes, axes_said, divided_by
+from bigmodel_cli.bench.mesh.memory import Memory, memory_of
+from bigmodel_cli.bench.mesh.traffic import Exchange, exchanges, timed
+from bigmodel_cli.bench.paper import on_paper
+from bigmodel_cli.bench.roof import forget, peaks
+from bigmodel_cli.bench.speeds import AtPeaks, Learnt, Published, Speeds
 from bigmodel_cli.bench.targets import FACTS, built_in, opened
 from bigmodel_cli.console import say, short_names
 from bigmodel_cli.data import random_batch
@@ -31,17 +32,13 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import load_torch, torch
 from bigmodel_cli.models.describe import training_flops
 from bigmodel_cli.overrides import Change
+from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
+from bigmodel_cli.train.divided import checked_mesh, say_whole, unmeasured
 from bigmodel_cli.train.plan import flops_per_sample
 
-_BLOCK = re.compile(r"^(.*?\.\d+)\.")
-FULL = 0.95
-"""The part of a device's memory that can be had."""
-BUCKET = 25e6
-"""Bytes of gradients that are summed over devices at once."""
 WHOLE, SPLIT, ALONE = "data parallel", "fully sharded", "one device"
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True)
@@ -58,36 +55,23 @@ class Share:
         own = math.ceil(rows * passes / count)
         if rows * passes < count:
             raise SpecError(
-                f"--plan: {rows * passes:,} samples of a batch are too few for {count:,} devices;"
-                f" set train.batch_size={count} or more"
+                f"train.batch_size: {rows * passes:,} samples of a batch are too few for {count:,}"
+                f" devices; set train.batch_size={count} or more"
             )
-        rows = min(rows, own)
-        return cls(rows, math.ceil(own / rows))
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a device: what it keeps, gathered weights among it, and what passes add."""
-
-    kept: float
-    passes: float
-    room: float
-
-    @property
-    def fits(self) -> bool:
-        """Whether the device has as much."""
-        return self.kept + self.passes <= FULL * self.room
+        turns = math.ceil(own / rows)
+        return cls(math.ceil(own / turns), turns)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A step of a target on a cluster: seconds by part, of which "communication" is what nothing
-    hides; bytes that each device sends; the useful part of the matrix rate.
+    hides; what each device keeps and sends; the useful part of the matrix rate.
     """
 
     name: str
     cluster: Cluster
-    how: str
+    axes: Axes
+    options: TrainOptions
     precision: str
     memory_format: str
     compiled: bool
@@ -96,25 +80,43 @@ class Plan:
     unit: str
     size: float
     parts: dict[str, float]
-    communication: float
-    sent: float
+    exchanges: Sequence[Exchange]
     memory: Memory
     useful: float
     mfu: float
     operations: dict[str, float]
+    at_peaks: bool = False  # of this machine, as fast as its best products and copies
 
     @property
     def step(self) -> float:
         """Seconds."""
         return sum(self.parts.values())
 
+    @property
+    def how(self) -> str:
+        """How training is spread over the devices."""
+        if self.axes.count == 1:
+            return ALONE
+        alike = {Axes(replicate=self.axes.count): WHOLE, Axes(shard=self.axes.count): SPLIT}
+        return alike.get(self.axes, str(self.axes))
+
+    @property
+    def communication(self) -> float:
+        """Seconds of all that is sent, hidden or not."""
+        return sum(e.seconds for e in self.exchanges)
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends."""
+        return sum(e.bytes for e in self.exchanges)
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        memory = {"kept": self.memory.kept, "passes": self.memory.passes, "room": self.memory.room}
         return {
             "name": self.name,
             "devices": str(self.cluster),
             "how": self.how,
+            "mesh": asdict(self.axes),
             "precision": self.precision,
             "memory_format": self.memory_format,
             "compiled": self.compiled,
@@ -127,7 +129,8 @@ class Plan:
             "parts_s": self.parts,
             "communication_s": self.communication,
             "sent_bytes": self.sent,
-            "memory_bytes": {**memory, "fits": self.memory.fits},
+            "exchanges": [asdict(exchange) for exchange in self.exchanges],
+            "memory_bytes": self.memory.to_json(),
             "useful_flops": self.useful,
             "mfu": self.mfu,
             "operations_s": self.operations,
@@ -157,14 +160,31 @@ def plans(
     ]
 
 
-def planned(name: str, found: Opened, cluster: Cluster, device: str) -> Plan:
-    """The plan of a target, in what is fastest where its spec says auto.
+def planned(
+    name: str, found: Opened, cluster: Cluster, device: str, axes: Axes | None = None
+) -> Plan:
+    """The plan of a target, in what is fastest where its spec says auto. Without `axes` its devices
+    are divided as the spec says, or by what fits one of them; with them, this machine's are taken
+    at their measured peaks.
 
-    Raises `SpecError` for a batch that cannot be shared, and `Unfit` for a network that has no
-    operations on paper.
+    Raises `SpecError` for a batch or parts that cannot be shared so, and `Unfit` for a network that
+    has no operations on paper.
     """
-    plans = [_planned(name, found, cluster, speeds) for speeds in _speeds(found, cluster, device)]
-    return min(plans, key=lambda plan: plan.step)
+    if axes is not None and cluster.card is None:
+        ways = _at_peaks(found, pick_device(device, say))
+    else:
+        ways = _speeds(found, cluster, device)
+    every = [_planned(name, found, cluster, speeds, axes) for speeds in ways]
+    return min(every, key=lambda plan: plan.step)
+
+
+def _at_peaks(found: Opened, device: torch.device) -> list[Speeds]:
+    """How fast this machine's device is at its measured peaks, in the precision that training takes
+    there where nothing is measured.
+    """
+    options = unmeasured(found.spec.train, device)
+    own = peaks(device, options.precision)
+    return [AtPeaks(own, options.precision, options.memory_format, total_memory(device), device)]
 
 
 def _speeds(found: Opened, cluster: Cluster, device: str) -> list[Speeds]:
@@ -179,7 +199,7 @@ def _speeds(found: Opened, cluster: Cluster, device: str) -> list[Speeds]:
         if options.precision == "auto":
             precisions = ["bf16" if "bf16" in card.rates else "fp16"]
         elif options.precision not in card.rates:
-            raise SpecError(f"--plan {cluster}: {cluster.name} has no {options.precision}")
+            raise SpecError(f"train.precision: {cluster.name} has no {options.precision}")
         compiled = options.compile != "off"
         return [Published(card, p, layout, compiled) for p in precisions for layout in layouts]
     if options.precision == "auto":
@@ -189,27 +209,54 @@ def _speeds(found: Opened, cluster: Cluster, device: str) -> list[Speeds]:
     return [Learnt(rates(here, p), p, layout, room, here) for p in precisions for layout in layouts]
 
 
-def _planned(name: str, found: Opened, cluster: Cluster, speeds: Speeds) -> Plan:
-    spec, info, count = found.spec, found.info, cluster.count
-    share = Share.of(spec, info.context, count)
+def _planned(name: str, found: Opened, cluster: Cluster, speeds: Speeds, axes: Axes | None) -> Plan:
+    options, count = found.spec.train.parallel, cluster.count
+    if axes is not None:
+        return _divided(name, found, cluster, speeds, axes)
+    said = options.division(count)
+    if said is not None:
+        return _divided(name, found, cluster, speeds, axes_said(options, *said))
+    whole = _divided(name, found, cluster, speeds, Axes(replicate=count))
+    if whole.memory.fits:
+        return whole
+    return _divided(name, found, cluster, speeds, Axes(shard=count))
+
+
+def _divided(name: str, found: Opened, cluster: Cluster, speeds: Speeds, axes: Axes) -> Plan:
+    """The plan of a target whose devices are divided so."""
+    spec, info = divided_by(found.spec, axes), found.info
+    checked_mesh(spec, axes.replicate, axes.shard)
+    share = Share.of(spec, info.context, axes.samples)
     outlined = outline(spec, info)
+    if axes.tensor > 1:
+        say_whole(outlined.short)
+    if axes.shard > 1 or axes.tensor > 1:
+        speeds = speeds.eager()
     samples = spec.train.rows(info.context) * spec.train.accumulate
     useful = flops_per_sample(training_flops, spec, info, outlined) * samples
-    kept = kept_bytes(spec, outlined.weights, outlined.saved)
-    paper = on_paper(spec, info, speeds.precision, speeds.memory_format, share.rows, speeds.kind)
-    how, memory = _memory(outlined, kept, paper, cluster, speeds)
+    paper = on_paper(
+        spec,
+        info,
+        speeds.precision,
+        speeds.memory_format,
+        share.rows,
+        speeds.kind,
+        axes,
+        outlined,
+    )
+    trees = int(math.log2(share.passes)) if spec.train.deterministic else 0
     parts = speeds.parts(paper, share.passes)
-    if how == SPLIT:
-        parts["update"] /= count
-    sent, communication = _communication(outlined, kept, cluster, speeds, how, share)
-    hidden = parts["backward"] + (parts["forward"] if how == SPLIT else 0.0)
-    shown = max(communication - OVERLAP * hidden, communication / max(1, len(_blocks(outlined))))
+    ahead = paper.ahead and max(share.passes, axes.count) > 1
+    parts["forward"] *= 1 + ahead
+    bandwidth = {name: cluster.along(*axes.ring(name)) for name in NAMES}
+    sent = timed(exchanges(paper.traffic, share.passes, ahead), axes, bandwidth, LATENCY)
     task = build_task(spec.task, info)
     row = random_batch(info, task.reads, 1, torch.device("cpu"))
     plan = Plan(
         name=name,
         cluster=cluster,
-        how=how,
+        axes=axes,
+        options=spec.train,
         precision=speeds.precision,
         memory_format=speeds.memory_format,
         compiled=speeds.compiled,
@@ -217,68 +264,28 @@ def _planned(name: str, found: Opened, cluster: Cluster, speeds: Speeds) -> Plan
         batch=samples,
         unit=task.unit,
         size=float(task.size(row)) * samples,
-        parts={**parts, "communication": shown},
-        communication=communication,
-        sent=sent,
-        memory=memory,
+        parts={**parts, "communication": _waited(sent, parts)},
+        exchanges=sent,
+        memory=memory_of(paper, axes, share.passes, trees, speeds.memory),
         useful=useful,
         mfu=0.0,
         operations=speeds.by_name(paper, share.passes),
+        at_peaks=speeds.at_peaks,
     )
-    return replace(plan, mfu=useful / count / plan.step / speeds.matrix_rate)
+    return replace(plan, mfu=useful / axes.count / plan.step / speeds.matrix_rate)
 
 
-def _memory(
-    outlined: Outline,
-    kept: tuple[int, int, int],
-    paper: Paper,
-    cluster: Cluster,
-    speeds: Speeds,
-) -> tuple[str, Memory]:
-    """(how training is spread, what each device needs)."""
-    begun, *others = paper.peaks
-    passes = max(max(others) - kept[1], 0.0)
-    whole = Memory(sum(kept), passes, speeds.memory)
-    if cluster.count == 1:
-        return ALONE, whole
-    if whole.fits:
-        return WHOLE, whole
-    gathered = 2 * max(_blocks(outlined).values(), default=0.0)  # one is used, one is on its way
-    return SPLIT, Memory(sum(kept) / cluster.count + gathered, begun, speeds.memory)
-
-
-def _blocks(outlined: Outline) -> dict[str, float]:
-    """Bytes of the weights of each block, and of each weight outside them."""
-    found: dict[str, float] = defaultdict(float)
-    for weight in outlined.weights:
-        inside = _BLOCK.match(weight.name)
-        size = weight.tensor.numel() * weight.tensor.element_size()
-        found[inside[1] if inside else weight.name] += size
-    return dict(found)
-
-
-def _communication(
-    outlined: Outline,
-    kept: tuple[int, int, int],
-    cluster: Cluster,
-    speeds: Speeds,
-    how: str,
-    share: Share,
-) -> tuple[float, float]:
-    """(bytes that each device sends in a step, seconds of that), by rings of all devices (Patarasuk
-    and Yuan 2009).
+def _waited(sent: Sequence[Exchange], parts: dict[str, float]) -> float:
+    """Seconds of exchanges that nothing hides: of those that go on beside passes what these do not
+    hide, and at least the first of each.
     """
-    if how == ALONE:
-        return 0.0, 0.0
-    ring = (cluster.count - 1) / cluster.count
-    weights, gradients, _ = kept
-    if how == WHOLE:
-        sent, transfers = 2 * ring * gradients, 2 * math.ceil(gradients / BUCKET)
-    else:
-        gathered = weights * BYTES[speeds.precision] / 4
-        sent = share.passes * ring * (2 * gathered + gradients)
-        transfers = 3 * share.passes * len(_blocks(outlined))
-    return sent, sent / cluster.bandwidth + transfers * LATENCY
+    beside = [e for e in sent if e.hidden]
+    room = OVERLAP * (parts["forward"] + parts["backward"])
+    rest = max(
+        sum(e.seconds for e in beside) - room,
+        sum(e.seconds / max(1.0, e.calls) for e in beside),
+    )
+    return sum(e.seconds for e in sent if not e.hidden) + max(rest, 0.0)
 
 
 def order(operations: dict[str, float], most: int) -> Sequence[tuple[str, float]]:

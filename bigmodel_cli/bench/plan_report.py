@@ -15,9 +15,12 @@ from bigmodel_cli.bench.clusters import (
     PRODUCTS,
     THIS,
 )
-from bigmodel_cli.bench.plan import ALONE, FULL, SPLIT, Plan, order
+from bigmodel_cli.bench.mesh.advice import smaller
+from bigmodel_cli.bench.mesh.memory import FULL
+from bigmodel_cli.bench.mesh.report import of_process
+from bigmodel_cli.bench.plan import ALONE, Plan, order
 from bigmodel_cli.bench.shares import percent
-from bigmodel_cli.console import counted, quantity, rate, seconds_of, sentence, table
+from bigmodel_cli.console import quantity, rate, seconds_of, sentence, table
 
 MOST = 5
 """Operations that are listed."""
@@ -35,6 +38,23 @@ def _batch(plan: Plan) -> str:
 
 def to_text(plans: Sequence[Plan]) -> str:
     """Tables of time and of memory, where the time goes, and what is assumed."""
+    texts = [_times(plans), _memory(plans), *map(of_process, _divided(plans))]
+    texts += [f"{plan.name} on {plan.cluster}: {_longest(plan)}" for plan in plans]
+    return "\n\n".join([*texts, "\n".join(sentence(text) for text in _said(plans))])
+
+
+def to_text_of_mesh(plan: Plan) -> str:
+    """The same of one plan, whose sentence comes last."""
+    texts = [_times([plan]), f"{plan.name} on {plan.cluster}: {_longest(plan)}"]
+    texts.append("\n".join(sentence(text) for text in _said([plan])))
+    return "\n\n".join([*texts, of_process(plan)])
+
+
+def _divided(plans: Sequence[Plan]) -> list[Plan]:
+    return [plan for plan in plans if plan.how != ALONE]
+
+
+def _times(plans: Sequence[Plan]) -> str:
     columns = ["network", "devices", "computed in", "batch", "step", "rate", "MFU"]
     columns += ["forward", "backward", "update", "communication"]
     rows = [
@@ -51,9 +71,7 @@ def to_text(plans: Sequence[Plan]) -> str:
         ]
         for plan in plans
     ]
-    texts = [f"training steps on paper\n{table(columns, rows)}", _memory(plans)]
-    texts += [f"{plan.name} on {plan.cluster}: {_longest(plan)}" for plan in plans]
-    return "\n\n".join([*texts, "\n".join(sentence(text) for text in _said(plans))])
+    return f"training steps on paper\n{table(columns, rows)}"
 
 
 def _mode(plan: Plan) -> str:
@@ -97,7 +115,7 @@ def _said(plans: Sequence[Plan]) -> list[str]:
     said = [
         f"{plan.name} does not fit {plan.cluster}: {quantity(plan.memory.kept, 'B')} stay and"
         f" {quantity(plan.memory.passes, 'B')} are added in passes, of"
-        f" {100 * FULL:.0f} % of {quantity(plan.memory.room, 'B')}; {_remedy(plan)}"
+        f" {100 * FULL:.0f} % of {quantity(plan.memory.room, 'B')}; {smaller(plan)}"
         for plan in plans
         if not plan.memory.fits
     ]
@@ -107,6 +125,9 @@ def _said(plans: Sequence[Plan]) -> list[str]:
         said.append(
             "this: by operations of networks and of many sizes that were measured here (kept a day;"
             " --roof measures them anew)"
+            if not here[0].at_peaks
+            else "this: at the peaks of its products and copies, measured here (kept a day); no"
+            " step is as fast"
         )
     for name in named:
         said.append(f"{name}: {FULL_NAMES[name]}")
@@ -117,23 +138,12 @@ def _said(plans: Sequence[Plan]) -> list[str]:
             f" compiled, {100 * JOINED:.0f} % of the bytes of what only moves numbers are left; all"
             " of that is assumed, not measured"
         )
-    if any(plan.how != ALONE for plan in plans):
+    if _divided(plans):
         said.append(
-            "communication (what nothing hides, of all): rings, hidden by up to"
-            f" {100 * OVERLAP:.0f} % of the backward pass, and of the forward pass where weights"
-            " are gathered"
+            "communication (what nothing hides, of all): rings; what goes on beside passes is"
+            f" hidden by up to {100 * OVERLAP:.0f} % of them"
         )
     if any(plan.cluster.count > 1 for plan in here):
         said.append(f"between machines such as this: {quantity(8 * ETHERNET, 'bit/s')} assumed")
     said.append("waiting for data is not counted, experts are chosen evenly, rows are whole")
     return said
-
-
-def _remedy(plan: Plan) -> str:
-    """What to change where it does not fit."""
-    small = plan.memory.kept <= FULL * plan.memory.room
-    if small and plan.share.rows > 1:
-        return f"set a smaller train.micro_batch_size than {plan.share.rows:,}"
-    if plan.how == SPLIT and small:
-        return "shorten the rows, or make the layers smaller"
-    return f"take more than {counted(plan.cluster.count, 'device')}"

@@ -19,6 +19,7 @@ from bigmodel_cli.bench.named import ATTENTION as LOOKING
 from bigmodel_cli.bench.named import OPTIMIZER
 from bigmodel_cli.bench.paper import PARTS, Paper
 from bigmodel_cli.bench.rates import Rates
+from bigmodel_cli.bench.roof import Peaks
 from bigmodel_cli.bench.watching import Call
 from bigmodel_cli.lazy import torch
 
@@ -31,6 +32,7 @@ class Speeds(Protocol):
     precision: str
     memory_format: str
     compiled: bool
+    at_peaks: bool  # nothing is slower than the device's best
     memory: float  # bytes
     kind: str  # of device: "cpu", "cuda"
 
@@ -44,11 +46,14 @@ class Speeds(Protocol):
     def by_name(self, paper: Paper, passes: int) -> dict[str, float]:
         """Seconds of its operations by name."""
 
+    def eager(self) -> Speeds:
+        """The same device, whose network is not compiled."""
+
 
 class Learnt:
     """This machine."""
 
-    compiled = False
+    compiled = at_peaks = False
 
     def __init__(
         self, rates: Rates, precision: str, memory_format: str, memory: float, device: torch.device
@@ -74,9 +79,47 @@ class Learnt:
             paper, passes, lambda call: self.rates.host.times * self.rates.seconds(call)
         )
 
+    def eager(self) -> Learnt:
+        return self
+
+
+class AtPeaks:
+    """This machine, at the rates of its best products and copies: no step takes less."""
+
+    compiled, at_peaks = False, True
+
+    def __init__(
+        self, peaks: Peaks, precision: str, memory_format: str, memory: float, device: torch.device
+    ) -> None:
+        self.peaks, self.precision, self.memory_format = peaks, precision, memory_format
+        self.memory, self.kind = memory, device.type if device.type in KNOWN else CPU
+
+    @property
+    def matrix_rate(self) -> float:
+        return self.peaks.matrix_rate
+
+    def seconds(self, call: Call) -> float:
+        """Of a call: the larger of computing and moving."""
+        return max(call.flops / self.peaks.matrix_rate, call.bytes / self.peaks.copy_rate)
+
+    def parts(self, paper: Paper, passes: int) -> dict[str, float]:
+        return {
+            part: (1 if part == "update" else passes)
+            * sum(count * self.seconds(call) for call, count in paper.parts[part].items())
+            for part in PARTS
+        }
+
+    def by_name(self, paper: Paper, passes: int) -> dict[str, float]:
+        return _by_name(paper, passes, self.seconds)
+
+    def eager(self) -> AtPeaks:
+        return self
+
 
 class Published:
     """A device with published rates, which works through its queue while the host goes on."""
+
+    at_peaks = False
 
     def __init__(self, card: Card, precision: str, memory_format: str, compiled: bool) -> None:
         self.card, self.precision, self.memory_format = card, precision, memory_format
@@ -109,6 +152,9 @@ class Published:
 
     def by_name(self, paper: Paper, passes: int) -> dict[str, float]:
         return _by_name(paper, passes, self.seconds)
+
+    def eager(self) -> Published:
+        return Published(self.card, self.precision, self.memory_format, False)
 
 
 def _by_name(paper: Paper, passes: int, seconds: Callable[[Call], float]) -> dict[str, float]:

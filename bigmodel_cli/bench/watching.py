@@ -86,12 +86,13 @@ def watch(
     timer: Callable[[], Any],
     answers: Mapping[str, Callable[..., Any]] | None = None,
     changes: Mapping[str, Callable[..., Sequence[Any]]] | None = None,
+    aside: Callable[..., Any] | None = None,
 ) -> Any:
     """A context which notes each operation, with a new `timer`; views and what allocates alone are
     only counted.
 
     `answers`, by operations' names, are called in the place of these operations, and `changes` make
-    other arguments of theirs.
+    other arguments of theirs. `aside` is asked for an operation first; NotImplemented is no answer.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -108,6 +109,8 @@ def watch(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             name = function._overloadpacket.__name__
+            if aside and (known := aside(function, args, kwargs)) is not NotImplemented:
+                return known
             if name in instead:
                 return instead[name](*args, **(kwargs or {}))
             if name in changed:
@@ -179,9 +182,12 @@ def _timer(device: torch.device) -> Any:
 
 
 def _is_composite(function: Any) -> bool:
-    """Whether it is made of other operations, whatever the device."""
-    composite = torch._C.DispatchKey.CompositeImplicitAutograd
-    return bool(function.has_kernel_for_dispatch_key(composite))
+    """Whether it is made of other operations, whatever the device: none has a kernel of its own, as
+    they have for the gradient of SiLU.
+    """
+    keys = torch._C.DispatchKey
+    own = any(function.has_kernel_for_dispatch_key(key) for key in (keys.CPU, keys.CUDA))
+    return not own and bool(function.has_kernel_for_dispatch_key(keys.CompositeImplicitAutograd))
 
 
 def _is_view(function: Any) -> bool:

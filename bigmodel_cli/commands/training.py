@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,110 +12,15 @@ import typer
 
 from bigmodel_cli.commands.bought import gains_of, say_taken
 from bigmodel_cli.commands.fields import fields_as_options
-from bigmodel_cli.commands.processes import (
-    Processes,
-    Restarts,
-    check_processes,
-    start_processes,
-)
+from bigmodel_cli.commands.processes import check_processes, start_processes
 from bigmodel_cli.commands.seeds import print_seeds, seeds_of
-from bigmodel_cli.commands.shared import (
-    Device,
-    Json,
-    Plugin,
-    Precision,
-    Set,
-    collect_overrides,
-    print_result,
-    refuse,
-    resolve_checkpoint,
-)
+from bigmodel_cli.commands.shared import print_result, refuse, resolve_checkpoint
+from bigmodel_cli.commands.training_options import TrainingOptions
 from bigmodel_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from bigmodel_cli.overrides import Change
     from bigmodel_cli.spec import Spec
-    from bigmodel_cli.train.request import Request
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """The options of both commands."""
-
-    set_: Set = None
-    plugin: Plugin = None
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help=(
-                "The run's directory, e.g. --out runs/try1. [default: runs/NAME, the first that is"
-                " free]"
-            ),
-        ),
-    ] = None
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Resume the run from its last checkpoint, exactly."),
-    ] = False
-    accept_data: Annotated[
-        bool,
-        typer.Option(
-            "--accept-data",
-            help="With --resume: accept that the data has changed; the run records it.",
-        ),
-    ] = False
-    device: Device = "auto"
-    precision: Precision = None
-    seed: Annotated[
-        int | None,
-        typer.Option(help="The run's seed, e.g. --seed 1; the same as --set train.seed=1."),
-    ] = None
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,N,...",
-            help=(
-                "Train a run for each seed, NAME-seed0 and so on, e.g. --seeds 0,1,2; with --resume"
-                " continue those that are not finished. Prints a table with mean and standard"
-                " deviation; in a pipe it is on stderr, and stdout has the checkpoints' paths, one"
-                " a line (| xargs -n 1 bigmodel eval)."
-            ),
-        ),
-    ] = None
-    processes: Processes = None
-    restarts: Restarts = 0
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help=(
-                "Show shapes, parameters, FLOPs, memory and steps, and refuse what the start would;"
-                " train nothing."
-            ),
-        ),
-    ] = False
-    json: Json = False
-
-    @property
-    def overrides(self) -> list[Change]:
-        """The options of the spec that are overridden."""
-        return collect_overrides(self.set_, self.precision, self.seed)
-
-    def request(self, command: str, name: str) -> Request:
-        """What the training session needs to know of them, for a run called `name`."""
-        from bigmodel_cli.train.request import Request
-
-        return Request(
-            name=name,
-            out=self.out,
-            resume=self.resume,
-            device=self.device,
-            overrides=tuple(self.overrides),
-            accept_data=self.accept_data,
-            command=command,
-            words=("bigmodel", *sys.argv[1:]),
-            plugins=tuple(self.plugin or ()),
-        )
 
 
 @fields_as_options
@@ -265,6 +168,7 @@ def _train(
     from bigmodel_cli.distributed import announced
     from bigmodel_cli.train.signals import Signals
 
+    options.check_mesh()
     check_processes(options.processes, options.restarts, {"--dry-run": options.dry_run})
     if options.dry_run:
         refuse("a dry run", {"--resume": options.resume, "--accept-data": options.accept_data})
@@ -278,6 +182,9 @@ def _train(
 
         if options.dry_run and spec is not None:
             say_taken(options.out)
+            if options.mesh is not None:
+                options.dry_run_on_mesh(spec, name)
+                return
             dry_run(
                 spec,
                 options.device,

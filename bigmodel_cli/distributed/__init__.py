@@ -21,6 +21,7 @@ from bigmodel_cli.distributed.tensors import (
     gathered,
     gathered_by,
     gathered_bytes,
+    in_buckets,
     most,
     sum_,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "gathered_by",
     "gathered_bytes",
     "gathered_values",
+    "in_buckets",
     "meet",
     "most",
     "neighbours",

@@ -23,7 +23,7 @@ def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
         return
     import torch.distributed as dist
 
-    for bucket in _buckets(tensors):
+    for bucket in in_buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         if fold is None:
             dist.all_reduce(flat, group=samples_group())
@@ -35,7 +35,7 @@ def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
         )
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def in_buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """The tensors in groups of one dtype and of about `BUCKET` bytes, in order."""
     bucket: list[Tensor] = []
     size = 0

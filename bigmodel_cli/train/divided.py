@@ -37,11 +37,7 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
             f" activations {'fit' if fits else 'do not fit'} the {quantity(room, 'B')} of a process"
             f"{least}"
         )
-    mesh = Mesh(*found, options.reshard, options.tensor)
-    if mesh.sharded:
-        _check(spec)
-    if mesh.tensor > 1:
-        _check_tensor(spec, mesh)
+    mesh = checked_mesh(spec, *found)
     share_samples(mesh.tensor)
     if count > 1:
         copies = f"{mesh.replicate} {'copies' if mesh.replicate > 1 else 'copy'} of the weights"
@@ -52,7 +48,21 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
     return mesh
 
 
-def _check(spec: Spec) -> None:
+def checked_mesh(spec: Spec, replicate: int, shard: int) -> Mesh:
+    """The mesh of so many copies, each divided among so many, with `train.parallel`'s other axes.
+
+    Raises `SpecError` for what is not done where processes keep or compute parts so.
+    """
+    options = spec.train.parallel
+    mesh = Mesh(replicate, shard, options.reshard, options.tensor)
+    if mesh.sharded:
+        _check(spec, replicate * shard * options.tensor)
+    if mesh.tensor > 1:
+        _check_tensor(spec, mesh)
+    return mesh
+
+
+def _check(spec: Spec, processes: int) -> None:
     """Raise `SpecError` for what is not done with weights in parts."""
     train = spec.train
     what = {
@@ -65,7 +75,7 @@ def _check(spec: Spec) -> None:
         if asked:
             raise SpecError(
                 f"{name} is not for weights that are divided among processes; leave it out, or set"
-                f" train.parallel.replicate={world().size}"
+                f" train.parallel.replicate={processes}"
             )
 
 

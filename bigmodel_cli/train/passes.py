@@ -37,8 +37,16 @@ def forward(
 
     What layers draw depends on its rows alone, however often it passes.
     """
-    with autocast(device, options.precision), drawing(row_keys(batch, options, device)):
+    cached = holds_rounded(options, state.sharding is not None)
+    with autocast(device, options.precision, cached), drawing(row_keys(batch, options, device)):
         return objective(state.model, batch)
+
+
+def holds_rounded(options: TrainOptions, divided: bool) -> bool:
+    """Whether a pass holds all weights once more, in the precision of products: not where it is to
+    hold little, since activations are computed again, or other processes have the rest of a weight.
+    """
+    return not divided and options.checkpointing == "none"
 
 
 def row_keys(

@@ -15,16 +15,13 @@ from bigmodel_cli.train.foreseeing import check_weights
 from bigmodel_cli.train.plan import Plan, plan, without_collection
 from bigmodel_cli.train.remarks import say_length
 from bigmodel_cli.train.room import check_enough, check_fits, check_listed
-from bigmodel_cli.train.setup import open_run, open_task
+from bigmodel_cli.train.setup import Opened, open_run, open_task
 from bigmodel_cli.train.step import batch_norm_explained
 
 
-def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan: None) -> Plan:
-    """What `train` would do, without training or writing; shown even if it does not fit the
-    device.
-    """
+def rehearsed(spec: Spec) -> Opened:
+    """What a training of the spec opens. Raises what its start would, the device's part aside."""
     load_torch()
-    chosen = pick_device(device, say)
     opened = open_run(spec, expect=True)
     spec, data, split = opened.spec, opened.data, opened.data.split("train")
     for tracker in spec.train.trackers:
@@ -33,6 +30,17 @@ def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan:
     check_weights(opened, task, Path("runs"))
     if len(split):
         check_enough(spec, split)
+    return opened
+
+
+def dry_run(spec: Spec, device: str, show: Callable[[Plan], None] = lambda plan: None) -> Plan:
+    """What `train` would do, without training or writing; shown even if it does not fit the
+    device.
+    """
+    load_torch()
+    chosen = pick_device(device, say)
+    opened = rehearsed(spec)
+    spec, data, split = opened.spec, opened.data, opened.data.split("train")
     with without_collection(), batch_norm_explained():
         outlined = check_memory(spec, data.info, chosen)
         found = plan(spec, data.info, split, outlined)
