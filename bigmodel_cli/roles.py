@@ -195,3 +195,13 @@ def _common(roles: Iterable[Role]) -> Role:
     if len(every) == 1 or all(role.matrix for role in every):
         return every[0]
     return Role(decayed=any(role.decayed for role in every))
+
+
+def in_several(model: Module, groups: Iterable[Module]) -> set[int]:
+    """The weights that are in more than one of the groups, or in one of them and outside."""
+    inside = {module: group for group in groups for module in group.modules()}
+    places: dict[int, set[Module | None]] = {}
+    for module in model.modules():
+        for p in module.parameters(recurse=False):
+            places.setdefault(id(p), set()).add(inside.get(module))
+    return {p for p, at in places.items() if len(at) > 1}
