@@ -65,6 +65,7 @@ class Summing:
             weight.register_post_accumulate_grad_hook(noting(at, number))
             for at, bucket in enumerate(self.buckets)
             for number, weight in enumerate(bucket)
+            if weight.requires_grad
         ]
         try:
             yield
