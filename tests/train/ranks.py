@@ -3,9 +3,9 @@
 Called as `ranks.py CASES OUT`; CASES is JSON, a list of {"name", "spec", "steps", ...}:
 `from` names a state that an earlier case kept, `steps` is the step to end at, `evaluate` asks
 for metrics too (a list: with these text metrics), `short` is a process with little memory, which
-with `failing` it lacks within a backward pass, `beside` sums gradients in small buckets beside
-backward passes, `late` gives a weight its gradient in two pieces. OUT gets of each NAME.json, with
-the losses and the hashes of each process's weights, and NAME.pt, the state.
+with `failing` it lacks within a backward pass, `beside` sums gradients beside backward passes,
+`bucket` is of so many bytes, `late` gives a weight its gradient in two pieces. OUT gets of each
+NAME.json, with the losses and the hashes of each process's weights, and NAME.pt, the state.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from bigmodel_cli.train.smaller import fitted
 from bigmodel_cli.train.step import train_step
 
 CPU = torch.device("cpu")
+BUCKET = tensors.BUCKET
 FIXED = {"precision": "fp32", "memory_format": "contiguous", "compile": "off", "seed": 5}
 
 
@@ -104,7 +105,7 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
         objective = Late(objective.task)
     together.Summing, Watched.late = Watched, False
     summing.overlaps = lambda device: "beside" in case
-    tensors.BUCKET = 2000 if "beside" in case else 8 << 20
+    tensors.BUCKET = case.get("bucket", BUCKET)
     found, said, options = [], list[str](), spec.train
     for micro_batches in loader.steps(state.batch, case["steps"] + state.passed):
         lr = options.optimizer.lr * options.schedule.factor(state.step, 200)

@@ -11,6 +11,7 @@ from parallel_cases import ROUNDED, SPECS, deterministic, run, text, weights
 
 Results = dict[int, dict[str, dict[str, Any]]]
 TEXT_METRICS = ["bleu"]
+SOON = {"beside": True, "bucket": 2000}
 FIXED = ("batch norm", "dropout", "experts, loss", "tokens", "fp16", "muon and ema")
 FEW = ("batch norm", "dropout", "tokens", "fp16")
 THREE = ("batch norm", "a row for each", "uneven", "experts, loss", "tokens")
@@ -42,20 +43,20 @@ def results(folder: Path) -> Results:
     little = [{**short[0], "short": 1}, {**refused[0], "steps": 1}]
     found[2] = run([*cases(4), *little, *beside(), *fixed(4, FEW), *written], folder / "2", 2)
     three = [c for c in cases(4) if c["name"] in THREE]
-    found[3] = run([*three, {**three[2], "name": "beside", "beside": True}], folder / "3", 3)
+    found[3] = run([*three, {**three[2], "name": "beside", **SOON}], folder / "3", 3)
     return found
 
 
 def beside() -> list[dict[str, Any]]:
     """Trainings whose gradients are summed while the last backward pass of a step goes on."""
-    own = [{**case, "name": f"beside {case['name']}", "beside": True} for case in cases(4)]
+    own = [{**case, "name": f"beside {case['name']}", **SOON} for case in cases(4)]
     short = {"spec": text({"batch_size": 12}), "steps": 3, "short": 1}
     late = {"spec": SPECS["uneven"], "steps": 4, "late": True}
     return [
         *own,
-        {**short, "name": "failing", "failing": True, "beside": True},
+        {**short, "name": "failing", "failing": True, **SOON},
         {**late, "name": "in time"},
-        {**late, "name": "late", "beside": True},
+        {**late, "name": "late", "beside": True, "bucket": 1},
     ]
 
 
