@@ -41,14 +41,6 @@ class SharingOptions(Options):
         ),
     )
 
-    gather: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
-        description=(
-            "what the weights of a block are sent in where they are divided (shard): bf16, half as"
-            " much, is what its products take in train.precision: bf16, and rounds those of its"
-            " norms and biases too; auto: bf16 where training computes in it"
-        ),
-    )
     reduce: Literal["fp32", "bf16"] = Field(
         "fp32",
         description=(

@@ -33,7 +33,6 @@ class Mesh:
     shard: int = 1
     reshard: bool = True  # a block's weights are freed after its forward pass
     tensor: int = 1  # neighbours that divide each part among them and take the same samples
-    gather: str = "auto"  # "fp32" or "bf16", what a block's weights are sent in
     reduce: str = "fp32"  # or "bf16", what gradients are summed in
     offload: bool = False  # parts are in the CPU's memory, and the model is on a GPU
 
@@ -110,20 +109,20 @@ class Sharding:
             "mesh": _device_mesh(mesh, device),
             "ignored_params": set(self.alone.values()),
             "shard_placement_fn": lambda p: _axis(p, mesh.shard),
+            **policies(mesh.reduce, mesh.offload),
         }
-        inner, outer = (policies(kind, mesh.reduce, mesh.offload) for kind in (mesh.gather, "fp32"))
         shared = in_several(model, groups)
         self.modules: list[Any] = []  # inner ones first
         for module in groups:
             own = list(module.parameters())
             if own and not shared & {id(p) for p in own}:
                 fill(own)
-                fully_shard(module, reshard_after_forward=mesh.reshard, **made, **inner)
+                fully_shard(module, reshard_after_forward=mesh.reshard, **made)
                 self.modules.append(module)
         # the outer weights (embeddings, a tied head, norms) stay whole until the backward pass is
         # over: losses read them after the forward pass
         fill(p for p in model.parameters() if not is_part(p))
-        fully_shard(model, reshard_after_forward=False, **made, **outer)
+        fully_shard(model, reshard_after_forward=False, **made)
         self.modules.append(model)
         for module in self.modules:
             module.set_gradient_divide_factor(1.0)  # sums, which the step divides once

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from bigmodel_cli.assemble import outline
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, quantity, say
@@ -41,7 +39,6 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
         *found,
         options.reshard,
         options.tensor,
-        options.gather,
         options.reduce,
         options.offload and not is_cpu(device),
     )
@@ -87,19 +84,6 @@ def _check(spec: Spec) -> None:
                 f"{name} is not for weights that are divided among processes; leave it out, or set"
                 f" train.parallel.replicate={world().size}"
             )
-
-
-def sent_in(mesh: Mesh, precision: str) -> Mesh:
-    """The mesh without any auto, for this train.precision. Raises `SpecError` where weights would
-    be sent in what is not computed in.
-    """
-    if mesh.gather == "bf16" and precision != "bf16":
-        raise SpecError(
-            f"train.parallel.gather: bf16 is for train.precision: bf16, and this run computes in"
-            f" {precision}; leave it out, or set train.precision=bf16"
-        )
-    auto = "bf16" if precision == "bf16" else "fp32"
-    return replace(mesh, gather=auto if mesh.gather == "auto" else mesh.gather)
 
 
 def _check_tensor(spec: Spec, mesh: Mesh) -> None:

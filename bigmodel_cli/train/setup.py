@@ -40,7 +40,7 @@ from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.autotune import apply_mode, choose
-from bigmodel_cli.train.divided import say_whole, sent_in, unmeasured
+from bigmodel_cli.train.divided import say_whole, unmeasured
 from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
@@ -250,9 +250,7 @@ def prepare(
             sharding = TensorParallel(model, mesh.tensor, device)
         else:
             fill = Later(0).fill if later is None else later.fill
-            sharding = Sharding(
-                model, model.groups(), sent_in(mesh, options.precision), device, fill
-            )
+            sharding = Sharding(model, model.groups(), mesh, device, fill)
             if later is not None and later.load is not None:
                 later.load(model, {**sharding.kept(), **dict(model.named_buffers())})
         weights = sharding.weights(weights)

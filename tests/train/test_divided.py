@@ -75,14 +75,6 @@ def test_nothing_is_measured_with_a_part() -> None:
     assert (found.precision, found.memory_format, found.compile) == ("fp32", "channels_last", "off")
 
 
-def test_weights_are_sent_in_what_is_computed_in() -> None:
-    assert divided.sent_in(Mesh(1, 2), "bf16").gather == "bf16"
-    assert divided.sent_in(Mesh(1, 2), "fp16").gather == "fp32"
-    assert divided.sent_in(Mesh(1, 2, gather="fp32"), "bf16").gather == "fp32"
-    with pytest.raises(SpecError, match=r"^train\.parallel\.gather: bf16 is for .* in fp32; leave"):
-        divided.sent_in(Mesh(1, 2, gather="bf16"), "fp32")
-
-
 @pytest.mark.parametrize(
     ("shard", "why"), [(2, "are in its memory anyway"), (1, "are not divided among processes")]
 )
