@@ -8,7 +8,7 @@ layers are the first and the last.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
@@ -205,3 +205,12 @@ def in_several(model: Module, groups: Iterable[Module]) -> set[int]:
         for p in module.parameters(recurse=False):
             places.setdefault(id(p), set()).add(inside.get(module))
     return {p for p, at in places.items() if len(at) > 1}
+
+
+def without_numbers(weight: Weight) -> Weight:
+    """The same without storage, but for single numbers."""
+    own = weight.tensor
+    if not own.dim():
+        return weight
+    bare = torch.empty(own.shape, dtype=own.dtype, device="meta", requires_grad=own.requires_grad)
+    return replace(weight, tensor=bare)

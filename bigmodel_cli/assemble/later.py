@@ -107,7 +107,8 @@ class Later:
                 later.fill(known)
                 return function(*args, **named)
 
-        with Noting():
+        mode: Any = Noting
+        with mode():
             yield
         self.scratch = None
 
@@ -129,14 +130,14 @@ class Later:
     def _note(self, tensor: Tensor, function: Any, args: Any, named: dict[str, Any]) -> None:
         """Note a deed; the generator is afterwards as if it were done."""
         random, due = None, self.due[_place(tensor)]
-        form = tensor.size(), tensor.stride()
+        form = tuple(map(int, tensor.size())), tuple(map(int, tensor.stride()))
         if torch.Tag.nondeterministic_seeded in function.tags:
             random = torch.get_rng_state()
             function(self._like(tensor), *args, **named)
         if function in _fills() and tensor.nbytes == tensor.untyped_storage().nbytes():
             due.deeds.clear()  # nothing is left of what was done before
         kept = [x.clone() if isinstance(x, torch.Tensor) else x for x in args]
-        due.deeds.append(Deed(function, *form, tensor.storage_offset(), kept, named, random))
+        due.deeds.append(Deed(function, *form, int(tensor.storage_offset()), kept, named, random))
 
     def _like(self, tensor: Tensor) -> Tensor:
         """A tensor that lies as this one does, of any content."""

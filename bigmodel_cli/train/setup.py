@@ -34,7 +34,7 @@ from bigmodel_cli.models import Model
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.promises import check_plugins
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.roles import named_weights
+from bigmodel_cli.roles import named_weights, without_numbers
 from bigmodel_cli.sharding import WHOLE, Mesh, Sharding
 from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
@@ -250,6 +250,7 @@ def prepare(
             sharding = TensorParallel(model, mesh.tensor, device)
         else:
             fill = Later(0).fill if later is None else later.fill
+            weights = [without_numbers(w) for w in weights]  # whole ones are not to be kept
             sharding = Sharding(model, model.groups(), mesh, device, fill)
             if later is not None and later.load is not None:
                 later.load(model, {**sharding.kept(), **dict(model.named_buffers())})

@@ -14,13 +14,25 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bigmodel_cli.device import is_cpu
 from bigmodel_cli.distributed import Sum, gathered, in_buckets, most_and_gathered, sum_
-from bigmodel_cli.errors import OutOfMemory, forget_frames, is_out_of_memory
+from bigmodel_cli.errors import (
+    OutOfMemory,
+    ResourceError,
+    forget_frames,
+    is_out_of_memory,
+    memory_remedy,
+)
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.train.passes import REMEDY
 from bigmodel_cli.train.state import TrainState
 
 LATE, SHORT = 1, 2
 """What processes tell one another of an attempt: gradients came late; memory was too little."""
+
+
+IN_EXCHANGE = (
+    "it was the exchange of gradients, which no smaller batch lessens: make the model smaller, or"
+    " take another train.optimizer; the last checkpoint is as it was"
+)
 
 
 def overlaps(device: torch.device) -> bool:
@@ -134,10 +146,17 @@ class Short:
 
     def joined(self, own: Tensor, summing: Summing | None = None) -> Tensor:
         """(processes x N, ...)   the rows (N, ...) of all processes, in one exchange; the weights
-        have their gradients' sums. Raises `OutOfMemory` in all where one had too little.
+        have their gradients' sums.
+
+        Raises `OutOfMemory` in all where one had too little, and `ResourceError` where it is the
+        exchange for which there is none: the others cannot take the step again without this one.
         """
         if not self.alike:
             return torch.cat(gathered(own))
+        with memory_remedy(IN_EXCHANGE, ResourceError):
+            return self._joined(own, summing)
+
+    def _joined(self, own: Tensor, summing: Summing | None) -> Tensor:
         late = summing is not None and summing.begin_all()
         worst, every = most_and_gathered(SHORT if self.reason else LATE * late, own)
         if worst == SHORT:
