@@ -212,5 +212,5 @@ def without_numbers(weight: Weight) -> Weight:
     own = weight.tensor
     if not own.dim():
         return weight
-    bare = torch.empty(own.shape, dtype=own.dtype, device="meta", requires_grad=own.requires_grad)
-    return replace(weight, tensor=bare)
+    bare = torch.empty(own.shape, dtype=own.dtype, device="meta")
+    return replace(weight, tensor=nn.Parameter(bare, requires_grad=own.requires_grad))

@@ -58,9 +58,10 @@ def from_checkpoint(
         alone = _head_shapes(spec, info) if four and other and not spec.init.leave_out else None
         with noting(later):
             model = build_for(spec, info, contents.model, info.outputs, draw=drawn, alone=alone)
-        room = total_memory(device) if later is None else later.room
+        shared = None if later is None else later.room
+        room = total_memory(device) if shared is None else shared
         if state_bytes(spec, named_weights(model)) > room:
-            check_memory(given, info, device, later and room)  # of which an adapter trains a part
+            check_memory(given, info, device, shared)  # of which an adapter trains a part
     before = DatasetInfo.from_json(contents.info)
     weights = _resized(model, before, info, taken)
     rows: Mapping[str, Callable[[Tensor], Tensor]] = {}

@@ -154,19 +154,20 @@ def _drawn(spec: Spec, info: DatasetInfo, device: torch.device, later: Later | N
     that seems too large is counted there, exactly.
     """
     # initialising what fits until the rest does not would take minutes
-    room = total_memory(device) if later is None else later.room
+    shared = None if later is None else later.room
     if _largest(spec.model.model_dump()) > ABSURD:
-        check_memory(spec, info, device, later and room)
+        check_memory(spec, info, device, shared)
     bare = without_adapter(spec)
     refused: Exception | None = None
     try:
+        room = total_memory(device) if shared is None else shared
         with watched(room // numbers_per_weight(spec)), noting(later):
             return build_model(bare, info)
     except Oversize:
         pass
     except (RuntimeError, MemoryError) as error:  # the allocator's refusal
         refused = error
-    check_memory(spec, info, device, later and room)
+    check_memory(spec, info, device, shared)
     if refused is not None:
         raise refused
     torch.manual_seed(spec.train.seed)
