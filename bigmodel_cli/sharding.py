@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.distributed import gathered, gathered_by, sum_, world
+from bigmodel_cli.distributed.policies import policies
 from bigmodel_cli.fsdp_record import forget_passes
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.roles import Weight
+from bigmodel_cli.roles import Weight, in_several
 from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
 
 
@@ -33,6 +34,8 @@ class Mesh:
     shard: int = 1
     reshard: bool = True  # a block's weights are freed after its forward pass
     tensor: int = 1  # neighbours that divide each part among them and take the same samples
+    reduce: str = "fp32"  # or "bf16", what gradients are summed in
+    offload: bool = False  # parts are in the CPU's memory, and the model is on a GPU
 
     @property
     def sharded(self) -> bool:
@@ -76,6 +79,10 @@ class Piece:
         return _part(self.parameter, tensor)
 
 
+Fill = Callable[[Iterable[Tensor]], None]
+"""Is given weights before they are divided, to make their numbers."""
+
+
 class Sharding:
     """A model's weights in parts, and how they come together.
 
@@ -89,7 +96,7 @@ class Sharding:
     """Whether one process can let the model pass within `gathered`, without the others."""
 
     def __init__(
-        self, model: Module, groups: Sequence[Module], mesh: Mesh, device: torch.device
+        self, model: Module, groups: Sequence[Module], mesh: Mesh, device: torch.device, fill: Fill
     ) -> None:
         from torch.distributed.fsdp import fully_shard
 
@@ -103,13 +110,16 @@ class Sharding:
             "mesh": _device_mesh(mesh, device),
             "ignored_params": set(self.alone.values()),
             "shard_placement_fn": lambda p: _axis(p, mesh.shard),
+            **policies(mesh.reduce, mesh.offload),
         }
         self.modules: list[Any] = []  # inner ones first
         for module in gathered_apart(model, groups):
+            fill(module.parameters())
             fully_shard(module, reshard_after_forward=mesh.reshard, **made)
             self.modules.append(module)
         # the outer weights (embeddings, a tied head, norms) stay whole until the backward pass is
         # over: losses read them after the forward pass
+        fill(p for p in model.parameters() if not is_part(p))
         fully_shard(model, reshard_after_forward=False, **made)
         self.modules.append(model)
         for module in self.modules:
@@ -194,19 +204,9 @@ def gathered_apart(model: Module, groups: Sequence[Module]) -> list[Module]:
     """Those of the groups whose weights are gathered for their own pass; what is left, weights that
     are shared among it, is gathered with the outermost.
     """
-    shared = _shared(model, groups)
+    shared = in_several(model, groups)
     every = ((module, [id(p) for p in module.parameters()]) for module in groups)
     return [module for module, own in every if own and not shared & set(own)]
-
-
-def _shared(model: Module, groups: Sequence[Module]) -> set[int]:
-    """The weights that are in more than one of the groups, or in one of them and outside."""
-    inside = {module: group for group in groups for module in group.modules()}
-    places: dict[int, set[Module | None]] = {}
-    for module in model.modules():
-        for p in module.parameters(recurse=False):
-            places.setdefault(id(p), set()).add(inside.get(module))
-    return {p for p, at in places.items() if len(at) > 1}
 
 
 def _squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

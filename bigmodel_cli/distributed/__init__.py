@@ -17,12 +17,14 @@ from bigmodel_cli.distributed.lines import connected
 from bigmodel_cli.distributed.neighbours import Neighbours, forget_groups
 from bigmodel_cli.distributed.peers import Peers
 from bigmodel_cli.distributed.tensors import (
+    Sum,
     from_first,
     gathered,
     gathered_by,
     gathered_bytes,
     in_buckets,
     most,
+    most_and_gathered,
     sum_,
 )
 from bigmodel_cli.distributed.who import (
@@ -41,6 +43,7 @@ from bigmodel_cli.lazy import torch
 __all__ = [
     "ALONE",
     "Neighbours",
+    "Sum",
     "World",
     "announced",
     "begin",
@@ -56,6 +59,7 @@ __all__ = [
     "in_buckets",
     "meet",
     "most",
+    "most_and_gathered",
     "neighbours",
     "nothing_to_save",
     "peers",

@@ -28,7 +28,7 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
     found, why = options.division(count), "train.parallel"
     if found is None:
         memory = memory_of(spec, info, outline(spec, info), split.longest_rows())
-        room = total_memory(device) // (neighbours() if is_cpu(device) else 1)
+        room = _room(device)
         fits = not most(int(memory.peak > room))  # machines may differ
         found = (count, 1) if fits else (1, count)
         least = "" if fits or memory.peak > room else ", or less on another machine"
@@ -37,7 +37,7 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
             f" activations {'fit' if fits else 'do not fit'} the {quantity(room, 'B')} of a process"
             f"{least}"
         )
-    mesh = checked_mesh(spec, *found)
+    mesh = checked_mesh(spec, *found, offload=options.offload and not is_cpu(device))
     share_samples(mesh.tensor)
     if count > 1:
         copies = f"{mesh.replicate} {'copies' if mesh.replicate > 1 else 'copy'} of the weights"
@@ -45,21 +45,34 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
         among = mesh.shard * mesh.tensor
         part = f", {each}divided among {among} processes" if mesh.sharded else ""
         say(f"parallel: {copies}{part} ({why})")
+    if options.offload and (mesh.shard == 1 or is_cpu(device)):
+        why = "are not divided among processes" if mesh.shard == 1 else "are in its memory anyway"
+        say(f"train.parallel.offload changes nothing: the weights {why}")
     return mesh
 
 
-def checked_mesh(spec: Spec, replicate: int, shard: int) -> Mesh:
+def checked_mesh(spec: Spec, replicate: int, shard: int, *, offload: bool = False) -> Mesh:
     """The mesh of so many copies, each divided among so many, with `train.parallel`'s other axes.
 
     Raises `SpecError` for what is not done where processes keep or compute parts so.
     """
     options = spec.train.parallel
-    mesh = Mesh(replicate, shard, options.reshard, options.tensor)
+    mesh = Mesh(replicate, shard, options.reshard, options.tensor, options.reduce, offload)
     if mesh.sharded:
         _check(spec, replicate * shard * options.tensor)
     if mesh.tensor > 1:
         _check_tensor(spec, mesh)
     return mesh
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of a process: the CPU's memory is that of all on its machine."""
+    return total_memory(device) // (neighbours() if is_cpu(device) else 1)
+
+
+def room_of(mesh: Mesh, device: torch.device) -> int:
+    """Bytes of the processes that divide one copy of the weights."""
+    return _room(device) * mesh.shard * mesh.tensor
 
 
 def _check(spec: Spec, processes: int) -> None:

@@ -37,6 +37,7 @@ MAY_CHANGE = {
     "train.parallel.replicate",
     "train.parallel.shard",
     "train.parallel.reshard",
+    "train.parallel.offload",
     "data.workers",
 }
 """Options that a resumed run may change: they do not change what a step computes, except that a
