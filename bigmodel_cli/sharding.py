@@ -18,7 +18,7 @@ from typing import Any
 from bigmodel_cli.distributed import gathered, sum_, told, world
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.roles import Weight
-from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
+from bigmodel_cli.tensor_parallel import is_placed, share_of
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Mesh:
     shard: int = 1
     reshard: bool = True  # a block's weights are freed after its forward pass
     tensor: int = 1  # neighbours that divide each part among them and take the same samples
+    experts: int = 1  # neighbours that keep different experts, and take other samples
 
     @property
     def sharded(self) -> bool:
         """Whether a process keeps but a part of the weights."""
-        return self.shard > 1 or self.tensor > 1
+        return max(self.shard, self.tensor, self.experts) > 1
 
 
 WHOLE = Mesh()
@@ -72,7 +73,7 @@ class Piece:
 
     def own(self, tensor: Tensor) -> Tensor:
         """This process's part of a whole tensor of the weight's shape."""
-        return _part(self.parameter, tensor)
+        return tensor.narrow(*place_of(self.parameter))
 
 
 class Sharding:
@@ -163,8 +164,8 @@ class Sharding:
         parts = [p.local.grad for p in self.pieces.values() if p.local.grad is not None]
         alone = [p.grad for p in self.alone.values() if p.grad is not None]
         first = next(iter(self.pieces.values())).local
-        every = gathered(_squares(parts, first.device)[None])[: self.mesh.shard]
-        return (torch.cat(every).sum() + _squares(alone, first.device)).sqrt()
+        every = gathered(squares_of(parts, first.device)[None])[: self.mesh.shard]
+        return (torch.cat(every).sum() + squares_of(alone, first.device)).sqrt()
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
@@ -182,13 +183,13 @@ class Sharding:
 
 
 def _device_mesh(mesh: Mesh, device: torch.device) -> Any:
-    """Its axes have torchtitan's names."""
+    """Its axes have torchtitan's names; those on which samples differ."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    if mesh.replicate == 1:
-        return init_device_mesh(device.type, (mesh.shard,), mesh_dim_names=("dp_shard",))
-    sizes = mesh.replicate, mesh.shard
-    return init_device_mesh(device.type, sizes, mesh_dim_names=("dp_replicate", "dp_shard"))
+    sizes = {"dp_replicate": mesh.replicate, "dp_shard": mesh.shard, "tp": mesh.tensor}
+    names = tuple(name for name, size in sizes.items() if size > 1 or name == "dp_shard")
+    made = init_device_mesh(device.type, tuple(map(sizes.get, names)), mesh_dim_names=names)  # type: ignore[arg-type]
+    return made if mesh.tensor == 1 else made[tuple(n for n in names if n != "tp")]
 
 
 def _shared(model: Module, groups: Sequence[Module]) -> set[int]:
@@ -201,7 +202,7 @@ def _shared(model: Module, groups: Sequence[Module]) -> set[int]:
     return {p for p, at in places.items() if len(at) > 1}
 
 
-def _squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+def squares_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """()   the sum of all squares, in float64."""
     if not tensors:
         return torch.zeros((), dtype=torch.float64, device=device)
@@ -226,15 +227,15 @@ def _axis(tensor: Tensor, count: int) -> Any:
     return Shard(next(even, 0) if tensor.shape[0] < count else 0)
 
 
-def _part(like: Any, tensor: Tensor) -> Tensor:
-    """What this process keeps of a whole tensor like one that is divided."""
-    last = like.device_mesh.ndim - 1
-    count, rank = like.device_mesh.size(last), like.device_mesh.get_local_rank(last)
-    axis = like.placements[last].dim
-    size = tensor.shape[axis]
+def place_of(part: Any) -> tuple[int, int, int]:
+    """(axis, first, count) of what this process keeps of a tensor that is divided."""
+    last = part.device_mesh.ndim - 1
+    count, rank = part.device_mesh.size(last), part.device_mesh.get_local_rank(last)
+    axis = part.placements[last].dim
+    size = part.shape[axis]
     each = math.ceil(size / count)
     first = min(rank * each, size)
-    return tensor.narrow(axis, first, min(each, size - first))
+    return axis, first, min(each, size - first)
 
 
 def put(target: Tensor, tensor: Tensor) -> None:
@@ -243,11 +244,11 @@ def put(target: Tensor, tensor: Tensor) -> None:
         target.copy_(tensor)
         return
     if is_placed(target):
-        put_share(target, tensor)
+        put(target.local, share_of(target, tensor))  # type: ignore[attr-defined]
         return
     own: Any = target
     part: Any = tensor
-    given = part.to_local() if is_part(tensor) else _part(own, tensor)
+    given = part.to_local() if is_part(tensor) else tensor.narrow(*place_of(own))
     own.to_local().copy_(given)
 
 
@@ -292,8 +293,7 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     if _shown:
         told(_shown[-1][id(tensor)])
-    if is_placed(tensor):
-        return whole_of(tensor)
-    part: Any = tensor
-    found: Tensor = part.full_tensor()
-    return found
+    given: Any = tensor
+    part = given.local if is_placed(tensor) else given
+    share: Tensor = part.full_tensor() if is_part(part) else part
+    return given.piece.whole(share) if is_placed(tensor) else share

@@ -251,7 +251,7 @@ class _Gradients:
         total = torch.zeros((), dtype=wide, device=hidden.device)
         wanted = any(g is not None for g in (self.x, self.weight, self.bias))
         most = min(late.rows, len(hidden))
-        room = hidden.new_empty(most, len(self.matrix), dtype=kind)  # used by all pieces
+        room = hidden.new_empty(most, self.matrix.shape[0], dtype=kind)  # used by all pieces
         with torch.autocast(_device(hidden), enabled=False):
             for rows in late.bounds():
                 x = hidden[rows].to(kind)

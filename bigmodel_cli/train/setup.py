@@ -40,7 +40,7 @@ from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.autotune import apply_mode, choose
-from bigmodel_cli.train.divided import say_whole, unmeasured
+from bigmodel_cli.train.divided import in_parts, unmeasured
 from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
@@ -244,11 +244,7 @@ def prepare(
         weights = rated(model, named_weights(model), options)
     sharding: Sharding | TensorParallel | None = None
     if mesh.sharded and device is not None:
-        if mesh.tensor > 1:
-            say_whole(model)
-            sharding = TensorParallel(model, mesh.tensor, device)
-        else:
-            sharding = Sharding(model, model.groups(), mesh, device)
+        sharding = in_parts(model, mesh, device)
         weights = sharding.weights(weights)
         sharding.spare = {name: tensor[:SPARE] for name, tensor in first().items()}
     state = TrainState(
