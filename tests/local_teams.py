@@ -72,7 +72,7 @@ def divided(part: nn.Module, size: int) -> Iterator[tuple[nn.Module, Division]]:
                 _groups[count] = dist.new_group(list(range(count)))
         team = Local(size, size)
         one = joined(own, team)
-        named = dict(one.named_parameters())
+        named = dict(one.named_parameters(remove_duplicate=False))
         tensors = {name: named[name] for name in divisions[0].tensors}
         with LocalTensorMode(size):
             yield one, Division(team, divisions[0].shares, tensors)

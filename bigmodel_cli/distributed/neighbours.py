@@ -71,7 +71,7 @@ class Neighbours:
         dist.all_gather(lengths, length, group=self.group)
         each = [int(n) for n in lengths]
         room = x.new_zeros(*x.shape[:-1], max(each))
-        room[..., : x.shape[-1]] = x.detach()
+        room.narrow(-1, 0, x.shape[-1]).copy_(x.detach())
         found = [torch.empty_like(room) for _ in range(self.size)]
         dist.all_gather(found, room, group=self.group)
         return [y[..., :n] for y, n in zip(found, each, strict=True)]
