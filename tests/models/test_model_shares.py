@@ -103,7 +103,13 @@ def equals_the_whole(
     assert next(kept) < next(kept)
 
 
-@pytest.mark.parametrize(("size", "tied"), [(2, True), (4, False), (8, True)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("size", "tied"),
+    [pytest.param(2, True, marks=SLOW), (4, False), pytest.param(8, True, marks=SLOW)],
+)
 def test_a_decoder_of_all_mixers(size: int, tied: bool) -> None:
     equals_the_whole(
         decoder(tie_embeddings=tied), size, [*rows()], lambda m, x, y: cross_entropy(m(x), y)
@@ -111,16 +117,16 @@ def test_a_decoder_of_all_mixers(size: int, tied: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chunk", "options", "smoothing"),
+    ("chunk", "options", "smoothing", "size"),
     [
-        ("auto", {}, 0.1),
-        (4, {}, 0.0),
-        ("auto", {"logit_softcap": 2.0, "logit_scale": 1.5}, 0.0),
-        (4, {"logit_softcap": 2.0, "logit_scale": 1.5}, 0.1),
+        ("auto", {}, 0.1, 8),
+        (4, {}, 0.0, 2),
+        ("auto", {"logit_softcap": 2.0, "logit_scale": 1.5}, 0.0, 2),
+        (4, {"logit_softcap": 2.0, "logit_scale": 1.5}, 0.1, 4),
     ],
 )
 def test_a_loss_reads_its_own_logits_alone(
-    chunk: Any, options: dict[str, Any], smoothing: float
+    chunk: Any, options: dict[str, Any], smoothing: float, size: int
 ) -> None:
     """Of a vocabulary of 37, in pieces; nothing of the size of the logits is exchanged."""
     tokens, targets = rows()
@@ -131,14 +137,14 @@ def test_a_loss_reads_its_own_logits_alone(
         with late(chunk):
             return cross_entropy(model(tokens), targets, smoothing)
 
-    equals_the_whole(model, 4, [tokens, targets], loss)
-    with divided(model, 4) as (own, division):
+    equals_the_whole(model, size, [tokens, targets], loss)
+    with divided(model, size) as (own, division):
         team = division.team
         assert isinstance(team, Local)
         with late(chunk):
-            logits = own(alike(tokens, 4))
+            logits = own(alike(tokens, size))
         team.calls.clear()
-        cross_entropy(logits, alike(targets, 4), smoothing)
+        cross_entropy(logits, alike(targets, size), smoothing)
     count = int((targets >= 0).sum())
     assert is_late(logits)
     assert 0 < sum(team.calls) <= 4 * count < count * VOCAB
@@ -146,7 +152,7 @@ def test_a_loss_reads_its_own_logits_alone(
 
 def test_logits_that_are_read_whole_are_those_of_one_process() -> None:
     tokens, _ = rows()
-    model = decoder().eval()
+    model = decoder(blocks=[{"mixer": MIXERS[0], "ffn": FFNS[1]}]).eval()
     want = model(tokens).detach()
     with divided(model, 4) as (own, _):
         found = whole(own(alike(tokens, 4)))
