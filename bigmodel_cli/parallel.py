@@ -30,7 +30,15 @@ class SharingOptions(Options):
         1,
         description=(
             "neighbours that compute each part together, with a share of its heads, hidden units,"
-            " experts and tokens of the vocabulary each, and take the same samples; not with shard"
+            " experts and tokens of the vocabulary each, and take the same samples"
+        ),
+    )
+    experts: Count = Field(
+        1,
+        description=(
+            "neighbours that keep different experts of each mixture and all other weights, with"
+            " other samples each: tokens are sent to their experts and return; replicate is a"
+            " multiple of it, and shard and tensor are 1"
         ),
     )
     reshard: bool = Field(
@@ -70,7 +78,8 @@ class SharingOptions(Options):
         given = ("replicate", self.replicate), ("shard", self.shard)
         numbers = {name: value for name, value in given if isinstance(value, int)}
         if not numbers:
-            return (processes, 1) if processes == 1 or self.tensor > 1 else None
+            alike = processes == 1 or self.tensor > 1 or self.experts > 1
+            return (processes, 1) if alike else None
         product = math.prod(numbers.values())
         if len(numbers) == len(given) and product != processes:
             raise SpecError(

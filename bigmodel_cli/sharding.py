@@ -20,7 +20,7 @@ from bigmodel_cli.distributed.policies import policies
 from bigmodel_cli.fsdp_record import forget_passes
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.roles import Weight, in_several
-from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
+from bigmodel_cli.tensor_parallel import is_placed, share_of
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class Mesh:
     tensor: int = 1  # neighbours that divide each part among them and take the same samples
     reduce: str = "fp32"  # or "bf16", what gradients are summed in
     offload: bool = False  # parts are in the CPU's memory, and the model is on a GPU
+    experts: int = 1  # neighbours that keep different experts, and take other samples
 
     @property
     def sharded(self) -> bool:
         """Whether a process keeps but a part of the weights."""
-        return self.shard > 1 or self.tensor > 1
+        return max(self.shard, self.tensor, self.experts) > 1
 
 
 WHOLE = Mesh()
@@ -76,11 +77,15 @@ class Piece:
 
     def own(self, tensor: Tensor) -> Tensor:
         """This process's part of a whole tensor of the weight's shape."""
-        return _part(self.parameter, tensor)
+        return tensor.narrow(*place_of(self.parameter))
 
 
 Fill = Callable[[Iterable[Tensor]], None]
 """Is given weights before they are divided, to make their numbers."""
+
+
+def made_before(weights: Iterable[Tensor]) -> None:
+    """The `Fill` of weights that have their numbers."""
 
 
 class Sharding:
@@ -96,7 +101,12 @@ class Sharding:
     """Whether one process can let the model pass within `gathered`, without the others."""
 
     def __init__(
-        self, model: Module, groups: Sequence[Module], mesh: Mesh, device: torch.device, fill: Fill
+        self,
+        model: Module,
+        groups: Sequence[Module],
+        mesh: Mesh,
+        device: torch.device,
+        fill: Fill = made_before,
     ) -> None:
         from torch.distributed.fsdp import fully_shard
 
@@ -172,8 +182,8 @@ class Sharding:
         parts = [p.local.grad for p in self.pieces.values() if p.local.grad is not None]
         alone = [p.grad for p in self.alone.values() if p.grad is not None]
         first = next(iter(self.pieces.values())).local
-        every = gathered(_squares(parts, first.device)[None])[: self.mesh.shard]
-        return (torch.cat(every).sum() + _squares(alone, first.device)).sqrt()
+        every = gathered(squares_of(parts, first.device)[None])[: self.mesh.shard]
+        return (torch.cat(every).sum() + squares_of(alone, first.device)).sqrt()
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
@@ -191,13 +201,13 @@ class Sharding:
 
 
 def _device_mesh(mesh: Mesh, device: torch.device) -> Any:
-    """Its axes have torchtitan's names."""
+    """Its axes have torchtitan's names; those on which samples differ."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    if mesh.replicate == 1:
-        return init_device_mesh(device.type, (mesh.shard,), mesh_dim_names=("dp_shard",))
-    sizes = mesh.replicate, mesh.shard
-    return init_device_mesh(device.type, sizes, mesh_dim_names=("dp_replicate", "dp_shard"))
+    sizes = {"dp_replicate": mesh.replicate, "dp_shard": mesh.shard, "tp": mesh.tensor}
+    names = tuple(name for name, size in sizes.items() if size > 1 or name == "dp_shard")
+    made = init_device_mesh(device.type, tuple(map(sizes.get, names)), mesh_dim_names=names)  # type: ignore[arg-type]
+    return made if mesh.tensor == 1 else made[tuple(n for n in names if n != "tp")]
 
 
 def gathered_apart(model: Module, groups: Sequence[Module]) -> list[Module]:
@@ -209,7 +219,7 @@ def gathered_apart(model: Module, groups: Sequence[Module]) -> list[Module]:
     return [module for module, own in every if own and not shared & set(own)]
 
 
-def _squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+def squares_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """()   the sum of all squares, in float64."""
     if not tensors:
         return torch.zeros((), dtype=torch.float64, device=device)
@@ -239,15 +249,15 @@ def axis_of(shape: Sequence[int], count: int) -> int:
     return next(even, 0) if shape[0] < count else 0
 
 
-def _part(like: Any, tensor: Tensor) -> Tensor:
-    """What this process keeps of a whole tensor like one that is divided."""
-    last = like.device_mesh.ndim - 1
-    count, rank = like.device_mesh.size(last), like.device_mesh.get_local_rank(last)
-    axis = like.placements[last].dim
-    size = tensor.shape[axis]
+def place_of(part: Any) -> tuple[int, int, int]:
+    """(axis, first, count) of what this process keeps of a tensor that is divided."""
+    last = part.device_mesh.ndim - 1
+    count, rank = part.device_mesh.size(last), part.device_mesh.get_local_rank(last)
+    axis = part.placements[last].dim
+    size = part.shape[axis]
     each = math.ceil(size / count)
     first = min(rank * each, size)
-    return tensor.narrow(axis, first, min(each, size - first))
+    return axis, first, min(each, size - first)
 
 
 def put(target: Any, tensor: Any) -> None:
@@ -256,9 +266,10 @@ def put(target: Any, tensor: Any) -> None:
         target.copy_(tensor)
         return
     if is_placed(target):
-        put_share(target, tensor)
+        put(target.local, share_of(target, tensor))
         return
-    target.to_local().copy_(tensor.to_local() if is_part(tensor) else _part(target, tensor))
+    given = tensor.to_local() if is_part(tensor) else tensor.narrow(*place_of(target))
+    target.to_local().copy_(given)
 
 
 def key(tensor: Tensor) -> tuple[Any, ...]:
@@ -274,11 +285,10 @@ def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, of which this process may have but a part; then all call it."""
     if not is_part(tensor):
         return tensor
-    if is_placed(tensor):
-        return whole_of(tensor)
-    part: Any = tensor
-    found: Tensor = part.full_tensor()
-    return found
+    given: Any = tensor
+    part = given.local if is_placed(tensor) else given
+    share: Tensor = part.full_tensor() if is_part(part) else part
+    return given.piece.whole(share) if is_placed(tensor) else share
 
 
 def whole_at(tensor: Tensor, rank: int) -> Tensor | None:

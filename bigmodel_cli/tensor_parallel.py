@@ -14,7 +14,7 @@ from typing import Any
 from bigmodel_cli.distributed import Neighbours
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.roles import Weight
-from bigmodel_cli.shares import Cut, Team, divide
+from bigmodel_cli.shares import Cut, Plans, Team, by_parts, divide
 
 
 class Processes(Team):
@@ -60,10 +60,12 @@ class TensorParallel:
     passes_alone = False
     """Whether one process can let the model pass within `gathered`, without the others."""
 
-    def __init__(self, model: Module, size: int, device: torch.device) -> None:
+    def __init__(
+        self, model: Module, size: int, device: torch.device, plans: Plans = by_parts
+    ) -> None:
         self.model, self.team = model, Processes(Neighbours.of(size))
         self.spare: dict[str, Tensor] = {}  # as of Sharding; passes are not waited for
-        self.division = divide(model, self.team)
+        self.division = divide(model, self.team, plans)
         model.to(device)
         cuts = self.division.shares.items()
         self.pieces = {n: Piece(cut, self.team) for n, cut in cuts if isinstance(cut, Cut)}
@@ -145,7 +147,10 @@ def _class() -> Any:
 
 
 def placed(local: Tensor, piece: Piece) -> Tensor:
-    """A tensor of the whole shape, which can be saved and read into, and computes nothing."""
+    """A tensor of the whole shape, which can be saved and read into, and computes nothing.
+
+    Of its share `local` other processes may have parts in turn (sharding.py).
+    """
     found: Tensor = _class()(local, piece)
     return found
 
@@ -155,13 +160,7 @@ def is_placed(tensor: Any) -> bool:
     return isinstance(tensor, _class())
 
 
-def whole_of(tensor: Any) -> Tensor:
-    """All of such a tensor; all processes call it."""
-    found: Tensor = tensor.piece.whole(tensor.local)
+def share_of(target: Any, tensor: Any) -> Tensor:
+    """What this process has, as of such a target, of a whole tensor or of another such one."""
+    found: Tensor = tensor.local if is_placed(tensor) else target.piece.own(tensor)
     return found
-
-
-def put_share(target: Any, tensor: Any) -> None:
-    """Copy a whole tensor, or another one of which each process has its share, into such a one."""
-    given = tensor.local if is_placed(tensor) else target.piece.own(tensor)
-    target.local.copy_(given)

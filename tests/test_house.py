@@ -55,7 +55,8 @@ STOREYS = (
         "yaml_source",
     },
     {"tensor_parallel"},
-    {"sharding"},
+    {"expert_parallel", "sharding"},
+    {"sharded_shares"},
     {
         "checkpoints",
         "explain",

@@ -31,6 +31,28 @@ class Neighbours:
             _groups[count] = made[now.rank // count]
         return Neighbours(now.rank % count, count, _groups[count])
 
+    @staticmethod
+    def alike(count: int) -> Neighbours:
+        """The processes with the same place among so many neighbours; all processes call it."""
+        import torch.distributed as dist
+
+        now = world()
+        made = [dist.new_group(list(range(at, now.size, count))) for at in range(count)]
+        return Neighbours(now.rank // count, now.size // count, made[now.rank % count])
+
+    def moved(self, x: Tensor, to: list[int], of: list[int]) -> Tensor:
+        """(sum of to, ...) -> (sum of of, ...)   the next `to[r]` rows go to process r, from which
+        `of[r]` come, by rank; as bytes, of any dtype.
+        """
+        import torch.distributed as dist
+
+        found = x.new_empty(sum(of), *x.shape[1:])
+        given = x.detach().contiguous()
+        dist.all_to_all_single(
+            found.view(torch.uint8), given.view(torch.uint8), of, to, group=self.group
+        )
+        return found
+
     def reduced(self, x: Tensor, largest: bool = False) -> Tensor:
         """The sum, or the largest, of all their tensors, new."""
         import torch.distributed as dist
@@ -44,12 +66,12 @@ class Neighbours:
         """Their tensors, by rank, whose last axes may differ."""
         import torch.distributed as dist
 
-        length = torch.tensor([x.shape[-1]], device=x.device)
+        length = torch.full((1,), x.shape[-1], dtype=torch.int64, device=x.device)
         lengths = [torch.empty_like(length) for _ in range(self.size)]
         dist.all_gather(lengths, length, group=self.group)
         each = [int(n) for n in lengths]
         room = x.new_zeros(*x.shape[:-1], max(each))
-        room[..., : x.shape[-1]] = x.detach()
+        room.narrow(-1, 0, x.shape[-1]).copy_(x.detach())
         found = [torch.empty_like(room) for _ in range(self.size)]
         dist.all_gather(found, room, group=self.group)
         return [y[..., :n] for y, n in zip(found, each, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from bigmodel_cli.distributed.neighbours import Neighbours
 from bigmodel_cli.distributed.who import samples, samples_group, world
 from bigmodel_cli.lazy import Tensor, torch
 
@@ -14,19 +15,22 @@ Fold = Callable[[list[Tensor]], Tensor]
 """Makes one tensor of those of all processes, by rank."""
 
 
-def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
-    """Replace each tensor by its sum over `samples`: the same bits in all of them.
+def sum_(
+    tensors: Sequence[Tensor], fold: Fold | None = None, among: Neighbours | None = None
+) -> None:
+    """Replace each tensor by its sum over `samples`, or `among` these: the same bits in all.
 
     With `fold`, which is to work element by element, by what it makes of the tensors of each.
     """
-    if samples().alone:
+    if samples().alone if among is None else among.size == 1:
         return
     import torch.distributed as dist
 
+    group = samples_group() if among is None else among.group
     for bucket in in_buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         if fold is None:
-            dist.all_reduce(flat, group=samples_group())
+            dist.all_reduce(flat, group=group)
         else:
             flat = fold(gathered(flat))
         parts = flat.split([tensor.numel() for tensor in bucket])

@@ -251,12 +251,12 @@ class _Gradients:
         total = torch.zeros((), dtype=wide, device=hidden.device)
         wanted = any(g is not None for g in (self.x, self.weight, self.bias))
         most = min(late.rows, len(hidden))
-        room = hidden.new_empty(most, len(self.matrix), dtype=kind)  # used by all pieces
+        room = hidden.new_empty(most, self.matrix.shape[0], dtype=kind)  # used by all pieces
         with torch.autocast(_device(hidden), enabled=False):
             for rows in late.bounds():
                 x = hidden[rows].to(kind)
                 all_of_it = torch.mm(x, self.matrix.T, out=room[: len(x)])
-                y = all_of_it[:, : self.vocab]
+                y = all_of_it.narrow(1, 0, self.vocab)
                 if self.offset is not None:
                     y += self.offset
                 gradient = y if wanted else None
@@ -280,7 +280,7 @@ class _Gradients:
             else:
                 self.weight += (gradient.T @ x)[: self.vocab]
         if self.bias is not None:
-            self.bias += gradient[:, : self.vocab].sum(0, dtype=self.bias.dtype)
+            self.bias += gradient.narrow(1, 0, self.vocab).sum(0, dtype=self.bias.dtype)
 
 
 def _sum_of(weight: Tensor) -> Tensor:

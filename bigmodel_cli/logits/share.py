@@ -32,7 +32,8 @@ class LogitsShare(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of all processes side by side."""
-        return self.team.beside(F.linear(self.team.enter(x), self.weight, self.bias))
+        y = F.linear(self.team.enter(x), self.weight, self.bias)
+        return self.team.beside(y, self.first)
 
 
 def share_entropy(

@@ -20,12 +20,14 @@ class TableShare(Module):
         super().__init__()
         self.weight = table.weight
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
-        self.team, self.own = team, tokens(table.num_embeddings).share(team.rank, team.size)
+        self.team = team
+        self.first = tokens(table.num_embeddings).share(team.rank, team.size).start
 
     def forward(self, numbers: Tensor) -> Tensor:
         """The rows of tokens, from whichever process has them."""
-        inside = (numbers >= self.own.start) & (numbers < self.own.stop)
-        place = (numbers - self.own.start).clamp(0, len(self.own) - 1)
+        place, last = numbers - self.first, self.weight.shape[0] - 1
+        inside = (place >= 0) & (place <= last)
+        place = place.clamp(0, last)
         return self.team.summed(F.embedding(place, self.weight) * inside[..., None])
 
 

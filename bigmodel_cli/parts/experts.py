@@ -7,14 +7,15 @@ from bigmodel_cli.parts.context import recorded
 from bigmodel_cli.parts.ffn import ClampOptions
 from bigmodel_cli.parts.matrices import OwnMatrices
 from bigmodel_cli.parts.recomputed import recomputed
-from bigmodel_cli.shares import ALONE, Cut, Run, Shares, Team
+from bigmodel_cli.shares import ALONE, Cut, Exchange, Run, Shares, Team
 
 
 class Experts(OwnMatrices):
     """The experts of a mixture, without what chooses among them.
 
     Weights are stacked: gate and up (E, hidden, C), down (E, C, hidden). A process of a team has
-    the `count` experts from number `first` on, and adds nothing for tokens that chose others.
+    the `count` experts from number `first` on, and adds nothing for tokens that chose others. With
+    an `exchange`, other processes have other experts, and other tokens.
     """
 
     gate: nn.Parameter
@@ -28,6 +29,7 @@ class Experts(OwnMatrices):
     first: int
     count: int
     team: Team = ALONE
+    exchange: Exchange | None = None
 
     def shares_of_experts(self) -> Shares:
         """Each has experts of its own."""
@@ -55,19 +57,44 @@ class Experts(OwnMatrices):
         """
         if recorded():
             return self.all_of_them(tokens, scores, chosen)
+        if self.exchange is not None:
+            return self.elsewhere(tokens, scores, chosen, self.exchange)
         order = chosen.flatten().argsort(stable=True)  # (N * k): into `chosen`, expert by expert
         if tokens.is_meta:  # only shapes and FLOPs, the same for any expert
             counts = torch.tensor([len(order)] + [0] * (self.count - 1), device="cpu")
         else:
             counts = torch.bincount(chosen.flatten(), minlength=self.count * self.team.size)
         if self.team.size > 1 and not tokens.is_meta:
-            before = int(counts[: self.first].sum())
             counts = counts[self.first : self.first + self.count]
-            order = order[before : before + int(counts.sum())]
-        rows = tokens[order // self.top_k]
-        y = self.grouped(rows, counts) if tokens.is_cuda else self.one_by_one(rows, counts)
+            expert = chosen.flatten()[order] - self.first
+            order = order[(expert >= 0) & (expert < self.count)]
+        y = self.in_turn(tokens[order // self.top_k], counts)
         y = y * scores.flatten()[order, None].to(y.dtype)
         return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.top_k, y)
+
+    def elsewhere(
+        self, tokens: Tensor, scores: Tensor, chosen: Tensor, exchange: Exchange
+    ) -> Tensor:
+        """The same, where each token goes to the processes that keep its experts, and comes back.
+
+        How many go where is told first. An expert's rows are in the order of one process that has
+        the samples of all, by rank.
+        """
+        order = chosen.flatten().argsort(stable=True)
+        counts = torch.bincount(chosen.flatten(), minlength=self.count)
+        given = exchange.counts(counts)  # (processes, experts here)
+        to, of = counts.view(exchange.size, -1).sum(1).tolist(), given.sum(1).tolist()
+        rows = exchange.sent(tokens[order // self.top_k], to, of)
+        own = torch.arange(given.shape[1], device=rows.device).repeat(exchange.size)
+        by_expert = own.repeat_interleave(given.flatten()).argsort(stable=True)
+        y = self.in_turn(rows[by_expert], given.sum(0))
+        y = exchange.sent(y[by_expert.argsort()], of, to)
+        y = y * scores.flatten()[order, None].to(y.dtype)
+        return torch.zeros_like(tokens, dtype=y.dtype).index_add_(0, order // self.top_k, y)
+
+    def in_turn(self, rows: Tensor, counts: Tensor) -> Tensor:
+        """(R, C) -> (R, C): the next `counts[e]` rows through expert e of those here."""
+        return self.grouped(rows, counts) if rows.is_cuda else self.one_by_one(rows, counts)
 
     def all_of_them(self, tokens: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
         """(N, C): every expert for every token, those not chosen times 0: for recorded graphs."""

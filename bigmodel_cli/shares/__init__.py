@@ -20,7 +20,8 @@ from bigmodel_cli.shares.cut import (
     by_outputs,
     own_of,
 )
-from bigmodel_cli.shares.division import Divides, Division, divide, says_so
+from bigmodel_cli.shares.division import Divides, Division, Plan, Plans, by_parts, divide, says_so
+from bigmodel_cli.shares.exchange import Exchange, SpreadsExperts
 from bigmodel_cli.shares.team import ALONE, Team
 
 __all__ = [
@@ -30,12 +31,17 @@ __all__ = [
     "Cut",
     "Divides",
     "Division",
+    "Exchange",
+    "Plan",
+    "Plans",
     "Run",
     "Share",
     "Shares",
+    "SpreadsExperts",
     "Team",
     "by_inputs",
     "by_outputs",
+    "by_parts",
     "divide",
     "own_of",
     "says_so",

@@ -41,8 +41,14 @@ class Run:
             return ""
         return (
             f"{self.units} {self.what} cannot be shared evenly by {size} processes; take a"
-            " number that they divide, or another train.parallel.tensor"
+            " number that they divide, or another number of processes (train.parallel)"
         )
+
+    def count(self, rank: int, size: int) -> int:
+        """How many units process `rank` has; where shares are even, as many as any other."""
+        if self.uneven:
+            return (rank + 1) * self.units // size - rank * self.units // size
+        return max(1, self.units // size)
 
     def share(self, rank: int, size: int) -> range:
         """The units of process `rank`."""
@@ -85,7 +91,7 @@ class Cut:
 
     def lengths(self, rank: int, size: int) -> list[int]:
         """Of each run in the share of process `rank`."""
-        return [len(run.share(rank, size)) * run.width for run in self.runs]
+        return [run.count(rank, size) * run.width for run in self.runs]
 
     def joined(self, shares: list[Tensor]) -> Tensor:
         """The whole weight of all processes' shares: the inverse of `taken`."""

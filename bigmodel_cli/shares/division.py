@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -36,12 +36,14 @@ class Divides(Protocol):
 class Division:
     """The weights of a model that are divided, or whose gradients are known in part.
 
-    Names are those of the model: of `shares` all, of `tensors` one for each weight.
+    Names are those of the model: of `shares` all, of `tensors` one for each weight. Where a process
+    keeps but some places of its share, along one axis, `windows` has (axis, the first of them).
     """
 
     team: Team
     shares: dict[str, Share] = field(default_factory=dict)
     tensors: dict[str, nn.Parameter] = field(default_factory=dict)
+    windows: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def settle(self) -> None:
         """Complete the gradients of a step: sum what each process knows a part of.
@@ -51,26 +53,34 @@ class Division:
         pieces: dict[tuple[int, torch.dtype], list[Tensor]] = {}
         for name, tensor in self.tensors.items():
             if tensor.grad is not None:
-                for copies, piece in self._incomplete(self.shares[name], tensor.grad):
+                for copies, piece in self._incomplete(name, tensor.grad):
                     pieces.setdefault((copies, piece.dtype), []).append(piece)
         for (copies, _), parts in sorted(pieces.items(), key=lambda item: str(item[0])):
             whole = self.team.neighbours(copies).sum(torch.cat([p.flatten() for p in parts]))
             for part, found in zip(parts, whole.split([p.numel() for p in parts]), strict=True):
                 part.copy_(found.view_as(part))
 
-    def _incomplete(self, share: Share, gradient: Tensor) -> list[tuple[int, Tensor]]:
+    def _incomplete(self, name: str, gradient: Tensor) -> list[tuple[int, Tensor]]:
         """(neighbours that have the rest, a view of the gradient) of each piece."""
-        size = self.team.size
+        share = self.shares[name]
         if not isinstance(share, Cut):
-            return [(size, gradient)] if share.partial else []
-        views = gradient.split(share.lengths(self.team.rank, size), share.axis)
-        copies = [run.copies(size) for run in share.runs]
-        return [(n, view) for n, view in zip(copies, views, strict=True) if n > 1]
+            return [(self.team.size, gradient)] if share.partial else []
+        return [(n, view) for n, view in self._of_runs(name, share, gradient) if n > 1]
+
+    def _of_runs(self, name: str, share: Cut, tensor: Tensor) -> list[tuple[int, Tensor]]:
+        """(neighbours that have the same, a view of what is kept of it) of each run."""
+        lengths = share.lengths(self.team.rank, self.team.size)
+        axis, first = self.windows.get(name, (None, 0))
+        if axis == share.axis:
+            lengths = inside(lengths, first, tensor.shape[axis])
+        copies = [run.copies(self.team.size) for run in share.runs]
+        return list(zip(copies, tensor.split(lengths, share.axis), strict=True))
 
     def squares(self, gradients: Iterable[tuple[str, Tensor]]) -> Tensor:
         """()   the sum of squares of all gradients of the model, in float64, each counted once.
 
-        `gradients` are those of this process by name, settled.
+        `gradients` are those of this process by name, settled; with `windows`, of what teams of the
+        same places keep.
         """
         whole, own = list[Tensor](), list[Tensor]()
         for name, gradient in gradients:
@@ -78,9 +88,8 @@ class Division:
             if not isinstance(share, Cut):
                 whole.append(gradient.double().square().sum())
                 continue
-            views = gradient.split(share.lengths(self.team.rank, self.team.size), share.axis)
-            for run, view in zip(share.runs, views, strict=True):
-                own.append(view.double().square().sum() / run.copies(self.team.size))
+            for copies, view in self._of_runs(name, share, gradient):
+                own.append(view.double().square().sum() / copies)
         found = torch.stack(whole).sum() if whole else torch.zeros((), dtype=torch.float64)
         return found + self.team.sum(torch.stack(own).sum()) if own else found
 
@@ -102,7 +111,38 @@ class Division:
         )
 
 
-def divide(model: Module, team: Team) -> Division:
+def inside(lengths: list[int], first: int, count: int) -> list[int]:
+    """How much of each of these lengths, one after the other, is in the `count` places from
+    `first` on.
+    """
+    found, at = [], 0
+    for length in lengths:
+        found.append(max(0, min(at + length, first + count) - max(at, first)))
+        at += length
+    return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one module's weights are divided, and what it is told when they are."""
+
+    shares: Shares
+    narrow: Callable[[Team], None]
+
+
+Plans = Callable[[Module], Plan | None]
+"""The plan of a module; None where it is kept whole. May raise as `Divides.shares`."""
+
+
+def by_parts(module: Module) -> Plan | None:
+    """By heads, hidden units, experts and tokens of the vocabulary, as parts say it."""
+    if not says_so(module):
+        return None
+    assert isinstance(module, Divides)
+    return Plan(module.shares(), module.narrow)
+
+
+def divide(model: Module, team: Team, plans: Plans = by_parts) -> Division:
     """Leave this process its share of the model's weights.
 
     All processes hold the same whole model before. Raises `SpecError` naming every part that
@@ -111,12 +151,12 @@ def divide(model: Module, team: Team) -> Division:
     found = Division(team)
     if team.size == 1:
         return found
-    planned, faults = _planned(model, team.size)
+    planned, faults = _planned(model, team.size, plans)
     if faults:
         raise SpecError("\n".join(faults))
     cut: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # tied weights stay one
-    for path, (part, shares) in planned.items():
-        for name, share in shares.items():
+    for path, plan in planned.items():
+        for name, share in plan.shares.items():
             _take(
                 model.get_submodule(path),
                 name,
@@ -125,7 +165,7 @@ def divide(model: Module, team: Team) -> Division:
                 found,
                 cut,
             )
-        part.narrow(team)
+        plan.narrow(team)
     return found
 
 
@@ -134,20 +174,19 @@ def says_so(module: Module) -> bool:
     return isinstance(module, Divides) and "shares" in vars(type(module))
 
 
-def _planned(model: Module, size: int) -> tuple[dict[str, tuple[Divides, Shares]], list[str]]:
-    """The modules that divide themselves, by path, and why some cannot among `size` processes."""
-    planned, faults = dict[str, tuple[Divides, Shares]](), list[str]()
+def _planned(model: Module, size: int, plans: Plans) -> tuple[dict[str, Plan], list[str]]:
+    """The modules that are divided, by path, and why some cannot be among `size` processes."""
+    planned, faults = dict[str, Plan](), list[str]()
     for path, module in model.named_modules():
-        if says_so(module):
-            assert isinstance(module, Divides)
-            where = f"model.{path}".removesuffix(".")
-            try:
-                shares = module.shares()
-            except ValueError as error:
-                faults.append(f"{where}.{error}")
-                continue
-            planned[path] = module, shares
-            own = (share.fault(size) for share in shares.values())
+        where = f"model.{path}".removesuffix(".")
+        try:
+            plan = plans(module)
+        except ValueError as error:
+            faults.append(f"{where}.{error}")
+            continue
+        if plan is not None:
+            planned[path] = plan
+            own = (share.fault(size) for share in plan.shares.values())
             faults += dict.fromkeys(f"{where}: {fault}" for fault in own if fault)
     return planned, faults
 

@@ -59,9 +59,11 @@ class Team:
         y = self.summed(F.linear(x, layer.weight))
         return y if layer.bias is None else y + layer.bias.to(y.dtype)
 
-    def beside(self, x: Tensor) -> Tensor:
-        """(..., n) -> (..., all)   the processes' x side by side, from which they go on alike."""
-        return x if self.size == 1 else _functions()[2].apply(x, self)
+    def beside(self, x: Tensor, first: int) -> Tensor:
+        """(..., n) -> (..., all)   the processes' x side by side, from which they go on alike; this
+        one's begins at `first`.
+        """
+        return x if self.size == 1 else _functions()[2].apply(x, first, self)
 
 
 ALONE = Team()
@@ -98,14 +100,12 @@ def _functions() -> tuple[Any, Any, Any]:
         """Side by side; each has the gradient of its own."""
 
         @staticmethod
-        def forward(context: Any, x: Tensor, team: Team) -> Tensor:
-            found = team.all_of(x)
-            context.first = sum(part.shape[-1] for part in found[: team.rank])
-            context.count = x.shape[-1]
-            return torch.cat(found, -1)
+        def forward(context: Any, x: Tensor, first: int, team: Team) -> Tensor:
+            context.first, context.count = first, x.shape[-1]
+            return torch.cat(team.all_of(x), -1)
 
         @staticmethod
-        def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-            return gradient.narrow(-1, context.first, context.count), None
+        def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+            return gradient.narrow(-1, context.first, context.count), None, None
 
     return Enter, Summed, Beside

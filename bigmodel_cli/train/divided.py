@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from bigmodel_cli.assemble import outline
+from bigmodel_cli.assemble import Later, outline
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, quantity, say
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import is_cpu, total_memory
 from bigmodel_cli.distributed import most, neighbours, share_samples, told, world
 from bigmodel_cli.errors import SpecError
+from bigmodel_cli.expert_parallel import ExpertParallel
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.models import Model
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.sharding import Mesh
+from bigmodel_cli.sharded_shares import ShardedShares
+from bigmodel_cli.sharding import Mesh, Sharding
 from bigmodel_cli.shares import says_so
 from bigmodel_cli.spec import Spec
+from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.plan import memory_of
 
 
@@ -43,7 +46,9 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
         copies = f"{mesh.replicate} {'copies' if mesh.replicate > 1 else 'copy'} of the weights"
         each = "each " if mesh.replicate > 1 else ""
         among = mesh.shard * mesh.tensor
-        part = f", {each}divided among {among} processes" if mesh.sharded else ""
+        part = f", {each}divided among {among} processes" if among > 1 else ""
+        if mesh.experts > 1:
+            part = f", whose experts are over {mesh.experts} processes each"
         say(f"parallel: {copies}{part} ({why})")
     if options.offload and (mesh.shard == 1 or is_cpu(device)):
         why = "are not divided among processes" if mesh.shard == 1 else "are in its memory anyway"
@@ -57,11 +62,22 @@ def checked_mesh(spec: Spec, replicate: int, shard: int, *, offload: bool = Fals
     Raises `SpecError` for what is not done where processes keep or compute parts so.
     """
     options = spec.train.parallel
-    mesh = Mesh(replicate, shard, options.reshard, options.tensor, options.reduce, offload)
+    mesh = Mesh(
+        replicate,
+        shard,
+        options.reshard,
+        options.tensor,
+        reduce=options.reduce,
+        offload=offload,
+        experts=options.experts,
+    )
     if mesh.sharded:
         _check(spec, replicate * shard * options.tensor)
     if mesh.tensor > 1:
-        _check_tensor(spec, mesh)
+        _check_divided_parts(spec, "tensor", "divides heads and hidden units")
+    if mesh.experts > 1:
+        _check_divided_parts(spec, "experts", "divides the experts")
+        _check_experts(mesh)
     return mesh
 
 
@@ -92,19 +108,53 @@ def _check(spec: Spec, processes: int) -> None:
             )
 
 
-def _check_tensor(spec: Spec, mesh: Mesh) -> None:
+def _check_divided_parts(spec: Spec, option: str, does: str) -> None:
     """Raise `SpecError` for what is not done where parts are divided."""
-    what = {
-        "train.parallel.shard": mesh.shard > 1,
-        "adapter": spec.adapter is not None,
-        "distill": spec.distill is not None,
-    }
-    for name, asked in what.items():
-        if asked:
+    for name, asked in {"adapter": spec.adapter, "distill": spec.distill}.items():
+        if asked is not None:
             raise SpecError(
-                f"{name} does not go with train.parallel.tensor, which divides heads and hidden"
-                " units; leave it out, or set train.parallel.tensor=1"
+                f"{name} does not go with train.parallel.{option}, which {does}; leave it out, or"
+                f" set train.parallel.{option}=1"
             )
+
+
+def _check_experts(mesh: Mesh) -> None:
+    """Raise `SpecError` where experts cannot be over that many of the processes."""
+    if mesh.shard > 1 or mesh.tensor > 1:
+        raise SpecError(
+            "train.parallel.experts goes with copies of the other weights (replicate) alone; set"
+            " shard and tensor to 1, or experts to 1"
+        )
+    if mesh.replicate % mesh.experts:
+        raise SpecError(
+            f"train.parallel.experts: {mesh.experts:,} does not divide {mesh.replicate:,}, the"
+            " number of processes; start a multiple of it (--processes), or set it to 1"
+        )
+
+
+def in_parts(
+    model: Model, mesh: Mesh, device: torch.device, later: Later | None
+) -> Sharding | TensorParallel:
+    """Leave this process its part of the weights, on its device; what `later` has to do to them is
+    done when they are divided.
+
+    Raises `SpecError` where they cannot be divided so.
+    """
+    if mesh.experts > 1:
+        return ExpertParallel(model, mesh.experts, device)
+    if mesh.tensor > 1:
+        say_whole(model)
+        if mesh.shard > 1:
+            return ShardedShares(model, type(model).groups(model), mesh, device)
+        return TensorParallel(model, mesh.tensor, device)
+    # torchvision's ResNets have a number of that name
+    groups = type(model).groups(model)
+    if later is None:
+        return Sharding(model, groups, mesh, device)
+    sharding = Sharding(model, groups, mesh, device, later.fill)
+    if later.load is not None:
+        later.load(model, {**sharding.kept(), **dict(model.named_buffers())})
+    return sharding
 
 
 def say_whole(model: Model) -> None:

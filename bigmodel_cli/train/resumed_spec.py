@@ -36,6 +36,8 @@ MAY_CHANGE = {
     "train.trackers",
     "train.parallel.replicate",
     "train.parallel.shard",
+    "train.parallel.tensor",
+    "train.parallel.experts",
     "train.parallel.reshard",
     "train.parallel.offload",
     "data.workers",

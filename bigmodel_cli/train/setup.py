@@ -40,7 +40,7 @@ from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.autotune import apply_mode, choose
-from bigmodel_cli.train.divided import say_whole, unmeasured
+from bigmodel_cli.train.divided import in_parts, unmeasured
 from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
@@ -245,16 +245,8 @@ def prepare(
         weights = rated(model, named_weights(model), options)
     sharding: Sharding | TensorParallel | None = None
     if mesh.sharded and device is not None:
-        if mesh.tensor > 1:
-            say_whole(model)
-            sharding = TensorParallel(model, mesh.tensor, device)
-        else:
-            fill = Later(0).fill if later is None else later.fill
-            weights = [without_numbers(w) for w in weights]  # whole ones are not to be kept
-            # torchvision's ResNets have a number of that name
-            sharding = Sharding(model, type(model).groups(model), mesh, device, fill)
-            if later is not None and later.load is not None:
-                later.load(model, {**sharding.kept(), **dict(model.named_buffers())})
+        weights = [without_numbers(w) for w in weights]  # whole ones are not to be kept
+        sharding = in_parts(model, mesh, device, later)
         weights = sharding.weights(weights)
         sharding.spare = {name: tensor[:SPARE] for name, tensor in first().items()}
     state = TrainState(

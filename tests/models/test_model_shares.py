@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from teams import Threads, copied, together
+from local_teams import Local, alike, divided, one_of
 from torch import Tensor, nn
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.logits import cross_entropy, is_late, late, whole
 from bigmodel_cli.models import MODELS
-from bigmodel_cli.shares import Team, divide
 
 VOCAB, LENGTH, DIM = 37, 10, 16
 HEADS = {"num_heads": 8, "head_dim": 4}
@@ -65,9 +65,9 @@ def rows(seed: int = 2, padded: int = 3) -> tuple[Tensor, Tensor]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def learnt(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
+def learnt(model: nn.Module, inputs: list[Tensor], loss: Callable[..., Tensor]) -> Tensor:
     """The loss, with the auxiliary ones of experts, after a backward pass."""
-    total = loss(model)
+    total = loss(model, *inputs)
     for module in model.modules():
         if getattr(module, "auxiliary", None) is not None:
             total = total + module.auxiliary
@@ -75,88 +75,88 @@ def learnt(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
     return total.detach()
 
 
-def equals_the_whole(model: nn.Module, size: int, loss: Callable[[nn.Module], Tensor]) -> None:
-    """Loss, gradients and their norm in each process, and the weights put together again."""
-    one = copied(model)
-    want = learnt(one, loss)
+def equals_the_whole(
+    model: nn.Module, size: int, inputs: list[Tensor], loss: Callable[..., Tensor]
+) -> None:
+    """Loss, gradients and their norm, the same to the bit in each process, and the weights put
+    together again.
+    """
+    one = copy.deepcopy(model)
+    want = learnt(one, inputs, loss)
     gradients = {n: p.grad for n, p in one.named_parameters() if p.grad is not None}
-
-    def run(team: Team) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], float, int]:
-        own = copied(model)
-        division = divide(own, team)
-        found = learnt(own, loss)
+    squares = sum(float(g.square().sum()) for g in gradients.values())
+    with divided(model, size) as (own, division):
+        found = learnt(own, [alike(x, size) for x in inputs], loss)
         division.settle()
         named = [(n, p.grad) for n, p in own.named_parameters() if p.grad is not None]
-        norm = float(division.squares(named))
-        learned = {n: division.whole(n, g) for n, g in named}
-        weights = {n: division.whole(n, p.detach()) for n, p in own.named_parameters()}
-        return found, learned, weights, norm, sum(p.numel() for p in own.parameters())
-
-    squares = sum(float(g.square().sum()) for g in gradients.values())
-    for found, learned, weights, norm, count in together(size, run):
-        assert largest(found, want) <= 1e-6
-        assert learned.keys() == gradients.keys()
-        for name, gradient in gradients.items():
-            assert largest(learned[name], gradient) <= 1e-6, name
-        for name, weight in model.named_parameters():
-            assert torch.equal(weights[name], weight), name
-        assert norm == pytest.approx(squares, rel=1e-9)
-        assert count < sum(p.numel() for p in model.parameters())
+        norm = float(one_of(division.squares(named)))
+        learned = {n: one_of(division.whole(n, g)) for n, g in named}
+        weights = {n: one_of(division.whole(n, p.detach())) for n, p in own.named_parameters()}
+    assert largest(one_of(found), want) <= 1e-6
+    assert learned.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert largest(learned[name], gradient) <= 1e-6, name
+    for name, weight in model.named_parameters():
+        assert torch.equal(weights[name], weight), name
+    assert norm == pytest.approx(squares, rel=1e-9)
+    kept = (sum(p.numel() for p in part.parameters()) for part in (own, model))
+    assert next(kept) < next(kept)
 
 
-@pytest.mark.parametrize("size", [2, 4, 8])
-@pytest.mark.parametrize("tied", [True, False])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("size", "tied"),
+    [pytest.param(2, True, marks=SLOW), (4, False), pytest.param(8, True, marks=SLOW)],
+)
 def test_a_decoder_of_all_mixers(size: int, tied: bool) -> None:
-    tokens, targets = rows()
-
-    def loss(model: nn.Module) -> Tensor:
-        return cross_entropy(model(tokens), targets)
-
-    equals_the_whole(decoder(tie_embeddings=tied), size, loss)
+    equals_the_whole(
+        decoder(tie_embeddings=tied), size, [*rows()], lambda m, x, y: cross_entropy(m(x), y)
+    )
 
 
-@pytest.mark.parametrize("chunk", ["auto", 4])
-@pytest.mark.parametrize("options", [{}, {"logit_softcap": 2.0, "logit_scale": 1.5}])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("chunk", "options", "smoothing", "size"),
+    [
+        ("auto", {}, 0.1, 8),
+        (4, {}, 0.0, 2),
+        ("auto", {"logit_softcap": 2.0, "logit_scale": 1.5}, 0.0, 2),
+        (4, {"logit_softcap": 2.0, "logit_scale": 1.5}, 0.1, 4),
+    ],
+)
 def test_a_loss_reads_its_own_logits_alone(
-    chunk: Any, options: dict[str, Any], smoothing: float
+    chunk: Any, options: dict[str, Any], smoothing: float, size: int
 ) -> None:
     """Of a vocabulary of 37, in pieces; nothing of the size of the logits is exchanged."""
     tokens, targets = rows()
     small = [{"mixer": MIXERS[0], "ffn": FFNS[0]}]
     model = decoder(blocks=small, **options)
 
-    def loss(model: nn.Module) -> Tensor:
+    def loss(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
         with late(chunk):
             return cross_entropy(model(tokens), targets, smoothing)
 
-    def divided(team: Team) -> bool:
-        own = copied(model)
-        divide(own, team)
+    equals_the_whole(model, size, [tokens, targets], loss)
+    with divided(model, size) as (own, division):
+        team = division.team
+        assert isinstance(team, Local)
         with late(chunk):
-            logits = own(tokens)
-        assert isinstance(team, Threads)
+            logits = own(alike(tokens, size))
         team.calls.clear()
-        cross_entropy(logits, targets, smoothing)
-        rows = int((targets >= 0).sum())
-        return is_late(logits) and sum(team.calls) <= 4 * rows < rows * VOCAB
-
-    equals_the_whole(model, 4, loss)
-    assert all(together(4, divided))
+        cross_entropy(logits, alike(targets, size), smoothing)
+    count = int((targets >= 0).sum())
+    assert is_late(logits)
+    assert 0 < sum(team.calls) <= 4 * count < count * VOCAB
 
 
 def test_logits_that_are_read_whole_are_those_of_one_process() -> None:
     tokens, _ = rows()
-    model = decoder().eval()
+    model = decoder(blocks=[{"mixer": MIXERS[0], "ffn": FFNS[1]}]).eval()
     want = model(tokens).detach()
-
-    def run(team: Team) -> Tensor:
-        own = copied(model)
-        divide(own, team)
-        return whole(own(tokens)).detach()  # type: ignore[no-any-return]
-
-    for found in together(4, run):
-        assert largest(found, want) <= 1e-6
+    with divided(model, 4) as (own, _):
+        found = whole(own(alike(tokens, 4)))
+    assert largest(one_of(found), want) <= 1e-6
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -167,8 +167,7 @@ def test_an_encoder_of_tokens(size: int) -> None:
         "blocks": [{"mixer": MIXERS[1], "ffn": {"type": "gelu", "hidden": 24}}],
     }  # fmt: skip
     model = MODELS["encoder"].model_validate(values).build(DatasetInfo(vocab_size=VOCAB)).double()
-    tokens, targets = rows()
-    equals_the_whole(model, size, lambda m: cross_entropy(m(tokens), targets))
+    equals_the_whole(model, size, [*rows()], lambda m, x, y: cross_entropy(m(x), y))
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -183,7 +182,8 @@ def test_an_encoder_decoder(size: int, share: Any) -> None:
     model = MODELS["seq2seq"].model_validate(values).build(DatasetInfo(vocab_size=VOCAB)).double()
     tokens, targets = rows()
     source, _ = rows(5, 5)
-    equals_the_whole(model, size, lambda m: cross_entropy(m(source, tokens), targets))
+    inputs = [source, tokens, targets]
+    equals_the_whole(model, size, inputs, lambda m, s, x, y: cross_entropy(m(s, x), y))
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -205,4 +205,4 @@ def test_a_vision_transformer(size: int) -> None:
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.2)
     images, labels = torch.randn(3, 3, 8, 12, dtype=torch.float64), torch.tensor([0, 2, 1])
-    equals_the_whole(model, size, lambda m: cross_entropy(m(images), labels))
+    equals_the_whole(model, size, [images, labels], lambda m, x, y: cross_entropy(m(x), y))

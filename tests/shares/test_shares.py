@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teams import copied, together
+from local_teams import divided, one_of
 from torch import Tensor, nn
 
 from bigmodel_cli.parts.ffn import FeedForward
-from bigmodel_cli.shares import Cut, Run, Team, divide, says_so
+from bigmodel_cli.shares import Cut, Run, Team, says_so
 
 
 @given(
@@ -36,8 +38,19 @@ def test_shares_together_are_the_whole(
     shares = [cut.taken(whole, rank, size) for rank in range(size)]
     assert [s.shape[axis] for s in shares] == [sum(cut.lengths(r, size)) for r in range(size)]
     assert torch.equal(cut.joined(shares), whole)
-    found = together(size, lambda team: cut.gathered(shares[team.rank], team))
-    assert all(torch.equal(tensor, whole) for tensor in found)
+    told = Told([share.movedim(axis, -1) for share in shares])
+    assert torch.equal(cut.gathered(shares[0], told), whole)
+
+
+class Told(Team):
+    """Processes of which each has such a tensor."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+
+    def all_of(self, x: Tensor) -> list[Tensor]:
+        assert torch.equal(x, self.tensors[0])
+        return self.tensors
 
 
 def test_a_weight_of_another_length_is_not_cut() -> None:
@@ -69,20 +82,17 @@ def test_a_part_without_a_plan_is_kept_whole() -> None:
     model, x = Two().double(), torch.randn(3, 6, dtype=torch.float64)
     assert says_so(model.known)
     assert not says_so(model.own)
-    whole = copied(model)
+    whole = copy.deepcopy(model)
     want = whole(x)
     want.sum().backward()
 
-    def run(team: Team) -> tuple[Tensor, dict[str, Tensor]]:
-        own = copied(model)
-        division = divide(own, team)
+    with divided(model, 2) as (own, division):
         assert {name.partition(".")[0] for name in division.shares} == {"known"}
         y = own(x)
         y.sum().backward()
         division.settle()
-        return y, {n: division.whole(n, p.grad) for n, p in own.named_parameters()}
-
-    for y, gradients in together(2, run):
-        assert torch.allclose(y, want)
-        for name, p in whole.named_parameters():
-            assert torch.allclose(gradients[name], p.grad), name
+        named = own.named_parameters()
+        gradients = {n: one_of(division.whole(n, p.grad)) for n, p in named}
+    assert torch.allclose(one_of(y), want)
+    for name, p in whole.named_parameters():
+        assert torch.allclose(gradients[name], p.grad), name

@@ -1,9 +1,10 @@
 """Trains the cases of a file in as many processes as torchrun starts, with weights in parts.
 
 Called as `sharded_ranks.py CASES OUT`; CASES is JSON, a list of {"name", "spec", "steps", "from",
-"save"}: `from` is a folder with checkpoints, of which the last is gone on with, `save` one to save
-to at the end, `steps` the step to end at. The first process writes NAME.json with the losses and
-what a process keeps, and NAME.safetensors with all weights, to OUT. Nothing may be unpickled.
+"save", "double"}: `from` is a folder with checkpoints, of which the last is gone on with, `save`
+one to save to at the end, `steps` the step to end at; `double` trains in fp64. The first process
+writes NAME.json with the losses and what a process keeps, and NAME.safetensors with all weights, to
+OUT. Nothing may be unpickled.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def stored(tensors: Iterable[torch.Tensor]) -> int:
 
 def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
     """Train a case to its last step."""
+    torch.set_default_dtype(torch.float64 if case.get("double") else torch.float32)
     given = case["spec"]
     spec = from_dict({**given, "train": {**FIXED, "steps": 200, **given["train"]}})
     opened = open_run(spec)
