@@ -25,13 +25,15 @@ from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
 class Mesh:
     """How many copies of the weights there are, and among how many processes each is divided.
 
-    The processes of a copy have neighbouring ranks.
+    The processes of a copy have neighbouring ranks. Those of a `context` are among the `shard` of
+    a copy where that is divided, and have a copy each where it is not.
     """
 
     replicate: int = 1
     shard: int = 1
     reshard: bool = True  # a block's weights are freed after its forward pass
     tensor: int = 1  # neighbours that divide each part among them and take the same samples
+    context: int = 1  # those with the same samples, each some positions of them
 
     @property
     def sharded(self) -> bool:

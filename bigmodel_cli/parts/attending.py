@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from bigmodel_cli.device import product_dtype
+from bigmodel_cli.draw import again, placed
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.kernels import AttentionSpec, attend, attended
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.row_share import RowShare
 from bigmodel_cli.parts.watched import AttentionCall, Watcher
 from bigmodel_cli.shares import ALONE, Team
 
@@ -132,15 +136,23 @@ class AttentionPart(OwnMatrices):
         k: Tensor,
         v: Tensor,
         *,
+        share: RowShare | None = None,
         segments: Tensor | None = None,
         key_mask: Tensor | None = None,
-        bias: Tensor | None = None,
+        bias: Callable[[int, int], Tensor] | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """(B, H, T, E)   `kernels.attend`, with dropout in training."""
+        """(B, H, T, E)   `kernels.attend`, with dropout in training.
+
+        `bias` gives that of so many queries, aligned with the last of so many keys. With a `share`
+        queries are of this process's positions, keys and values of all.
+        """
+        if share is not None:
+            return self._in_runs(q, k, v, share, segments, bias, sinks)
         dropped = self.training and self.dropout > 0
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
-        masks = {"segments": segments, "key_mask": key_mask, "bias": bias, "sinks": sinks}
+        scores = None if bias is None else bias(q.shape[2], k.shape[2])
+        masks = {"segments": segments, "key_mask": key_mask, "bias": scores, "sinks": sinks}
         if self.watcher is None:
             return attend(q, k, v, spec, **masks)
         y, sums = attended(q, k, v, spec, **masks)
@@ -157,6 +169,45 @@ class AttentionPart(OwnMatrices):
         )
         changed = self.watcher(call)
         return y if changed is None else changed
+
+    def _in_runs(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        share: RowShare,
+        segments: Tensor | None,
+        bias: Callable[[int, int], Tensor] | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """(B, H, t, E)   each run of positions with the keys up to its end, from the first one that
+        its window holds. What is dropped is of one draw.
+        """
+        found, first, drawn, window = [], 0, again(), self.spec.window
+        for number, run in enumerate(share.runs):
+            own = slice(first, first + len(run))
+            seen = slice(0 if window is None else max(0, run.start - window + 1), run.stop)
+            last = number == len(share.runs) - 1
+            with contextlib.nullcontext() if last else drawn(), placed((run,)):
+                y = self.attend(
+                    q[:, :, own],
+                    k[:, :, seen],
+                    v[:, :, seen],
+                    segments=None if segments is None else segments[:, seen],
+                    bias=bias,
+                    sinks=sinks,
+                )
+            found.append(y)
+            first += len(run)
+        return found[0] if len(found) == 1 else torch.cat(found, 2)
+
+    def rows_fault(self) -> str:
+        """Why positions of a row cannot be divided (`context_fault`); "" where they can."""
+        if not self.spec.causal:
+            return "causal: false"
+        if self.dropout and self.spec.window is not None:
+            return "dropout: of attention's weights, in a window"
+        return ""
 
     def minus(self) -> Tensor | None:
         """What the second half of the maps is multiplied by before it is subtracted, if it is."""

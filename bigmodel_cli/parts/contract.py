@@ -124,6 +124,20 @@ class Routes(Protocol):
 
 
 @runtime_checkable
+class DividesRows(Protocol):
+    """A module that can compute some positions of each row, of which other processes have the rest
+    (row_share.py): each by itself, or from `SequenceInfo.share.whole` of what it gathers. Or a task
+    whose loss is a sum over them.
+
+    Its own class says so: one that inherits it is asked to say it again.
+    """
+
+    @property
+    def context_fault(self) -> str:
+        """The option that does not allow it, and its value, for a message; "" where all do."""
+
+
+@runtime_checkable
 class ReadInPart(Protocol):
     """A part of whose weights a few tokens read not all."""
 
@@ -184,6 +198,11 @@ class KeepsTensors(Protocol):
 
     def tensors_of(self, cache: Any) -> dict[str, Tensor]:
         """The tensors of such a cache."""
+
+
+def divides_rows(what: object) -> bool:
+    """Whether the own class of a module, or of a task, says so; an option may not allow it."""
+    return isinstance(what, DividesRows) and "context_fault" in vars(type(what))
 
 
 def read_in_part(part: Module, tokens: int) -> dict[str, float]:

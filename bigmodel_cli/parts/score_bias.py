@@ -14,6 +14,7 @@ class Alibi(Module):
     """(H, T, S)   -slope_h * |i - j|, slopes 2^(-8/H), 2^(-16/H), ... (Press et al. 2022)."""
 
     team: Team = ALONE
+    context_fault = ""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -50,6 +51,7 @@ class T5Bias(Module):
     """
 
     team: Team = ALONE
+    context_fault = ""
 
     def __init__(self, buckets: int, max_distance: int, heads: int, causal: bool) -> None:
         super().__init__()

@@ -5,16 +5,19 @@ from __future__ import annotations
 from bigmodel_cli.assemble import outline
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.console import listed, quantity, say
+from bigmodel_cli.context_parallel import row_faults
 from bigmodel_cli.data import Split
 from bigmodel_cli.device import is_cpu, total_memory
 from bigmodel_cli.distributed import neighbours, share_samples, world
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.models import Model
+from bigmodel_cli.parts.contract import divides_rows
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.sharding import Mesh
 from bigmodel_cli.shares import says_so
 from bigmodel_cli.spec import Spec
+from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.plan import memory_of
 
 
@@ -26,28 +29,40 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
     """
     options, count = spec.train.parallel, world().size
     found, why = options.division(count), "train.parallel"
+    parts = found is not None and found[1] > 1
     if found is None:
         memory = memory_of(spec, info, outline(spec, info), split.longest_rows())
         room = total_memory(device) // (neighbours() if is_cpu(device) else 1)
-        fits = memory.peak <= room
-        found = (count, 1) if fits else (1, count)
+        peak, rest = memory.state + memory.activations // options.context, count // options.context
+        fits = peak <= room
+        found, parts = ((rest, 1) if fits else (1, rest)), not fits
         why = (
-            f"about {quantity(memory.peak, 'B')} of weights, gradients, optimizer state and"
+            f"about {quantity(peak, 'B')} of weights, gradients, optimizer state and"
             f" activations {'fit' if fits else 'do not fit'} the {quantity(room, 'B')} of a process"
         )
-    mesh = Mesh(*found, options.reshard, options.tensor)
+    shard = found[1] * options.context if parts else 1
+    mesh = Mesh(found[0], shard, options.reshard, options.tensor, options.context)
     if mesh.sharded:
         _check(spec)
     if mesh.tensor > 1:
         _check_tensor(spec, mesh)
-    share_samples(mesh.tensor)
+    if mesh.context > 1:
+        _check_context(spec)
+    share_samples(mesh.tensor, mesh.context)
     if count > 1:
-        copies = f"{mesh.replicate} {'copies' if mesh.replicate > 1 else 'copy'} of the weights"
-        each = "each " if mesh.replicate > 1 else ""
-        among = mesh.shard * mesh.tensor
-        part = f", {each}divided among {among} processes" if mesh.sharded else ""
-        say(f"parallel: {copies}{part} ({why})")
+        say(f"parallel: {_described(mesh, count)} ({why})")
     return mesh
+
+
+def _described(mesh: Mesh, count: int) -> str:
+    """What so many processes share, for people."""
+    among = mesh.shard * mesh.tensor
+    number = count // among
+    copies = f"{number} {'copies' if number > 1 else 'copy'} of the weights"
+    each = "each " if number > 1 else ""
+    part = f", {each}divided among {among} processes" if mesh.sharded else ""
+    rows = f"; each sequence divided among {mesh.context}" if mesh.context > 1 else ""
+    return f"{copies}{part}{rows}"
 
 
 def _check(spec: Spec) -> None:
@@ -80,6 +95,33 @@ def _check_tensor(spec: Spec, mesh: Mesh) -> None:
                 f"{name} does not go with train.parallel.tensor, which divides heads and hidden"
                 " units; leave it out, or set train.parallel.tensor=1"
             )
+
+
+def _check_context(spec: Spec) -> None:
+    """Raise `SpecError` for what is not done where positions of a row are divided."""
+    train = spec.train
+    what = {
+        "train.deterministic: true": train.deterministic,
+        "train.compile: on": train.compile == "on",
+        "adapter": spec.adapter is not None,
+        "distill": spec.distill is not None,
+    }
+    for name, asked in what.items():
+        if asked:
+            raise SpecError(
+                f"{name} does not go with train.parallel.context, which divides sequences among"
+                " processes; leave it out, or set train.parallel.context=1"
+            )
+
+
+def check_rows(model: Model, task: Task) -> None:
+    """Raise `SpecError` where positions of a row cannot be divided among processes."""
+    faults = row_faults(model)
+    if not divides_rows(task):
+        faults.insert(0, f"task.type: {task.name} has no loss that is a sum over positions")
+    if faults:
+        rest = "set train.parallel.context=1, or take task.type: causal_lm and attention for it"
+        raise SpecError("\n".join(f"train.parallel.context: {fault}; {rest}" for fault in faults))
 
 
 def say_whole(model: Model) -> None:

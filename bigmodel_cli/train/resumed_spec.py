@@ -34,6 +34,7 @@ MAY_CHANGE = {
     "train.trackers",
     "train.parallel.replicate",
     "train.parallel.shard",
+    "train.parallel.context",
     "train.parallel.reshard",
     "data.workers",
 }

@@ -195,7 +195,7 @@ def set_up(
     place = torch.device("cpu") if mesh.sharded else device  # until it is in parts
     model = assemble(spec, info, place, opened.source, saved=own)
     check_enough(spec, split)
-    if not mesh.sharded:
+    if not mesh.sharded and mesh.context == 1:  # whose activations are divided
         check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
     if model.learns_before and own is None:

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from bigmodel_cli.console import say
-from bigmodel_cli.distributed import World, gathered, most, samples, sum_, world
+from bigmodel_cli.distributed import World, gathered, loading, most, samples, sum_, world
 from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import OutOfMemory, SpecError, forget_frames, is_out_of_memory
 from bigmodel_cli.lazy import Tensor, torch
@@ -79,7 +79,7 @@ def check_division(options: TrainOptions, among: World) -> None:
 def begin_step(state: TrainState, options: TrainOptions) -> None:
     """Let what is drawn from torch's generator, if anything, be other draws in each process."""
     if not world().alone:
-        torch.manual_seed(int(key_of(options.seed, state.batch, samples().rank)) >> 1)
+        torch.manual_seed(int(key_of(options.seed, state.batch, loading().rank)) >> 1)
 
 
 def passes_together(
@@ -152,7 +152,8 @@ def _own(
         mark("forward")
         (total * (scale.value / unit) if scale.dynamic else total).backward()
         mark("backward")
-        rows.append(as_one((loss, n, objective.task.size(batch), n), device))
+        size = 0 if state.context.rank else objective.task.size(batch)  # one of those who have it
+        rows.append(as_one((loss, n, size, n), device))
         if tree is not None:
             tree.add(_taken(state, unit))
             norms.note()
@@ -217,10 +218,10 @@ def _counted(
 def all_fit(state: TrainState) -> Iterator[None]:
     """Inside, nothing is exchanged. Raises `OutOfMemory` in all processes where one had too little.
 
-    So all of them divide their micro-batches alike, and take the step again. Where weights are in
-    parts the processes wait for one another in each pass, and the run ends instead.
+    So all of them divide their micro-batches alike, and take the step again. Where the processes
+    wait for one another in each pass, the run ends instead.
     """
-    if state.sharding is not None:
+    if state.kept.pass_together:
         yield
         return
     short = ""
