@@ -7,7 +7,7 @@ sums over these processes, as they are over those with other samples.
 from __future__ import annotations
 
 from bigmodel_cli.distributed import Neighbours
-from bigmodel_cli.lazy import Module, Tensor, nn
+from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.contract import DividesRows, divides_rows
 from bigmodel_cli.shares import ALONE, Team
 from bigmodel_cli.tensor_parallel import Processes
@@ -39,17 +39,16 @@ def row_faults(model: Module) -> list[str]:
     found: dict[str, str] = {}
     hidden: list[str] = []
     for path, module in model.named_modules():
-        if any(path.startswith(prefix) for prefix in hidden):
+        makes_weights = "parametrizations" in path.split(".")  # an adapter's
+        if makes_weights or any(path.startswith(prefix) for prefix in hidden):
             continue
         where = f"model.{path}".removesuffix(".")
-        if not (divides_rows(module) or type(module) in by_position):
+        kind = torch.nn.utils.parametrize.type_before_parametrizations(module)
+        if not (divides_rows(module, kind) or kind in by_position):
             hidden.append(f"{path}." if path else "")
-            kind = type(module).__name__
-            found.setdefault(
-                kind,
-                f"{where}: {kind} mixes positions, or does not say how it would compute some of"
-                " them alone (context_fault)",
-            )
+            name = kind.__name__
+            why = "mixes positions, or does not say how it would compute some of them alone"
+            found.setdefault(name, f"{where}: {name} {why} (context_fault)")
         elif isinstance(module, DividesRows) and module.context_fault:
             found.setdefault(module.context_fault, f"{where}.{module.context_fault}")
     return list(found.values())

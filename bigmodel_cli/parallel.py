@@ -38,7 +38,7 @@ class SharingOptions(Options):
         description=(
             "neighbours that take the same samples, each some positions of every sequence, so that"
             " activations of long ones are divided: attention gets the others' keys and values;"
-            " for task.type: causal_lm, and not for what mixes positions without attention; a"
+            " for causal_lm and masked_lm, and not for what mixes positions without attention; a"
             " validation passes whole sequences; shard divides weights among these processes too"
         ),
     )

@@ -139,19 +139,22 @@ class AttentionPart(OwnMatrices):
         share: RowShare | None = None,
         segments: Tensor | None = None,
         key_mask: Tensor | None = None,
-        bias: Callable[[int, int], Tensor] | None = None,
+        bias: Callable[..., Tensor] | None = None,
         sinks: Tensor | None = None,
+        ahead: int = 0,
     ) -> Tensor:
         """(B, H, T, E)   `kernels.attend`, with dropout in training.
 
-        `bias` gives that of so many queries, aligned with the last of so many keys. With a `share`
+        `bias` gives that of so many queries and keys, of which so many are `ahead`. With a `share`
         queries are of this process's positions, keys and values of all.
         """
         if share is not None:
             return self._in_runs(q, k, v, share, segments, bias, sinks)
         dropped = self.training and self.dropout > 0
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
-        scores = None if bias is None else bias(q.shape[2], k.shape[2])
+        spec = replace(spec, ahead=ahead) if ahead else spec
+        sizes = (q.shape[2], k.shape[2], ahead) if ahead else (q.shape[2], k.shape[2])
+        scores = None if bias is None else bias(*sizes)
         masks = {"segments": segments, "key_mask": key_mask, "bias": scores, "sinks": sinks}
         if self.watcher is None:
             return attend(q, k, v, spec, **masks)
@@ -177,16 +180,18 @@ class AttentionPart(OwnMatrices):
         v: Tensor,
         share: RowShare,
         segments: Tensor | None,
-        bias: Callable[[int, int], Tensor] | None,
+        bias: Callable[..., Tensor] | None,
         sinks: Tensor | None,
     ) -> Tensor:
-        """(B, H, t, E)   each run of positions with the keys up to its end, from the first one that
-        its window holds. What is dropped is of one draw.
+        """(B, H, t, E)   each run of positions with the keys that it may see. What is dropped is of
+        one draw.
         """
-        found, first, drawn, window = [], 0, again(), self.spec.window
+        found, first, drawn = [], 0, again()
+        reach = self.spec.window or share.length  # positions to a side, the own one included
         for number, run in enumerate(share.runs):
             own = slice(first, first + len(run))
-            seen = slice(0 if window is None else max(0, run.start - window + 1), run.stop)
+            ahead = 0 if self.spec.causal else min(reach - 1, share.length - run.stop)
+            seen = slice(max(0, run.start - reach + 1), run.stop + ahead)
             last = number == len(share.runs) - 1
             with contextlib.nullcontext() if last else drawn(), placed((run,)):
                 y = self.attend(
@@ -196,6 +201,7 @@ class AttentionPart(OwnMatrices):
                     segments=None if segments is None else segments[:, seen],
                     bias=bias,
                     sinks=sinks,
+                    ahead=ahead,
                 )
             found.append(y)
             first += len(run)
@@ -203,8 +209,6 @@ class AttentionPart(OwnMatrices):
 
     def rows_fault(self) -> str:
         """Why positions of a row cannot be divided (`context_fault`); "" where they can."""
-        if not self.spec.causal:
-            return "causal: false"
         if self.dropout and self.spec.window is not None:
             return "dropout: of attention's weights, in a window"
         return ""

@@ -200,9 +200,9 @@ class KeepsTensors(Protocol):
         """The tensors of such a cache."""
 
 
-def divides_rows(what: object) -> bool:
+def divides_rows(what: object, kind: type | None = None) -> bool:
     """Whether the own class of a module, or of a task, says so; an option may not allow it."""
-    return isinstance(what, DividesRows) and "context_fault" in vars(type(what))
+    return isinstance(what, DividesRows) and "context_fault" in vars(kind or type(what))
 
 
 def read_in_part(part: Module, tokens: int) -> dict[str, float]:

@@ -35,6 +35,7 @@ class AttentionSpec:
     softcap: float | None = None
     scale: float | None = None  # 1 / sqrt(D) when None
     dropout: float = 0.0
+    ahead: int = 0  # keys after the last query's own
 
 
 def fused(

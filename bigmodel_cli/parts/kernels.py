@@ -1,6 +1,7 @@
 """How attention is computed: by PyTorch's fused kernels where possible, else by the eager formula.
 
-Queries are aligned with the last keys: query t of T stands at key position S - T + t.
+Queries are aligned with the last keys: query t of T stands at key position S - T + t, or where
+`ahead` keys follow them, at S - ahead - T + t.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def attend(
 ) -> Tensor:
     """q (B, H, T, D), k (B, G, S, D), v (B, G, S, E) -> (B, H, T, E).
 
-    `segments` (B, S) are those of the keys (the last T are the queries'); `key_mask` (B, S) is True
+    `segments` (B, S) are those of the keys, the queries among them; `key_mask` (B, S) is True
     for keys that may be seen; `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a
     key without a value (Agarwal et al. 2025, gpt-oss). What sees no key gets 0.
     """
@@ -169,22 +170,23 @@ def attention_mask(
 
     None where it may attend everywhere.
     """
-    back = distances(queries, keys, device)
+    back = distances(queries, keys, device, spec.ahead)
     masks: list[Tensor] = []
     if spec.causal:
         masks.append(back >= 0)
     if spec.window is not None:
         masks.append(back.abs() < spec.window)
     if segments is not None:
-        masks.append((segments[:, -queries:, None] == segments[:, None, :])[:, None])
+        own = segments[:, keys - spec.ahead - queries : keys - spec.ahead]
+        masks.append((own[:, :, None] == segments[:, None, :])[:, None])
     if key_mask is not None:
         masks.append(key_mask[:, None, None, :])
     return functools.reduce(operator.and_, masks) if masks else None
 
 
-def distances(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(T, S)   i - j for queries aligned with the last keys."""
-    own = torch.arange(keys - queries, keys, device=device)
+def distances(queries: int, keys: int, device: torch.device, ahead: int = 0) -> Tensor:
+    """(T, S)   i - j for queries aligned with the last keys, but for those `ahead`."""
+    own = torch.arange(keys - ahead - queries, keys - ahead, device=device)
     return own[:, None] - torch.arange(keys, device=device)
 
 

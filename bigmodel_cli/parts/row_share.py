@@ -80,6 +80,10 @@ class RowShare:
         found = self.own(x)
         return torch.full_like(found, PADDING) if self.spare else found
 
+    def marked(self, x: Tensor) -> Tensor:
+        """(B, T) bool -> (B, t)   the same of marks; False where this process has none."""
+        return self.own(x) & (not self.spare)
+
     def drawing(self) -> contextlib.AbstractContextManager[None]:
         """Inside, layers draw what they would draw at these positions of whole rows."""
         return placed(self.runs)

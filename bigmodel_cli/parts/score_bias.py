@@ -27,10 +27,10 @@ class Alibi(Module):
     def narrow(self, team: Team) -> None:
         self.team = team
 
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """The bias of the scores; the last query is aligned with the last key."""
+    def forward(self, queries: int, keys: int, ahead: int = 0) -> Tensor:
+        """The bias of the scores; `ahead` keys follow that of the last query."""
         slopes = self.get_buffer("slopes")
-        return -slopes[:, None, None] * distances(queries, keys, slopes.device).abs()
+        return -slopes[:, None, None] * distances(queries, keys, slopes.device, ahead).abs()
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -69,9 +69,9 @@ class T5Bias(Module):
     def narrow(self, team: Team) -> None:
         self.team = team
 
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """The bias of the scores; the last query is aligned with the last key."""
-        back = distances(queries, keys, self.table.weight.device)
+    def forward(self, queries: int, keys: int, ahead: int = 0) -> Tensor:
+        """The bias of the scores; `ahead` keys follow that of the last query."""
+        back = distances(queries, keys, self.table.weight.device, ahead)
         bias: Tensor = self.table(self.bucket(back))  # (T, S, H)
         return bias.permute(2, 0, 1)
 

@@ -103,7 +103,6 @@ def _check_context(spec: Spec) -> None:
     what = {
         "train.deterministic: true": train.deterministic,
         "train.compile: on": train.compile == "on",
-        "adapter": spec.adapter is not None,
         "distill": spec.distill is not None,
     }
     for name, asked in what.items():
@@ -120,7 +119,7 @@ def check_rows(model: Model, task: Task) -> None:
     if not divides_rows(task):
         faults.insert(0, f"task.type: {task.name} has no loss that is a sum over positions")
     if faults:
-        rest = "set train.parallel.context=1, or take task.type: causal_lm and attention for it"
+        rest = "set train.parallel.context=1, or take attention, and causal_lm or masked_lm"
         raise SpecError("\n".join(f"train.parallel.context: {fault}; {rest}" for fault in faults))
 
 

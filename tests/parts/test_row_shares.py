@@ -37,12 +37,25 @@ MIXER_CASES: dict[str, list[dict[str, Any]]] = {
         {"num_heads": 3, "position": {"type": "alibi"}, "window": 4, "softcap": 2.0},
         {"num_heads": 2, "position": {"type": "t5", "buckets": 5, "max_distance": 7}},
         {"num_heads": 2, "position": {**ROTARY, "scaling": {"type": "linear", "factor": 3}}},
+        {"num_heads": 3, "causal": False, "kv_heads": 1, "position": ROTARY},
+        {"num_heads": 2, "causal": False, "window": 4, "sinks": True},
+        {"num_heads": 3, "causal": False, "window": 3, "position": {"type": "alibi"}},
+        {
+            "num_heads": 2,
+            "causal": False,
+            "softcap": 1.2,
+            "position": {"type": "t5", "buckets": 6, "max_distance": 5},
+        },
     ],
     "mla": [
         {"num_heads": 3, "kv_rank": 5, "rotary_dim": 4, "head_dim": 3, "value_dim": 5},
         {"num_heads": 2, "kv_rank": 4, "q_rank": 7, "rotary_dim": 2, "head_dim": 6},
     ],
-    "differential": [{"num_heads": 3}, {"num_heads": 2, "head_dim": 4, "position": ROTARY}],
+    "differential": [
+        {"num_heads": 3},
+        {"num_heads": 2, "head_dim": 4, "position": ROTARY},
+        {"num_heads": 1, "causal": False},
+    ],
     "parallel": [
         {
             "mixers": [
@@ -191,13 +204,11 @@ def test_a_subclass_is_asked_again() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "fault"),
     [
-        ("attention", {"num_heads": 2, "causal": False}, "model.causal: false"),
         (
             "attention",
             {"num_heads": 2, "dropout": 0.1, "window": 4},
             "model.dropout: of attention's weights, in a window",
         ),
-        ("differential", {"num_heads": 2, "causal": False}, "model.causal: false"),
     ],
 )
 def test_options_that_do_not_allow_it(kind: str, values: dict[str, Any], fault: str) -> None:

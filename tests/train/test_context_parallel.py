@@ -52,6 +52,22 @@ OTHERS = [
         "ffn": {"type": "moe", "experts": 4, "hidden": 8, "balance": "bias"},
     },
 ]  # fmt: skip
+TWO_SIDED = [
+    {
+        "mixer": {
+            "type": "attention", "num_heads": 2, "bias": False, "dropout": 0.1,
+            "position": {"type": "t5", "buckets": 8, "max_distance": 6},
+        },
+        "ffn": {"type": "gelu", "hidden": 24},
+        "dropout": 0.1,
+    },
+    {
+        "mixer": {**GROUPED, "window": 3},
+        "ffn": {"type": "moe", "experts": 4, "hidden": 8},
+    },
+]  # fmt: skip
+ENCODER = {"type": "encoder", "position": {"type": "learned"}, "dropout": 0.1}
+LORA = {"type": "lora", "rank": 2, "dropout": 0.2, "targets": ["*qkv*", "*down*"]}
 CPU = torch.device("cpu")
 ONE_STEP = {"steps": 1, "batch_size": 4}
 
@@ -92,6 +108,8 @@ def every_case(folder: Path, parallel: dict[str, Any], **saved: str) -> list[dic
         case("documents", parallel, OTHERS[:1] + BLOCKS[1:], spec={"data": documents}),
         case("ragged", parallel, BLOCKS[:1], train=ragged, spec=short),
         case("tuned", parallel, steps=6, train=tuned, model={"tie_embeddings": False}),
+        case("adapted", parallel, spec={"adapter": LORA}),
+        case("hidden", parallel, TWO_SIDED, model=ENCODER, spec={"task": {"type": "masked_lm"}}),
     ]
 
 
@@ -114,7 +132,7 @@ def compare(folder: Path, found: Results, place: str, want: Results, name: str, 
         assert torch.allclose(weights[key], weight, rtol=0, atol=1e-5), key
 
 
-NAMES = ["all", "others", "documents", "ragged", "tuned"]
+NAMES = ["all", "others", "documents", "ragged", "tuned", "adapted", "hidden"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,7 +180,6 @@ def test_four_in_all_ways(results: dict[str, Results], folder: Path) -> None:
     [
         ({"train": {"deterministic": True}}, "train.deterministic: true does not go with"),
         ({"train": {"compile": "on"}}, "train.compile: on does not go with train.parallel.context"),
-        ({"adapter": {"type": "lora"}}, "adapter does not go with train.parallel.context"),
     ],
 )
 def test_what_is_refused(
@@ -201,15 +218,16 @@ def mesh(
         ),
         (
             {"type": "attention", "num_heads": 2},
-            "masked_lm",
-            "task.type: masked_lm has no loss that is a sum over positions",
+            "classification",
+            "task.type: classification has no loss that is a sum over positions",
         ),
     ],
 )
 def test_what_does_not_divide_is_refused(mixer: dict[str, Any], task: str, message: str) -> None:
-    kind = "decoder" if task == "causal_lm" else "encoder"
+    labels = task == "classification"
+    kind = "encoder" if labels else "decoder"
     spec = {"model": {"type": kind, "dim": 16, "blocks": [{"mixer": mixer}]}}
-    data = {**text({})["data"], "problem": "copy"}
+    data = {**text({})["data"], **({"problem": "parity", "form": "labels"} if labels else {})}
     opened = open_run(from_dict({**spec, "data": data, "task": {"type": task}, "train": ONE_STEP}))
     model = build_on_meta(opened.spec, opened.data.info)
     with pytest.raises(SpecError) as fault:
