@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, Literal
 
@@ -164,12 +165,13 @@ class LatentAttention(AttentionPart):
     def naive(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): keys and values of every head in memory."""
         latent = latent.to(q.dtype)
-        kv = (
-            self.kv_up(latent[:, 0, :, : self.rank]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        )
+        share = sequence.share
+        with contextlib.nullcontext() if share is None else share.drawing_whole():
+            kv = self.kv_up(latent[:, 0, :, : self.rank])
+        kv = kv.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = kv.split([self.width, self.value], -1)
         k = torch.cat((k, latent[..., self.rank :].expand(-1, self.heads, -1, -1).to(k.dtype)), -1)
-        return self.attend(q.to(k.dtype), k, v, share=sequence.share, segments=sequence.segment_ids)
+        return self.attend(q.to(k.dtype), k, v, share=share, segments=sequence.segment_ids)
 
     def absorbed(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): attention over the latent vectors themselves."""

@@ -88,6 +88,10 @@ class RowShare:
         """Inside, layers draw what they would draw at these positions of whole rows."""
         return placed(self.runs)
 
+    def drawing_whole(self) -> contextlib.AbstractContextManager[None]:
+        """Inside it, whole rows pass: what was gathered."""
+        return placed((range(self.length),))
+
     def whole(self, *own: Tensor) -> list[Tensor]:
         """(B, h, t, w) each -> (B, h, T, w) each   with the positions of all processes.
 

@@ -67,7 +67,7 @@ TWO_SIDED = [
     },
 ]  # fmt: skip
 ENCODER = {"type": "encoder", "position": {"type": "learned"}, "dropout": 0.1}
-LORA = {"type": "lora", "rank": 2, "dropout": 0.2, "targets": ["*qkv*", "*down*"]}
+LORA = {"type": "lora", "rank": 2, "dropout": 0.2, "targets": ["*qkv*", "*kv*"]}
 CPU = torch.device("cpu")
 ONE_STEP = {"steps": 1, "batch_size": 4}
 
