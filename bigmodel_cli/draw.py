@@ -202,12 +202,12 @@ def kept_by_row(shape: tuple[int, ...], dropped: int, device: torch.device) -> T
         )
     keys = now.next_keys(each).to(device)
     if device.type == "cpu":
-        return _on_cpu(keys.numpy().view(np.uint64), inner, now.runs, dropped).reshape(shape)
-    return _on_device(keys, inner, now.runs, dropped).reshape(shape)
+        return _on_cpu(keys.numpy().view(np.uint64), inner, dropped, now.runs).reshape(shape)
+    return _on_device(keys, inner, dropped, now.runs).reshape(shape)
 
 
 def _on_device(
-    keys: Tensor, inner: tuple[int, ...], runs: tuple[range, ...] | None, dropped: int
+    keys: Tensor, inner: tuple[int, ...], dropped: int, runs: tuple[range, ...] | None = None
 ) -> Tensor:
     """(N,) -> (N, *inner) bool"""
     steps = _steps_on(inner, runs, keys.device)
@@ -221,7 +221,7 @@ BLOCK = 1 << 14
 
 
 def _on_cpu(
-    keys: Any, inner: tuple[int, ...], runs: tuple[range, ...] | None, dropped: int
+    keys: Any, inner: tuple[int, ...], dropped: int, runs: tuple[range, ...] | None
 ) -> Tensor:
     """(N,) uint64 -> (N, *inner) bool"""
     steps = _steps(inner, runs)

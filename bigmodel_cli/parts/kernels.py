@@ -177,7 +177,8 @@ def attention_mask(
     if spec.window is not None:
         masks.append(back.abs() < spec.window)
     if segments is not None:
-        own = segments[:, keys - spec.ahead - queries : keys - spec.ahead]
+        own = segments[:, : keys - spec.ahead] if spec.ahead else segments
+        own = own[:, -queries:]
         masks.append((own[:, :, None] == segments[:, None, :])[:, None])
     if key_mask is not None:
         masks.append(key_mask[:, None, None, :])
