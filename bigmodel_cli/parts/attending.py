@@ -17,6 +17,9 @@ from bigmodel_cli.parts.row_share import RowShare
 from bigmodel_cli.parts.watched import AttentionCall, Watcher
 from bigmodel_cli.shares import ALONE, Team
 
+AT_ONCE = 512
+"""Queries of a part of a row whose mask is in memory."""
+
 
 @dataclass
 class KVCache:
@@ -141,18 +144,19 @@ class AttentionPart(OwnMatrices):
         key_mask: Tensor | None = None,
         bias: Callable[..., Tensor] | None = None,
         sinks: Tensor | None = None,
-        ahead: int = 0,
+        ahead: int | None = None,
     ) -> Tensor:
         """(B, H, T, E)   `kernels.attend`, with dropout in training.
 
-        `bias` gives that of so many queries and keys, of which so many are `ahead`. With a `share`
-        queries are of this process's positions, keys and values of all.
+        `bias` gives that of so many queries and keys, of which so many are `ahead`, where that is
+        said: then queries are a part of a row. With a `share` they are this process's positions of
+        it, and keys and values of all.
         """
         if share is not None:
             return self._in_runs(q, k, v, share, segments, bias, sinks)
         dropped = self.training and self.dropout > 0
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
-        spec = replace(spec, ahead=ahead) if ahead else spec
+        spec = replace(spec, ahead=ahead, remade=True) if ahead is not None else spec
         sizes = (q.shape[2], k.shape[2], ahead) if ahead else (q.shape[2], k.shape[2])
         scores = None if bias is None else bias(*sizes)
         masks = {"segments": segments, "key_mask": key_mask, "bias": scores, "sinks": sinks}
@@ -183,16 +187,19 @@ class AttentionPart(OwnMatrices):
         bias: Callable[..., Tensor] | None,
         sinks: Tensor | None,
     ) -> Tensor:
-        """(B, H, t, E)   each run of positions with the keys that it may see. What is dropped is of
-        one draw.
+        """(B, H, t, E)   each run of positions with the keys that it may see, so many at once. What
+        is dropped is of one draw.
         """
         found, first, drawn = [], 0, again()
         reach = self.spec.window or share.length  # positions to a side, the own one included
-        for number, run in enumerate(share.runs):
+        pieces = [
+            run[at : at + AT_ONCE] for run in share.runs for at in range(0, len(run), AT_ONCE)
+        ]
+        for number, run in enumerate(pieces or [range(0)]):
             own = slice(first, first + len(run))
             ahead = 0 if self.spec.causal else min(reach - 1, share.length - run.stop)
             seen = slice(max(0, run.start - reach + 1), run.stop + ahead)
-            last = number == len(share.runs) - 1
+            last = number >= len(pieces) - 1
             with contextlib.nullcontext() if last else drawn(), placed((run,)):
                 y = self.attend(
                     q[:, :, own],

@@ -10,7 +10,9 @@ import functools
 import math
 import operator
 from dataclasses import replace
+from typing import Any
 
+from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.context import recorded
 from bigmodel_cli.parts.counted import counted, pairs_seen, told_attention
@@ -107,6 +109,8 @@ def _attended(
         return fused(q, k, v, spec, None, spec.causal, sinks, asked)
     if flexible and queries > 1:
         return flex(q, k, v, spec, segments, bias, asked)
+    if spec.remade and bias is None and key_mask is None:
+        return _remade(q, k, v, spec, segments, sinks, asked)
     mask = attention_mask(queries, keys, spec, q.device, segments, key_mask)
     seen = None if key_mask is None or mask is None else mask.any(-1, keepdim=True)
     if bias is not None:
@@ -116,6 +120,46 @@ def _attended(
     y, sums = fused(q, k, v, spec, mask, False, sinks, asked)
     # not every kernel gives 0 where a query sees nothing; without a key mask each sees itself
     return Attended(y if seen is None else y.masked_fill(~seen, 0.0), sums)
+
+
+def _remade(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    segments: Tensor | None,
+    sinks: Tensor | None,
+    asked: bool,
+) -> Attended:
+    """With a mask of which autograd keeps how it is made: (T, S) of a long row is larger than all
+    else that a layer keeps.
+    """
+    queries, keys, device, kind = q.shape[2], k.shape[2], q.device, product_dtype(q)
+
+    def make() -> Tensor | None:
+        seen = attention_mask(queries, keys, spec, device, segments)
+        if seen is None:
+            return None
+        return torch.zeros(seen.shape, dtype=kind, device=device).masked_fill_(~seen, -math.inf)
+
+    mask = make()
+    if mask is None:
+        return fused(q, k, v, spec, None, False, sinks, asked)
+    storage = mask.untyped_storage().data_ptr()
+
+    def pack(x: Tensor) -> Any:
+        is_mask = x.untyped_storage().data_ptr() == storage
+        return (x.shape, x.stride(), x.storage_offset()) if is_mask else x
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, torch.Tensor):
+            return kept
+        again = make()
+        assert again is not None
+        return again.as_strided(*kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return fused(q, k, v, spec, mask, False, sinks, asked)
 
 
 def weights(
