@@ -65,15 +65,16 @@ class Neighbours:
         import torch.distributed as dist
 
         found = x.new_empty(self.size, *x.shape)
-        dist.all_gather_into_tensor(found, x.detach().contiguous(), group=self.group)
+        dist.all_gather(list(found.unbind()), x.detach().contiguous(), group=self.group)
         return found
 
     def share_of_sum(self, x: Tensor) -> Tensor:
         """(size, ...) -> (...)   the sum of what each of them has for this process."""
         import torch.distributed as dist
 
-        found = x.new_empty(x.shape[1:])
-        dist.reduce_scatter_tensor(found, x.detach().contiguous(), group=self.group)
+        found, name = x.new_empty(x.shape[1:]), "reduce_scatter_single"
+        scatter: Any = getattr(dist, name, None) or dist.reduce_scatter_tensor  # before torch 2.14
+        scatter(found.view(-1), x.detach().reshape(-1), group=self.group)
         return found
 
 

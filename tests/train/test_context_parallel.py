@@ -69,6 +69,7 @@ TWO_SIDED = [
 ENCODER = {"type": "encoder", "position": {"type": "learned"}, "dropout": 0.1}
 LORA = {"type": "lora", "rank": 2, "dropout": 0.2, "targets": ["*qkv*", "*kv*"]}
 CPU = torch.device("cpu")
+LABELS = {"problem": "parity", "form": "labels", "symbols": None}
 ONE_STEP = {"steps": 1, "batch_size": 4}
 
 
@@ -100,7 +101,7 @@ def every_case(folder: Path, parallel: dict[str, Any], **saved: str) -> list[dic
     documents = {"type": "text", "files": files, "context": 23, "isolate": True}
     documents |= {"tokenizer": {"type": "characters"}, "val_fraction": 0.1}
     ragged = {"batch_tokens": 96, "micro_batch_size": 24, "batch_size": 32}
-    short = {"data": {**text({})["data"], "length": 6, "min_length": 1}}
+    short = {"data": {**text({})["data"], "length": 6, "min_length": 1, "symbols": 90}}
     tuned = {"micro_batch_size": 4, "checkpointing": "blocks", "ema": 0.9, "consistency": 0.5}
     return [
         case("all", parallel, evaluate=True, **saved),
@@ -115,7 +116,9 @@ def every_case(folder: Path, parallel: dict[str, Any], **saved: str) -> list[dic
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[str, Results]:
-    """By one process, and by two that share all sequences."""
+    """By one process, and by two that share all sequences; test_tensor_parallel.py has a short
+    one of these.
+    """
     saved = {"save": str(folder / "of two")}
     return {
         "1": run(every_case(folder, {}), folder / "1", 1),
@@ -135,11 +138,13 @@ def compare(folder: Path, found: Results, place: str, want: Results, name: str, 
 NAMES = ["all", "others", "documents", "ragged", "tuned", "adapted", "hidden"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_that_share_each_sequence(results: dict[str, Results], folder: Path, name: str) -> None:
     compare(folder, results["2"], "2", results["1"], name, name)
 
 
+@pytest.mark.slow
 def test_a_validation_counts_what_one_process_counts(results: dict[str, Results]) -> None:
     found, want = (results[count]["all"]["metrics"] for count in ("2", "1"))
     assert found == pytest.approx(want, rel=1e-5)
@@ -227,7 +232,7 @@ def test_what_does_not_divide_is_refused(mixer: dict[str, Any], task: str, messa
     labels = task == "classification"
     kind = "encoder" if labels else "decoder"
     spec = {"model": {"type": kind, "dim": 16, "blocks": [{"mixer": mixer}]}}
-    data = {**text({})["data"], **({"problem": "parity", "form": "labels"} if labels else {})}
+    data = {**text({})["data"], **(LABELS if labels else {})}
     opened = open_run(from_dict({**spec, "data": data, "task": {"type": task}, "train": ONE_STEP}))
     model = build_on_meta(opened.spec, opened.data.info)
     with pytest.raises(SpecError) as fault:

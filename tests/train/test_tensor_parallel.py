@@ -16,7 +16,7 @@ from bigmodel_cli.parallel import SharingOptions
 
 Results = dict[str, dict[str, Any]]
 SMALL = {"dropout": 0.1, "norm": {"type": "rmsnorm"}}
-BLOCKS = [
+BLOCKS: list[dict[str, Any]] = [
     {
         "mixer": {
             "type": "attention", "num_heads": 4, "kv_heads": 1, "position": "rotary",
@@ -36,6 +36,8 @@ BLOCKS = [
         **SMALL,
     },
 ]  # fmt: skip
+ROWS = [{**BLOCKS[0], "mixer": {**BLOCKS[0]["mixer"], "dropout": 0.1}}, BLOCKS[2]]
+"""Whose positions divide too (test_context_parallel.py)."""
 MUON = {"type": "muon", "lr": 1e-2}
 
 
@@ -65,11 +67,13 @@ def results(folder: Path) -> dict[str, Results]:
         case("all", {}, evaluate=True, save=str(folder / "of one")),
         case("tuned", {}, 8, train=tuned, model=untied),
         case("longer", {}, 26, **{"from": str(folder / "of one")}),
+        case("rows", {}, 6, model={"blocks": ROWS}),
     ]
     two = [
         case("all", {"tensor": 2}, evaluate=True, save=str(folder / "of two")),
         case("tuned", {"tensor": 2}, 8, train=tuned, model=untied),
         case("longer", {"tensor": 2}, 26, **{"from": str(folder / "of one")}),
+        case("rows", {"context": 2}, 6, model={"blocks": ROWS}),
         case("three heads", {"tensor": 2}, model={"blocks": [THREE]}),
         case("adapted", {"tensor": 2}) | {"spec": {**text({"parallel": {"tensor": 2}}), **LORA}},
     ]
@@ -108,6 +112,11 @@ def test_twenty_steps(results: dict[str, Results], folder: Path, count: str, pla
 def test_muon_averages_and_micro_batches(results: dict[str, Results], folder: Path) -> None:
     both = (results[count]["tuned"] for count in ("two", "one"))
     compare(folder, *both, "2/tuned.safetensors", "1/tuned.safetensors")
+
+
+def test_two_that_share_positions(results: dict[str, Results], folder: Path) -> None:
+    both = (results[count]["rows"] for count in ("two", "one"))
+    compare(folder, *both, "2/rows.safetensors", "1/rows.safetensors")
 
 
 def test_a_validation_counts_what_one_process_counts(results: dict[str, Results]) -> None:
