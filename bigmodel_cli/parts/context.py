@@ -81,7 +81,7 @@ class SequenceInfo:
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     real: Tensor | None = None
-    share: RowShare | None = None
+    share: RowShare | None = field(default=None, kw_only=True)
     positions: Tensor | None = field(init=False)
     """(B, T) positions of x within their segments; None: they count on from `offset`, or are those
     of the `share`.

@@ -69,7 +69,7 @@ TWO_SIDED = [
 ENCODER = {"type": "encoder", "position": {"type": "learned"}, "dropout": 0.1}
 LORA = {"type": "lora", "rank": 2, "dropout": 0.2, "targets": ["*qkv*", "*kv*"]}
 CPU = torch.device("cpu")
-LABELS = {"problem": "parity", "form": "labels", "symbols": None}
+LABELS = {"problem": "parity", "form": "labels", "symbols": None, "min_length": 9}
 ONE_STEP = {"steps": 1, "batch_size": 4}
 
 
