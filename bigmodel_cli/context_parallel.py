@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bigmodel_cli.distributed import Neighbours
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parts.contract import DividesRows, divides_rows
+from bigmodel_cli.parts.contract import fault_in_rows
 from bigmodel_cli.shares import ALONE, Team
 from bigmodel_cli.tensor_parallel import Processes
 
@@ -44,11 +44,12 @@ def row_faults(model: Module) -> list[str]:
             continue
         where = f"model.{path}".removesuffix(".")
         kind = torch.nn.utils.parametrize.type_before_parametrizations(module)
-        if not (divides_rows(module, kind) or kind in by_position):
+        fault = "" if kind in by_position else fault_in_rows(module, kind)
+        if fault is None:
             hidden.append(f"{path}." if path else "")
             name = kind.__name__
             why = "mixes positions, or does not say how it would compute some of them alone"
             found.setdefault(name, f"{where}: {name} {why} (context_fault)")
-        elif isinstance(module, DividesRows) and module.context_fault:
-            found.setdefault(module.context_fault, f"{where}.{module.context_fault}")
+        elif fault:
+            found.setdefault(fault, f"{where}.{fault}")
     return list(found.values())

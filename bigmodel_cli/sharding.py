@@ -25,8 +25,7 @@ from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
 class Mesh:
     """How many copies of the weights there are, and among how many processes each is divided.
 
-    The processes of a copy have neighbouring ranks. Those of a `context` are among the `shard` of
-    a copy where that is divided, and have a copy each where it is not.
+    The processes of a copy have neighbouring ranks; those of a `context` are among its `shard`.
     """
 
     replicate: int = 1

@@ -200,9 +200,10 @@ class KeepsTensors(Protocol):
         """The tensors of such a cache."""
 
 
-def divides_rows(what: object, kind: type | None = None) -> bool:
-    """Whether the own class of a module, or of a task, says so; an option may not allow it."""
-    return isinstance(what, DividesRows) and "context_fault" in vars(kind or type(what))
+def fault_in_rows(what: object, kind: type | None = None) -> str | None:
+    """What a module, or a task, says of that; None where its own class, or `kind`, does not."""
+    says = isinstance(what, DividesRows) and "context_fault" in vars(kind or type(what))
+    return what.context_fault if says and isinstance(what, DividesRows) else None
 
 
 def read_in_part(part: Module, tokens: int) -> dict[str, float]:

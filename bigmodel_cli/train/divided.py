@@ -12,7 +12,7 @@ from bigmodel_cli.distributed import neighbours, share_samples, world
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import torch
 from bigmodel_cli.models import Model
-from bigmodel_cli.parts.contract import divides_rows
+from bigmodel_cli.parts.contract import fault_in_rows
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.sharding import Mesh
 from bigmodel_cli.shares import says_so
@@ -116,7 +116,7 @@ def _check_context(spec: Spec) -> None:
 def check_rows(model: Model, task: Task) -> None:
     """Raise `SpecError` where positions of a row cannot be divided among processes."""
     faults = row_faults(model)
-    if not divides_rows(task):
+    if fault_in_rows(task) is None:
         faults.insert(0, f"task.type: {task.name} has no loss that is a sum over positions")
     if faults:
         rest = "set train.parallel.context=1, or take attention, and causal_lm or masked_lm"
