@@ -94,11 +94,12 @@ def _signed(number: int) -> int:
 class Drawing:
     """The rows that pass through a network in training, and how often layers have drawn for them.
 
-    `keys` (R,) int64 are of the rows of what passes through, one each.
+    `keys` (R,) int64 are of the rows of what passes through, one each. `runs` are the positions of
+    rows of which others have the rest; None: all.
     """
 
-    def __init__(self, keys: Tensor, calls: int = 0) -> None:
-        self.keys, self.calls = keys, calls
+    def __init__(self, keys: Tensor, calls: int = 0, runs: tuple[range, ...] | None = None) -> None:
+        self.keys, self.calls, self.runs = keys, calls, runs
 
     def next_keys(self, each: int) -> Tensor:
         """(R * each,) int64   of the next draw, of `each` items a row, which lie side by side."""
@@ -134,7 +135,7 @@ def doubled() -> Iterator[None]:
     with drawing(None if now is None else torch.cat((now.keys, now.keys ^ other))):
         own = _DRAWING[-1]
         if own is not None and now is not None:
-            own.calls = now.calls
+            own.calls, own.runs = now.calls, now.runs
         yield
         if own is not None and now is not None:
             now.calls = own.calls
@@ -145,11 +146,11 @@ def again() -> Callable[[], contextlib.AbstractContextManager[None]]:
     now = _DRAWING[-1]
     if now is None:
         return contextlib.nullcontext
-    keys, calls = now.keys, now.calls
+    keys, calls, runs = now.keys, now.calls, now.runs
 
     @contextlib.contextmanager
     def repeated() -> Iterator[None]:
-        _DRAWING.append(Drawing(keys, calls))
+        _DRAWING.append(Drawing(keys, calls, runs))
         try:
             yield
         finally:
@@ -162,6 +163,22 @@ def draws_so_far() -> int:
     """How often layers have drawn for the rows that pass through; 0 where no rows are told."""
     now = _DRAWING[-1]
     return 0 if now is None else now.calls
+
+
+@contextlib.contextmanager
+def placed(runs: tuple[range, ...]) -> Iterator[None]:
+    """Inside, what passes through are these positions of each row, along the axis before the last:
+    layers draw what they draw there where whole rows pass.
+    """
+    now = _DRAWING[-1]
+    before = None if now is None else now.runs
+    if now is not None:
+        now.runs = runs
+    try:
+        yield
+    finally:
+        if now is not None:
+            now.runs = before
 
 
 def draws_by_row(items: int) -> bool:
@@ -181,15 +198,25 @@ def kept_by_row(shape: tuple[int, ...], dropped: int, device: torch.device) -> T
     if now is None or not draws_by_row(shape[0]):
         return None
     inner = (math.prod(shape[1:-2]), *shape[-2:]) if len(shape) > 3 else shape[1:] or (1,)
-    keys = now.next_keys(shape[0] // len(now.keys)).to(device)
+    each = shape[0] // len(now.keys)
+    if now.runs is not None and (
+        each > 1 or (len(inner) > 1 and inner[-2] != sum(map(len, now.runs)))
+    ):
+        raise ValueError(
+            f"drawing for {shape}: of each row there are {sum(map(len, now.runs))} positions here,"
+            " along the axis before the last"
+        )
+    keys = now.next_keys(each).to(device)
     if device.type == "cpu":
-        return _on_cpu(keys.numpy().view(np.uint64), inner, dropped).reshape(shape)
-    return _on_device(keys, inner, dropped).reshape(shape)
+        return _on_cpu(keys.numpy().view(np.uint64), inner, dropped, now.runs).reshape(shape)
+    return _on_device(keys, inner, dropped, now.runs).reshape(shape)
 
 
-def _on_device(keys: Tensor, inner: tuple[int, ...], dropped: int) -> Tensor:
+def _on_device(
+    keys: Tensor, inner: tuple[int, ...], dropped: int, runs: tuple[range, ...] | None = None
+) -> Tensor:
     """(N,) -> (N, *inner) bool"""
-    steps = _steps_on(inner, keys.device)
+    steps = _steps_on(inner, runs, keys.device)
     bits = _mixed(keys.view(-1, *[1] * steps.dim()) + steps)
     lanes = torch.stack([(bits >> places) & 0xFFFF for places in (0, 16, 32, 48)], -1)
     return (lanes.flatten(-2) >= dropped)[..., : inner[-1]]
@@ -199,9 +226,11 @@ BLOCK = 1 << 14
 """64-bit numbers that are mixed at once on a CPU: they stay in its cache."""
 
 
-def _on_cpu(keys: Any, inner: tuple[int, ...], dropped: int) -> Tensor:
+def _on_cpu(
+    keys: Any, inner: tuple[int, ...], dropped: int, runs: tuple[range, ...] | None
+) -> Tensor:
     """(N,) uint64 -> (N, *inner) bool"""
-    steps = _steps(inner)
+    steps = _steps(inner, runs)
     with np.errstate(over="ignore"):
         flat = (keys.reshape(-1, *[1] * steps.ndim) + steps).reshape(-1)
         kept, spare = np.empty(4 * len(flat), bool), np.empty(min(BLOCK, len(flat)), np.uint64)
@@ -220,20 +249,26 @@ def _on_cpu(keys: Any, inner: tuple[int, ...], dropped: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _steps(inner: tuple[int, ...]) -> Any:
+def _steps(inner: tuple[int, ...], runs: tuple[range, ...] | None) -> Any:
     """(*inner without the last axis, ceil of a quarter of it) uint64   what positions add to a
-    row's key: their numbers, in which each of the last two axes has 24 bits.
+    row's key: their numbers, in which each of the last two axes has 24 bits; of the axis before the
+    last those of the `runs`, where they are given.
     """
     number = np.ones((), np.uint64)
     sizes = (*inner[:-1], -(-inner[-1] // 4))
     for axis, size in enumerate(sizes):
         places = np.uint64(24 * (len(sizes) - 1 - axis))
-        number = number[..., None] + (np.arange(size, dtype=np.uint64) << places)
+        along = np.arange(size, dtype=np.uint64)
+        if runs is not None and axis == len(sizes) - 2:
+            along = np.concatenate([np.arange(r.start, r.stop, dtype=np.uint64) for r in runs])
+        number = number[..., None] + (along << places)
     with np.errstate(over="ignore"):
         return number * GOLDEN
 
 
 @functools.lru_cache(maxsize=16)
-def _steps_on(inner: tuple[int, ...], device: torch.device) -> Tensor:
+def _steps_on(
+    inner: tuple[int, ...], runs: tuple[range, ...] | None, device: torch.device
+) -> Tensor:
     """The same on a device."""
-    return torch.from_numpy(_steps(inner).view(np.int64)).to(device)
+    return torch.from_numpy(_steps(inner, runs).view(np.int64)).to(device)

@@ -12,7 +12,7 @@ from bigmodel_cli.errors import SpecError
 
 
 class SharingOptions(Options):
-    """How the processes share the weights; replicate x shard x tensor is their number.
+    """How the processes share the work; replicate x shard x context x tensor is their number.
 
     With both `auto` each has all weights where these fit its device, and else a part.
     """
@@ -41,6 +41,15 @@ class SharingOptions(Options):
             " multiple of it, and shard and tensor are 1"
         ),
     )
+    context: Count = Field(
+        1,
+        description=(
+            "neighbours that take the same samples, each some positions of every sequence, so that"
+            " activations of long ones are divided: attention gets the others' keys and values;"
+            " for causal_lm and masked_lm, and not for what mixes positions without attention; a"
+            " validation passes whole sequences; shard divides weights among these processes too"
+        ),
+    )
     reshard: bool = Field(
         True,
         description=(
@@ -67,25 +76,30 @@ class SharingOptions(Options):
     def division(self, processes: int) -> tuple[int, int] | None:
         """(replicate, shard) for so many processes; None where the size of the model decides.
 
+        With `context` there are as many processes of each sample.
+
         Raises `SpecError` where these are not that many.
         """
-        if processes % self.tensor:
+        given = {"tensor": self.tensor, "context": self.context}
+        names = [name for name, count in given.items() if count > 1]
+        together = self.tensor * self.context
+        if processes % together:
             raise SpecError(
-                f"train.parallel.tensor: {self.tensor:,} does not divide {processes:,}, the number"
-                " of processes; start a multiple of it (--processes), or set it to 1"
+                f"train.parallel.{' x '.join(names)}: {together:,} does not divide {processes:,},"
+                " the number of processes; start a multiple of it (--processes), or set it to 1"
             )
-        processes //= self.tensor
-        given = ("replicate", self.replicate), ("shard", self.shard)
-        numbers = {name: value for name, value in given if isinstance(value, int)}
+        processes //= together
+        others = ("replicate", self.replicate), ("shard", self.shard)
+        numbers = {name: value for name, value in others if isinstance(value, int)}
         if not numbers:
-            alike = processes == 1 or self.tensor > 1 or self.experts > 1
-            return (processes, 1) if alike else None
+            alone = processes == 1 and self.context == 1
+            return (processes, 1) if alone or self.tensor > 1 or self.experts > 1 else None
         product = math.prod(numbers.values())
-        if len(numbers) == len(given) and product != processes:
+        if len(numbers) == len(others) and product != processes:
             raise SpecError(
                 f"train.parallel: replicate {self.replicate} x shard {self.shard} is {product:,},"
-                f" and {processes:,} train: start {product:,} (--processes {product}), or set one"
-                " of the two to auto"
+                f" and {processes:,} train: start {product:,} (--processes {product * together}),"
+                " or set one of the two to auto"
             )
         if processes % product:
             (name,) = numbers

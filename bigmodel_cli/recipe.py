@@ -177,7 +177,7 @@ class TrainOptions(Options):
         ),
     )
     parallel: SharingOptions = Field(
-        SharingOptions(), description="how several processes share the weights"
+        SharingOptions(), description="how several processes share weights and sequences"
     )
     trackers: list[TrackerOptions] = Field(
         [], description="services and files that get the records of metrics.jsonl too"

@@ -27,7 +27,7 @@ from bigmodel_cli.tensor_parallel import is_placed, share_of
 class Mesh:
     """How many copies of the weights there are, and among how many processes each is divided.
 
-    The processes of a copy have neighbouring ranks.
+    The processes of a copy have neighbouring ranks; those of a `context` are among its `shard`.
     """
 
     replicate: int = 1
@@ -37,6 +37,7 @@ class Mesh:
     reduce: str = "fp32"  # or "bf16", what gradients are summed in
     offload: bool = False  # parts are in the CPU's memory, and the model is on a GPU
     experts: int = 1  # neighbours that keep different experts, and take other samples
+    context: int = 1  # those with the same samples, each some positions of them
 
     @property
     def sharded(self) -> bool:

@@ -70,7 +70,7 @@ STOREYS = (
     },
     {
         *("adapters", "data", "inherit", "metrics", "models", "overrides", "recipe", "rundir"),
-        "start_options",
+        *("context_parallel", "start_options"),
     },
     {"convert", "depths", "frozen", "labels", "runs", "tasks"},
     {"numbers", "tables"},

@@ -35,7 +35,8 @@ from bigmodel_cli.overrides import Change
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import build_task
-from bigmodel_cli.train.divided import checked_mesh, say_whole, unmeasured
+from bigmodel_cli.train.divided import checked_mesh, unmeasured
+from bigmodel_cli.train.divisible import say_whole
 from bigmodel_cli.train.plan import flops_per_sample
 
 WHOLE, SPLIT, ALONE = "data parallel", "fully sharded", "one device"

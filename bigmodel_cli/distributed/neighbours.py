@@ -8,28 +8,34 @@ from typing import Any
 from bigmodel_cli.distributed.who import world
 from bigmodel_cli.lazy import Tensor, torch
 
-_groups: dict[int, Any] = {}  # of so many neighbours
+_groups: dict[tuple[int, int], Any] = {}  # of so many, with so many ranks from one to the next
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Processes with neighbouring ranks, this one among them, and what they tell one another."""
+    """Processes with neighbouring ranks, or every n-th one, this one among them, and what they
+    tell one another.
+    """
 
     rank: int
     size: int
     group: Any
 
     @staticmethod
-    def of(count: int) -> Neighbours:
-        """So many, of which the world has a multiple; all processes call it, in one order."""
+    def of(count: int, every: int = 1) -> Neighbours:
+        """So many, of which the world has a multiple; all processes call it, in one order.
+
+        With `every`, those whose ranks leave the same rest, out of `count * every` neighbours.
+        """
         import torch.distributed as dist
 
-        now = world()
-        if count not in _groups:
-            starts = range(0, now.size, count)
-            made = [dist.new_group(list(range(at, at + count))) for at in starts]
-            _groups[count] = made[now.rank // count]
-        return Neighbours(now.rank % count, count, _groups[count])
+        now, span = world(), count * every
+        if (count, every) not in _groups:
+            starts = [first + rest for first in range(0, now.size, span) for rest in range(every)]
+            made = [dist.new_group(list(range(at, at + span, every))) for at in starts]
+            own = now.rank // span * every + now.rank % every
+            _groups[count, every] = made[own]
+        return Neighbours(now.rank % span // every, count, _groups[count, every])
 
     @staticmethod
     def alike(count: int) -> Neighbours:
@@ -75,6 +81,23 @@ class Neighbours:
         found = [torch.empty_like(room) for _ in range(self.size)]
         dist.all_gather(found, room, group=self.group)
         return [y[..., :n] for y, n in zip(found, each, strict=True)]
+
+    def stacked(self, x: Tensor) -> Tensor:
+        """(size, ...)   their tensors of one shape, by rank."""
+        import torch.distributed as dist
+
+        found = x.new_empty(self.size, *x.shape)
+        dist.all_gather(list(found.unbind()), x.detach().contiguous(), group=self.group)
+        return found
+
+    def share_of_sum(self, x: Tensor) -> Tensor:
+        """(size, ...) -> (...)   the sum of what each of them has for this process."""
+        import torch.distributed as dist
+
+        found, name = x.new_empty(x.shape[1:]), "reduce_scatter_single"
+        scatter: Any = getattr(dist, name, None) or dist.reduce_scatter_tensor  # before torch 2.14
+        scatter(found.view(-1), x.detach().reshape(-1), group=self.group)
+        return found
 
 
 def forget_groups() -> None:

@@ -39,6 +39,7 @@ class World:
 ALONE = World()
 _world = [ALONE]
 _samples: list[tuple[World, Any]] = [(ALONE, None)]  # and the group, None: all
+_loading = [ALONE]
 
 
 def world() -> World:
@@ -47,13 +48,25 @@ def world() -> World:
 
 
 def samples() -> World:
-    """This process among those that take different samples of a step."""
+    """This process among those that take different samples of a step, or other positions of them:
+    what they find is summed.
+    """
     return _samples[0][0]
 
 
-def share_samples(count: int) -> None:
-    """From now on `count` neighbours take the same samples; all processes call it."""
+def loading() -> World:
+    """This process among those that take different samples; fewer than `samples` where neighbours
+    have some positions of each (train.parallel.context).
+    """
+    return _loading[0]
+
+
+def share_samples(count: int, context: int = 1) -> None:
+    """From now on `count` neighbours compute the same, and so many times `context` take the same
+    samples; all processes call it.
+    """
     now = world()
+    _loading[0] = World(now.rank // (count * context), now.size // (count * context), now.local)
     among, group = now, None
     if count > 1:
         import torch.distributed as dist
@@ -93,4 +106,4 @@ def neighbours() -> int:
 
 def known(found: World) -> None:
     """From now on this process is that one."""
-    _world[0], _samples[0] = found, (found, None)
+    _world[0], _samples[0], _loading[0] = found, (found, None), found

@@ -101,6 +101,7 @@ class Block(Module):
 
     recomputes = False
     """Whether its input alone is kept for the backward pass."""
+    context_fault = ""
 
     def __init__(self, options: BlockOptions, layer: LayerContext) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ GPT-2 and Llama are specs of it.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -29,6 +30,7 @@ from bigmodel_cli.parts import Norm, Position
 from bigmodel_cli.parts.context import SequenceInfo, recorded
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
+from bigmodel_cli.parts.row_share import share_of_row
 from bigmodel_cli.shares import Shares, Team
 
 
@@ -91,6 +93,7 @@ class Decoder(Skeleton):
     """
 
     inputs = ("tokens",)
+    context_fault = ""
 
     def __init__(self, options: DecoderOptions, info: DatasetInfo) -> None:
         super().__init__()
@@ -143,17 +146,21 @@ class Decoder(Skeleton):
         """Logits for every position, or the `last`; with a cache, `tokens` continue it.
 
         `segments` (B, T) numbers the documents of packed rows, and padding (see parts/context.py).
+        Where rows are divided (parts/row_share.py), logits are of this process's positions.
         """
-        count = tokens.shape[1]
-        sequence = SequenceInfo(0, segments, real=tokens >= 0)
+        count, share = tokens.shape[1], share_of_row(tokens.shape[1])
+        if share is not None:
+            tokens = share.tokens(tokens)
+        sequence = SequenceInfo(0, segments, real=tokens >= 0, share=share)
         if cache is not None:
             sequence = cache.advance(count, segments, sequence)
         if not recorded() and sequence.offset + count > self.limit:
             raise ValueError(
                 f"{sequence.offset + count} tokens; this model takes at most {self.limit}"
             )
-        x = self.embed(self.embedding, tokens, self.position, sequence)
-        x = through(self.blocks, self.norm, x, sequence, cache)
+        with contextlib.nullcontext() if share is None else share.drawing():
+            x = self.embed(self.embedding, tokens, self.position, sequence)
+            x = through(self.blocks, self.norm, x, sequence, cache)
         if last:
             x = x[:, -1:]
         options = self.options

@@ -11,27 +11,16 @@ from pydantic import Field, model_validator
 
 from bigmodel_cli.config import Count, DatasetInfo, Natural, Positive, Probability
 from bigmodel_cli.errors import Faults, SpecError
-from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.logits import wide_logits
-from bigmodel_cli.models.block import build_blocks
+from bigmodel_cli.lazy import Tensor, nn, torch
+from bigmodel_cli.models.any_encoder import AnyEncoder
 from bigmodel_cli.models.frontend import ConvFrontendOptions, frames_of
-from bigmodel_cli.models.heads import POOLED, PoolerOptions, TokenHead, mean_of_real
-from bigmodel_cli.models.init import UNLIMITED, init_normal
-from bigmodel_cli.models.skeleton import (
-    Blocks,
-    Skeleton,
-    SkeletonOptions,
-    through,
-    vocab_and_length,
-)
+from bigmodel_cli.models.heads import PoolerOptions, TokenHead
+from bigmodel_cli.models.skeleton import Blocks, SkeletonOptions, vocab_and_length
 from bigmodel_cli.models.vocabulary import TableShare, by_vocabulary
 from bigmodel_cli.parts import Norm, Position
-from bigmodel_cli.parts.context import SequenceInfo, padding_segments
-from bigmodel_cli.parts.contract import has_table
-from bigmodel_cli.parts.dropout import dropout
 from bigmodel_cli.parts.norm import LayerNormOptions
 from bigmodel_cli.parts.position import NoPositionOptions
-from bigmodel_cli.roles import OUTER, Role
+from bigmodel_cli.parts.row_share import share_of_row
 from bigmodel_cli.shares import Shares, Team
 
 
@@ -107,84 +96,6 @@ class EncoderOptions(SkeletonOptions):
         )
 
 
-class AnyEncoder(Skeleton):
-    """An embedding or a frontend, bidirectional blocks, and a head per position or per row."""
-
-    stride = 1  # tokens or frames per vector
-
-    def __init__(self, options: EncoderOptions, info: DatasetInfo) -> None:
-        super().__init__()
-        self.options, dim, faults = options, options.dim, Faults()
-        vocab = self.add_inputs(options, info, faults)
-        self.position = faults.build("model.position", options.position, dim, self.max_len)
-        self.embedding_norm = faults.build("model.embedding_norm", options.embedding_norm, dim)
-        with faults.under("model.blocks"):
-            self.blocks = build_blocks(options.blocks, dim, self.max_len, causal=False)
-        self.norm = faults.build("model.norm", options.norm, dim)
-        faults.check()
-        self.labels = info.outputs > 0 and not info.spelling and not info.tagged
-        self.pooling = options.pooling(info)
-        if self.pooling is not None:
-            self.pooler = nn.Linear(dim, dim, bias=self.pooling.bias)
-            self.pooler_norm = faults.build("model.pooler.norm", self.pooling.norm, dim)
-        if info.outputs:
-            self.head: Module = nn.Linear(dim, info.outputs + bool(info.spelling))
-        else:
-            self.head = TokenHead(dim, vocab, options.blocks[0].norm, options.head_bias)
-        # Tokens or frames.
-        self.limit = self.stride * self.max_len if has_table(self) else UNLIMITED
-        self.std = options.init_std or dim**-0.5
-        init_normal(self, self.std, {})
-
-    def add_inputs(self, options: EncoderOptions, info: DatasetInfo, faults: Faults) -> int:
-        """Build the input layers and find the longest sequence; returns V, 0 for frames."""
-        raise NotImplementedError
-
-    def weight_roles(self) -> dict[str, Role]:
-        """The logits' layer is the last one; of tokens, that of the head."""
-        return {"head.logits.weight" if isinstance(self.head, TokenHead) else "head.weight": OUTER}
-
-    def stream_layers(self) -> list[Module]:
-        return list(self.blocks)
-
-    def output_layers(self) -> tuple[str, ...]:
-        return ("head", "pooler", "pooler_norm")
-
-    def encode(self, x: Tensor, real: Tensor) -> Tensor:
-        """(B, T, C), (B, T) bool -> (B, T, C)   the blocks, where nothing attends to padding."""
-        sequence = SequenceInfo(0, padding_segments(real), real=real)
-        if self.position is not None:
-            x = self.position(x, sequence)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        x = dropout(x, self.options.dropout, self.training)
-        return through(self.blocks, self.norm, x, sequence)
-
-    def logits(self, x: Tensor, real: Tensor, at: Tensor | None = None) -> Tensor:
-        """(B, T, C), real (B, T) -> logits of each position (or of those `at`), or (B, classes)."""
-        if at is not None:
-            if self.labels:
-                raise SpecError(
-                    "task.type: masked_lm needs an encoder that ends in tokens, and this one ends"
-                    " in the data's labels; leave them out (data.label: null)"
-                )
-            x = x.flatten(0, 1)[at]
-        if self.labels:
-            x = self.pooled(x, real)  # (B, C)
-        if self.pooling is not None:
-            x = self.pooler(dropout(x, self.pooling.dropout, self.training))
-            x = POOLED[self.pooling.activation](x)
-            x = x if self.pooler_norm is None else self.pooler_norm(x)
-        p = self.options.head_dropout
-        if p is None:
-            p = self.options.dropout if self.labels else 0.0
-        return wide_logits(dropout(x, p, self.training), self.head)
-
-    def pooled(self, x: Tensor, real: Tensor, pool: str | None = None) -> Tensor:
-        """(B, T, C), real (B, T) -> (B, C)   what a label is read from, or by another `pool`."""
-        return x[:, 0] if (pool or self.options.pool) == "cls" else mean_of_real(x, real)
-
-
 class Encoder(AnyEncoder):
     """(B, T) tokens, padded with -1 -> (B, T, V) logits of each token, or (B, classes).
 
@@ -193,6 +104,10 @@ class Encoder(AnyEncoder):
     """
 
     inputs = ("tokens", "types")
+
+    @property
+    def context_fault(self) -> str:
+        return "head_dropout: is drawn for hidden tokens" if self.options.head_dropout else ""
 
     def __init__(self, options: EncoderOptions, info: DatasetInfo) -> None:
         super().__init__(options, info)
@@ -247,8 +162,16 @@ class Encoder(AnyEncoder):
     def features(
         self, tokens: Tensor, types: Tensor | None = None, masked: Tensor | None = None
     ) -> Tensor:
-        """(B, T) tokens -> (B, T, C)   the blocks' output; hidden where `masked` is True."""
-        return self.encode(self.embeddings(tokens, types, masked), tokens >= 0)
+        """(B, T) tokens -> (B, T, C)   the blocks' output; hidden where `masked` is True.
+
+        Where rows are divided (parts/row_share.py), of this process's positions.
+        """
+        share, real = share_of_row(tokens.shape[1]), tokens >= 0
+        if share is None:
+            return self.encode(self.embeddings(tokens, types, masked), real)
+        types, masked = (x if x is None else share.own(x) for x in (types, masked))
+        with share.drawing():
+            return self.encode(self.embeddings(share.tokens(tokens), types, masked), real, share)
 
     def row_vectors(self, *arguments: Tensor, pool: str | None = None) -> Tensor:
         """(B, C) of (tokens, types): the mean over what is not padding, or the first position."""
@@ -263,7 +186,8 @@ class Encoder(AnyEncoder):
     ) -> Tensor:
         """Logits of each position's token (N, V), or of the label.
 
-        With `at`, of those N positions alone. `types` (B, T) are the token types.
+        With `at`, of those N positions alone, where rows are divided among this process's. `types`
+        (B, T) are the token types.
         """
         return self.logits(self.features(tokens, types, masked), tokens >= 0, at)
 

@@ -38,6 +38,7 @@ class TokenHead(Module):
     """(B, T, C) -> (B, T, V)   logits(norm(gelu(dense(x)))) (Devlin et al. 2019)."""
 
     team: Team = ALONE
+    context_fault = ""
 
     def __init__(self, dim: int, vocab: int, norm: Norm, bias: bool = True) -> None:
         super().__init__()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from bigmodel_cli.device import product_dtype
+from bigmodel_cli.draw import again, placed
 from bigmodel_cli.lazy import Tensor, nn, torch
 from bigmodel_cli.parts.contract import States
 from bigmodel_cli.parts.kernels import AttentionSpec, attend, attended
 from bigmodel_cli.parts.matrices import OwnMatrices
+from bigmodel_cli.parts.row_share import RowShare
 from bigmodel_cli.parts.watched import AttentionCall, Watcher
 from bigmodel_cli.shares import ALONE, Team
+
+AT_ONCE = 512
+"""Queries of a part of a row whose mask is in memory."""
 
 
 @dataclass
@@ -132,15 +139,27 @@ class AttentionPart(OwnMatrices):
         k: Tensor,
         v: Tensor,
         *,
+        share: RowShare | None = None,
         segments: Tensor | None = None,
         key_mask: Tensor | None = None,
-        bias: Tensor | None = None,
+        bias: Callable[..., Tensor] | None = None,
         sinks: Tensor | None = None,
+        ahead: int | None = None,
     ) -> Tensor:
-        """(B, H, T, E)   `kernels.attend`, with dropout in training."""
+        """(B, H, T, E)   `kernels.attend`, with dropout in training.
+
+        `bias` gives that of so many queries and keys, of which so many are `ahead`, where that is
+        said: then queries are a part of a row. With a `share` they are this process's positions of
+        it, and keys and values of all.
+        """
+        if share is not None:
+            return self._in_runs(q, k, v, share, segments, bias, sinks)
         dropped = self.training and self.dropout > 0
         spec = replace(self.spec, dropout=self.dropout) if dropped else self.spec
-        masks = {"segments": segments, "key_mask": key_mask, "bias": bias, "sinks": sinks}
+        spec = replace(spec, ahead=ahead, remade=True) if ahead is not None else spec
+        sizes = (q.shape[2], k.shape[2], ahead) if ahead else (q.shape[2], k.shape[2])
+        scores = None if bias is None else bias(*sizes)
+        masks = {"segments": segments, "key_mask": key_mask, "bias": scores, "sinks": sinks}
         if self.watcher is None:
             return attend(q, k, v, spec, **masks)
         y, sums = attended(q, k, v, spec, **masks)
@@ -157,6 +176,49 @@ class AttentionPart(OwnMatrices):
         )
         changed = self.watcher(call)
         return y if changed is None else changed
+
+    def _in_runs(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        share: RowShare,
+        segments: Tensor | None,
+        bias: Callable[..., Tensor] | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """(B, H, t, E)   each run of positions with the keys that it may see, so many at once. What
+        is dropped is of one draw.
+        """
+        found, first, drawn = [], 0, again()
+        reach = self.spec.window or share.length  # positions to a side, the own one included
+        pieces = [
+            run[at : at + AT_ONCE] for run in share.runs for at in range(0, len(run), AT_ONCE)
+        ]
+        for number, run in enumerate(pieces or [range(0)]):
+            own = slice(first, first + len(run))
+            ahead = 0 if self.spec.causal else min(reach - 1, share.length - run.stop)
+            seen = slice(max(0, run.start - reach + 1), run.stop + ahead)
+            last = number >= len(pieces) - 1
+            with contextlib.nullcontext() if last else drawn(), placed((run,)):
+                y = self.attend(
+                    q[:, :, own],
+                    k[:, :, seen],
+                    v[:, :, seen],
+                    segments=None if segments is None else segments[:, seen],
+                    bias=bias,
+                    sinks=sinks,
+                    ahead=ahead,
+                )
+            found.append(y)
+            first += len(run)
+        return found[0] if len(found) == 1 else torch.cat(found, 2)
+
+    def rows_fault(self) -> str:
+        """Why positions of a row cannot be divided (`context_fault`); "" where they can."""
+        if self.dropout and self.spec.window is not None:
+            return "dropout: of attention's weights, in a window"
+        return ""
 
     def minus(self) -> Tensor | None:
         """What the second half of the maps is multiplied by before it is subtracted, if it is."""

@@ -81,6 +81,10 @@ class Attention(HeadsPart):
         """By heads."""
         return self.shares_of({"qkv": tuple(self.rows)})
 
+    @property
+    def context_fault(self) -> str:
+        return self.rows_fault()
+
     def new_cache(self, batch: int, max_len: int) -> KVCache | WindowCache:
         """An empty cache for generation."""
         size, window = (self.groups, self.head_dim), self.spec.window
@@ -115,9 +119,11 @@ class Attention(HeadsPart):
         if cache is not None:
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)
+        share = sequence.share
+        if share is not None:
+            k, v = share.whole(k, v)
         segments = None if sequence.segment_ids is None else sequence.segment_ids[:, -k.shape[2] :]
-        bias = self.bias(q.shape[2], k.shape[2]) if self.bias is not None else None
-        y = self.attend(q, k, v, segments=segments, bias=bias, sinks=self.sinks)
+        y = self.attend(q, k, v, share=share, segments=segments, bias=self.bias, sinks=self.sinks)
         return self.joined(y, *gate)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parts.row_share import RowShare
 
 M = TypeVar("M")
 
@@ -70,6 +71,9 @@ class SequenceInfo:
     `memory_mask` (B, S) is True where it is not padding. `real` (B, T) is True where x itself is
     not padding, for parts that count positions (None: all). Which positions see one another is
     decided by `segment_ids` alone.
+
+    With a `share`, x are this process's positions alone, and so is `real`; `segment_ids` are of all
+    positions of the rows, and there are no caches.
     """
 
     offset: int = 0
@@ -77,18 +81,29 @@ class SequenceInfo:
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
     real: Tensor | None = None
+    share: RowShare | None = field(default=None, kw_only=True)
     positions: Tensor | None = field(init=False)
-    """(B, T) positions of x within their segments; None: they count on from `offset`."""
+    """(B, T) positions of x within their segments; None: they count on from `offset`, or are those
+    of the `share`.
+    """
 
     def __post_init__(self) -> None:
         # not cached when first asked for: torch.compile would break the graph at functools' lock
         ids = self.segment_ids
-        found = None if ids is None else after(positions(ids), self.offset)
+        found = None if ids is None else self._of_x(positions(ids))
         object.__setattr__(self, "positions", found)
+
+    def _of_x(self, every: Tensor) -> Tensor:
+        """(B, offset + T) -> (B, T)   what belongs to the positions of x."""
+        return after(every, self.offset) if self.share is None else self.share.own(every)
+
+    def end(self, length: int) -> int:
+        """One more than the last position of x, which has so many."""
+        return self.offset + length if self.share is None else self.share.length
 
     def current_segments(self) -> Tensor | None:
         """(B, T) the segment ids of x, without those of earlier positions."""
-        return None if self.segment_ids is None else after(self.segment_ids, self.offset)
+        return None if self.segment_ids is None else self._of_x(self.segment_ids)
 
     def previous_segment(self) -> Tensor | None:
         """(B) segment id of the last cached position, or None."""
@@ -111,9 +126,11 @@ class SequenceInfo:
 
     def lookup(self, table: Tensor, length: int) -> Tensor:
         """The rows of a position table: (T, ...), or (B, T, ...) where positions differ by row."""
-        if self.positions is None:
-            return table[self.offset : self.offset + length]
-        return table[self.positions]
+        if self.positions is not None:
+            return table[self.positions]
+        if self.share is not None:
+            return table[self.share.places(table.device)]
+        return table[self.offset : self.offset + length]
 
 
 SINGLE_DOCUMENT = SequenceInfo()

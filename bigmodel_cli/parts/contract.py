@@ -124,6 +124,20 @@ class Routes(Protocol):
 
 
 @runtime_checkable
+class DividesRows(Protocol):
+    """A module that can compute some positions of each row, of which other processes have the rest
+    (row_share.py): each by itself, or from `SequenceInfo.share.whole` of what it gathers. Or a task
+    whose loss is a sum over them.
+
+    Its own class says so: one that inherits it is asked to say it again.
+    """
+
+    @property
+    def context_fault(self) -> str:
+        """The option that does not allow it, and its value, for a message; "" where all do."""
+
+
+@runtime_checkable
 class ReadInPart(Protocol):
     """A part of whose weights a few tokens read not all."""
 
@@ -184,6 +198,12 @@ class KeepsTensors(Protocol):
 
     def tensors_of(self, cache: Any) -> dict[str, Tensor]:
         """The tensors of such a cache."""
+
+
+def fault_in_rows(what: object, kind: type | None = None) -> str | None:
+    """What a module, or a task, says of that; None where its own class, or `kind`, does not."""
+    says = isinstance(what, DividesRows) and "context_fault" in vars(kind or type(what))
+    return what.context_fault if says and isinstance(what, DividesRows) else None
 
 
 def read_in_part(part: Module, tokens: int) -> dict[str, float]:

@@ -89,6 +89,10 @@ class Differential(AttentionPart):
             "out.weight": by_inputs(heads),
         }
 
+    @property
+    def context_fault(self) -> str:
+        return self.rows_fault()
+
     def narrow(self, team: Team) -> None:
         self.heads, self.team = self.heads // team.size, team
 
@@ -124,9 +128,12 @@ class Differential(AttentionPart):
         if cache is not None:
             k, v = cache.append(k.to(cache.keys.dtype), v.to(cache.values.dtype))
             q = q.to(k.dtype)
+        share, segments = sequence.share, sequence.segment_ids
+        if share is not None:
+            k, v = share.whole(k, v)
         factor = self.factor()
         # (B, 2H, T, 2D)
-        y = self.attend(q, k, torch.cat((v, v), 1), segments=sequence.segment_ids)
+        y = self.attend(q, k, torch.cat((v, v), 1), share=share, segments=segments)
         first, second = y.chunk(2, 1)
         y = first - factor.to(y.dtype) * second
         y = F.rms_norm(y, y.shape[-1:], eps=1e-5) * (1 - self.lambda_init)

@@ -68,11 +68,12 @@ def drop_path(y: Tensor, p: float) -> Tensor:
     depth).
     """
     shape = torch.Size((len(y), *[1] * (y.dim() - 1)))
-    found = None if torch.compiler.is_compiling() else drawn(shape, p, y.device)
+    # one number a row, whichever of its positions are here
+    found = None if torch.compiler.is_compiling() else drawn(shape[:1], p, y.device)
     if found is None:
         kept = torch.rand(shape, device=y.device) >= p
         return y * (kept / (1 - p)).to(y.dtype)
-    return y * (found[0].to(torch.float32) * found[1]).to(y.dtype)
+    return y * (found[0].view(shape).to(torch.float32) * found[1]).to(y.dtype)
 
 
 def dropout_module(p: float) -> Module:

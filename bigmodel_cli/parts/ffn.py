@@ -137,6 +137,7 @@ class FeedForward(Module):
     Vaswani et al. 2017, section 3.3; Shazeer 2020.
     """
 
+    context_fault = ""
     team: Team = ALONE
 
     def __init__(

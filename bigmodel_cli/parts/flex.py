@@ -32,9 +32,11 @@ def flex(
 
     queries, keys = q.shape[2], k.shape[2]
     if segments is None:
-        blocks = _kept_mask(spec.causal, spec.window, queries, keys, q.device)
+        blocks = _kept_mask(spec.causal, spec.window, queries, keys, q.device, spec.ahead)
     else:
-        blocks = _block_mask(spec.causal, spec.window, queries, keys, q.device, segments)
+        blocks = _block_mask(
+            spec.causal, spec.window, queries, keys, q.device, spec.ahead, segments
+        )
     kernel = functools.partial(
         _function(q.is_cuda),
         q,
@@ -70,12 +72,13 @@ def _block_mask(
     queries: int,
     keys: int,
     device: torch.device,
+    ahead: int,
     segments: Tensor | None = None,
 ) -> Any:
     """FlexAttention's sparse form of `attention_mask`."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    shift = keys - queries
+    shift = keys - ahead - queries
 
     def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         seen = j >= 0

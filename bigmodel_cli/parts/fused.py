@@ -35,6 +35,8 @@ class AttentionSpec:
     softcap: float | None = None
     scale: float | None = None  # 1 / sqrt(D) when None
     dropout: float = 0.0
+    ahead: int = 0  # keys after the last query's own
+    remade: bool = False  # a mask is made again for the backward pass, instead of being kept
 
 
 def fused(

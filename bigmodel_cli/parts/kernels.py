@@ -1,6 +1,7 @@
 """How attention is computed: by PyTorch's fused kernels where possible, else by the eager formula.
 
-Queries are aligned with the last keys: query t of T stands at key position S - T + t.
+Queries are aligned with the last keys: query t of T stands at key position S - T + t, or where
+`ahead` keys follow them, at S - ahead - T + t.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import functools
 import math
 import operator
 from dataclasses import replace
+from typing import Any
 
+from bigmodel_cli.device import product_dtype
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.parts.context import recorded
 from bigmodel_cli.parts.counted import counted, pairs_seen, told_attention
@@ -40,7 +43,7 @@ def attend(
 ) -> Tensor:
     """q (B, H, T, D), k (B, G, S, D), v (B, G, S, E) -> (B, H, T, E).
 
-    `segments` (B, S) are those of the keys (the last T are the queries'); `key_mask` (B, S) is True
+    `segments` (B, S) are those of the keys, the queries among them; `key_mask` (B, S) is True
     for keys that may be seen; `bias` (H, T, S) is added to the scores; `sinks` (H) are scores of a
     key without a value (Agarwal et al. 2025, gpt-oss). What sees no key gets 0.
     """
@@ -106,6 +109,8 @@ def _attended(
         return fused(q, k, v, spec, None, spec.causal, sinks, asked)
     if flexible and queries > 1:
         return flex(q, k, v, spec, segments, bias, asked)
+    if spec.remade and bias is None and key_mask is None:
+        return _remade(q, k, v, spec, segments, sinks, asked)
     mask = attention_mask(queries, keys, spec, q.device, segments, key_mask)
     seen = None if key_mask is None or mask is None else mask.any(-1, keepdim=True)
     if bias is not None:
@@ -115,6 +120,46 @@ def _attended(
     y, sums = fused(q, k, v, spec, mask, False, sinks, asked)
     # not every kernel gives 0 where a query sees nothing; without a key mask each sees itself
     return Attended(y if seen is None else y.masked_fill(~seen, 0.0), sums)
+
+
+def _remade(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spec: AttentionSpec,
+    segments: Tensor | None,
+    sinks: Tensor | None,
+    asked: bool,
+) -> Attended:
+    """With a mask of which autograd keeps how it is made: (T, S) of a long row is larger than all
+    else that a layer keeps.
+    """
+    queries, keys, device, kind = q.shape[2], k.shape[2], q.device, product_dtype(q)
+
+    def make() -> Tensor | None:
+        seen = attention_mask(queries, keys, spec, device, segments)
+        if seen is None:
+            return None
+        return torch.zeros(seen.shape, dtype=kind, device=device).masked_fill_(~seen, -math.inf)
+
+    mask = make()
+    if mask is None:
+        return fused(q, k, v, spec, None, False, sinks, asked)
+    storage = mask.untyped_storage().data_ptr()
+
+    def pack(x: Tensor) -> Any:
+        is_mask = x.untyped_storage().data_ptr() == storage
+        return (x.shape, x.stride(), x.storage_offset()) if is_mask else x
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, torch.Tensor):
+            return kept
+        again = make()
+        assert again is not None
+        return again.as_strided(*kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return fused(q, k, v, spec, mask, False, sinks, asked)
 
 
 def weights(
@@ -169,22 +214,24 @@ def attention_mask(
 
     None where it may attend everywhere.
     """
-    back = distances(queries, keys, device)
+    back = distances(queries, keys, device, spec.ahead)
     masks: list[Tensor] = []
     if spec.causal:
         masks.append(back >= 0)
     if spec.window is not None:
         masks.append(back.abs() < spec.window)
     if segments is not None:
-        masks.append((segments[:, -queries:, None] == segments[:, None, :])[:, None])
+        own = segments[:, : keys - spec.ahead] if spec.ahead else segments
+        own = own[:, -queries:]
+        masks.append((own[:, :, None] == segments[:, None, :])[:, None])
     if key_mask is not None:
         masks.append(key_mask[:, None, None, :])
     return functools.reduce(operator.and_, masks) if masks else None
 
 
-def distances(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(T, S)   i - j for queries aligned with the last keys."""
-    own = torch.arange(keys - queries, keys, device=device)
+def distances(queries: int, keys: int, device: torch.device, ahead: int = 0) -> Tensor:
+    """(T, S)   i - j for queries aligned with the last keys, but for those `ahead`."""
+    own = torch.arange(keys - ahead - queries, keys - ahead, device=device)
     return own[:, None] - torch.arange(keys, device=device)
 
 

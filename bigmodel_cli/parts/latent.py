@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, Literal
 
@@ -112,6 +113,10 @@ class LatentAttention(AttentionPart):
         }
         return own_of(self, every)
 
+    @property
+    def context_fault(self) -> str:
+        return self.rows_fault()
+
     def narrow(self, team: Team) -> None:
         self.heads, self.team = self.heads // team.size, team
 
@@ -146,6 +151,8 @@ class LatentAttention(AttentionPart):
         shared = self.rotary(shared[:, None], sequence)  # (B, 1, T, R)
         latent = torch.cat((self.kv_norm(c)[:, None], shared), -1)  # (B, 1, T, rank + R)
         latent = self.team.enter(latent)
+        if sequence.share is not None:  # smaller than the keys and values that are made of it
+            (latent,) = sequence.share.whole(latent)
         if cache is not None:
             latent = cache.append(latent.to(cache.keys.dtype), latent[..., :0])[0]
         y = (
@@ -158,12 +165,13 @@ class LatentAttention(AttentionPart):
     def naive(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): keys and values of every head in memory."""
         latent = latent.to(q.dtype)
-        kv = (
-            self.kv_up(latent[:, 0, :, : self.rank]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        )
+        share = sequence.share
+        with contextlib.nullcontext() if share is None else share.drawing_whole():
+            kv = self.kv_up(latent[:, 0, :, : self.rank])
+        kv = kv.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = kv.split([self.width, self.value], -1)
         k = torch.cat((k, latent[..., self.rank :].expand(-1, self.heads, -1, -1).to(k.dtype)), -1)
-        return self.attend(q.to(k.dtype), k, v, segments=sequence.segment_ids)
+        return self.attend(q.to(k.dtype), k, v, share=share, segments=sequence.segment_ids)
 
     def absorbed(self, q: Tensor, latent: Tensor, sequence: SequenceInfo) -> Tensor:
         """(B, H, T, value): attention over the latent vectors themselves."""

@@ -112,6 +112,7 @@ class MixtureOfExperts(Experts):
     width, the router's as any other.
     """
 
+    context_fault = ""
     bias: Tensor
     load: Tensor  # tokens of each expert since the last step
     auxiliary: Tensor | None = None

@@ -53,6 +53,7 @@ class RMSNorm(Module):
     """
 
     team: Team = ALONE
+    context_fault = ""
 
     def __init__(self, dim: int, eps: float = 1e-6, offset: bool = False) -> None:
         super().__init__()

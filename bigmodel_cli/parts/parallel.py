@@ -62,6 +62,8 @@ class ParallelOptions(AnyMixerOptions):
 class Parallel(Module):
     """(B, T, C) -> (B, T, C)   sum_i scale_i * mixer_i(x) (Zuo et al. 2025, Falcon-H1)."""
 
+    context_fault = ""
+
     def __init__(self, mixers: list[Module], scales: list[float]) -> None:
         super().__init__()
         self.mixers, self.scales = nn.ModuleList(mixers), scales

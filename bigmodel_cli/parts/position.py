@@ -224,6 +224,7 @@ class LearnedPosition(Module):
     """(B, T, C) -> (B, T, C)   x + table[positions] (Gehring et al. 2017; GPT-2)."""
 
     has_table = True  # of `max_len` positions
+    context_fault = ""
 
     def __init__(self, dim: int, max_len: int, first: int = 0) -> None:
         super().__init__()
@@ -243,6 +244,7 @@ class SinusoidalPosition(Module):
     """(B, T, C) -> (B, T, C)   x + [sin(t / 10000^(2i/C)), cos(t / 10000^(2i/C))]."""
 
     has_table = True  # of `max_len` positions
+    context_fault = ""
 
     def __init__(self, options: SinusoidalOptions, dim: int, max_len: int) -> None:
         super().__init__()

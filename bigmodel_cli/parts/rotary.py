@@ -191,6 +191,7 @@ class Rotary(Module):
     """
 
     has_table = True  # of `max_len` positions
+    context_fault = ""
     cos: Tensor
     sin: Tensor
 
@@ -221,11 +222,11 @@ class Rotary(Module):
     def forward(self, x: Tensor, sequence: SequenceInfo) -> Tensor:
         """Rotate the heads by their positions."""
         length = x.shape[2]
-        if not recorded() and sequence.offset + length > len(self.cos):
+        if not recorded() and sequence.end(length) > len(self.cos):
             grow = self.grow
             if torch.compiler.is_compiling():  # a graph does not see what it changes of a module
                 grow = torch.compiler.disable(grow)
-            grow(sequence.offset + length)
+            grow(sequence.end(length))
         cos = sequence.lookup(self.cos, length).to(x.dtype)
         sin = sequence.lookup(self.sin, length).to(x.dtype)
         if cos.dim() == 3:  # (B, T, R): the same for every head

@@ -14,6 +14,7 @@ class Alibi(Module):
     """(H, T, S)   -slope_h * |i - j|, slopes 2^(-8/H), 2^(-16/H), ... (Press et al. 2022)."""
 
     team: Team = ALONE
+    context_fault = ""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -26,10 +27,10 @@ class Alibi(Module):
     def narrow(self, team: Team) -> None:
         self.team = team
 
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """The bias of the scores; the last query is aligned with the last key."""
+    def forward(self, queries: int, keys: int, ahead: int = 0) -> Tensor:
+        """The bias of the scores; `ahead` keys follow that of the last query."""
         slopes = self.get_buffer("slopes")
-        return -slopes[:, None, None] * distances(queries, keys, slopes.device).abs()
+        return -slopes[:, None, None] * distances(queries, keys, slopes.device, ahead).abs()
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -50,6 +51,7 @@ class T5Bias(Module):
     """
 
     team: Team = ALONE
+    context_fault = ""
 
     def __init__(self, buckets: int, max_distance: int, heads: int, causal: bool) -> None:
         super().__init__()
@@ -67,9 +69,9 @@ class T5Bias(Module):
     def narrow(self, team: Team) -> None:
         self.team = team
 
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """The bias of the scores; the last query is aligned with the last key."""
-        back = distances(queries, keys, self.table.weight.device)
+    def forward(self, queries: int, keys: int, ahead: int = 0) -> Tensor:
+        """The bias of the scores; `ahead` keys follow that of the last query."""
+        back = distances(queries, keys, self.table.weight.device, ahead)
         bias: Tensor = self.table(self.bucket(back))  # (T, S, H)
         return bias.permute(2, 0, 1)
 

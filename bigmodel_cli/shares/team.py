@@ -35,6 +35,14 @@ class Team:
         """The x of each process, by rank; shapes may differ in the last axis alone."""
         return [x]
 
+    def stacked(self, x: Tensor) -> Tensor:
+        """(size, ...)   the x of each process, by rank, of one shape."""
+        return torch.stack(self.all_of(x))
+
+    def share_of_sum(self, x: Tensor) -> Tensor:
+        """(size, ...) -> (...)   the sum of what each process has for this one."""
+        return self.sum(x)[self.rank]
+
     def neighbours(self, count: int) -> Team:
         """The team of `count` neighbours, this process among them; `count` divides `size`."""
         return self

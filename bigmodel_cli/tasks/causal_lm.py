@@ -51,6 +51,7 @@ class CausalLM(TokenTask):
 
     name = "causal_lm"
     takes_late = True
+    context_fault = ""
     reads = ("tokens",)
     sequence = "tokens"
     metrics: ClassVar = {**TokenTask.metrics, "bits_per_token": LOSS}

@@ -11,6 +11,7 @@ from bigmodel_cli.config import NO_DATASET, PADDING, DatasetInfo, Fraction, Prob
 from bigmodel_cli.draw import KEY, draw, draw_below, several
 from bigmodel_cli.lazy import F, Tensor, torch
 from bigmodel_cli.logits import cross_entropy, token_nll
+from bigmodel_cli.parts.row_share import share_of_row
 from bigmodel_cli.tasks.base import Answers, AnyTaskOptions, Batch, Scores
 from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, marked, real
 from bigmodel_cli.tasks.tokens import TokenTask, row_sums
@@ -79,6 +80,7 @@ class MaskedLM(TokenTask):
 
     name = "masked_lm"
     takes_late = True
+    context_fault = ""
     teachable = True
     draws = True
 
@@ -99,17 +101,25 @@ class MaskedLM(TokenTask):
         return tokens, words != PADDING, words.clamp(min=0) if self.options.whole_words else None
 
     def forward(self, model: Any, batch: Batch, training: bool = True) -> tuple[Tensor, Tensor]:
-        """(N, V) logits of the hidden tokens, and their mask (B, T)."""
+        """(N, V) logits of the hidden tokens, and their mask (B, T), of the model's positions."""
         options = self.options
         tokens, free, words = self.inputs(batch)
         at = self.chosen(batch[KEY], tokens, words) & free
+        share = share_of_row(tokens.shape[1])
+        own = at if share is None else share.marked(at)
         if not training:
-            return found(model, batch, tokens, at, at), at
+            return found(model, batch, tokens, at, own), own
         how = draw(batch[KEY], SEEN, tokens.shape[1])
         masked = at & (how < options.replace_mask)
         swapped = at & ~masked & (how < options.replace_mask + options.replace_random)
         other = draw_below(batch[KEY], OTHER, tokens.shape[1], self.vocab_size)
-        return found(model, batch, torch.where(swapped, other, tokens), masked, at), at
+        return found(model, batch, torch.where(swapped, other, tokens), masked, own), own
+
+    def hidden(self, batch: Batch, at: Tensor) -> Tensor:
+        """(N,)   the hidden tokens."""
+        tokens = self.inputs(batch)[0]
+        share = share_of_row(tokens.shape[1])
+        return tokens[at] if share is None else share.tokens(tokens)[at]
 
     def asked(self, batch: Batch) -> Batch:
         """Each row several times, with other tokens hidden; a last column is no input."""
@@ -119,7 +129,7 @@ class MaskedLM(TokenTask):
     def loss(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over the hidden tokens, and their number."""
         logits, at = outputs
-        return cross_entropy(logits, self.inputs(batch)[0][at]), at.sum()
+        return cross_entropy(logits, self.hidden(batch, at)), at.sum()
 
     def target_logits(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
         """(N, V) of the hidden tokens."""
@@ -129,7 +139,7 @@ class MaskedLM(TokenTask):
         self, outputs: tuple[Tensor, Tensor], batch: Batch
     ) -> Callable[[slice, Tensor], Tensor]:
         """Their cross-entropy."""
-        wanted = self.inputs(batch)[0][outputs[1]]
+        wanted = self.hidden(batch, outputs[1])
         return lambda rows, logits: cross_entropy(logits, wanted[rows])
 
     def target_rows(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
@@ -153,7 +163,7 @@ class MaskedLM(TokenTask):
     def score(self, outputs: tuple[Tensor, Tensor], batch: Batch) -> tuple[Scores, Answers]:
         """Per row: nats over its hidden tokens ("loss"), and correct argmax ("accuracy")."""
         logits, at = outputs
-        nats, right = token_nll(logits, self.inputs(batch)[0][at])
+        nats, right = token_nll(logits, self.hidden(batch, at))
         pairs = {"loss": nats, "accuracy": right}
         return {name: (row_sums(values, at), at.sum(1)) for name, values in pairs.items()}, {}
 

@@ -11,6 +11,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.logits import cross_entropy, token_nll
 from bigmodel_cli.metrics import LOSS, SHARE
+from bigmodel_cli.parts.row_share import share_of_row
 from bigmodel_cli.tasks.base import Answers, Batch, Scores, Task
 from bigmodel_cli.tasks.shown import Learnt, Spell, in_one_line, marked, real, shortened
 
@@ -45,19 +46,25 @@ class TokenTask(Task):
         mask = batch.get("loss_mask")
         return inputs, targets if mask is None else targets.masked_fill(~mask[:, 1:], PADDING)
 
+    def own_targets(self, batch: Batch) -> Tensor:
+        """(B, T) targets; where rows are divided, those of the positions that outputs are of."""
+        targets = self.shift(batch)[1]
+        share = share_of_row(targets.shape[1])
+        return targets if share is None else share.tokens(targets)
+
     def loss(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over all targets, and their number."""
-        targets = self.shift(batch)[1]
+        targets = self.own_targets(batch)
         return cross_entropy(outputs, targets, self.label_smoothing), (targets != PADDING).sum()
 
     def target_logits(self, outputs: Any, batch: Batch) -> Tensor:
         """(N, V) of the tokens that are targets."""
-        logits: Tensor = outputs[self.shift(batch)[1] != PADDING]
+        logits: Tensor = outputs[self.own_targets(batch) != PADDING]
         return logits
 
     def targets_loss(self, outputs: Any, batch: Batch) -> Callable[[slice, Tensor], Tensor]:
         """Their cross-entropy."""
-        targets = self.shift(batch)[1]
+        targets = self.own_targets(batch)
         wanted, smoothing = targets[targets != PADDING], self.label_smoothing
         return lambda rows, logits: cross_entropy(logits, wanted[rows], smoothing)
 
@@ -67,7 +74,7 @@ class TokenTask(Task):
 
     def target_rows(self, outputs: Any, batch: Batch) -> Tensor:
         """(N,) of the tokens that are targets."""
-        return (self.shift(batch)[1] != PADDING).nonzero()[:, 0]
+        return (self.own_targets(batch) != PADDING).nonzero()[:, 0]
 
     def shown(self, batch: Batch, spell: Spell) -> Learnt:
         """The first row with its targets marked, after its source, if any."""

@@ -11,6 +11,7 @@ from bigmodel_cli.failpoints import failpoint
 from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import total_norm
 from bigmodel_cli.sharding import Sharding
+from bigmodel_cli.shares import ALONE, Team
 from bigmodel_cli.tensor_parallel import TensorParallel
 
 
@@ -20,6 +21,12 @@ class Kept:
 
     model: Module
     sharding: Sharding | TensorParallel | None = None
+    context: Team = ALONE  # with positions of the same rows
+
+    @property
+    def pass_together(self) -> bool:
+        """Whether the processes wait for one another in each pass."""
+        return self.sharding is not None or self.context.size > 1
 
     @property
     def passes_alone(self) -> bool:
@@ -82,7 +89,12 @@ class Kept:
 
     def agreed(self, power: float) -> float:
         """The most of all processes' numbers, where gradients are summed in the passes."""
-        return power if self.sharding is None else float(most(int(power)))
+        if self.sharding is not None:
+            return float(most(int(power)))
+        if self.context.size > 1:
+            first = next(self.model.parameters())
+            return float(self.context.largest(torch.tensor(power, device=first.device)))
+        return power
 
     def end(self) -> None:
         """After the passes: the optimizer's weights have the gradients."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 from bigmodel_cli.device import is_cpu, sent
-from bigmodel_cli.distributed import samples
+from bigmodel_cli.distributed import loading
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.autotune import in_format
@@ -24,8 +24,8 @@ class BatchLoader:
     ) -> None:
         self.batches, self.options, self.device = micro, options, device
         self.workers = workers
-        check_division(options, samples())
-        self.own = Shares(micro, options.accumulate, samples())
+        check_division(options, loading())
+        self.own = Shares(micro, options.accumulate, loading())
         self.loading: Workers | None = None
         if micro.split.resident and not workers:
             micro.split.to(device)

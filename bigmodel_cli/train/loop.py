@@ -208,8 +208,8 @@ def _fitted(
 ) -> T:
     """The step's result, in as many pieces as memory asks for, which are recorded."""
     options, state = run.options, run.state
-    # other micro-batches would be other sums; weights in parts need all processes in each pass
-    if options.deterministic or state.sharding is not None:
+    # other micro-batches would be other sums; others may be waited for in each pass
+    if options.deterministic or state.kept.pass_together:
         return take(state, run.objective, options, micro_batches, run.device, lr)
     pieces = state.division.at(state.batch)
     result = fitted(

@@ -12,6 +12,7 @@ from bigmodel_cli.distributed import world
 from bigmodel_cli.draw import KEY, drawing
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.optim import total_norm
+from bigmodel_cli.parts.row_share import rows_divided
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.state import Before, TrainState
@@ -33,12 +34,17 @@ def forward(
     batch: dict[str, Tensor],
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """The summed loss of a micro-batch, and the number of its targets.
+    """The summed loss of a micro-batch, and the number of its targets; of this process's positions,
+    where others have the rest of the rows.
 
     What layers draw depends on its rows alone, however often it passes.
     """
     cached = holds_rounded(options, state.sharding is not None)
-    with autocast(device, options.precision, cached), drawing(row_keys(batch, options, device)):
+    with (
+        autocast(device, options.precision, cached),
+        drawing(row_keys(batch, options, device)),
+        rows_divided(state.context),
+    ):
         return objective(state.model, batch)
 
 

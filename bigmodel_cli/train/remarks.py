@@ -8,7 +8,7 @@ from fractions import Fraction
 from bigmodel_cli.console import counted, say
 from bigmodel_cli.data import Split
 from bigmodel_cli.depths import rated, said
-from bigmodel_cli.distributed import samples
+from bigmodel_cli.distributed import loading
 from bigmodel_cli.models import Model
 from bigmodel_cli.optim import describe_weights, summary
 from bigmodel_cli.recipe import TrainOptions
@@ -94,7 +94,7 @@ def say_norms(options: TrainOptions, whole: bool) -> None:
     """
     if whole:
         return
-    count, batch = samples().size, options.batch
+    count, batch = loading().size, options.batch
     unit = "samples" if options.batch_tokens is None else "tokens"
     own = (
         f"set train.micro_batch_size={batch // count}"

@@ -38,6 +38,7 @@ MAY_CHANGE = {
     "train.parallel.shard",
     "train.parallel.tensor",
     "train.parallel.experts",
+    "train.parallel.context",
     "train.parallel.reshard",
     "train.parallel.offload",
     "data.workers",

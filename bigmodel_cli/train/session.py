@@ -207,7 +207,7 @@ def set_up(
     later = Later(room_of(mesh, device)) if divides else None
     model = assemble(spec, info, place, opened.source, saved=own, later=later)
     check_enough(spec, split)
-    if not mesh.sharded:
+    if not mesh.sharded and mesh.context == 1:  # whose activations are divided
         check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
     if model.learns_before and own is None:

@@ -12,6 +12,7 @@ from bigmodel_cli.adapters import four_bit_names
 from bigmodel_cli.adapting import with_files_read
 from bigmodel_cli.assemble import Later, build_on_meta, source_of
 from bigmodel_cli.console import say
+from bigmodel_cli.context_parallel import context_of
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.assets import carried
 from bigmodel_cli.data import (
@@ -41,6 +42,7 @@ from bigmodel_cli.tasks import Task, build_task
 from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.autotune import apply_mode, choose
 from bigmodel_cli.train.divided import in_parts, unmeasured
+from bigmodel_cli.train.divisible import check_rows
 from bigmodel_cli.train.first import say_first
 from bigmodel_cli.train.smaller import Division, fitted
 from bigmodel_cli.train.state import LossScale, TrainState
@@ -234,7 +236,9 @@ def prepare(
     training_mode(model, still)
     if options.checkpointing == "blocks":
         model.recompute()
-    if mesh.sharded:
+    if mesh.context > 1:
+        check_rows(model, task)
+    if mesh.sharded or mesh.context > 1:
         assert device is not None
         options = unmeasured(options, device)
     if "auto" in (options.precision, options.memory_format, options.compile):
@@ -259,5 +263,6 @@ def prepare(
         loss_scale=LossScale.of(options.precision),
         division=division,
         sharding=sharding,
+        context=context_of(mesh.context, mesh.tensor),
     )
     return spec.model_copy(update={"train": options}), state

@@ -13,6 +13,7 @@ from bigmodel_cli.lazy import Module, Tensor, torch
 from bigmodel_cli.optim import Optimizer
 from bigmodel_cli.parts.contract import counting_ahead, counting_steps
 from bigmodel_cli.sharding import Sharding
+from bigmodel_cli.shares import ALONE, Team
 from bigmodel_cli.tensor_parallel import TensorParallel
 from bigmodel_cli.train.kept import Kept
 from bigmodel_cli.train.recorded import ANOTHER, Recorded, check_fits
@@ -95,10 +96,11 @@ class TrainState:
     rewinds: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)
     sharding: Sharding | TensorParallel | None = None  # where processes keep parts of the weights
+    context: Team = ALONE  # processes that have other positions of the same rows in training
     compared: bool = False  # what passes change was looked at; see train/together.py
 
     def __post_init__(self) -> None:
-        self.kept = Kept(self.model, self.sharding)
+        self.kept = Kept(self.model, self.sharding, self.context)
         self.balanced = counting_steps(self.model, self.still)  # mixtures of experts
         self.ahead = counting_ahead(self.balanced)
         recorded = self.model.state_dict().keys()

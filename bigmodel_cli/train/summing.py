@@ -125,12 +125,11 @@ class Short:
     """Whether all processes had memory enough for what they did, so that they divide their
     micro-batches alike, and take the step again.
 
-    Where weights are in parts the processes wait for one another in each pass, and the run ends
-    instead.
+    Where the processes wait for one another in each pass the run ends instead.
     """
 
     def __init__(self, state: TrainState) -> None:
-        self.alike = state.sharding is None
+        self.alike = not state.kept.pass_together
         self.reason = ""
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from bigmodel_cli.console import say
-from bigmodel_cli.distributed import World, samples, sum_, world
+from bigmodel_cli.distributed import World, loading, samples, sum_, world
 from bigmodel_cli.draw import key_of
 from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
@@ -80,7 +80,7 @@ def check_division(options: TrainOptions, among: World) -> None:
 def begin_step(state: TrainState, options: TrainOptions) -> None:
     """Let what is drawn from torch's generator, if anything, be other draws in each process."""
     if not world().alone:
-        torch.manual_seed(int(key_of(options.seed, state.batch, samples().rank)) >> 1)
+        torch.manual_seed(int(key_of(options.seed, state.batch, loading().rank)) >> 1)
 
 
 def passes_together(
@@ -107,7 +107,7 @@ def passes_together(
     whole = _counted(state, objective, options, micro_batches, device, before, idle)
     norms = Normalised(batch_norms(state.model, state.still))
     summing = None
-    if state.sharding is None and not options.deterministic and not world().alone:
+    if not (state.kept.pass_together or options.deterministic or world().alone):
         summing = Summing(state.optimizer.moving(), device)
     short, own = Short(state), _nothing(options, micro_batches, device)
     with short.noted():
@@ -163,7 +163,8 @@ def _own(
         with summing.beside(unit, last) if summing is not None else contextlib.nullcontext():
             (total * (scale.value / unit) if scale.dynamic else total).backward()
         mark("backward")
-        rows.append(as_one((loss, n, objective.task.size(batch), n), device))
+        size = 0 if state.context.rank else objective.task.size(batch)  # one of those who have it
+        rows.append(as_one((loss, n, size, n), device))
         if tree is not None:
             tree.add(_taken(state, unit))
             norms.note()

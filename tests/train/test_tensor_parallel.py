@@ -18,7 +18,7 @@ from bigmodel_cli.parallel import SharingOptions
 
 Results = dict[str, dict[str, Any]]
 SMALL = {"dropout": 0.1, "norm": {"type": "rmsnorm"}}
-BLOCKS = [
+BLOCKS: list[dict[str, Any]] = [
     {
         "mixer": {
             "type": "attention", "num_heads": 4, "kv_heads": 1, "position": "rotary",
@@ -38,6 +38,8 @@ BLOCKS = [
         **SMALL,
     },
 ]  # fmt: skip
+ROWS = [{**BLOCKS[0], "mixer": {**BLOCKS[0]["mixer"], "dropout": 0.1}}, BLOCKS[2]]
+"""Whose positions divide too (test_context_parallel.py)."""
 MUON = {"type": "muon", "lr": 1e-2}
 
 
@@ -63,6 +65,7 @@ def results(folder: Path) -> Results:
     """By one process, by two, and by four that share weights in several ways."""
     two = [
         *several("tensor", {"tensor": 2}, folder),
+        case("context rows", {"context": 2}, 6, model={"blocks": ROWS}),
         case("three heads", {"tensor": 2}, model={"blocks": [THREE]}),
         case("adapted", {"tensor": 2}) | {"spec": {**text({"parallel": {"tensor": 2}}), **LORA}},
         case("too many", {"experts": 2, "shard": 2}),
@@ -76,11 +79,12 @@ def results(folder: Path) -> Results:
         case("experts few", {"experts": 4}, 6, train={"batch_size": 2}),
     ]
     few = case("one few", {}, 6, train={"batch_size": 2})
+    rows = case("one rows", {}, 6, model={"blocks": ROWS})
     back = [
         case(f"{way} back", {}, 26, **{"from": str(folder / f"of {way}")})
         for way in ("tensor", "shards", "experts")
     ]
-    found = run([*several("one", {}, folder), few], folder / "1", 1)
+    found = run([*several("one", {}, folder), few, rows], folder / "1", 1)
     found |= run(two, folder / "2", 2)
     found |= run(four, folder / "4", 4)
     return found | run(back, folder / "1", 1)
@@ -120,7 +124,7 @@ def compare(found: dict[str, Any], folder: Path, way: str, name: str, close: flo
 
 
 WAYS = ["tensor", "shards", "experts"]
-PLACES = {"tensor": "2", "shards": "4", "experts": "4", "copies": "4"}
+PLACES = {"tensor": "2", "context": "2", "shards": "4", "experts": "4", "copies": "4"}
 """The folder of each way to share, named after the number of processes."""
 
 
@@ -141,6 +145,10 @@ def test_in_fp64_nothing_but_rounding_is_another(results: Results, folder: Path,
 @pytest.mark.parametrize("way", WAYS)
 def test_muon_averages_and_micro_batches(results: Results, folder: Path, way: str) -> None:
     compare(results, folder, way, "tuned")
+
+
+def test_two_that_share_positions(results: Results, folder: Path) -> None:
+    compare(results, folder, "context", "rows")
 
 
 def test_processes_without_a_sample(results: Results, folder: Path) -> None:
