@@ -13,8 +13,9 @@ from typing import Any
 
 from bigmodel_cli.distributed import Neighbours, gathered
 from bigmodel_cli.lazy import Module, Tensor, torch
+from bigmodel_cli.parted import place_of
 from bigmodel_cli.roles import Weight
-from bigmodel_cli.sharding import Mesh, Piece, Sharding, place_of, squares_of
+from bigmodel_cli.sharding import Mesh, Piece, Sharding, squares_of
 from bigmodel_cli.shares import Cut, divide
 from bigmodel_cli.tensor_parallel import Piece as CutPiece
 from bigmodel_cli.tensor_parallel import Processes, placed

@@ -13,7 +13,7 @@ from bigmodel_cli.console import quantity
 from bigmodel_cli.device import is_cpu, is_cuda, synchronize
 from bigmodel_cli.errors import ResourceError
 from bigmodel_cli.lazy import Tensor, torch
-from bigmodel_cli.sharding import is_part
+from bigmodel_cli.parted import is_part
 
 ALIGNED = 64
 """Bytes of which each tensor's place is a multiple."""

@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 from bigmodel_cli.checkpoints.shards import Shard
 from bigmodel_cli.lazy import Tensor
-from bigmodel_cli.sharding import is_part, whole_at
+from bigmodel_cli.parted import is_part, whole_at
 
 
 class Gathering:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bigmodel_cli.lazy import Tensor
-from bigmodel_cli.sharding import is_part, put
+from bigmodel_cli.parted import is_part, put
 
 Complete = Callable[[str, Tensor], None]
 """Is given each tensor for which there is no memory, by name, when it has been read."""

@@ -11,7 +11,7 @@ from bigmodel_cli.checkpoints.contents import TIED
 from bigmodel_cli.checkpoints.files import CHUNK
 from bigmodel_cli.checkpoints.manifest import shard_names
 from bigmodel_cli.lazy import Tensor
-from bigmodel_cli.sharding import key, whole
+from bigmodel_cli.parted import key, whole
 
 SHARD_SIZE = 500_000_000
 """Most bytes of tensors in a file, unless there were too many files; a larger tensor has a file of

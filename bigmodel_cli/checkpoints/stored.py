@@ -21,7 +21,7 @@ from bigmodel_cli.checkpoints.manifest import MOST_SIZE, Manifest
 from bigmodel_cli.checkpoints.places import Complete, give, is_same, refused
 from bigmodel_cli.errors import CheckpointError
 from bigmodel_cli.lazy import Module, Tensor, torch
-from bigmodel_cli.sharding import is_part
+from bigmodel_cli.parted import is_part
 
 
 @dataclass(frozen=True)

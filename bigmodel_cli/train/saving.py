@@ -22,7 +22,7 @@ from bigmodel_cli.checkpoints import Contents, Copies, Save
 from bigmodel_cli.console import quantity
 from bigmodel_cli.device import free_memory
 from bigmodel_cli.disk import remove
-from bigmodel_cli.sharding import is_part
+from bigmodel_cli.parted import is_part
 
 LARGE = 64_000_000
 """Bytes of a checkpoint from which on `auto` lets training go on: a smaller one is written in less

@@ -21,7 +21,7 @@ from every_case import every_case
 from bigmodel_cli import checkpoints, distributed, failpoints
 from bigmodel_cli.checkpoints import shards
 from bigmodel_cli.errors import BigmodelError
-from bigmodel_cli.sharding import is_part
+from bigmodel_cli.parted import is_part
 from bigmodel_cli.spec import from_dict
 from bigmodel_cli.train import saving
 from bigmodel_cli.train.objectives import objective_of

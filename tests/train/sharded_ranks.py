@@ -22,7 +22,7 @@ from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.assemble import later
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.loaded import Loaded
-from bigmodel_cli.sharding import whole
+from bigmodel_cli.parted import whole
 from bigmodel_cli.spec import from_dict
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.session import set_up

@@ -18,7 +18,6 @@ from every_case import every_case
 
 from bigmodel_cli import checkpoints, distributed
 from bigmodel_cli.device import give_freed_memory_back, keep_freed_memory
-from bigmodel_cli.sharding import shown
 from bigmodel_cli.spec import from_dict
 from bigmodel_cli.train.session import set_up
 from bigmodel_cli.train.setup import open_run, open_task
@@ -55,10 +54,9 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
         contents = checkpoints.Contents(
             0, weights, train, values, spec.recorded(), opened.data.info.to_json()
         )
-        with shown([*weights.values(), *train.values()]):
-            if distributed.world().first:
-                checkpoints.save(Path(case["save"]), contents)
-        distributed.wait_for_all()
+        together = not distributed.world().alone
+        save = checkpoints.Save(Path(case["save"]), contents, together=together, divided=together)
+        save.write(distributed.gathered_values)
     return {
         "whole": sum(p.numel() * p.element_size() for p in model.parameters()),
         "grown": [int(x) for x in distributed.gathered(torch.tensor(grown))],
