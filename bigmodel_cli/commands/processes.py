@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -55,7 +56,7 @@ Restarts = Annotated[
 ]
 
 
-def check_processes(processes: int | None, restarts: int, refused: dict[str, object]) -> None:
+def check_processes(processes: int | None, restarts: int, refused: Mapping[str, object]) -> None:
     """Raise `SpecError` where the options do not go together."""
     from bigmodel_cli.distributed import announced
 
