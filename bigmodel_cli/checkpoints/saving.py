@@ -19,7 +19,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from bigmodel_cli.disk import draft_of, held, remove, remove_drafts, sync
 from bigmodel_cli.distributed import ALONE, told, world
 from bigmodel_cli.errors import BigmodelError, ProcessError, ResourceError, status_of
 from bigmodel_cli.failpoints import failpoint
+from bigmodel_cli.lazy import Tensor
 from bigmodel_cli.yaml_scalars import dump_yaml
 
 Exchange = Callable[[Any], list[Any]]
@@ -99,10 +100,13 @@ class Save:
     def _agree(self, contents: Contents) -> None:
         """Take over from the first process what it decides: where, and which tensors go where."""
         plan = [(shard.name, list(shard.tensors), shard.tied) for shard in self.files]
-        own = {n: contents.train[n].cpu().tolist() for n in sorted(contents.own)}
-        draft, plan, own = told([str(self.draft), plan, own])
-        own = {n: contents.train[n].cpu().new_tensor(v) for n, v in own.items()}
-        tensors = {MODEL: contents.model, TRAIN: {**contents.train, **own}}
+        numbers = {n: contents.train[n].cpu().tolist() for n in sorted(contents.own)}
+        draft, plan, numbers = told([str(self.draft), plan, numbers])
+        own = {n: contents.train[n].cpu().new_tensor(v) for n, v in numbers.items()}
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            MODEL: contents.model,
+            TRAIN: {**contents.train, **own},
+        }
         self.draft = Path(draft)
         self.files = [
             Shard(name, {n: tensors[shard_of(name)[0]][n] for n in names}, tied)
