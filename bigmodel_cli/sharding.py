@@ -18,6 +18,7 @@ from typing import Any
 from bigmodel_cli.distributed import gathered, sum_, told, world
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.roles import Weight
+from bigmodel_cli.shares.groups import axis_of, gathered_apart
 from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
 
 
@@ -188,25 +189,6 @@ def _device_mesh(mesh: Mesh, device: torch.device) -> Any:
     return init_device_mesh(device.type, sizes, mesh_dim_names=("dp_replicate", "dp_shard"))
 
 
-def gathered_apart(model: Module, groups: Sequence[Module]) -> list[Module]:
-    """Those of the groups whose weights are gathered for their own pass; what is left, weights that
-    are shared among it, is gathered with the outermost.
-    """
-    shared = _shared(model, groups)
-    every = ((module, [id(p) for p in module.parameters()]) for module in groups)
-    return [module for module, own in every if own and not shared & set(own)]
-
-
-def _shared(model: Module, groups: Sequence[Module]) -> set[int]:
-    """The weights that are in more than one of the groups, or in one of them and outside."""
-    inside = {module: group for group in groups for module in group.modules()}
-    places: dict[int, set[Module | None]] = {}
-    for module in model.modules():
-        for p in module.parameters(recurse=False):
-            places.setdefault(id(p), set()).add(inside.get(module))
-    return {p for p, at in places.items() if len(at) > 1}
-
-
 def _squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """()   the sum of all squares, in float64."""
     if not tensors:
@@ -229,12 +211,6 @@ def _axis(tensor: Tensor, count: int) -> Any:
     from torch.distributed.tensor import Shard
 
     return Shard(axis_of(tensor.shape, count))
-
-
-def axis_of(shape: Sequence[int], count: int) -> int:
-    """The axis along which so many processes divide a weight."""
-    even = (axis for axis, size in enumerate(shape) if axis and size % count == 0)
-    return next(even, 0) if shape[0] < count else 0
 
 
 def _part(like: Any, tensor: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from bigmodel_cli.bench.mesh.traffic import (
 )
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.roles import Parts, Weight
-from bigmodel_cli.sharding import axis_of, gathered_apart
+from bigmodel_cli.shares.groups import axis_of, gathered_apart
 
 GATHERED, WAITING, SUMS = "gathered weights", "whole gradients", "gradients"
 """Kinds of memory: weights of all processes and the buffers that they come through; gradients that
