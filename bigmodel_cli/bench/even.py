@@ -8,7 +8,6 @@ from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
 
-
 LIFTING = ("lift_fresh", "lift_fresh_copy")
 """What puts a constant on paper."""
 

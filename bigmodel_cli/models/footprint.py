@@ -107,7 +107,7 @@ def following(known: list[Tensor], device: str | None = None) -> Any:
         """Notes each new storage, and when it is freed."""
 
         def __init__(self) -> None:
-            TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
+            TorchDispatchMode.__init__(self)
             Course.__init__(self, known)
 
         def __torch_dispatch__(
