@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from bigmodel_cli.distributed import gathered_by, world
@@ -18,12 +17,6 @@ def is_part(tensor: Any) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor) or is_placed(tensor)
-
-
-def axis_of(shape: Sequence[int], count: int) -> int:
-    """The axis along which so many processes divide a weight."""
-    even = (axis for axis, size in enumerate(shape) if axis and size % count == 0)
-    return next(even, 0) if shape[0] < count else 0
 
 
 def place_of(part: Any) -> tuple[int, int, int]:

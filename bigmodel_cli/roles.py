@@ -197,16 +197,6 @@ def _common(roles: Iterable[Role]) -> Role:
     return Role(decayed=any(role.decayed for role in every))
 
 
-def in_several(model: Module, groups: Iterable[Module]) -> set[int]:
-    """The weights that are in more than one of the groups, or in one of them and outside."""
-    inside = {module: group for group in groups for module in group.modules()}
-    places: dict[int, set[Module | None]] = {}
-    for module in model.modules():
-        for p in module.parameters(recurse=False):
-            places.setdefault(id(p), set()).add(inside.get(module))
-    return {p for p, at in places.items() if len(at) > 1}
-
-
 def without_numbers(weight: Weight) -> Weight:
     """The same without storage, but for single numbers."""
     own = weight.tensor

@@ -18,8 +18,9 @@ from bigmodel_cli.distributed import gathered, sum_
 from bigmodel_cli.distributed.policies import policies
 from bigmodel_cli.fsdp_record import forget_passes
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parted import axis_of, is_part, place_of, whole
-from bigmodel_cli.roles import Weight, in_several
+from bigmodel_cli.parted import is_part, place_of, whole
+from bigmodel_cli.roles import Weight
+from bigmodel_cli.shares.groups import axis_of, gathered_apart
 
 
 @dataclass(frozen=True)
@@ -208,15 +209,6 @@ def _device_mesh(mesh: Mesh, device: torch.device) -> Any:
     names = tuple(name for name, size in sizes.items() if size > 1 or name == "dp_shard")
     made = init_device_mesh(device.type, tuple(map(sizes.get, names)), mesh_dim_names=names)  # type: ignore[arg-type]
     return made if mesh.tensor == 1 else made[tuple(n for n in names if n != "tp")]
-
-
-def gathered_apart(model: Module, groups: Sequence[Module]) -> list[Module]:
-    """Those of the groups whose weights are gathered for their own pass; what is left, weights that
-    are shared among it, is gathered with the outermost.
-    """
-    shared = in_several(model, groups)
-    every = ((module, [id(p) for p in module.parameters()]) for module in groups)
-    return [module for module, own in every if own and not shared & set(own)]
 
 
 def squares_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -64,14 +64,7 @@ def from_checkpoint(
             check_memory(given, info, device, shared)  # of which an adapter trains a part
     before = DatasetInfo.from_json(contents.info)
     weights = _resized(model, before, info, taken)
-    rows: Mapping[str, Callable[[Tensor], Tensor]] = {}
-    if later is not None and other:
-        heads = model.output_layers()  # whose rows may be kept
-        later.fill(t for name, t in model.state_dict().items() if below(name, heads))
-    if same_task and other == "classes differ":
-        rows = kept_rows(model, info, before, weights)
-    elif same_task and info.targets and other:
-        rows = kept_numbers(model, info, before, weights)
+    rows = _rows_kept(model, info, before, weights, other, later) if same_task else {}
     if rows:
         weights, other = checkpoints.ChangedTensors(weights, rows), ""
     without = left_out(spec, model, weights)
@@ -97,6 +90,25 @@ def from_checkpoint(
         check_finite(((name, own[name]) for name in report.loaded), source)
     _say_loaded(report, source, other, without)
     return model, [*report.fresh, *rows], hollow.measured
+
+
+def _rows_kept(
+    model: Model,
+    info: DatasetInfo,
+    before: DatasetInfo,
+    weights: checkpoints.Tensors,
+    other: str,
+    later: Later | None,
+) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """How tensors of a head of `other` outputs become this model's, of which some rows are drawn;
+    {} where none do.
+    """
+    if later is not None and other:
+        heads = model.output_layers()
+        later.fill(t for name, t in model.state_dict().items() if below(name, heads))
+    if other == "classes differ":
+        return kept_rows(model, info, before, weights)
+    return kept_numbers(model, info, before, weights) if info.targets and other else {}
 
 
 def _loading(

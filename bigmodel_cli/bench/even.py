@@ -8,6 +8,9 @@ from typing import Any
 
 from bigmodel_cli.lazy import Tensor, torch
 
+LIFTING = ("lift_fresh", "lift_fresh_copy")
+"""What puts a constant on paper."""
+
 
 class Even:
     """Answers to what a network asks of its numbers."""
@@ -27,8 +30,9 @@ class Even:
         """What an operation makes of numbers that are there, as the counts of experts' rows are."""
         from torch._subclasses.fake_tensor import FakeTensor
 
-        first = args[0] if args else None
-        if not isinstance(first, torch.Tensor) or isinstance(first, FakeTensor):
+        first, name = args[0] if args else None, function._overloadpacket.__name__
+        real = isinstance(first, torch.Tensor) and not isinstance(first, FakeTensor)
+        if not real or name in LIFTING:
             return NotImplemented
         with self._real():
             return function(*args, **(kwargs or {}))

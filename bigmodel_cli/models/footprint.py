@@ -38,67 +38,77 @@ ACTIVATIONS = "activations"
 """The kind of what is not told apart."""
 
 
+class Course:
+    """The bytes of new storages, from operation to operation."""
+
+    def __init__(self, known: list[Tensor]) -> None:
+        self.now = self.peak = 0
+        self.kind = ACTIVATIONS
+        self.held: dict[str, int] = {}
+        self.course: list[int] = []
+        self.kinds: list[dict[str, int]] = []
+        self.noted: dict[int, tuple[str, int]] = {}
+        self.alive: dict[int, Any] = {
+            t.untyped_storage()._cdata: t.untyped_storage() for t in known
+        }
+
+    def note(self, tensor: Tensor) -> None:
+        """This storage, if it is new, until it is freed."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.alive:
+            return
+
+        def freed(_: Any) -> None:
+            self.add(*self.noted.pop(key), -1)
+            del self.alive[key]
+
+        self.alive[key] = weakref.ref(storage, freed)
+        self.noted[key] = self.kind, size
+        self.add(self.kind, size)
+
+    def add(self, kind: str, size: int, times: int = 1) -> None:
+        """So many bytes more, or less."""
+        self.now += times * size
+        self.held[kind] = self.held.get(kind, 0) + times * size
+        self.peak = max(self.peak, self.now)
+
+    def move(self, tensor: Tensor, kind: str) -> None:
+        """What this tensor holds is of that kind from now on."""
+        key = tensor.untyped_storage()._cdata
+        if key in self.noted:
+            before, size = self.noted[key]
+            self.add(before, size, -1)
+            self.add(kind, size)
+            self.noted[key] = kind, size
+
+    def hold(self, kind: str, size: int) -> None:
+        """So many bytes more (or less, below 0) of a kind, which no operation makes."""
+        self.add(kind, size)
+        self.write(self.now)
+
+    def write(self, peak: int) -> None:
+        """An operation is over, which had this peak."""
+        self.course.append(peak)
+        self.kinds.append(dict(self.held))
+
+
 def following(known: list[Tensor], device: str | None = None) -> Any:
     """A context whose `course` has the peak bytes of each operation, without `known` tensors;
     of this device alone where one is named ("cpu").
 
     `kinds` has as many bytes by kind: what is made while `kind` is set to a name belongs to that,
-    until `move` gives it to another. `hold` counts bytes that no operation makes.
+    until `move` gives it to another.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    class Following(TorchDispatchMode):
+    class Following(Course, TorchDispatchMode):
         """Notes each new storage, and when it is freed."""
 
         def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.now = self.peak = 0
-            self.kind = ACTIVATIONS
-            self.held: dict[str, int] = {}
-            self.course: list[int] = []
-            self.kinds: list[dict[str, int]] = []
-            self.noted: dict[int, tuple[str, int]] = {}
-            self.alive: dict[int, Any] = {
-                t.untyped_storage()._cdata: t.untyped_storage() for t in known
-            }
-
-        def note(self, tensor: Tensor) -> None:
-            storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
-            if key in self.alive:
-                return
-
-            def freed(_: Any) -> None:
-                self.add(*self.noted.pop(key), -1)
-                del self.alive[key]
-
-            self.alive[key] = weakref.ref(storage, freed)
-            self.noted[key] = self.kind, size
-            self.add(self.kind, size)
-
-        def add(self, kind: str, size: int, times: int = 1) -> None:
-            self.now += times * size
-            self.held[kind] = self.held.get(kind, 0) + times * size
-            self.peak = max(self.peak, self.now)
-
-        def move(self, tensor: Tensor, kind: str) -> None:
-            """What this tensor holds is of that kind from now on."""
-            key = tensor.untyped_storage()._cdata
-            if key in self.noted:
-                before, size = self.noted[key]
-                self.add(before, size, -1)
-                self.add(kind, size)
-                self.noted[key] = kind, size
-
-        def hold(self, kind: str, size: int) -> None:
-            """So many bytes more (or less, below 0) of a kind."""
-            self.add(kind, size)
-            self.write(self.now)
-
-        def write(self, peak: int) -> None:
-            self.course.append(peak)
-            self.kinds.append(dict(self.held))
+            TorchDispatchMode.__init__(self)
+            Course.__init__(self, known)
 
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -120,7 +120,8 @@ def test_memory_of_passes_on_paper_is_that_of_the_dry_run() -> None:
     spec, info = network(NETWORKS["a long stack"], "fp32", "contiguous")
     memory = memory_of(spec, info, outline(spec, info), (26,))
     peaks = on_paper(spec, info, "fp32", "contiguous", 5).peaks
-    assert max(peaks[1:]) - memory.gradients == pytest.approx(memory.activations, rel=0.1)
+    # without storage the gradient of SiLU is made of several operations, which hold more
+    assert max(peaks[1:]) - memory.gradients == pytest.approx(memory.activations, rel=0.12)
 
 
 def sample(seconds: float, flops: float = 1e6, form: str = "product nt", rows: int = 8) -> Sample:

@@ -26,9 +26,8 @@ from bigmodel_cli.bench.mesh.traffic import (
     ring_sum,
 )
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.parted import axis_of
 from bigmodel_cli.roles import Parts, Weight
-from bigmodel_cli.sharding import gathered_apart
+from bigmodel_cli.shares.groups import axis_of, gathered_apart
 
 GATHERED, WAITING, SUMS = "gathered weights", "whole gradients", "gradients"
 """Kinds of memory: weights of all processes and the buffers that they come through; gradients that
