@@ -105,6 +105,7 @@ class _Hashing(io.BytesIO):
         self.sha, self.size = hashlib.sha256(), 0
 
     def write(self, data: object) -> int:
+        """Hash these bytes; how many they are."""
         piece = bytes(data)  # type: ignore[call-overload]
         self.sha.update(piece)
         self.size += len(piece)

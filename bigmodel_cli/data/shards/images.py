@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from bigmodel_cli.config import Count, DatasetInfo
 from bigmodel_cli.console import counted
@@ -39,6 +39,14 @@ class ImageShardsOptions(InShardsOptions):
     """Shards of encoded images with a class number each: WebDataset (.tar), MDS, litdata, Parquet;
     in folders or at URLs, read in place.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"type": "image_shards", "train": ["shards/*.tar"], "classes": 10, "size": 32}
+            ]
+        }
+    )
 
     type: Literal["image_shards"] = "image_shards"
     image: str = Field("jpg", description="the field of the encoded image; a.b for b in a")

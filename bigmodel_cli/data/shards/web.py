@@ -168,6 +168,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """To http and https alone."""
 
     def redirect_request(self, req: Any, *others: Any) -> Any:
+        """The request to send instead, with the same method."""
         *_, url = others
         if url.partition(":")[0].lower() not in ("http", "https"):
             raise DataError(f"{req.full_url}: it leads to {url}, which is not http")
