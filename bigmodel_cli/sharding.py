@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.distributed import gathered, sum_
+from bigmodel_cli.distributed.fsdp_record import forget_passes
 from bigmodel_cli.distributed.policies import policies
-from bigmodel_cli.fsdp_record import forget_passes
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parted import is_part, place_of, whole
 from bigmodel_cli.roles import Weight

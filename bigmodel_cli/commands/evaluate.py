@@ -113,11 +113,7 @@ def evaluate(
     of_tasks = {"--include": include, "--limit": limit}
     overrides = collect_overrides(set_, precision)
     piped = checkpoint == "-"
-    refused: dict[str, object] = {
-        "--rescore": rescore,
-        "--tasks": tasks,
-        "-": piped and processes is None,
-    }
+    refused = {"--rescore": rescore, "--tasks": tasks, "-": piped and processes is None}
     check_processes(processes, 0, refused)
     if processes is not None and processes > 1:
         start_processes(processes, 0, str(resolve_checkpoint("-")) if piped else None)

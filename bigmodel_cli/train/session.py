@@ -160,11 +160,8 @@ def _train(given: Spec | None, request: Request, directory: RunDirectory, signal
         if state.division.pieces:
             state.division.write(directory)
         parameters = sum(p.numel() for p in model.parameters())
-        directory.about |= {
-            "total_steps": total,
-            "metric": task.described(),
-            "parameters": parameters,
-        }
+        directory.about |= {"total_steps": total, "metric": task.described()}
+        directory.about["parameters"] = parameters
         note_number(directory)
         directory.begin(spec.to_yaml(), state.step)
     assets = {**opened.carried, **data.assets(), **trained_on}
