@@ -27,8 +27,10 @@ MOST = 5
 
 
 def _batch(plan: Plan) -> str:
-    """The samples of a step: devices x passes x rows, of which the last may have fewer."""
-    count, share = plan.cluster.count, plan.share
+    """The samples of a step: devices that take other ones x passes x rows, of which the last may
+    have fewer.
+    """
+    count, share = plan.axes.samples, plan.share
     room = count * share.passes * share.rows
     if room == share.rows:
         return f"{plan.batch:,}"

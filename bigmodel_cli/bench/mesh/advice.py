@@ -36,9 +36,13 @@ def advice(plan: Plan) -> str:
 
 
 def _longest(plan: Plan) -> Exchange:
-    """The exchange that takes most time, of those that are waited for where there are such."""
-    waited = [e for e in plan.exchanges if not e.hidden] or list(plan.exchanges)
-    return max(waited, key=lambda e: e.seconds)
+    """The exchange that is waited for longest."""
+    waited = [e for e in plan.exchanges if not e.hidden]
+    beside = [e for e in plan.exchanges if e.hidden]
+    rest = plan.parts["communication"] - sum(e.seconds for e in waited)  # of those beside passes
+    if beside and rest > max((e.seconds for e in waited), default=0.0):
+        waited = beside
+    return max(waited or beside, key=lambda e: e.seconds)
 
 
 def _power(number: float) -> int:
