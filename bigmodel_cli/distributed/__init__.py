@@ -16,7 +16,15 @@ from typing import Any
 from bigmodel_cli.distributed.lines import connected
 from bigmodel_cli.distributed.neighbours import Neighbours, forget_groups
 from bigmodel_cli.distributed.peers import Peers
-from bigmodel_cli.distributed.tensors import gathered, gathered_bytes, most, sum_
+from bigmodel_cli.distributed.tensors import (
+    Sum,
+    gathered,
+    gathered_bytes,
+    in_buckets,
+    most,
+    most_and_gathered,
+    sum_,
+)
 from bigmodel_cli.distributed.who import (
     ALONE,
     World,
@@ -33,6 +41,7 @@ from bigmodel_cli.lazy import torch
 __all__ = [
     "ALONE",
     "Neighbours",
+    "Sum",
     "World",
     "announced",
     "begin",
@@ -43,8 +52,10 @@ __all__ = [
     "gathered",
     "gathered_bytes",
     "gathered_values",
+    "in_buckets",
     "meet",
     "most",
+    "most_and_gathered",
     "neighbours",
     "nothing_to_save",
     "peers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from bigmodel_cli.distributed.who import samples, samples_group, world
 from bigmodel_cli.lazy import Tensor, torch
@@ -22,7 +23,7 @@ def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
         return
     import torch.distributed as dist
 
-    for bucket in _buckets(tensors):
+    for bucket in in_buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         if fold is None:
             dist.all_reduce(flat, group=samples_group())
@@ -34,7 +35,41 @@ def sum_(tensors: Sequence[Tensor], fold: Fold | None = None) -> None:
         )
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+class Sum:
+    """The sums over `samples` of tensors of these forms, in progress: of one bucket.
+
+    This process gives `tensors`, and zeros for None, times `factor`.
+    """
+
+    def __init__(
+        self, forms: Sequence[Tensor], tensors: Sequence[Tensor | None], factor: float = 1.0
+    ) -> None:
+        import torch.distributed as dist
+
+        flat = forms[0].new_empty(sum(form.numel() for form in forms))
+        parts = flat.split([form.numel() for form in forms])
+        # each lies as its form does: an optimizer's kernels would copy it otherwise
+        self.sums = [
+            part.as_strided(form.shape, form.stride())
+            for part, form in zip(parts, forms, strict=True)
+        ]
+        given = [(own, t) for own, t in zip(self.sums, tensors, strict=True) if t is not None]
+        with torch.no_grad():
+            if len(given) < len(forms):
+                flat.zero_()
+            if given:
+                torch._foreach_copy_([own for own, _ in given], [t for _, t in given])
+            if factor != 1.0:
+                flat.mul_(factor)
+        self.work: Any = dist.all_reduce(flat, group=samples_group(), async_op=True)
+
+    def wait(self) -> list[Tensor]:
+        """The sums, which are the same bits in all processes."""
+        self.work.wait()
+        return self.sums
+
+
+def in_buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """The tensors in groups of one dtype and of about `BUCKET` bytes, in order."""
     bucket: list[Tensor] = []
     size = 0
@@ -57,6 +92,16 @@ def most(number: int) -> int:
     found = torch.tensor(number)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
+
+
+def most_and_gathered(number: int, tensor: Tensor) -> tuple[int, list[Tensor]]:
+    """`most` of the numbers of all processes, and the `gathered` tensors: in one exchange where a
+    CPU has them. The number is one that fp32 has exactly.
+    """
+    if tensor.device.type != "cpu" or samples().size < world().size:
+        return most(number), gathered(tensor)
+    rows = gathered(torch.cat((tensor.new_full((1,), number), tensor.reshape(-1))))
+    return max(int(row[0]) for row in rows), [row[1:].view(tensor.shape) for row in rows]
 
 
 def gathered_bytes(content: bytes) -> list[bytes]:

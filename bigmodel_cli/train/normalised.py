@@ -75,10 +75,11 @@ class Normalised:
         """
         if not self.norms:
             return
-        sums, passes = (torch.stack(x) for x in zip(*self.added, strict=True))
-        every = torch.cat(gathered(sums)), torch.cat(gathered(passes))
-        sizes = [len(flat) for flat in self.before]
-        columns = zip(every[0].split(sizes, 1), every[1].unbind(1), strict=True)
+        # with the numbers of passes among them, which no dtype rounds
+        sums = torch.stack([torch.cat((flat, passes.to(flat))) for flat, passes in self.added])
+        every = torch.cat(gathered(sums))
+        *columns, passes = every.split([*(len(flat) for flat in self.before), len(self.norms)], 1)
+        columns = zip(columns, passes.to(torch.int64).unbind(1), strict=True)
         for i, (norm, (added, counts)) in enumerate(zip(self.norms, columns, strict=True)):
             now = self.before[i]
             shares = (1 - norm.momentum) ** counts.to(torch.float64)

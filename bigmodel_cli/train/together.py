@@ -1,9 +1,9 @@
 """The passes of a step that several processes take together, each with some of its samples.
 
-Gradients are summed over all of them once, after the last backward pass, and so are losses, counts
-and what parts count: from there on all processes compute the same with the same numbers. With
-train.deterministic each micro-batch's gradient is a leaf of one tree of sums, whoever computed it,
-so that the number of processes changes no bit.
+Gradients are summed over all of them once, beside the last backward pass or after it (summing.py),
+and so are losses, counts and what parts count: from there on all processes compute the same with
+the same numbers. With train.deterministic each micro-batch's gradient is a leaf of one tree of
+sums, whoever computed it, so that the number of processes changes no bit.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from bigmodel_cli.console import say
-from bigmodel_cli.distributed import World, gathered, most, samples, sum_, world
+from bigmodel_cli.distributed import World, samples, sum_, world
 from bigmodel_cli.draw import key_of
-from bigmodel_cli.errors import OutOfMemory, SpecError, forget_frames, is_out_of_memory
+from bigmodel_cli.errors import SpecError
 from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.parts.contract import counting_together
 from bigmodel_cli.recipe import TrainOptions
 from bigmodel_cli.train.idle import Idle
 from bigmodel_cli.train.normalised import Normalised, batch_norms
 from bigmodel_cli.train.objective import Objective
-from bigmodel_cli.train.passes import REMEDY, Mark, as_one, auxiliary, forward, power_above
+from bigmodel_cli.train.passes import Mark, as_one, auxiliary, forward, power_above
 from bigmodel_cli.train.state import Before, TrainState
+from bigmodel_cli.train.summing import Short, Summing
 
 
 class Tree:
@@ -105,12 +106,17 @@ def passes_together(
     idle = Idle(state.kept.begin(len(micro_batches)), state, objective, options, device)
     whole = _counted(state, objective, options, micro_batches, device, before, idle)
     norms = Normalised(batch_norms(state.model, state.still))
-    with all_fit(state):
-        own, gradients = _own(
-            state, objective, options, micro_batches, device, whole, norms, mark, idle
+    summing = None
+    if state.sharding is None and not options.deterministic and not world().alone:
+        summing = Summing(state.optimizer.moving(), device)
+    short, own = Short(state), _nothing(options, micro_batches, device)
+    with short.noted():
+        own = _own(
+            state, objective, options, micro_batches, device, whole, norms, mark, idle, summing
         )
-    every = torch.cat(gathered(own))  # (micro-batches or processes, 4)
-    if state.sharding is None or not state.sharding.sums_itself:
+    every = short.joined(own, summing)  # (micro-batches or processes, 4)
+    if summing is None and (state.sharding is None or not state.sharding.sums_itself):
+        gradients = state.optimizer.moving_gradients()
         sum_(gradients, as_tree if options.deterministic else None)
     totals = [part.counts() for part in parts]
     sum_(totals)
@@ -136,21 +142,26 @@ def _own(
     norms: Normalised,
     mark: Mark,
     idle: Idle,
-) -> tuple[Tensor, list[Tensor]]:
-    """This process's (rows, 4) sums of losses, counts, sizes, and least counts, and the sums of its
-    gradients, times the loss scale. A row is of a micro-batch where sums are a tree, else of all.
+    summing: Summing | None,
+) -> Tensor:
+    """This process's (rows, 4) sums of losses, counts, sizes, and least counts. A row is of a
+    micro-batch where sums are a tree, else of all.
+
+    The weights have the sums of its gradients, times the loss scale, or `summing` has them.
     """
     scale, unit, tree = state.loss_scale, 1.0, Tree() if options.deterministic else None
     count = options.accumulate if tree is not None else samples().size * len(micro_batches)
     rows = list[Tensor]()
     norms.begin()
-    for batch in micro_batches:
+    for number, batch in enumerate(micro_batches, 1):
         loss, n = forward(state, objective, options, batch, device)
         total = loss + auxiliary(state, n, whole)
         if scale.dynamic and (tree is not None or not rows):
             unit = state.kept.agreed(power_above(float(n) * count))
         mark("forward")
-        (total * (scale.value / unit) if scale.dynamic else total).backward()
+        last = number == len(micro_batches)
+        with summing.beside(unit, last) if summing is not None else contextlib.nullcontext():
+            (total * (scale.value / unit) if scale.dynamic else total).backward()
         mark("backward")
         rows.append(as_one((loss, n, objective.task.size(batch), n), device))
         if tree is not None:
@@ -159,14 +170,18 @@ def _own(
             norms.begin()
     if tree is not None:
         state.optimizer.set_gradients(tree.total())
-        return torch.stack(rows), state.optimizer.moving_gradients()
+        return torch.stack(rows)
     unit = idle.take(unit, first=not rows)
     norms.note()
-    state.optimizer.set_gradients(_taken(state, unit))
+    if summing is None:
+        state.optimizer.set_gradients(_taken(state, unit))
+    else:
+        _check_moved(state)
+        summing.begin_all()
     least = as_one((0.0, 0.0, 0.0, float("inf")), device)
     found = torch.stack([*rows, least])
     row = torch.cat((found[:, :3].sum(0), found[:, 3:].min(0).values))
-    return row[None], state.optimizer.moving_gradients()
+    return row[None]
 
 
 def _taken(state: TrainState, unit: float) -> list[Tensor]:
@@ -174,17 +189,24 @@ def _taken(state: TrainState, unit: float) -> list[Tensor]:
     state.kept.end()
     state.optimizer.gradients()
     found = state.optimizer.moving_gradients()
-    if not state.compared:
-        given = sum(p.grad is not None for p in state.model.parameters() if p.requires_grad)
-        if given > len(found):
-            raise SpecError(
-                f"train.optimizer: {given:,} weights have a gradient, and it says to move"
-                f" {len(found):,} (Optimizer.moving): the others' would not be summed"
-            )
+    _check_moved(state)
     state.optimizer.clear()
     if unit != 1.0:
         torch._foreach_mul_(found, unit)
     return found
+
+
+def _check_moved(state: TrainState) -> None:
+    """Raise `SpecError` where a first step's gradients are not all of what the optimizer moves."""
+    if state.compared:
+        return
+    moving = {id(p) for p in state.optimizer.moving()}
+    given = (p for p in state.model.parameters() if p.requires_grad and p.grad is not None)
+    if others := sum(id(p) not in moving for p in given):
+        raise SpecError(
+            f"train.optimizer: {len(moving) + others:,} weights have a gradient, and it says to"
+            f" move {len(moving):,} (Optimizer.moving): the others' would not be summed"
+        )
 
 
 def _counted(
@@ -199,40 +221,27 @@ def _counted(
     """As `passes.counted`, for the micro-batches of all processes."""
     if not state.ahead or (world().alone and len(micro_batches) == 1):
         return None
-    with all_fit(state), torch.no_grad():
+    short, own = Short(state), _nothing(options, micro_batches, device)[:, 0]
+    with short.noted(), torch.no_grad():
         targets = [forward(state, objective, options, b, device)[1] for b in micro_batches]
         idle.take(first=not targets)
-    own = as_one(targets, device) if targets else as_one((0.0,), device)
-    if not options.deterministic:
-        own = own.sum()[None]
+        if targets:
+            own = as_one(targets, device)
+            own = own if options.deterministic else own.sum()[None]
+    every = short.joined(own)
     counts = [part.counts() for part in state.ahead]
     sum_(counts)
     state.undo(before, random=True)
     for part, found in zip(state.ahead, counts, strict=True):
         part.foresee(found)
-    return torch.cat(gathered(own)).sum().to(torch.float32)
+    return every.sum().to(torch.float32)
 
 
-@contextlib.contextmanager
-def all_fit(state: TrainState) -> Iterator[None]:
-    """Inside, nothing is exchanged. Raises `OutOfMemory` in all processes where one had too little.
-
-    So all of them divide their micro-batches alike, and take the step again. Where weights are in
-    parts the processes wait for one another in each pass, and the run ends instead.
-    """
-    if state.sharding is not None:
-        yield
-        return
-    short = ""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        forget_frames(error)
-        short = next(iter(str(error).splitlines()), "") or type(error).__name__
-    if most(int(bool(short))):
-        raise OutOfMemory(f"out of memory ({short or 'in another process'}); {REMEDY}")
+def _nothing(
+    options: TrainOptions, micro_batches: Sequence[dict[str, Tensor]], device: torch.device
+) -> Tensor:
+    """(rows, 4)   zeros in the form of what a process gives of its passes."""
+    return as_one((0.0,) * 4, device).expand(len(micro_batches) if options.deterministic else 1, 4)
 
 
 def _compare(state: TrainState, options: TrainOptions, before: Before, norms: Normalised) -> None:

@@ -2,8 +2,10 @@
 
 Called as `ranks.py CASES OUT`; CASES is JSON, a list of {"name", "spec", "steps", ...}:
 `from` names a state that an earlier case kept, `steps` is the step to end at, `evaluate` asks
-for metrics too (a list: with these text metrics), `short` is a process with little memory. OUT gets
-of each NAME.json, with the losses and the hashes of each process's weights, and NAME.pt, the state.
+for metrics too (a list: with these text metrics), `short` is a process with little memory, which
+with `failing` it lacks within a backward pass, `beside` sums gradients beside backward passes,
+`bucket` is of so many bytes, `late` gives a weight its gradient in two pieces. OUT gets of each
+NAME.json, with the losses and the hashes of each process's weights, and NAME.pt, the state.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from typing import Any
 
 import torch
 from every_case import every_case
+from torch.utils.checkpoint import checkpoint
 
 from bigmodel_cli import distributed
+from bigmodel_cli.distributed import tensors
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.spec import from_dict
+from bigmodel_cli.train import summing, together
 from bigmodel_cli.train.objective import Objective
 from bigmodel_cli.train.objectives import objective_of
 from bigmodel_cli.train.session import set_up
@@ -28,16 +33,58 @@ from bigmodel_cli.train.smaller import fitted
 from bigmodel_cli.train.step import train_step
 
 CPU = torch.device("cpu")
+BUCKET = tensors.BUCKET
 FIXED = {"precision": "fp32", "memory_format": "contiguous", "compile": "off", "seed": 5}
 
 
+class Failing(torch.autograd.Function):
+    """Has no memory for its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> None:
+        raise MemoryError
+
+
 class Short(Objective):
-    """Has memory for four rows."""
+    """Has memory for four rows; with `failing` it is missed in the middle of a backward pass."""
+
+    failing = False
 
     def __call__(self, model: Any, batch: dict[str, torch.Tensor]) -> Any:
-        if len(batch["key"]) > 4:
+        if len(batch["key"]) <= 4:
+            return super().__call__(model, batch)
+        if not self.failing:
             raise MemoryError
-        return super().__call__(model, batch)
+        hook = model.blocks[0].register_forward_hook(lambda module, given, x: Failing.apply(x))
+        try:
+            return super().__call__(model, batch)
+        finally:
+            hook.remove()
+
+
+class Watched(summing.Summing):
+    """Notes whether gradients came late."""
+
+    late = False
+
+    def join(self, late: bool) -> None:
+        Watched.late |= late
+        super().join(late)
+
+
+class Late(Objective):
+    """Some of the last weight's gradient comes by a backward pass within the backward pass."""
+
+    def __call__(self, model: Any, batch: dict[str, torch.Tensor]) -> Any:
+        loss, n = super().__call__(model, batch)
+        last = [*model.parameters()][-1]
+        one = torch.ones((), requires_grad=True)
+        more = checkpoint(lambda x: (last.square() * x).sum(), one, use_reentrant=True)
+        return loss + more, n
 
 
 def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -53,6 +100,12 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
         state.restore(kept["weights"], kept["train"], kept["values"])
     if "short" in case and distributed.world().rank == case["short"]:
         objective = Short(objective.task)
+        objective.failing = "failing" in case
+    if "late" in case:
+        objective = Late(objective.task)
+    together.Summing, Watched.late = Watched, False
+    summing.overlaps = lambda device: "beside" in case
+    tensors.BUCKET = case.get("bucket", BUCKET)
     found, said, options = [], list[str](), spec.train
     for micro_batches in loader.steps(state.batch, case["steps"] + state.passed):
         lr = options.optimizer.lr * options.schedule.factor(state.step, 200)
@@ -91,6 +144,7 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
         "sizes": [r.size for r in found],
         "finite": [r.finite for r in found],
         "said": said,
+        "late": Watched.late,
         "pieces": {str(k): n for k, n in state.division.pieces.items()},
         "scale": state.loss_scale.value,
         "hashes": [x.decode() for x in distributed.gathered_bytes(own.encode())],

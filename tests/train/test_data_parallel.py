@@ -11,6 +11,7 @@ from parallel_cases import ROUNDED, SPECS, deterministic, run, text, weights
 
 Results = dict[int, dict[str, dict[str, Any]]]
 TEXT_METRICS = ["bleu"]
+SOON = {"beside": True, "bucket": 2000}
 FIXED = ("batch norm", "dropout", "experts, loss", "tokens", "fp16", "muon and ema")
 FEW = ("batch norm", "dropout", "tokens", "fp16")
 THREE = ("batch norm", "a row for each", "uneven", "experts, loss", "tokens")
@@ -40,9 +41,23 @@ def results(folder: Path) -> Results:
     written = translated()
     found = {1: run([*cases(4), *short, *fixed(4, FEW), *written], folder / "1", 1)}
     little = [{**short[0], "short": 1}, {**refused[0], "steps": 1}]
-    found[2] = run([*cases(4), *little, *fixed(4, FEW), *written], folder / "2", 2)
-    found[3] = run([c for c in cases(4) if c["name"] in THREE], folder / "3", 3)
+    found[2] = run([*cases(4), *little, *beside(), *fixed(4, FEW), *written], folder / "2", 2)
+    three = [c for c in cases(4) if c["name"] in THREE]
+    found[3] = run([*three, {**three[2], "name": "beside", **SOON}], folder / "3", 3)
     return found
+
+
+def beside() -> list[dict[str, Any]]:
+    """Trainings whose gradients are summed while the last backward pass of a step goes on."""
+    own = [{**case, "name": f"beside {case['name']}", **SOON} for case in cases(4)]
+    short = {"spec": text({"batch_size": 12}), "steps": 3, "short": 1}
+    late = {"spec": SPECS["uneven"], "steps": 4, "late": True}
+    return [
+        *own,
+        {**short, "name": "failing", "failing": True, **SOON},
+        {**late, "name": "in time"},
+        {**late, "name": "late", "beside": True, "bucket": 1},
+    ]
 
 
 def translated() -> list[dict[str, Any]]:
@@ -92,6 +107,38 @@ def test_all_divide_where_one_has_too_little_memory(results: Results, folder: Pa
     assert found["pieces"] == {"0": 2}
     assert "out of memory" in found["said"][0]
     compare({1: results[1], 2: results[2]}, folder, "short", 1.0)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_sums_beside_the_backward_pass_are_the_same_bits(results: Results, name: str) -> None:
+    own, other = results[2][name], results[2][f"beside {name}"]
+    for what in ("losses", "norms", "hashes", "scale"):
+        assert own[what] == other[what], what
+
+
+def test_three_sum_beside_the_backward_pass(results: Results, folder: Path) -> None:
+    one, own = results[1]["uneven"], results[3]["beside"]
+    assert len(set(own["hashes"])) == 1
+    assert own["losses"] == pytest.approx(one["losses"], abs=1e-6)
+    whole = weights(folder / "1", "uneven")
+    for key, values in weights(folder / "3", "beside").items():
+        assert torch.allclose(values, whole[key], rtol=0, atol=1e-5), key
+
+
+def test_a_process_whose_backward_pass_fails_is_waited_for(results: Results, folder: Path) -> None:
+    found = results[2]["failing"]
+    assert found["pieces"] == {"0": 2}
+    assert found["hashes"] == results[2]["short"]["hashes"]
+
+
+def test_gradients_that_come_late_are_summed_too(results: Results, folder: Path) -> None:
+    assert results[2]["late"]["late"]
+    assert not any(results[2][f"beside {name}"]["late"] for name in SPECS)
+    assert results[2]["late"]["losses"] == pytest.approx(results[2]["in time"]["losses"], abs=1e-6)
+    assert len(set(results[2]["late"]["hashes"])) == 1
+    whole = weights(folder / "2", "in time")
+    for key, values in weights(folder / "2", "late").items():
+        assert torch.allclose(values, whole[key], rtol=0, atol=1e-6), key
 
 
 def test_a_division_without_the_same_bits_is_refused(results: Results) -> None:
