@@ -115,6 +115,15 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
+def give_freed_memory_back() -> None:
+    """Let glibc return to the kernel what is freed and was kept (`keep_freed_memory`)."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:  # missing on macOS
+        trim(0)
+
+
 def describe_device(device: torch.device) -> str:
     """A short name for people: 'cuda:0 NVIDIA H200', 'cpu with 2 threads'."""
     if device.type == "cuda":

@@ -41,6 +41,21 @@ class SharingOptions(Options):
         ),
     )
 
+    reduce: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description=(
+            "what gradients are summed in over processes where weights are divided (shard); bf16:"
+            " half as much is sent, and each sum is rounded"
+        ),
+    )
+    offload: bool = Field(
+        False,
+        description=(
+            "keep the parts of divided weights (shard), of their gradients and of the optimizer's"
+            " state in the CPU's memory, which updates them; for GPUs that do not hold them"
+        ),
+    )
+
     def division(self, processes: int) -> tuple[int, int] | None:
         """(replicate, shard) for so many processes; None where the size of the model decides.
 

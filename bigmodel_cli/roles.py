@@ -8,7 +8,7 @@ layers are the first and the last.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
@@ -195,3 +195,22 @@ def _common(roles: Iterable[Role]) -> Role:
     if len(every) == 1 or all(role.matrix for role in every):
         return every[0]
     return Role(decayed=any(role.decayed for role in every))
+
+
+def in_several(model: Module, groups: Iterable[Module]) -> set[int]:
+    """The weights that are in more than one of the groups, or in one of them and outside."""
+    inside = {module: group for group in groups for module in group.modules()}
+    places: dict[int, set[Module | None]] = {}
+    for module in model.modules():
+        for p in module.parameters(recurse=False):
+            places.setdefault(id(p), set()).add(inside.get(module))
+    return {p for p, at in places.items() if len(at) > 1}
+
+
+def without_numbers(weight: Weight) -> Weight:
+    """The same without storage, but for single numbers."""
+    own = weight.tensor
+    if not own.dim():
+        return weight
+    bare = torch.empty(own.shape, dtype=own.dtype, device="meta")
+    return replace(weight, tensor=nn.Parameter(bare, requires_grad=own.requires_grad))

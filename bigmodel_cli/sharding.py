@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bigmodel_cli.distributed import gathered, sum_, told, world
+from bigmodel_cli.distributed.policies import policies
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
-from bigmodel_cli.roles import Weight
+from bigmodel_cli.roles import Weight, in_several
 from bigmodel_cli.tensor_parallel import is_placed, put_share, whole_of
 
 
@@ -32,6 +33,8 @@ class Mesh:
     shard: int = 1
     reshard: bool = True  # a block's weights are freed after its forward pass
     tensor: int = 1  # neighbours that divide each part among them and take the same samples
+    reduce: str = "fp32"  # or "bf16", what gradients are summed in
+    offload: bool = False  # parts are in the CPU's memory, and the model is on a GPU
 
     @property
     def sharded(self) -> bool:
@@ -75,6 +78,10 @@ class Piece:
         return _part(self.parameter, tensor)
 
 
+Fill = Callable[[Iterable[Tensor]], None]
+"""Is given weights before they are divided, to make their numbers."""
+
+
 class Sharding:
     """A model's weights in parts, and how they come together.
 
@@ -88,7 +95,7 @@ class Sharding:
     """Whether one process can let the model pass within `gathered`, without the others."""
 
     def __init__(
-        self, model: Module, groups: Sequence[Module], mesh: Mesh, device: torch.device
+        self, model: Module, groups: Sequence[Module], mesh: Mesh, device: torch.device, fill: Fill
     ) -> None:
         from torch.distributed.fsdp import fully_shard
 
@@ -102,16 +109,19 @@ class Sharding:
             "mesh": _device_mesh(mesh, device),
             "ignored_params": set(self.alone.values()),
             "shard_placement_fn": lambda p: _axis(p, mesh.shard),
+            **policies(mesh.reduce, mesh.offload),
         }
-        shared = _shared(model, groups)
+        shared = in_several(model, groups)
         self.modules: list[Any] = []  # inner ones first
         for module in groups:
             own = list(module.parameters())
             if own and not shared & {id(p) for p in own}:
+                fill(own)
                 fully_shard(module, reshard_after_forward=mesh.reshard, **made)
                 self.modules.append(module)
         # the outer weights (embeddings, a tied head, norms) stay whole until the backward pass is
         # over: losses read them after the forward pass
+        fill(p for p in model.parameters() if not is_part(p))
         fully_shard(model, reshard_after_forward=False, **made)
         self.modules.append(model)
         for module in self.modules:
@@ -189,16 +199,6 @@ def _device_mesh(mesh: Mesh, device: torch.device) -> Any:
         return init_device_mesh(device.type, (mesh.shard,), mesh_dim_names=("dp_shard",))
     sizes = mesh.replicate, mesh.shard
     return init_device_mesh(device.type, sizes, mesh_dim_names=("dp_replicate", "dp_shard"))
-
-
-def _shared(model: Module, groups: Sequence[Module]) -> set[int]:
-    """The weights that are in more than one of the groups, or in one of them and outside."""
-    inside = {module: group for group in groups for module in group.modules()}
-    places: dict[int, set[Module | None]] = {}
-    for module in model.modules():
-        for p in module.parameters(recurse=False):
-            places.setdefault(id(p), set()).add(inside.get(module))
-    return {p for p, at in places.items() if len(at) > 1}
 
 
 def _squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ Its size is computed without allocating it, on the meta device.
 """
 
 from bigmodel_cli.assemble.building import build_for, build_model, build_on_meta
+from bigmodel_cli.assemble.later import Later
 from bigmodel_cli.assemble.outlines import Outline, check_memory, outline
 from bigmodel_cli.assemble.sizes import kept_bytes
 from bigmodel_cli.assemble.starting import (
@@ -16,6 +17,7 @@ from bigmodel_cli.assemble.starting import (
 )
 
 __all__ = [
+    "Later",
     "Outline",
     "assemble",
     "build_for",

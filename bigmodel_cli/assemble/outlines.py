@@ -84,17 +84,22 @@ def aliases(model: Model) -> set[str]:
     return every - {name for name, _ in model.named_parameters()}
 
 
-def check_memory(spec: Spec, info: DatasetInfo, device: torch.device) -> Outline:
+def check_memory(
+    spec: Spec, info: DatasetInfo, device: torch.device, room: int | None = None
+) -> Outline:
     """The model's outline.
 
-    Raises `Unfit` for a model that cannot fit the device.
+    Raises `Unfit` for a model that cannot fit the device, or the `room` in bytes that several
+    processes have together, which divide it.
     """
     outlined = outline(spec, info)
-    needed, available = state_bytes(spec, outlined.weights, outlined.saved), total_memory(device)
+    needed = state_bytes(spec, outlined.weights, outlined.saved)
+    available = total_memory(device) if room is None else room
     if needed > available:
         count = sum(p.numel() for p in outlined.tensors)
+        where = f"{device} has" if room is None else "the processes that divide them have"
         raise Unfit(
             f"model: {count:,} parameters need {quantity(needed, 'B')} for weights, gradients and"
-            f" optimizer, and {device} has {quantity(available, 'B')}; make the model smaller"
+            f" optimizer, and {where} {quantity(available, 'B')}; make the model smaller"
         )
     return outlined

@@ -28,14 +28,20 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
     found, why = options.division(count), "train.parallel"
     if found is None:
         memory = memory_of(spec, info, outline(spec, info), split.longest_rows())
-        room = total_memory(device) // (neighbours() if is_cpu(device) else 1)
+        room = _room(device)
         fits = memory.peak <= room
         found = (count, 1) if fits else (1, count)
         why = (
             f"about {quantity(memory.peak, 'B')} of weights, gradients, optimizer state and"
             f" activations {'fit' if fits else 'do not fit'} the {quantity(room, 'B')} of a process"
         )
-    mesh = Mesh(*found, options.reshard, options.tensor)
+    mesh = Mesh(
+        *found,
+        options.reshard,
+        options.tensor,
+        options.reduce,
+        options.offload and not is_cpu(device),
+    )
     if mesh.sharded:
         _check(spec)
     if mesh.tensor > 1:
@@ -47,7 +53,20 @@ def mesh_of(spec: Spec, info: DatasetInfo, split: Split, device: torch.device) -
         among = mesh.shard * mesh.tensor
         part = f", {each}divided among {among} processes" if mesh.sharded else ""
         say(f"parallel: {copies}{part} ({why})")
+    if options.offload and (mesh.shard == 1 or is_cpu(device)):
+        why = "are not divided among processes" if mesh.shard == 1 else "are in its memory anyway"
+        say(f"train.parallel.offload changes nothing: the weights {why}")
     return mesh
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of a process: the CPU's memory is that of all on its machine."""
+    return total_memory(device) // (neighbours() if is_cpu(device) else 1)
+
+
+def room_of(mesh: Mesh, device: torch.device) -> int:
+    """Bytes of the processes that divide one copy of the weights."""
+    return _room(device) * mesh.shard * mesh.tensor
 
 
 def _check(spec: Spec) -> None:

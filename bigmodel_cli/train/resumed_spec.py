@@ -35,6 +35,7 @@ MAY_CHANGE = {
     "train.parallel.replicate",
     "train.parallel.shard",
     "train.parallel.reshard",
+    "train.parallel.offload",
     "data.workers",
 }
 """Options that a resumed run may change: they do not change what a step computes, except that a

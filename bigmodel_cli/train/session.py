@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel_cli import distributed
-from bigmodel_cli.assemble import assemble, reference_of
+from bigmodel_cli.assemble import Later, assemble, reference_of
 from bigmodel_cli.checkpoints import Checkpoint
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
@@ -27,7 +27,7 @@ from bigmodel_cli.spec import Spec
 from bigmodel_cli.tasks import Task
 from bigmodel_cli.train.adapter_alone import based_on, left_out
 from bigmodel_cli.train.batches import micro_batches
-from bigmodel_cli.train.divided import mesh_of
+from bigmodel_cli.train.divided import mesh_of, room_of
 from bigmodel_cli.train.loader import BatchLoader, on_device
 from bigmodel_cli.train.loop import fit
 from bigmodel_cli.train.meeting import note_number, open_directory, settled, together
@@ -193,17 +193,21 @@ def set_up(
     own = None if saved is None else saved.model
     mesh = mesh_of(spec, info, split, device)
     place = torch.device("cpu") if mesh.sharded else device  # until it is in parts
-    model = assemble(spec, info, place, opened.source, saved=own)
+    divides = mesh.shard > 1 and mesh.tensor == 1
+    later = Later(room_of(mesh, device)) if divides else None
+    model = assemble(spec, info, place, opened.source, saved=own, later=later)
     check_enough(spec, split)
     if not mesh.sharded:
         check_step(spec, info, split, model, device)
     micro = micro_batches(split, spec.train)
     if model.learns_before and own is None:
+        if later is not None:
+            later.whole(model)
         model.learn_before(on_device(micro[0], place))
     say_start(spec, model, split, spec.train.total_steps(micro.per_epoch))
     kept_elsewhere = left_out(opened, saved, model)
     spec, state = prepare(
-        spec, model, task, lambda: on_device(micro[0], device), kept_elsewhere, mesh, device
+        spec, model, task, lambda: on_device(micro[0], device), kept_elsewhere, mesh, device, later
     )
     check_readable(state)
     if state.ema and batch_norms(model, state.still):

@@ -10,7 +10,7 @@ from pathlib import Path
 from bigmodel_cli import distributed
 from bigmodel_cli.adapters import four_bit_names
 from bigmodel_cli.adapting import with_files_read
-from bigmodel_cli.assemble import build_on_meta, source_of
+from bigmodel_cli.assemble import Later, build_on_meta, source_of
 from bigmodel_cli.console import say
 from bigmodel_cli.convert import opening
 from bigmodel_cli.convert.assets import carried
@@ -34,7 +34,7 @@ from bigmodel_cli.models import Model
 from bigmodel_cli.modes import training_mode
 from bigmodel_cli.promises import check_plugins
 from bigmodel_cli.recipe import TrainOptions
-from bigmodel_cli.roles import named_weights
+from bigmodel_cli.roles import named_weights, without_numbers
 from bigmodel_cli.sharding import WHOLE, Mesh, Sharding
 from bigmodel_cli.spec import Spec, load, of_checkpoint
 from bigmodel_cli.tasks import Task, build_task
@@ -219,12 +219,13 @@ def prepare(
     left_out: frozenset[str] = frozenset(),
     mesh: Mesh = WHOLE,
     device: torch.device | None = None,
+    later: Later | None = None,
 ) -> tuple[Spec, TrainState]:
     """The spec without any auto in `train`, and the state at step 0.
 
     `first` gives a micro-batch to measure with. The model comes from `assemble`; checkpoints leave
     these weights out. Where the processes of the mesh keep parts of the weights they do so from
-    here on, on their `device`.
+    here on, on their `device`; what `later` has to do to the weights is done then.
     """
     still, options, division = still_modules(model, spec.init), spec.train, Division()
     if spec.adapter is not None and options.compile == "auto":
@@ -248,7 +249,11 @@ def prepare(
             say_whole(model)
             sharding = TensorParallel(model, mesh.tensor, device)
         else:
-            sharding = Sharding(model, model.groups(), mesh, device)
+            fill = Later(0).fill if later is None else later.fill
+            weights = [without_numbers(w) for w in weights]  # whole ones are not to be kept
+            sharding = Sharding(model, model.groups(), mesh, device, fill)
+            if later is not None and later.load is not None:
+                later.load(model, {**sharding.kept(), **dict(model.named_buffers())})
         weights = sharding.weights(weights)
         sharding.spare = {name: tensor[:SPARE] for name, tensor in first().items()}
     state = TrainState(

@@ -18,6 +18,7 @@ from every_case import every_case
 from safetensors.torch import save_file
 
 from bigmodel_cli import checkpoints, distributed
+from bigmodel_cli.assemble import later
 from bigmodel_cli.evaluation.evaluator import evaluate_split, values_of
 from bigmodel_cli.loaded import Loaded
 from bigmodel_cli.sharding import shown, whole
@@ -99,6 +100,7 @@ def trained(case: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """All cases, in which nothing is unpickled."""
+    later.LARGE = 64  # bytes, so that most weights are drawn when they are divided
     pickle.load = pickle.loads = torch.load = refused
     pickle.Unpickler = Refusing  # type: ignore[misc]
     every_case(trained)

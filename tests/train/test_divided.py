@@ -73,3 +73,15 @@ def test_nothing_is_measured_with_a_part() -> None:
     given = from_dict(text({"steps": 1, "memory_format": "channels_last"})).train
     found = divided.unmeasured(given, CPU)
     assert (found.precision, found.memory_format, found.compile) == ("fp32", "channels_last", "off")
+
+
+@pytest.mark.parametrize(
+    ("shard", "why"), [(2, "are in its memory anyway"), (1, "are not divided among processes")]
+)
+def test_offloading_on_a_cpu_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, shard: int, why: str
+) -> None:
+    parallel = {"shard": shard, "offload": True}
+    found, said = mesh(monkeypatch, 2, 30_000_000, {"parallel": parallel})
+    assert not found.offload
+    assert said[-1] == f"train.parallel.offload changes nothing: the weights {why}"
