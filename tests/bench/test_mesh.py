@@ -158,7 +158,7 @@ def test_seventy_billion_weights_in_512_parts() -> None:
 BAD = {
     "shard": "write --mesh shard=64,tensor=8",
     "shard=0": "shard=0; the least is 1",
-    "shards=2": "shards is not one of replicate, shard, context, tensor; did you mean shard?",
+    "shards=2": "shards is not one of replicate, shard, tensor; did you mean shard?",
     "shard=2,shard=4": "shard is named twice",
     "shard=9999999,tensor=8": "the most are 1,048,576",
 }
@@ -179,7 +179,7 @@ def test_a_mesh_is_shown_as_text_json_and_rows(cli: Cli, decoder_spec: Path) -> 
         assert words in result.out
     rows = list(csv.DictReader(io.StringIO(Path("mesh.csv").read_text())))
     found = json.loads(cli("pretrain", *given, "--json").out)
-    assert found["mesh"] == {"replicate": 1, "shard": 2, "context": 1, "tensor": 1}
+    assert found["mesh"] == {"replicate": 1, "shard": 2, "tensor": 1}
     kinds = found["memory_bytes"]["kinds"]
     own = {row["name"]: float(row["bytes"]) for row in rows if row["part"] == "memory"}
     assert own == {name: kind["most"] for name, kind in kinds.items()}

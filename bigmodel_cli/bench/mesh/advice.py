@@ -6,7 +6,7 @@ import math
 
 from bigmodel_cli.bench.mesh.gathering import GATHERED, WAITING
 from bigmodel_cli.bench.mesh.rank import LOSS
-from bigmodel_cli.bench.mesh.traffic import GRADIENTS, PRODUCTS, SEQUENCE, WEIGHTS, Exchange
+from bigmodel_cli.bench.mesh.traffic import GRADIENTS, PRODUCTS, WEIGHTS, Exchange
 from bigmodel_cli.bench.paper import AVERAGES, OPTIMIZER
 from bigmodel_cli.bench.paper import GRADIENTS as SUMS
 from bigmodel_cli.bench.paper import WEIGHTS as OWN
@@ -83,7 +83,6 @@ def _faster(plan: Plan) -> str:
     exchange = _longest(plan)
     words = {
         PRODUCTS: "take a smaller tensor, within a node",
-        SEQUENCE: "take a smaller context, within a node",
         WEIGHTS: (
             "let more samples pass at once (train.micro_batch_size, train.batch_size), or keep more"
             " copies (replicate)"

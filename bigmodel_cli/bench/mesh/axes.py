@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, replace
 
-from pydantic import ValidationError
-
 from bigmodel_cli.errors import SpecError, did_you_mean
 from bigmodel_cli.parallel import SharingOptions
 from bigmodel_cli.spec import Spec
 
-NAMES = ("replicate", "shard", "context", "tensor")
+NAMES = ("replicate", "shard", "tensor")
 """From the outermost in: processes along the last have neighbouring ranks."""
 MOST = 1 << 20
 _ONE = re.compile(r"([a-z]+)=([0-9]{1,7})")
-EXAMPLE = "write --mesh shard=64,tensor=8, of replicate, shard, context and tensor"
+EXAMPLE = "write --mesh shard=64,tensor=8, of replicate, shard and tensor"
 
 
 @dataclass(frozen=True)
@@ -24,13 +22,12 @@ class Axes:
 
     replicate: int = 1
     shard: int = 1
-    context: int = 1
     tensor: int = 1
 
     @property
     def count(self) -> int:
         """All processes."""
-        return self.samples * self.context * self.tensor
+        return self.samples * self.tensor
 
     @property
     def samples(self) -> int:
@@ -41,27 +38,14 @@ class Axes:
         """Processes along an axis."""
         return int(asdict(self)[axis])
 
-    @property
-    def parts(self) -> int:
-        """Processes that one copy of the weights is divided among by FSDP2: where it is, those with
-        positions of the same samples too.
-        """
-        return self.shard * self.context if self.shard > 1 else 1
-
-    @property
-    def copies(self) -> int:
-        """Copies of the weights."""
-        return self.samples * self.context // self.parts
-
     def ring(self, axis: str) -> tuple[int, int]:
         """(how many exchange along an axis, how far apart the ranks of two neighbours are): whole
         gradients along "replicate", weights and their gradients along "shard".
         """
         rings = {
             "tensor": (self.tensor, 1),
-            "context": (self.context, self.tensor),
-            "shard": (self.parts, self.tensor),
-            "replicate": (self.copies, self.tensor * self.parts),
+            "shard": (self.shard, self.tensor),
+            "replicate": (self.replicate, self.tensor * self.shard),
         }
         return rings[axis]
 
@@ -76,7 +60,7 @@ ALONE = Axes()
 
 def axes_said(options: SharingOptions, replicate: int, shard: int) -> Axes:
     """Those of `train.parallel`, of which two may have been auto."""
-    return Axes(replicate, shard, int(dict(options).get("context", 1)), options.tensor)
+    return Axes(replicate, shard, options.tensor)
 
 
 def axes_of(text: str) -> Axes:
@@ -102,21 +86,18 @@ def axes_of(text: str) -> Axes:
 
 
 def divided_by(spec: Spec, axes: Axes) -> Spec:
-    """The spec with these axes in `train.parallel`. Raises `SpecError` for one that training does
-    not have, and for another one that the spec has.
+    """The spec with these axes in `train.parallel`. Raises `SpecError` for another one that it has,
+    which is not planned.
     """
-    for name, value in dict(spec.train.parallel).items():
-        if name not in NAMES and type(value) is int and value > 1:
-            raise SpecError(f"train.parallel.{name}: it is not planned on paper; set it to 1")
+    options = spec.train.parallel
+    for name, unplanned, plain in (
+        ("experts", options.experts > 1, "1"),
+        ("context", options.context > 1, "1"),
+        ("reduce", options.reduce != "fp32", "fp32"),
+        ("offload", options.offload, "false"),
+    ):
+        if unplanned:
+            raise SpecError(f"train.parallel.{name}: it is not planned on paper; set it to {plain}")
     given = {name: axes.size(name) for name in NAMES}
-    if given["context"] == 1 and "context" not in SharingOptions.model_fields:
-        del given["context"]
-    try:
-        options = SharingOptions.model_validate({**dict(spec.train.parallel), **given})
-    except ValidationError as error:
-        named = sorted({str(fault["loc"][0]) for fault in error.errors() if fault["loc"]})
-        raise SpecError(
-            f"--mesh: train.parallel has no {', '.join(named)}; leave that out of the mesh"
-        ) from None
-    train = spec.train.model_copy(update={"parallel": options})
+    train = spec.train.model_copy(update={"parallel": spec.train.parallel.model_copy(update=given)})
     return spec.model_copy(update={"train": train})

@@ -114,7 +114,7 @@ class Group:
 
 @dataclass
 class Gathering:
-    """A model whose weights are divided among `axes.parts` processes, `axes.copies` times."""
+    """A model whose weights are divided among `axes.shard` processes, `axes.replicate` times."""
 
     model: Module
     axes: Axes
@@ -134,7 +134,7 @@ class Gathering:
         for module in [*inner, self.model]:
             own = [p for p in module.parameters() if p.dim() and id(p) not in taken]
             taken |= {id(p) for p in own}
-            shards = [Shard.of(p, self.axes.parts) for p in own]
+            shards = [Shard.of(p, self.axes.shard) for p in own]
             self.shards |= {id(s.parameter): s for s in shards}
             group = Group(shards, module is self.model, len(self.groups))
             self.groups.append(group)
@@ -155,7 +155,7 @@ class Gathering:
             tuple(shard.parameter.shape),
             shard.axis,
             shard.local.shape[shard.axis],
-            self.axes.parts,
+            self.axes.shard,
             "shard",
             self.traffic,
             weight.parts,
@@ -238,7 +238,7 @@ class Gathering:
             return
         group.coming = True
         self.alive.hold(GATHERED, group.gathered)
-        size = ring_gather(group.gathered, self.axes.parts)
+        size = ring_gather(group.gathered, self.axes.shard)
         with self.traffic.within(OUTER if group.outer else self.traffic.part):
             self.traffic.note(WEIGHTS, "shard", size)
 
@@ -272,8 +272,8 @@ class Gathering:
         self.alive.write(self.alive.now)
         for shard in trained:  # which lived until the sums were there
             shard.parameter.grad = None
-        self.traffic.note(GRADIENTS, "shard", ring_gather(self.summed, self.axes.parts))
-        if self.axes.copies > 1:
-            own = self.summed / self.axes.parts
-            self.traffic.note(GRADIENTS, "replicate", ring_sum(own, self.axes.copies))
+        self.traffic.note(GRADIENTS, "shard", ring_gather(self.summed, self.axes.shard))
+        if self.axes.replicate > 1:
+            own = self.summed / self.axes.shard
+            self.traffic.note(GRADIENTS, "replicate", ring_sum(own, self.axes.replicate))
         group.passed = True

@@ -95,6 +95,6 @@ def memory_of(paper: Paper, axes: Axes, passes: int, trees: int, room: float) ->
     most[BESIDE] = max(paper.summing, paper.update, paper.largest)
     validation = 0.0
     if axes.shard > 1:
-        validation = sum(still.values()) + axes.parts * stays[WEIGHTS]
+        validation = sum(still.values()) + axes.shard * stays[WEIGHTS]
     found = {name: size for name, size in most.items() if size}
     return Memory(stays, found, moments[at], at, room, validation)

@@ -113,7 +113,7 @@ class Rank:
         """Sum whole gradients over the processes that take other samples, once a step. The bytes
         that this holds beside them.
         """
-        count = self.axes.copies
+        count = self.axes.replicate
         if self.gathering is not None or count == 1:
             return 0
         trained: Sequence[Tensor] = [t for t in self.tensors if t.requires_grad]

@@ -12,7 +12,7 @@ from bigmodel_cli.lazy import Tensor, torch
 from bigmodel_cli.shares import Team
 
 WEIGHTS, GRADIENTS = "weights gathered", "gradients summed"
-PRODUCTS, SEQUENCE = "activations summed", "keys and values gathered"
+PRODUCTS = "activations summed"
 UPDATES = "matrices gathered for the update"
 OUTER = "outer"
 """The part of a step in which weights come that then stay until the backward pass is over."""
@@ -140,8 +140,8 @@ def timed(
 ) -> list[Exchange]:
     """The same with seconds, by the bytes/s along each axis.
 
-    FSDP2 gathers and sums beside the passes of other blocks; sums of tensor parallel and of context
-    are waited for in the pass, and those of whole gradients come after the last one.
+    FSDP2 gathers and sums beside the passes of other blocks; sums of tensor parallel are
+    waited for in the pass, and those of whole gradients come after the last one.
     """
     return [
         replace(
