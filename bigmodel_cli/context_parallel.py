@@ -9,6 +9,7 @@ from __future__ import annotations
 from bigmodel_cli.distributed import Neighbours
 from bigmodel_cli.lazy import Module, Tensor, nn, torch
 from bigmodel_cli.parts.contract import fault_in_rows
+from bigmodel_cli.products import kinds
 from bigmodel_cli.shares import ALONE, Team
 from bigmodel_cli.tensor_parallel import Processes
 
@@ -35,7 +36,7 @@ def row_faults(model: Module) -> list[str]:
     A module's own class says it: a subclass may compute otherwise. Of what does not say it nothing
     inside is looked at.
     """
-    by_position = nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.ModuleList
+    by_position = *kinds(), nn.Embedding, nn.LayerNorm, nn.Identity, nn.ModuleList
     found: dict[str, str] = {}
     hidden: list[str] = []
     for path, module in model.named_modules():

@@ -177,7 +177,7 @@ def test_one_exact_matrix_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_memory_is_counted_of_what_is_held_and_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str | None
 ) -> None:
-    from bigmodel_cli.assemble import check_memory, outlines, starting
+    from bigmodel_cli.assemble import check_memory, loading, outlines, starting
 
     at = source_of("fused, in shards", tmp_path)
     spec, info = opened(at)
@@ -190,7 +190,7 @@ def test_memory_is_counted_of_what_is_held_and_trained(
     trained = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
     assert own < exact if base else own == exact + trained
     for room in (own + 3 * trained, own + 3 * trained - 1):  # adamw: two numbers each
-        for place in (outlines, starting):
+        for place in (loading, outlines, starting):
             monkeypatch.setattr(place, "total_memory", lambda device, room=room: room)
         if room >= own + 3 * trained:
             check_memory(spec, info, cpu)

@@ -108,7 +108,9 @@ def test_another_spec_in_one_process_is_refused(folder: Path) -> None:
 
 def test_a_path_from_stdin_is_given_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
-    monkeypatch.setattr(launching, "launch", lambda words, *more: given.append(list(words)) or 0)
+    monkeypatch.setattr(
+        launching, "launch", lambda words, *more, **named: given.append(list(words)) or 0
+    )
     for words in (["eval", "-", "--json"], ["finetune", "--from=-", "b.yaml"]):
         monkeypatch.setattr(sys, "argv", ["bigmodel", *words, "--processes", "2"])
         with pytest.raises(SystemExit, match=r"^0$"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bigmodel_cli.config import DatasetInfo
 from bigmodel_cli.errors import OptionError
-from bigmodel_cli.models import encoder
+from bigmodel_cli.models import any_encoder
 from bigmodel_cli.models.encoder import Encoder, EncoderOptions
 
 LABELS = DatasetInfo(vocab_size=11, context=5, classes=("a", "b", "c"))
@@ -45,7 +45,7 @@ def test_what_is_dropped_before_labels(
         seen.append(p)
         return x
 
-    monkeypatch.setattr(encoder, "dropout", dropout)
+    monkeypatch.setattr(any_encoder, "dropout", dropout)
     build(info, **options).train()(torch.randint(11, (2, 4)))
     assert seen == want
 

@@ -17,7 +17,7 @@ from bigmodel_cli.errors import SpecError
 from bigmodel_cli.parallel import SharingOptions
 from bigmodel_cli.sharding import Mesh
 from bigmodel_cli.spec import from_dict
-from bigmodel_cli.train import divided
+from bigmodel_cli.train import divided, divisible
 from bigmodel_cli.train.setup import open_run, open_task
 
 Results = dict[str, dict[str, Any]]
@@ -236,7 +236,7 @@ def test_what_does_not_divide_is_refused(mixer: dict[str, Any], task: str, messa
     opened = open_run(from_dict({**spec, "data": data, "task": {"type": task}, "train": ONE_STEP}))
     model = build_on_meta(opened.spec, opened.data.info)
     with pytest.raises(SpecError) as fault:
-        divided.check_rows(model, open_task(opened.spec, opened.data))
+        divisible.check_rows(model, open_task(opened.spec, opened.data))
     assert f"train.parallel.context: {message}" in str(fault.value)
 
 

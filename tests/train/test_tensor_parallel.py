@@ -64,41 +64,58 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(folder: Path) -> Results:
     """By one process, by two, and by four that share weights in several ways."""
     two = [
-        *several("tensor", {"tensor": 2}, folder),
+        *alike("tensor", {"tensor": 2}, folder),
         case("context rows", {"context": 2}, 6, model={"blocks": ROWS}),
-        case("three heads", {"tensor": 2}, model={"blocks": [THREE]}),
+        case("three heads", {"tensor": 2}, 6, model={"blocks": [THREE]}),
         case("adapted", {"tensor": 2}) | {"spec": {**text({"parallel": {"tensor": 2}}), **LORA}},
         case("too many", {"experts": 2, "shard": 2}),
         case("no experts", {"experts": 2}, model={"blocks": BLOCKS[:1]}),
         case("odd experts", {"experts": 2}, model={"blocks": [ODD]}),
     ]
     four = [
-        case("copies all", {"tensor": 2, "replicate": 2}),
-        *several("shards", {"tensor": 2, "shard": 2}, folder),
-        *several("experts", {"experts": 2}, folder),
+        *alike("shards", {"tensor": 2, "shard": 2}, folder),
+        *alike("experts", {"experts": 2}, folder),
         case("experts few", {"experts": 4}, 6, train={"batch_size": 2}),
     ]
     few = case("one few", {}, 6, train={"batch_size": 2})
     rows = case("one rows", {}, 6, model={"blocks": ROWS})
+    found = run([*alike("one", {}, folder), few, rows], folder / "1", 1)
+    return found | run(two, folder / "2", 2) | run(four, folder / "4", 4)
+
+
+@pytest.fixture(scope="module")
+def longer(folder: Path, results: Results) -> Results:
+    """What takes more time: Muon and averages, copies, and going on from what others saved."""
+    found = {**results, **run(more("one", {}, folder), folder / "1", 1)}
+    found |= run(more("tensor", {"tensor": 2}, folder), folder / "2", 2)
+    four = [
+        case("copies all", {"tensor": 2, "replicate": 2}),
+        *more("shards", {"tensor": 2, "shard": 2}, folder),
+        *more("experts", {"experts": 2}, folder),
+    ]
+    found |= run(four, folder / "4", 4)
     back = [
         case(f"{way} back", {}, 26, **{"from": str(folder / f"of {way}")})
         for way in ("tensor", "shards", "experts")
     ]
-    found = run([*several("one", {}, folder), few, rows], folder / "1", 1)
-    found |= run(two, folder / "2", 2)
-    found |= run(four, folder / "4", 4)
     return found | run(back, folder / "1", 1)
 
 
-def several(way: str, parallel: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """All that is to come out alike, in one way to share."""
+def alike(way: str, parallel: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """What is to come out alike, in one way to share."""
+    return [
+        case(f"{way} all", parallel, evaluate=True, save=str(folder / f"of {way}")),
+        case(f"{way} exact", parallel, 6, double=True),
+    ]
+
+
+def more(way: str, parallel: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """More of it."""
     tuned = {"optimizer": MUON, "ema": 0.9, "micro_batch_size": 4}
     untied = {"tie_embeddings": False, "logit_softcap": 5.0}
     return [
-        case(f"{way} all", parallel, evaluate=True, save=str(folder / f"of {way}")),
         case(f"{way} tuned", parallel, 8, train=tuned, model=untied),
         case(f"{way} longer", parallel, 26, **{"from": str(folder / "of one")}),
-        case(f"{way} exact", parallel, double=True),
     ]
 
 
@@ -128,7 +145,7 @@ PLACES = {"tensor": "2", "context": "2", "shards": "4", "experts": "4", "copies"
 """The folder of each way to share, named after the number of processes."""
 
 
-@pytest.mark.parametrize("way", [*WAYS, "copies"])
+@pytest.mark.parametrize("way", WAYS)
 def test_twenty_steps(results: Results, folder: Path, way: str) -> None:
     compare(results, folder, way, "all")
     most = {"shards": 0.35, "experts": 0.95}.get(way, 0.6) * results["one all"]["bytes"][0]
@@ -142,9 +159,15 @@ def test_in_fp64_nothing_but_rounding_is_another(results: Results, folder: Path,
     assert weight.dtype == torch.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_muon_averages_and_micro_batches(results: Results, folder: Path, way: str) -> None:
-    compare(results, folder, way, "tuned")
+def test_muon_averages_and_micro_batches(longer: Results, folder: Path, way: str) -> None:
+    compare(longer, folder, way, "tuned")
+
+
+@pytest.mark.slow
+def test_copies(longer: Results, folder: Path) -> None:
+    compare(longer, folder, "copies", "all")
 
 
 def test_two_that_share_positions(results: Results, folder: Path) -> None:
@@ -158,15 +181,17 @@ def test_processes_without_a_sample(results: Results, folder: Path) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_validation_counts_what_one_process_counts(results: Results, way: str) -> None:
     found, want = (results[f"{name} all"]["metrics"] for name in (way, "one"))
+    assert want
     assert found == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_checkpoint_is_gone_on_with_by_another_number(
-    results: Results, folder: Path, way: str
+    longer: Results, folder: Path, way: str
 ) -> None:
-    compare(results, folder, way, "longer")
-    back, want = results[f"{way} back"], results["one longer"]
+    compare(longer, folder, way, "longer")
+    back, want = longer[f"{way} back"], longer["one longer"]
     assert back["losses"] == pytest.approx(want["losses"], abs=1e-5)
 
 
