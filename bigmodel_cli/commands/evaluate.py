@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bigmodel_cli.commands.processes import Shares, check_processes, start_processes
+from bigmodel_cli.commands.processes import SharedItems, check_processes, start_processes
 from bigmodel_cli.commands.shared import (
     A_CHECKPOINT,
     Device,
@@ -92,7 +92,7 @@ def evaluate(
     limit: Limit = None,
     device: Device = "auto",
     precision: Precision = None,
-    processes: Shares = None,
+    processes: SharedItems = None,
     json: Json = False,
 ) -> None:
     """Measure the task's metrics on a whole split, each with its count and 95 % interval.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bigmodel_cli.commands.fields import fields_as_options
-from bigmodel_cli.commands.processes import Sharing, check_processes, start_processes
+from bigmodel_cli.commands.processes import SharedInputs, check_processes, start_processes
 from bigmodel_cli.commands.shared import (
     Checkpoint,
     Device,
@@ -166,7 +166,7 @@ def predict(
     set_: Set = None,
     device: Device = "auto",
     plugin: Plugin = None,
-    processes: Sharing = None,
+    processes: SharedInputs = None,
     json: AsLines = False,
 ) -> None:
     """Classify, tag or transcribe inputs, continue texts, or translate; JSON Lines out, in input

@@ -28,7 +28,7 @@ Processes = Annotated[
         ),
     ),
 ]
-Shares = Annotated[
+SharedItems = Annotated[
     int | None,
     typer.Option(
         "--processes",
@@ -37,7 +37,7 @@ Shares = Annotated[
         help="Share the items among N processes of this machine; the same figures.",
     ),
 ]
-Sharing = Annotated[
+SharedInputs = Annotated[
     int | None,
     typer.Option(
         "--processes",
